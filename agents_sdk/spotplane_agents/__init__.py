@@ -1,0 +1,1 @@
+"""The agent SDK: everything an instance needs to be a Spotplane agent."""

@@ -1,0 +1,1 @@
+"""Load, scale and fault runs against a running control plane."""

@@ -1,0 +1,1 @@
+"""The REST bridge: translates every HTTP route into a gRPC call."""

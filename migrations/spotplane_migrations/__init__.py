@@ -1,0 +1,1 @@
+"""The database schema as numbered, forward-only SQL files."""

@@ -1,0 +1,1 @@
+"""Generated stubs and descriptors of the Spotplane API; regenerate with `make proto`."""
