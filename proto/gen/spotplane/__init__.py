@@ -1,1 +1,1 @@
-"""Generated stubs and descriptors of the Spotplane API; regenerate with `make proto`."""
+"""Generated stubs and descriptors of the Spotplane API; see `make proto`."""

@@ -1,0 +1,1 @@
+"""Tests, one folder per feature, and the promises the whole repository keeps."""
