@@ -1,0 +1,215 @@
+"""The composition root: builds everything by plain calls, starts it, and stops it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from spotplane_server.config import ServerConfig
+from spotplane_server.kernel import bootstrap, metrics, partitions, policy
+from spotplane_server.kernel.auth import Authenticator
+from spotplane_server.kernel.clock import Clock, SystemClock
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.jobs import Job, JobRunner
+from spotplane_server.kernel.limits import Limiter
+from spotplane_server.kernel.middleware import Gate
+from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.tasks import owned
+from spotplane_server.kernel.wakeups import Wakeups
+
+log = structlog.get_logger(__name__)
+
+CONNECT: Final = "/spotplane.v1.AgentService/Connect"
+STREAM_MESSAGE_BYTES: Final = 1024 * 1024
+HEALTH_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What every feature is built from."""
+
+    config: ServerConfig
+    db: Database
+    clock: Clock
+    tokens: PageTokens
+    auth: Authenticator
+    wakeups: Wakeups
+    server_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The features: how to add their services to a server, and their jobs."""
+
+    services: Sequence[tuple[Any, Any]]
+    jobs: Sequence[Job]
+    background: Sequence[Any] = ()
+    drain: Sequence[Any] = ()
+
+
+def build(kernel: Kernel) -> Parts:
+    """Build every feature."""
+    return Parts(
+        services=[],
+        jobs=[partitions.PartitionJob(kernel.db)],
+    )
+
+
+class Server:
+    """A running control plane process."""
+
+    def __init__(
+        self, kernel: Kernel, parts: Parts, grpc_server: grpc.aio.Server, port: int
+    ) -> None:
+        self.kernel = kernel
+        self.parts = parts
+        self.port = port
+        self._grpc = grpc_server
+        self._stack = AsyncExitStack()
+
+    @classmethod
+    async def start(cls, config: ServerConfig, clock: Clock | None = None) -> Server:
+        """Start serving; the port is in ``port``.
+
+        Raises:
+            OSError, asyncpg.PostgresError: The database or the port is not to be had.
+        """
+        clock = clock or SystemClock()
+        db = await Database.open(config.database_url, size=config.db_pool_size)
+        kernel = await _kernel(config, db, clock)
+        parts = build(kernel)
+        gate = Gate(
+            kernel.auth,
+            Limiter(),
+            clock,
+            tenant_rpm=config.tenant_rpm,
+            trusted_proxies=config.trusted_proxies,
+            message_limits={CONNECT: STREAM_MESSAGE_BYTES},
+        )
+        grpc_server = _grpc_server(config, gate)
+        healthy = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(healthy, grpc_server)
+        for add, servicer in parts.services:
+            add(servicer, grpc_server)
+        reflection.enable_server_reflection(_service_names(), grpc_server)
+        port = grpc_server.add_insecure_port(f"{config.host}:{config.port}")
+        server = cls(kernel, parts, grpc_server, port)
+        await server._run(gate, healthy)
+        return server
+
+    async def _run(self, gate: Gate, healthy: Any) -> None:
+        enter = self._stack.enter_async_context
+        self._stack.push_async_callback(self.kernel.db.close)
+        await partitions.PartitionJob(self.kernel.db).run_once(self.kernel.clock.now())
+        runner = JobRunner(
+            self.kernel.db, self.kernel.clock, self.kernel.server_id, self.parts.jobs
+        )
+        await enter(owned(self.kernel.wakeups.run(), "wakeups"))
+        await enter(owned(gate.recheck_streams(), "recheck"))
+        await enter(owned(_report_health(self.kernel, healthy), "health"))
+        for background in self.parts.background:
+            await enter(owned(background(), "background"))
+        await self._grpc.start()
+        self._stack.push_async_callback(self._stop_grpc, healthy)
+        await enter(owned(runner.run(), "jobs"))
+        log.info("serving", port=self.port, server_id=self.kernel.server_id)
+
+    async def stop(self) -> None:
+        """Let streams go, finish calls, stop jobs, close the database."""
+        await self._stack.aclose()
+
+    async def _stop_grpc(self, healthy: Any) -> None:
+        await healthy.enter_graceful_shutdown()
+        # Streams first: otherwise stopping waits out the whole grace for them.
+        for drain in self.parts.drain:
+            await drain()
+        await self._grpc.stop(self.kernel.config.drain_seconds)
+
+    async def wait(self) -> None:
+        """Serve until stopped."""
+        await self._grpc.wait_for_termination()
+
+
+async def serve(config: ServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = await Server.start(config)
+    start_http_server(config.admin_port, addr=config.host)
+    try:
+        await stop.wait()
+    finally:
+        await server.stop()
+
+
+async def _kernel(config: ServerConfig, db: Database, clock: Clock) -> Kernel:
+    async with db.transaction(EVERY_TENANT) as conn:
+        secret = await bootstrap.shared_secret(conn, "page_tokens")
+        if config.admin_token:
+            await bootstrap.put_admin(
+                conn,
+                bootstrap.BOOTSTRAP,
+                config.admin_token,
+                rate_limit_rpm=config.admin_rate_limit_rpm,
+                now=clock.now(),
+            )
+    server_id = str(uuid4())
+    return Kernel(
+        config,
+        db,
+        clock,
+        PageTokens(secret),
+        Authenticator(db, clock),
+        Wakeups(config.database_url, server_id),
+        server_id,
+    )
+
+
+def _grpc_server(config: ServerConfig, gate: Gate) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=[gate],
+        options=[
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", (config.max_body_mib + 1) * 1024 * 1024),
+            # Agents behind NAT ping to keep their mapping; the default would cut them off.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.http2.max_ping_strikes", 0),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+        ],
+    )
+
+
+def _service_names() -> list[str]:
+    ours = {method.split("/")[1] for method in policy.METHODS}
+    return sorted(ours | {health_pb2.DESCRIPTOR.services_by_name["Health"].full_name})
+
+
+async def _report_health(kernel: Kernel, healthy: Any) -> None:
+    """Say every few seconds whether the database answers and next month has its partitions."""
+    serving = health_pb2.HealthCheckResponse.ServingStatus
+    while True:
+        try:
+            ready = await partitions.ready(kernel.db, kernel.clock.now())
+        except Exception:  # noqa: BLE001 - whatever is wrong, the answer is the same
+            ready = False
+        metrics.DEPENDENCY_UP.labels("postgresql").set(ready)
+        for state, count in kernel.db.stats().items():
+            metrics.POOL.labels(state).set(count)
+        await healthy.set("", serving.SERVING if ready else serving.NOT_SERVING)
+        await asyncio.sleep(HEALTH_SECONDS)

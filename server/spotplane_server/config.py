@@ -1,0 +1,121 @@
+"""Settings of the server process, from `SPOTPLANE_*`; every error is reported at once."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spotplane_server.kernel.addresses import Network
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """One or more settings are missing or bad; the message has one line for each."""
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("must be at least 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("must be at least 0")
+    return value
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _level(text: str) -> str:
+    if text.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+    return text.upper()
+
+
+def _switch(text: str) -> bool:
+    values = {"1": True, "true": True, "0": False, "false": False}
+    if text.lower() not in values:
+        raise ValueError("must be true or false")
+    return values[text.lower()]
+
+
+def _setting(default: Any, read: Callable[[str], Any] = str) -> Any:
+    return field(default=default, metadata={"read": read})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Settings of `spotplane server`; each is the variable ``SPOTPLANE_<NAME>`` or ``…_FILE``."""
+
+    database_url: str
+    host: str = _setting("127.0.0.1")
+    port: int = _setting(50051, _count)
+    admin_port: int = _setting(0, _count)  # metrics; 0 picks a free one
+    admin_token: str | None = _setting(None)
+    admin_rate_limit_rpm: int = _setting(600, _natural)
+    trusted_proxies: tuple[Network, ...] = _setting((), _networks)
+    default_region_code: str = _setting("us-east")
+    region_default_max_nodes: int = _setting(100, _natural)
+    tenant_rpm: int = _setting(50_000, _natural)
+    key_default_rpm: int = _setting(60, _natural)
+    key_default_concurrency: int = _setting(5, _natural)
+    usage_late_days: int = _setting(35, _natural)
+    usage_future_minutes: int = _setting(5, _natural)
+    launch_estimate_days: int = _setting(30, _natural)
+    launch_estimate_min_samples: int = _setting(3, _natural)
+    max_body_mib: int = _setting(10, _natural)
+    heartbeat_seconds: int = _setting(5, _natural)
+    offline_seconds: int = _setting(120, _natural)
+    db_pool_size: int = _setting(10, _natural)
+    drain_seconds: int = _setting(10, _natural)
+    log_level: str = _setting("INFO", _level)
+    log_json: bool = _setting(True, _switch)
+
+
+def load(env: Mapping[str, str] | None = None) -> ServerConfig:
+    """Read the settings.
+
+    Raises:
+        ConfigError: Names every variable that is missing or bad.
+    """
+    return read(ServerConfig, os.environ if env is None else env)
+
+
+def read(config: type[T], env: Mapping[str, str]) -> T:
+    """Read a settings dataclass from ``SPOTPLANE_<NAME>`` and ``SPOTPLANE_<NAME>_FILE``.
+
+    Raises:
+        ConfigError: Names every variable that is missing or bad.
+    """
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for item in fields(config):  # type: ignore[arg-type]
+        name = f"SPOTPLANE_{item.name.upper()}"
+        try:
+            text = _text(name, env)
+            if text is not None:
+                values[item.name] = item.metadata.get("read", str)(text)
+            elif "read" not in item.metadata:
+                faults.append(f"{name} is required")
+        except (ValueError, OSError) as err:
+            faults.append(f"{name}: {err}")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config(**values)
+
+
+def _text(name: str, env: Mapping[str, str]) -> str | None:
+    path = env.get(f"{name}_FILE")
+    if path:
+        return Path(path).read_text(encoding="utf-8").strip()
+    return env.get(name)

@@ -1,0 +1,50 @@
+"""Where a call comes from."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import TypeAlias
+from urllib.parse import unquote
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def client_ip(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str | None:
+    """The right-most hop of `X-Forwarded-For` that is no trusted proxy; else the peer.
+
+    Args:
+        peer: As gRPC says it, e.g. ``ipv4:10.0.0.1:4711``.
+        forwarded_for: The header, hops left to right; believed only when the peer is trusted.
+        trusted: Networks of our own proxies.
+
+    Returns:
+        An address; None for a peer without one (a Unix socket).
+    """
+    address = _peer_address(peer)
+    if address is None or not _within(address, trusted):
+        return address
+    for hop in reversed([part.strip() for part in (forwarded_for or "").split(",")]):
+        if _is_address(hop) and not _within(hop, trusted):
+            return hop
+    return address
+
+
+def _peer_address(peer: str) -> str | None:
+    kind, _, rest = peer.partition(":")
+    if kind not in {"ipv4", "ipv6"}:
+        return None
+    return unquote(rest.rpartition(":")[0]).strip("[]").partition("%")[0]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _within(text: str, networks: Sequence[Network]) -> bool:
+    address = ipaddress.ip_address(text)
+    return any(address in network for network in networks if network.version == address.version)

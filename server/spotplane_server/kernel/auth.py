@@ -1,0 +1,313 @@
+"""Proving who calls, linearizably and without a look-up for each call.
+
+A credential once looked up stays in memory, but counts only while `auth_epoch`, read after the
+request arrived, is the epoch it was looked up under. Every change that takes a right away bumps that
+counter in its own transaction, so no call that starts after such a change was answered can pass.
+Concurrent requests share one read of the counter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from spotplane_server.kernel import secrets
+from spotplane_server.kernel.calls import Caller, Role, TenantId
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.errors import Forbidden, Unauthenticated
+
+CACHE_SIZE: Final = 20_000
+
+READ_EPOCH: Final = "SELECT epoch FROM auth_epoch"
+
+BUMP_EPOCH: Final = "UPDATE auth_epoch SET epoch = epoch + 1"
+
+FIND_API_KEY: Final = """
+    SELECT e.epoch, k.id, k.tenant_id, k.environment_id, k.key_prefix, k.role, k.status,
+           k.expires_at, k.suspension_id, k.rate_limit_rpm, k.concurrency_limit,
+           t.status AS tenant_status, v.status AS environment_status,
+           v.requests_per_minute AS environment_rpm
+      FROM auth_epoch e
+      LEFT JOIN api_keys k ON k.key_hash = $1
+      LEFT JOIN tenants t ON t.id = k.tenant_id
+      LEFT JOIN environments v ON v.tenant_id = k.tenant_id AND v.id = k.environment_id
+"""
+
+FIND_ADMIN: Final = """
+    SELECT e.epoch, a.id, a.name, a.scopes, a.rate_limit_rpm, a.expires_at, a.revoked_at
+      FROM auth_epoch e
+      LEFT JOIN admin_credentials a ON a.token_hash = $1
+"""
+
+FIND_AGENT: Final = """
+    SELECT e.epoch, a.id, a.tenant_id, a.logical_agent_id, t.status AS tenant_status
+      FROM auth_epoch e
+      LEFT JOIN agents a ON a.token_hash = $1 AND a.deleted_at IS NULL
+      LEFT JOIN tenants t ON t.id = a.tenant_id
+"""
+
+
+class AdminTokenMissing(Unauthenticated):
+    """The method is for administrators and no token came."""
+
+    reason = "ADMIN_TOKEN_MISSING"
+
+
+class AdminTokenInvalid(Unauthenticated):
+    """The administrator token is unknown, expired or revoked."""
+
+    reason = "ADMIN_TOKEN_INVALID"
+
+
+class ApiKeyMissing(Unauthenticated):
+    """No key came."""
+
+    reason = "API_KEY_MISSING"
+
+
+class ApiKeyInvalid(Unauthenticated):
+    """The key is malformed, unknown or revoked, or its tenant is deleted; one message for all."""
+
+    reason = "API_KEY_INVALID"
+
+
+class ApiKeyExpired(Unauthenticated):
+    """The key's expiry has passed."""
+
+    reason = "API_KEY_EXPIRED"
+
+
+class AgentCredentialInvalid(Unauthenticated):
+    """The agent's own credential is unknown or revoked."""
+
+    reason = "AGENT_CREDENTIAL_INVALID"
+
+
+class TenantSuspended(Forbidden):
+    """The tenant is suspended."""
+
+    reason = "TENANT_SUSPENDED"
+
+
+class EnvironmentSuspended(Forbidden):
+    """The environment is suspended."""
+
+    reason = "ENVIRONMENT_SUSPENDED"
+
+
+class KeySuspended(Forbidden):
+    """The key is suspended on its own."""
+
+    reason = "KEY_SUSPENDED"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request carries; at most one of the two is used."""
+
+    admin_token: str | None
+    bearer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Requests a minute of the layers that a caller draws on; None where a layer does not apply."""
+
+    key_rpm: int | None = None
+    environment_rpm: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A caller whose right was proven under ``epoch``; ``expires_at`` is checked at each use."""
+
+    caller: Caller
+    budget: Budget
+    epoch: int
+    expires_at: datetime | None = None
+
+
+_Loader: TypeAlias = Callable[[Conn, bytes], Awaitable[Verified | None]]
+
+
+class EpochReader:
+    """Reads `auth_epoch` once for all requests that wait for it.
+
+    A request joins only a read that starts after the request came, never one that is under way.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._next: asyncio.Future[int] | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def current(self) -> int:
+        """The epoch, read after this call began.
+
+        Raises:
+            Unavailable: The database is away.
+        """
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        waiting = self._next
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        return await asyncio.shield(waiting)
+
+    async def _read(self) -> None:
+        while (batch := self._next) is not None:
+            self._next = None
+            try:
+                async with self._db.read(EVERY_TENANT) as conn:
+                    batch.set_result(await conn.fetchval(READ_EPOCH))
+            except BaseException as err:  # noqa: BLE001 - whoever waits gets it
+                batch.set_exception(err)
+                batch.exception()  # retrieved: waiters may have gone
+        self._reading = None
+
+
+class Authenticator:
+    """Turns credentials into callers."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+        self._epochs = EpochReader(db)
+        self._cache: OrderedDict[bytes, Verified] = OrderedDict()
+        self._used: dict[UUID, datetime] = {}
+        self.cache_hits = 0
+        self.cache_misses = 0
+
+    async def admin(self, token: str | None) -> Verified:
+        """Prove an administrator.
+
+        Raises:
+            AdminTokenMissing, AdminTokenInvalid: It is none.
+        """
+        if not token:
+            raise AdminTokenMissing("missing admin token")
+        verified = await self._verify(token, self._load_admin)
+        if verified is None or self._expired(verified):
+            raise AdminTokenInvalid("invalid admin token")
+        return verified
+
+    async def bearer(self, token: str | None) -> Verified:
+        """Prove a tenant key, or an agent's own credential.
+
+        Raises:
+            ApiKeyMissing, ApiKeyInvalid, ApiKeyExpired, TenantSuspended, EnvironmentSuspended,
+            KeySuspended, AgentCredentialInvalid: In the documented order.
+        """
+        if not token:
+            raise ApiKeyMissing("missing authorization header")
+        label = secrets.label_of(token)
+        if label == secrets.AGENT_LABEL:
+            agent = await self._verify(token, self._load_agent)
+            if agent is None:
+                raise AgentCredentialInvalid("invalid agent credential")
+            return agent
+        verified = None if label is None else await self._verify(token, self._load_key)
+        if verified is None:
+            raise ApiKeyInvalid("invalid API key")
+        if self._expired(verified):
+            raise ApiKeyExpired("the API key has expired")
+        self._used[UUID(verified.caller.id)] = self._clock.now()
+        return verified
+
+    async def epoch(self) -> int:
+        """The epoch now; open streams verify again when it has moved."""
+        return await self._epochs.current()
+
+    def take_used(self) -> dict[UUID, datetime]:
+        """Keys used since the last call, each with its last use."""
+        used, self._used = self._used, {}
+        return used
+
+    def _expired(self, verified: Verified) -> bool:
+        return verified.expires_at is not None and verified.expires_at <= self._clock.now()
+
+    async def _verify(self, token: str, load: _Loader) -> Verified | None:
+        hashed = secrets.hash_of(token)
+        known = self._cache.get(hashed)
+        if known is not None and known.epoch == await self._epochs.current():
+            self.cache_hits += 1
+            return known
+        self.cache_misses += 1
+        self._cache.pop(hashed, None)
+        async with self._db.read(EVERY_TENANT) as conn:
+            verified = await load(conn, hashed)
+        if verified is not None:
+            self._cache[hashed] = verified
+            if len(self._cache) > CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return verified
+
+    async def _load_key(self, conn: Conn, hashed: bytes) -> Verified | None:
+        row = await conn.fetchrow(FIND_API_KEY, hashed)
+        if row is None or row["id"] is None or row["status"] == "revoked":
+            return None
+        if row["tenant_status"] == "deleted":
+            return None
+        expired = row["expires_at"] is not None and row["expires_at"] <= self._clock.now()
+        if not expired:
+            _refuse_suspended(row)
+        role: Role = row["role"]
+        return Verified(
+            Caller(
+                "tenant",
+                str(row["id"]),
+                row["key_prefix"],
+                TenantId(row["tenant_id"]),
+                row["environment_id"],
+                role,
+            ),
+            Budget(row["rate_limit_rpm"], row["environment_rpm"], row["concurrency_limit"]),
+            row["epoch"],
+            row["expires_at"],
+        )
+
+    async def _load_admin(self, conn: Conn, hashed: bytes) -> Verified | None:
+        row = await conn.fetchrow(FIND_ADMIN, hashed)
+        if row is None or row["id"] is None or row["revoked_at"] is not None:
+            return None
+        return Verified(
+            Caller("admin", str(row["id"]), row["name"], scopes=frozenset(row["scopes"])),
+            Budget(row["rate_limit_rpm"]),
+            row["epoch"],
+            row["expires_at"],
+        )
+
+    async def _load_agent(self, conn: Conn, hashed: bytes) -> Verified | None:
+        row = await conn.fetchrow(FIND_AGENT, hashed)
+        if row is None or row["id"] is None or row["tenant_status"] == "deleted":
+            return None
+        if row["tenant_status"] == "suspended":
+            raise TenantSuspended("the tenant is suspended")
+        return Verified(
+            Caller("agent", str(row["id"]), row["logical_agent_id"], TenantId(row["tenant_id"])),
+            Budget(),
+            row["epoch"],
+        )
+
+
+async def bump_epoch(conn: Conn) -> None:
+    """Make every server verify again; call it in the transaction that takes a right away."""
+    await conn.execute(BUMP_EPOCH)
+
+
+def _refuse_suspended(row: asyncpg.Record) -> None:
+    if row["tenant_status"] == "suspended":
+        raise TenantSuspended("the tenant is suspended")
+    if row["environment_status"] == "suspended":
+        raise EnvironmentSuspended("the environment is suspended")
+    if row["status"] == "suspended":
+        raise KeySuspended("the API key is suspended")

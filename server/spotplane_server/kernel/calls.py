@@ -1,0 +1,92 @@
+"""Who calls, and under which id: the context of one RPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Final, Literal, NewType
+from uuid import UUID
+
+TenantId = NewType("TenantId", UUID)
+
+Role = Literal["read_only", "developer", "admin", "agent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A proven identity.
+
+    Attributes:
+        kind: ``admin`` (platform administrator), ``tenant`` (API key), ``agent`` (one agent's own
+            credential), ``anonymous`` (public methods) or ``system`` (jobs).
+        id: UUID of the credential; for an agent's own credential, of the agent.
+        name: The credential's name; the actor of audit rows.
+        tenant_id: The tenant of a key or an agent; None for administrators.
+        environment_id: The environment of a key.
+        role: The role of a key.
+        scopes: The scopes of an administrator.
+    """
+
+    kind: Literal["admin", "tenant", "agent", "anonymous", "system"]
+    id: str
+    name: str
+    tenant_id: TenantId | None = None
+    environment_id: UUID | None = None
+    role: Role | None = None
+    scopes: frozenset[str] = frozenset()
+
+
+ANONYMOUS: Final = Caller("anonymous", "", "anonymous")
+
+
+@dataclass(slots=True)
+class Call:
+    """One RPC being served.
+
+    Attributes:
+        correlation_id: Id of logs, audit rows and events of this call.
+        http_status: Success status for the REST doors.
+        headers: Answer headers for the REST doors, lower-case.
+    """
+
+    method: str
+    correlation_id: str
+    caller: Caller = ANONYMOUS
+    client_ip: str | None = None
+    user_agent: str | None = None
+    http_status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+_current: ContextVar[Call] = ContextVar("spotplane_call")
+
+
+def current() -> Call:
+    """The RPC being served by this task.
+
+    Raises:
+        LookupError: Outside of an RPC.
+    """
+    return _current.get()
+
+
+def correlation_id() -> str | None:
+    """Id of the RPC being served, None outside of one."""
+    call = _current.get(None)
+    return call.correlation_id if call else None
+
+
+def enter(call: Call) -> None:
+    """Make ``call`` the one being served by this task; the task ends with the call."""
+    _current.set(call)
+
+
+def created() -> None:
+    """Answer 201 at the REST doors."""
+    current().http_status = 201
+
+
+def answer_headers(headers: Mapping[str, str]) -> None:
+    """Add headers to the REST doors' answer."""
+    current().headers.update(headers)

@@ -1,0 +1,108 @@
+"""Background jobs: run by timer and by signal, whole, anywhere, after any crash."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+import asyncpg
+import structlog
+
+from spotplane_server.kernel import db, leases, metrics
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.errors import DomainError
+
+log = structlog.get_logger(__name__)
+
+# Long enough for any run; a process that dies holds a job up for at most this.
+LEASE_TTL: Final = timedelta(seconds=30)
+
+
+class Job(Protocol):
+    """Work that takes nothing but the time and is safe to run twice."""
+
+    name: str
+    period: timedelta
+    # Whether one process at a time suffices; such a job runs under a lease.
+    singleton: bool
+
+    async def run_once(self, now: datetime) -> int:
+        """Do what there is to do; answer how much that was."""
+        ...
+
+
+class JobRunner:
+    """Runs jobs by their period and when signalled; a signal is a hint and carries nothing."""
+
+    def __init__(self, db: Database, clock: Clock, holder: str, jobs: Sequence[Job]) -> None:
+        self._db = db
+        self._clock = clock
+        self._holder = holder
+        self._jobs = {job.name: job for job in jobs}
+        self._signals = {job.name: asyncio.Event() for job in jobs}
+
+    def signal(self, name: str) -> None:
+        """Run a job soon."""
+        self._signals[name].set()
+
+    async def run(self) -> None:
+        """Run all jobs until cancelled, then let their leases go."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in self._jobs.values():
+                    group.create_task(self._loop(job), name=f"job:{job.name}")
+        finally:
+            await asyncio.shield(self._release())
+
+    async def _loop(self, job: Job) -> None:
+        signal = self._signals[job.name]
+        while True:
+            signal.clear()
+            await self._run(job)
+            try:
+                async with asyncio.timeout(job.period.total_seconds()):
+                    await signal.wait()
+            except TimeoutError:
+                continue
+
+    async def _run(self, job: Job) -> None:
+        started = time.perf_counter()
+        try:
+            if job.singleton and not await self._lead(job):
+                return
+            done = await job.run_once(self._clock.now())
+        except (DomainError, asyncpg.PostgresError, *db.AWAY):
+            # The next run is the retry.
+            metrics.JOB_RUNS.labels(job.name, "failed").inc()
+            log.warning("job_failed", job=job.name, exc_info=True)
+        except Exception:  # a defect in one job must not stop the others
+            metrics.JOB_RUNS.labels(job.name, "defect").inc()
+            log.exception("job_defect", job=job.name)
+        else:
+            metrics.JOB_RUNS.labels(job.name, "done").inc()
+            if done:
+                log.info("job_done", job=job.name, count=done)
+        metrics.JOB_SECONDS.labels(job.name).observe(time.perf_counter() - started)
+
+    async def _lead(self, job: Job) -> bool:
+        ttl = max(LEASE_TTL, 2 * job.period)
+        async with self._db.read(EVERY_TENANT) as conn:
+            token = await leases.acquire(
+                conn, f"job:{job.name}", self._holder, now=self._clock.now(), ttl=ttl
+            )
+        return token is not None
+
+    async def _release(self) -> None:
+        try:
+            async with self._db.read(EVERY_TENANT) as conn:
+                for job in self._jobs.values():
+                    if job.singleton:
+                        await leases.release(
+                            conn, f"job:{job.name}", self._holder, now=self._clock.now()
+                        )
+        except (DomainError, asyncpg.PostgresError, *db.AWAY):
+            log.warning("leases_not_released", exc_info=True)

@@ -1,0 +1,64 @@
+"""Prometheus metrics of the process; labels are bounded, never a tenant, key or request id."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS: Final = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+)
+
+RPCS: Final = Counter(
+    "grpc_server_handled", "RPCs answered, by outcome.", ["service", "method", "code"]
+)
+RPC_SECONDS: Final = Histogram(
+    "grpc_server_handling_seconds",
+    "Time from request to answer; unary methods only.",
+    ["service", "method"],
+    buckets=_SECONDS,
+)
+ACTIVE: Final = Gauge("active_connections", "Open calls.", ["door"])
+AUTH: Final = Counter("auth_attempts", "Credentials checked.", ["kind", "result"])
+LIMITED: Final = Counter("rate_limit_rejections", "Calls refused for a budget.", ["layer"])
+POOL: Final = Gauge("db_pool_connections", "Connections to PostgreSQL.", ["state"])
+DEPENDENCY_UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ["service"])
+JOB_RUNS: Final = Counter("job_runs", "Runs of background jobs.", ["job", "outcome"])
+JOB_SECONDS: Final = Histogram(
+    "job_duration_seconds", "Time of a job's run.", ["job"], buckets=_SECONDS
+)
+SESSIONS: Final = Gauge("agent_sessions", "Agent streams held by this process.")
+HEARTBEATS: Final = Counter("agent_heartbeats", "Heartbeats taken.")
+HEARTBEAT_FLUSHES: Final = Counter(
+    "agent_heartbeat_flushes", "Statements that wrote heartbeats, whatever their number."
+)
+COMMANDS: Final = Counter("agent_commands", "Steps of commands.", ["step"])
+COMMAND_SECONDS: Final = Histogram(
+    "agent_command_delivery_seconds", "From issue to receipt by the agent.", buckets=_SECONDS
+)
+FAILOVERS: Final = Counter("failovers", "Failovers that became final.", ["kind", "outcome"])
+FAILOVER_SECONDS: Final = Histogram(
+    "failover_response_seconds",
+    "From a signal's arrival to the committed promotion.",
+    buckets=_SECONDS,
+)
+USAGE: Final = Counter("usage_records", "Usage records taken.", ["result"])
+UNPRICED: Final = Counter("usage_unpriced_records", "Usage records stored without a model.")
+PARTITIONS_AHEAD: Final = Gauge(
+    "usage_partitions_ahead", "Monthly partitions that exist beyond the current month."
+)

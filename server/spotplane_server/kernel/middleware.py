@@ -1,0 +1,432 @@
+"""The one interceptor: correlation, authentication, policy, budgets, errors, metrics, log line.
+
+One and not five, because each interceptor costs every call. Metrics wrap errors, so that the code
+counted is the code sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+from uuid import uuid4
+
+import asyncpg
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+
+from spotplane_server.kernel import addresses, calls, db, errors, metrics, policy
+from spotplane_server.kernel.auth import Authenticator, Verified
+from spotplane_server.kernel.calls import Call
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.errors import DomainError, Invalid, PayloadTooLarge
+from spotplane_server.kernel.limits import Layer, Limiter, LimitReached
+
+log = structlog.get_logger(__name__)
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+# Deadlocks and serialization failures end a transaction that did nothing; running it again is right.
+MAX_ATTEMPTS: Final = 4
+RECHECK_SECONDS: Final = 0.5
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NOTICE: Final = "/spotplane.v1.FailoverService/ReportNotice"
+
+
+class InvalidMessage(Invalid):
+    """Bytes that are not the message of this method."""
+
+    reason = "INVALID_MESSAGE"
+
+
+@dataclass(eq=False, slots=True)
+class OpenStream:
+    """A stream whose right is checked again whenever rights have changed."""
+
+    token: tuple[str | None, str | None]
+    access: policy.Access
+    verified: Verified
+    task: asyncio.Task[Any]
+    error: DomainError | None = None
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """Stands in a request's place when its bytes were refused."""
+
+    error: DomainError = field(
+        default_factory=lambda: InvalidMessage("not a message of this method")
+    )
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Stands before every method.
+
+    Args:
+        auth: Proves callers.
+        limiter: Budgets of this process.
+        clock: For windows.
+        tenant_rpm: Requests a minute of a whole tenant.
+        trusted_proxies: Whose `X-Forwarded-For` is believed.
+        message_limits: Largest message in bytes, by method, where it is below the server's.
+    """
+
+    def __init__(
+        self,
+        auth: Authenticator,
+        limiter: Limiter,
+        clock: Clock,
+        *,
+        tenant_rpm: int,
+        trusted_proxies: Sequence[addresses.Network] = (),
+        message_limits: Mapping[str, int] | None = None,
+    ) -> None:
+        self._auth = auth
+        self._limiter = limiter
+        self._clock = clock
+        self._tenant_rpm = tenant_rpm
+        self._trusted = trusted_proxies
+        self._message_limits = message_limits or {}
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._streams: set[OpenStream] = set()
+        self._epoch: int | None = None
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[Any], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap a method's handler, once."""
+        method = handler_call_details.method
+        handler = self._wrapped.get(method)
+        if handler is None:
+            inner = await continuation(handler_call_details)
+            if inner is None:
+                return None
+            handler = self._wrapped[method] = self._wrap(method, inner)
+        return handler
+
+    async def recheck_streams(self) -> None:
+        """Every half second, end the streams whose callers have lost their right."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            try:
+                await self._recheck()
+            except errors.Unavailable:
+                log.warning("streams_not_rechecked", exc_info=True)
+
+    async def _recheck(self) -> None:
+        epoch = await self._auth.epoch()
+        moved, self._epoch = epoch != self._epoch, epoch
+        now = self._clock.now()
+        for stream in list(self._streams):
+            expires = stream.verified.expires_at
+            if not moved and (expires is None or expires > now):
+                continue
+            try:
+                stream.verified = await self._verify(stream.access, *stream.token)
+                policy.check(stream.access, stream.verified.caller)
+            except errors.Unavailable:
+                raise
+            except DomainError as err:
+                stream.error = err
+                stream.task.cancel()
+
+    def _wrap(self, method: str, inner: Any) -> Any:
+        read = self._tolerant(method, inner.request_deserializer)
+        write = inner.response_serializer
+        if inner.request_streaming and inner.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(method, inner.stream_stream, stream_in=True), read, write
+            )
+        if inner.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, inner.unary_stream, stream_in=False), read, write
+            )
+        if inner.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._unary(method, inner.stream_unary, stream_in=True), read, write
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, inner.unary_unary, stream_in=False), read, write
+        )
+
+    def _tolerant(self, method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        limit = self._message_limits.get(method)
+
+        def read(data: bytes) -> Any:
+            if limit is not None and len(data) > limit:
+                return _Bad(
+                    PayloadTooLarge(
+                        f"a message may have at most {limit} bytes", limit_bytes=str(limit)
+                    )
+                )
+            try:
+                return deserialize(data)
+            except DecodeError:
+                return _Bad()
+
+        return read
+
+    def _unary(self, method: str, behaviour: Any, *, stream_in: bool) -> Any:
+        access = policy.METHODS.get(method)
+        service, name = method.rpartition(".")[2].split("/")
+
+        async def serve(request: Any, context: Context) -> Any:
+            started = time.perf_counter()
+            call, metadata = self._begin(method, context)
+            code, permit = grpc.StatusCode.OK, None
+            try:
+                verified = await self._admit(access, call, metadata, request)
+                permit = self._enter(access, verified)
+                if stream_in:
+                    response = await behaviour(_checked(request), context)
+                else:
+                    response = await _attempt(behaviour, request, context)
+                await _send_headers(call, metadata, context)
+                return response
+            except grpc.aio.AbortError:
+                code = context.code() or grpc.StatusCode.UNKNOWN
+                raise
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as err:
+                code = await self._fail(err, call, context)
+            finally:
+                if permit:
+                    self._limiter.leave(permit)
+                elapsed = time.perf_counter() - started
+                metrics.RPCS.labels(service, name, code.name).inc()
+                metrics.RPC_SECONDS.labels(service, name).observe(elapsed)
+                _log(call, code, elapsed)
+
+        return serve
+
+    def _streaming(self, method: str, behaviour: Any, *, stream_in: bool) -> Any:
+        access = policy.METHODS.get(method)
+        service, name = method.rpartition(".")[2].split("/")
+
+        async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
+            started = time.perf_counter()
+            call, metadata = self._begin(method, context)
+            code, stream = grpc.StatusCode.OK, None
+            metrics.ACTIVE.labels("grpc").inc()
+            try:
+                verified = await self._admit(access, call, metadata, request)
+                stream = self._watch(access, verified, metadata)
+                if isinstance(request, _Bad):
+                    raise request.error
+                source = _checked(request) if stream_in else request
+                async with aclosing(behaviour(source, context)) as responses:
+                    async for response in responses:
+                        yield response
+            except grpc.aio.AbortError:
+                code = context.code() or grpc.StatusCode.UNKNOWN
+                raise
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                if stream is None or stream.error is None:
+                    raise
+                stream.task.uncancel()
+                code = await self._fail(stream.error, call, context)
+            except Exception as err:
+                code = await self._fail(err, call, context)
+            finally:
+                metrics.ACTIVE.labels("grpc").dec()
+                if stream is not None:
+                    self._streams.discard(stream)
+                metrics.RPCS.labels(service, name, code.name).inc()
+                _log(call, code, time.perf_counter() - started)
+
+        return serve
+
+    def _begin(self, method: str, context: Context) -> tuple[Call, dict[str, str]]:
+        metadata = {
+            key: value
+            for key, value in context.invocation_metadata() or ()
+            if isinstance(value, str)
+        }
+        wanted = metadata.get("x-request-id") or metadata.get("x-correlation-id") or ""
+        call = Call(
+            method,
+            wanted if _REQUEST_ID.fullmatch(wanted) else str(uuid4()),
+            client_ip=addresses.client_ip(
+                context.peer(), metadata.get("x-forwarded-for"), self._trusted
+            ),
+            user_agent=metadata.get("x-user-agent") or metadata.get("user-agent"),
+        )
+        calls.enter(call)
+        context.set_trailing_metadata((("x-request-id", call.correlation_id),))
+        return call, metadata
+
+    async def _admit(
+        self,
+        access: policy.Access | None,
+        call: Call,
+        metadata: dict[str, str],
+        request: Any,
+    ) -> Verified | None:
+        if access is None:
+            raise policy.ScopeForbidden("the method has no policy", scope="none")
+        if access.public:
+            return None
+        try:
+            verified = await self._verify(access, *_tokens(metadata))
+            policy.check(access, verified.caller)
+        except DomainError as err:
+            metrics.AUTH.labels("admin" if access.admin_only else "tenant", err.reason).inc()
+            raise
+        call.caller = verified.caller
+        metrics.AUTH.labels(verified.caller.kind, "OK").inc()
+        try:
+            headers = self._limiter.admit(
+                self._layers(access, verified, call.method, request), self._clock.now().timestamp()
+            )
+        except LimitReached as err:
+            metrics.LIMITED.labels(err.reason).inc()
+            raise
+        if verified.caller.kind == "tenant":
+            call.headers.update(headers)
+        if isinstance(request, _Bad):
+            raise request.error
+        return verified
+
+    async def _verify(
+        self, access: policy.Access, admin_token: str | None, bearer: str | None
+    ) -> Verified:
+        if access.admin_only or admin_token:
+            return await self._auth.admin(admin_token or _admin_bearer(bearer))
+        if bearer and bearer.startswith("sp_admin_"):
+            return await self._auth.admin(bearer)
+        return await self._auth.bearer(bearer)
+
+    def _layers(
+        self, access: policy.Access, verified: Verified, method: str, request: Any
+    ) -> list[Layer]:
+        caller, budget = verified.caller, verified.budget
+        if caller.kind == "admin":
+            return [Layer("ADMIN_RATE_LIMIT", caller.id, budget.key_rpm or 600)]
+        if access.fleet:
+            kind = "notice" if method == _NOTICE else "call"
+            agent = getattr(request, "agent_id", "")
+            layers = [Layer("RATE_LIMIT_EXCEEDED", f"{caller.id}:{kind}", 2500, 5.0)]
+            if agent:
+                layers.append(Layer("RATE_LIMIT_EXCEEDED", f"{caller.id}:{agent}:{kind}", 50, 5.0))
+            return layers
+        return [
+            Layer("RATE_LIMIT_REQUESTS", caller.id, budget.key_rpm or 60),
+            Layer(
+                "ENVIRONMENT_LIMIT", str(caller.environment_id), budget.environment_rpm or 10_000
+            ),
+            Layer("TENANT_LIMIT", str(caller.tenant_id), self._tenant_rpm),
+        ]
+
+    def _enter(self, access: policy.Access | None, verified: Verified | None) -> str | None:
+        if verified is None or access is None or access.fleet or not verified.budget.concurrency:
+            return None
+        self._limiter.enter(verified.caller.id, verified.budget.concurrency)
+        return verified.caller.id
+
+    def _watch(
+        self, access: policy.Access | None, verified: Verified | None, metadata: dict[str, str]
+    ) -> OpenStream | None:
+        task = asyncio.current_task()
+        if verified is None or access is None or task is None:
+            return None
+        stream = OpenStream(_tokens(metadata), access, verified, task)
+        self._streams.add(stream)
+        if self._epoch is not None and verified.epoch < self._epoch:
+            self._epoch = None  # rights moved between proof and now: check again at the next tick
+        return stream
+
+    async def _fail(self, err: Exception, call: Call, context: Context) -> grpc.StatusCode:
+        error = as_domain(err)
+        trailers = [
+            (
+                "grpc-status-details-bin",
+                errors.to_status(error, call.correlation_id).SerializeToString(),
+            ),
+            ("x-spotplane-http-status", str(error.http_status)),
+            ("x-spotplane-error", errors.to_header(error, call.correlation_id)),
+            ("x-request-id", call.correlation_id),
+        ]
+        if error.retry_after_seconds is not None:
+            trailers.append(("retry-after", str(max(1, round(error.retry_after_seconds)))))
+        trailers += [(k, v) for k, v in call.headers.items() if k.startswith("x-ratelimit-")]
+        await context.abort(error.code, error.message, tuple(trailers))
+        return error.code
+
+
+def as_domain(err: Exception) -> DomainError:
+    """What a failure means to the caller; whatever is not foreseen is logged and stays inside."""
+    if isinstance(err, DomainError):
+        return err
+    if isinstance(err, asyncpg.QueryCanceledError):
+        return errors.DeadlineExceeded("the database took too long")
+    if isinstance(err, db.AWAY):
+        log.warning("database_away", exc_info=err)
+        return db.database_unavailable()
+    log.error("unforeseen_error", exc_info=err)
+    return errors.Internal()
+
+
+async def _attempt(behaviour: Any, request: Any, context: Context) -> Any:
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        try:
+            return await behaviour(request, context)
+        except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as err:
+            if attempt == MAX_ATTEMPTS:
+                raise errors.Conflict("too many changes at the same time; retry") from err
+            await asyncio.sleep(0.005 * attempt)
+    raise AssertionError("unreachable")
+
+
+async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if isinstance(request, _Bad):
+            raise request.error
+        yield request
+
+
+async def _send_headers(call: Call, metadata: dict[str, str], context: Context) -> None:
+    headers = call.headers
+    if call.http_status != 200:
+        headers["x-spotplane-http-status"] = str(call.http_status)
+    if not headers:
+        return
+    # The REST doors need headers before the body; a plain gRPC caller reads the budget from the
+    # trailers, which cost nothing.
+    if call.http_status != 200 or "x-total-count" in headers or "x-spotplane-door" in metadata:
+        await context.send_initial_metadata(tuple(headers.items()))
+    else:
+        context.set_trailing_metadata((("x-request-id", call.correlation_id), *headers.items()))
+
+
+def _tokens(metadata: dict[str, str]) -> tuple[str | None, str | None]:
+    authorization = metadata.get("authorization", "").strip()
+    scheme, _, rest = authorization.partition(" ")
+    bearer = rest.strip() if scheme.lower() == "bearer" else authorization
+    return metadata.get("x-admin-token"), bearer or metadata.get("x-client-token")
+
+
+def _admin_bearer(bearer: str | None) -> str | None:
+    return bearer if bearer and bearer.startswith("sp_admin_") else None
+
+
+def _log(call: Call, code: grpc.StatusCode, elapsed: float) -> None:
+    log.info(
+        "rpc",
+        method=call.method,
+        code=code.name,
+        duration_ms=round(elapsed * 1000, 2),
+        client_ip=call.client_ip,
+        actor=call.caller.name,
+        tenant_id=str(call.caller.tenant_id) if call.caller.tenant_id else None,
+    )

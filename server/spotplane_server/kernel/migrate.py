@@ -1,0 +1,110 @@
+"""Bringing a database to this version, under a lock, and refusing one that is newer."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import Final
+
+import asyncpg
+import structlog
+
+log = structlog.get_logger(__name__)
+
+# Any constant serves; it only has to be the same for all of our processes.
+LOCK_KEY: Final = 0x5350_4F54
+
+CREATE_LEDGER: Final = """
+    CREATE TABLE IF NOT EXISTS schema_migrations (
+        version    int PRIMARY KEY,
+        name       text NOT NULL,
+        checksum   text NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    )
+"""
+LIST_APPLIED: Final = "SELECT version, name, checksum FROM schema_migrations ORDER BY version"
+RECORD: Final = "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)"
+LATEST: Final = "SELECT max(version) FROM schema_migrations"
+
+
+class MigrationRefused(RuntimeError):
+    """The database and this program do not belong together."""
+
+
+class Migration:
+    """One numbered file."""
+
+    def __init__(self, name: str, sql: str) -> None:
+        self.name = name
+        self.version = int(name.partition("_")[0])
+        self.sql = sql
+        self.checksum = hashlib.sha256(sql.encode()).hexdigest()
+
+
+def load() -> list[Migration]:
+    """All migrations of this version, in order.
+
+    Raises:
+        MigrationRefused: Their numbers are not 1, 2, 3, …
+    """
+    files = resources.files("spotplane_migrations").iterdir()
+    found = sorted(
+        (
+            Migration(f.name.removesuffix(".sql"), f.read_text())
+            for f in files
+            if f.name.endswith(".sql")
+        ),
+        key=lambda m: m.version,
+    )
+    if [m.version for m in found] != list(range(1, len(found) + 1)):
+        raise MigrationRefused("migrations are not numbered 1, 2, 3, …")
+    return found
+
+
+async def migrate(url: str) -> list[str]:
+    """Apply what is missing, each file in its own transaction; safe to run from many processes.
+
+    Args:
+        url: Of a login that owns the schema.
+
+    Returns:
+        Names of the migrations applied by this call.
+
+    Raises:
+        MigrationRefused: The database is newer, or a file was changed after it was applied.
+    """
+    conn = await asyncpg.connect(url)
+    try:
+        await conn.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
+        await conn.execute(CREATE_LEDGER)
+        applied = {row["version"]: row for row in await conn.fetch(LIST_APPLIED)}
+        wanted = load()
+        _refuse(applied, wanted)
+        return [await _apply(conn, m) for m in wanted if m.version not in applied]
+    finally:
+        await conn.close()
+
+
+async def check(conn: asyncpg.Connection[asyncpg.Record]) -> bool:
+    """Whether the database has exactly this program's migrations or newer ones it can live with."""
+    return (await conn.fetchval(LATEST) or 0) >= len(load())
+
+
+async def _apply(conn: asyncpg.Connection[asyncpg.Record], migration: Migration) -> str:
+    async with conn.transaction():
+        await conn.execute(migration.sql)
+        await conn.execute(RECORD, migration.version, migration.name, migration.checksum)
+    log.info("migrated", migration=migration.name)
+    return migration.name
+
+
+def _refuse(applied: dict[int, asyncpg.Record], wanted: list[Migration]) -> None:
+    newest = max(applied, default=0)
+    if newest > len(wanted):
+        raise MigrationRefused(
+            f"the database is at migration {newest}, this program knows {len(wanted)}: upgrade it"
+        )
+    for migration in wanted:
+        row = applied.get(migration.version)
+        if row is not None and row["checksum"] != migration.checksum:
+            raise MigrationRefused(f"migration {migration.name} was changed after it was applied")

@@ -1,0 +1,181 @@
+"""Who may call what: the one table, and denial for all that is not in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from spotplane_server.kernel.calls import Caller, Role
+from spotplane_server.kernel.errors import Forbidden
+
+READ: Final = frozenset[Role]({"read_only", "developer", "admin"})
+DEVELOP: Final = frozenset[Role]({"developer", "admin"})
+ADMIN: Final = frozenset[Role]({"admin"})
+AGENTS: Final = frozenset[Role]({"agent", "admin"})
+# The agent role reads what agents need to work; it reads no keys and no analytics.
+FLEET_READ: Final = frozenset[Role]({"read_only", "developer", "admin", "agent"})
+NOBODY: Final = frozenset[Role]()
+
+
+class RoleForbidden(Forbidden):
+    """The key's role may not do this."""
+
+    reason = "ROLE_FORBIDDEN"
+
+
+class ScopeForbidden(Forbidden):
+    """The administrator's scopes do not cover this."""
+
+    reason = "SCOPE_FORBIDDEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may call one method.
+
+    Attributes:
+        roles: Roles of tenant keys.
+        scope: Scope of administrators; None keeps them out.
+        agent: Whether an agent's own credential is enough (the handler checks that it is its own).
+        public: Whether no credential is needed.
+        fleet: Whether the budgets of the fleet apply instead of the key's requests a minute.
+    """
+
+    roles: frozenset[Role] = NOBODY
+    scope: str | None = None
+    agent: bool = False
+    public: bool = False
+    fleet: bool = False
+
+    @property
+    def admin_only(self) -> bool:
+        """Whether only administrators may call."""
+        return not self.roles and not self.agent and not self.public
+
+
+PUBLIC: Final = Access(public=True)
+_ADMIN_READ: Final = Access(scope="admin:read")
+_ADMIN_WRITE: Final = Access(scope="admin:write")
+_FLEET_READ: Final = Access(FLEET_READ, "admin:read", agent=True, fleet=True)
+_FLEET_WRITE: Final = Access(ADMIN, "admin:write", fleet=True)
+_FLEET_AGENT: Final = Access(AGENTS, "admin:write", agent=True, fleet=True)
+
+_SERVICES: Final[dict[str, dict[str, Access]]] = {
+    "TenantService": {
+        "CreateTenant": _ADMIN_WRITE,
+        "ResolveTenant": _ADMIN_WRITE,
+        "ListTenants": _ADMIN_READ,
+        "GetTenant": _ADMIN_READ,
+        "UpdateTenant": _ADMIN_WRITE,
+        "DeleteTenant": _ADMIN_WRITE,
+        "SuspendTenant": _ADMIN_WRITE,
+        "ActivateTenant": _ADMIN_WRITE,
+        "ExportTenant": Access(scope="export"),
+    },
+    "ApiKeyService": {
+        "CreateApiKey": _ADMIN_WRITE,
+        "ListApiKeys": _ADMIN_READ,
+        "ListApiKeysFlat": _ADMIN_READ,
+        "ListTenantApiKeys": _ADMIN_READ,
+        "RevokeApiKey": _ADMIN_WRITE,
+        "UpdateApiKey": _ADMIN_WRITE,
+        "RotateApiKey": _ADMIN_WRITE,
+        "SuspendApiKey": _ADMIN_WRITE,
+        "ActivateApiKey": _ADMIN_WRITE,
+        "CreateOwnApiKey": Access(DEVELOP),
+        "ListOwnApiKeys": Access(READ),
+        "RevokeOwnApiKey": Access(DEVELOP),
+        "RotateOwnApiKey": Access(DEVELOP),
+    },
+    "RegionService": {
+        "ListRegions": _ADMIN_READ,
+        "ListRegionsFlat": _ADMIN_READ,
+        "CreateRegion": _ADMIN_WRITE,
+        "GetRegion": _ADMIN_READ,
+        "UpdateRegion": _ADMIN_WRITE,
+        "DeleteRegion": _ADMIN_WRITE,
+        "GetRegionAvailability": _ADMIN_READ,
+    },
+    "InstanceTypeService": {
+        "ListInstanceTypes": _ADMIN_READ,
+        "ListInstanceTypesFlat": _ADMIN_READ,
+        "CreateInstanceType": _ADMIN_WRITE,
+        "GetInstanceType": _ADMIN_READ,
+        "UpdateInstanceType": _ADMIN_WRITE,
+        "DeleteInstanceType": _ADMIN_WRITE,
+        "AssociateRegions": _ADMIN_WRITE,
+        "GetInstanceTypePricing": _ADMIN_READ,
+    },
+    "ModelService": {
+        "CreateModel": _ADMIN_WRITE,
+        "GetModel": _ADMIN_READ,
+        "ListModels": _ADMIN_READ,
+    },
+    "AgentService": {
+        "Register": _FLEET_AGENT,
+        "Connect": Access(AGENTS, agent=True, fleet=True),
+        "ListAgents": Access(FLEET_READ, "admin:read", fleet=True),
+        "GetAgent": _FLEET_READ,
+        "UpdateAgentConfig": _FLEET_WRITE,
+        "DeleteAgent": _FLEET_WRITE,
+        "IssueCommand": _FLEET_WRITE,
+        "ListCommands": _FLEET_READ,
+        "GetCommand": _FLEET_READ,
+        "CancelCommand": _FLEET_WRITE,
+    },
+    "ReplicaService": {
+        "CreateReplica": _FLEET_WRITE,
+        "ListReplicas": _FLEET_READ,
+        "GetReplica": _FLEET_READ,
+        "PromoteReplica": _FLEET_WRITE,
+        "DeleteReplica": _FLEET_WRITE,
+    },
+    "FailoverService": {
+        "ReportNotice": _FLEET_AGENT,
+        "ListFailovers": _FLEET_READ,
+        "GetFailover": _FLEET_READ,
+    },
+    "UsageService": {
+        "IngestUsage": Access(AGENTS, "usage:write"),
+        "IngestUsageBatch": Access(AGENTS, "usage:write"),
+        "GetUsageByHour": Access(READ),
+        "GetUsageDetailed": Access(READ),
+        "GetTenantUsageDetailed": _ADMIN_READ,
+        "ListTenantDeployments": _ADMIN_READ,
+    },
+    "EventService": {
+        "WatchEvents": Access(FLEET_READ, "admin:read"),
+    },
+}
+
+METHODS: Final[dict[str, Access]] = {
+    f"/spotplane.v1.{service}/{method}": access
+    for service, methods in _SERVICES.items()
+    for method, access in methods.items()
+} | {
+    "/grpc.health.v1.Health/Check": PUBLIC,
+    "/grpc.health.v1.Health/Watch": PUBLIC,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": PUBLIC,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": PUBLIC,
+}
+
+
+def check(access: Access, caller: Caller) -> None:
+    """Refuse a proven caller that may not call the method.
+
+    Raises:
+        RoleForbidden, ScopeForbidden: It may not.
+    """
+    if caller.kind == "admin":
+        if access.scope is None or access.scope not in caller.scopes:
+            raise ScopeForbidden(
+                f"the administrator credential lacks scope {access.scope or 'none'}",
+                scope=access.scope or "none",
+            )
+    elif caller.kind == "agent":
+        if not access.agent:
+            raise RoleForbidden(
+                "an agent's own credential may not do this", role="agent credential"
+            )
+    elif caller.role not in access.roles:
+        raise RoleForbidden(f"role {caller.role} may not do this", role=str(caller.role))

