@@ -1,0 +1,150 @@
+"""Settings of the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final, NamedTuple
+
+DEFAULT_CORS_ORIGINS: Final = ("http://localhost:3000",)
+MIB: Final = 1024 * 1024
+
+
+class Address(NamedTuple):
+    """Where to listen or whom to call; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``host:port``, ``[v6]:port`` or ``:port`` (all interfaces).
+
+        Raises:
+            ValueError: ``text`` is none of these, or the port is not in 0..65535.
+        """
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{text!r} is not host:port")
+        return cls(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))
+
+
+class EdgeConfigError(ValueError):
+    """Settings that cannot be used, each named by its variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeConfig:
+    """What the generated Envoy configuration depends on.
+
+    Attributes:
+        listen: The one public address, for REST and gRPC.
+        grpc_upstream: The server; a name is resolved by DNS and may stand for many addresses.
+        bridge_upstream: The bridge.
+        admin: Envoy's own admin interface; keep it on loopback, it can stop the process.
+        tls_cert_file: PEM chain; with ``tls_key_file`` the listener speaks TLS only.
+        tls_key_file: PEM key.
+        cors_origins: Origins that browsers may call from, exactly.
+        max_body_bytes: Largest JSON request body; larger is 413.
+        max_response_bytes: Largest unary answer that is transcoded; larger is 500.
+        max_connections: Downstream connections over all listeners; each agent holds one.
+        max_heap_bytes: Heap from which requests are refused.
+        trusted_hops: Proxies before this one whose ``X-Forwarded-For`` entries are believed.
+        unary_timeout_seconds: Deadline of transcoded calls.
+        analytics_timeout_seconds: Deadline of transcoded calls to the usage service.
+        descriptor_file: Where Envoy finds the descriptor set, which `write` puts there.
+    """
+
+    listen: Address = Address("127.0.0.1", 8080)
+    grpc_upstream: Address = Address("127.0.0.1", 50051)
+    bridge_upstream: Address = Address("127.0.0.1", 8081)
+    admin: Address = Address("127.0.0.1", 9901)
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    cors_origins: tuple[str, ...] = DEFAULT_CORS_ORIGINS
+    max_body_bytes: int = 10 * MIB
+    max_response_bytes: int = 64 * MIB
+    max_connections: int = 50_000
+    max_heap_bytes: int = 2048 * MIB
+    trusted_hops: int = 0
+    unary_timeout_seconds: int = 30
+    analytics_timeout_seconds: int = 60
+    descriptor_file: str = "/etc/envoy/descriptors.binpb"
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise EdgeConfigError("the TLS certificate and its key come together or not at all")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> EdgeConfig:
+        """Read ``SPOTPLANE_*``; what is absent or empty keeps its default.
+
+        Raises:
+            EdgeConfigError: One or more values are unusable; all are named.
+        """
+        read = _Reader(environ)
+        default = cls()
+        config = {
+            "listen": read.address("EDGE_LISTEN", default.listen),
+            "grpc_upstream": read.address("EDGE_GRPC_UPSTREAM", default.grpc_upstream),
+            "bridge_upstream": read.address("EDGE_BRIDGE_UPSTREAM", default.bridge_upstream),
+            "admin": read.address("EDGE_ADMIN", default.admin),
+            "tls_cert_file": read.path("EDGE_TLS_CERT_FILE"),
+            "tls_key_file": read.path("EDGE_TLS_KEY_FILE"),
+            "cors_origins": read.words("CORS_ORIGINS", default.cors_origins),
+            "max_body_bytes": read.number("MAX_BODY_MIB", 10, 1, 1024) * MIB,
+            "max_connections": read.number("EDGE_MAX_CONNECTIONS", 50_000, 1, 10_000_000),
+            "max_heap_bytes": read.number("EDGE_MAX_HEAP_MIB", 2048, 128, 1_048_576) * MIB,
+            "trusted_hops": read.number("EDGE_TRUSTED_HOPS", 0, 0, 32),
+            "unary_timeout_seconds": read.number("UNARY_TIMEOUT_S", 30, 1, 3600),
+            "analytics_timeout_seconds": read.number("ANALYTICS_TIMEOUT_S", 60, 1, 3600),
+            "descriptor_file": read.path("EDGE_DESCRIPTOR_FILE") or default.descriptor_file,
+        }
+        if (config["tls_cert_file"] is None) != (config["tls_key_file"] is None):
+            read.problems.append(
+                "SPOTPLANE_EDGE_TLS_CERT_FILE and SPOTPLANE_EDGE_TLS_KEY_FILE: set both or none"
+            )
+        if read.problems:
+            raise EdgeConfigError("; ".join(read.problems))
+        return cls(**config)  # type: ignore[arg-type]
+
+
+class _Reader:
+    """Reads variables and collects what is wrong with them, so that all is told at once."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str | None:
+        return self._environ.get(f"SPOTPLANE_{name}", "").strip() or None
+
+    def address(self, name: str, default: Address) -> Address:
+        text = self.text(name)
+        if text is None:
+            return default
+        try:
+            return Address.parse(text)
+        except ValueError as err:
+            self.problems.append(f"SPOTPLANE_{name}: {err}")
+            return default
+
+    def number(self, name: str, default: int, low: int, high: int) -> int:
+        text = self.text(name)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            self.problems.append(f"SPOTPLANE_{name}: {text!r} is not a whole number {low}..{high}")
+            return default
+        return int(text)
+
+    def path(self, name: str) -> str | None:
+        text = self.text(name)
+        return str(PurePosixPath(text)) if text is not None else None
+
+    def words(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        text = self.text(name)
+        if text is None:
+            return default
+        return tuple(word for word in (part.strip() for part in text.split(",")) if word)

@@ -1,0 +1,322 @@
+"""The one public listener: connection manager, filters, local replies."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Final
+
+from spotplane_bridge.edge import descriptors, errors
+from spotplane_bridge.edge.clusters import BUFFER_BYTES, HTTP2_WINDOWS, socket_address, type_url
+from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.routes import (
+    BUFFER,
+    CORS,
+    HEADERS,
+    LUA,
+    SECURITY_HEADERS,
+    STREAM_IDLE,
+    TRANSCODER,
+    header_options,
+    virtual_host,
+)
+
+METADATA: Final = "spotplane.edge"
+_ID: Final = "request.headers['{0}']"
+# Envoy refuses a CEL regular expression that counts to 128: its program would be too large.
+_VALID: Final = "{0}.matches('^[A-Za-z0-9._-]+$') && size({0}) <= 128"
+
+
+def listener(config: EdgeConfig) -> dict[str, object]:
+    """The listener with its single filter chain."""
+    chain: dict[str, object] = {
+        "filters": [
+            {
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": _connection_manager(config),
+            }
+        ]
+    }
+    if config.tls_cert_file is not None:
+        chain["transport_socket"] = _tls(config.tls_cert_file, str(config.tls_key_file))
+    return {
+        "name": "edge",
+        "address": socket_address(config.listen),
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "filter_chains": [chain],
+    }
+
+
+def _connection_manager(config: EdgeConfig) -> dict[str, object]:
+    return {
+        "@type": type_url(
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+        ),
+        "stat_prefix": "edge",
+        "codec_type": "AUTO",
+        "server_name": "spotplane",
+        **_trust(config),
+        **_limits(),
+        **_paths(),
+        **_request_id(),
+        "access_log": [_access_log()],
+        "local_reply_config": {"mappers": [_local_reply(error) for error in errors.EDGE_ERRORS if error.outside]},
+        "route_config": {"name": "edge", "virtual_hosts": [virtual_host(config)]},
+        "http_filters": _http_filters(config),
+    }
+
+
+def _trust(config: EdgeConfig) -> dict[str, object]:
+    """Whom to believe about where a request came from."""
+    return {
+        "use_remote_address": True,
+        "xff_num_trusted_hops": config.trusted_hops,
+    }
+
+
+def _limits() -> dict[str, object]:
+    return {
+        "request_headers_timeout": "10s",
+        "stream_idle_timeout": STREAM_IDLE,
+        # request_timeout stays off: an agent's request is its whole stream.
+        "max_request_headers_kb": 32,
+        "common_http_protocol_options": {
+            "idle_timeout": "3600s",
+            "max_headers_count": 100,
+            "headers_with_underscores_action": "REJECT_REQUEST",
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": 100,
+            **HTTP2_WINDOWS,
+            # Finds agents that vanished without a word.
+            "connection_keepalive": {"interval": "60s", "timeout": "20s"},
+        },
+    }
+
+
+def _paths() -> dict[str, object]:
+    return {
+        "normalize_path": True,
+        "merge_slashes": True,
+        # A model's name may contain an escaped slash, which is not a separator.
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+    }
+
+
+def _request_id() -> dict[str, object]:
+    """Keep a client's id if it is well-formed, else make a UUID; answer with it.
+
+    An early mutation moves the acceptable id, if any, into place; where it leaves none, the
+    connection manager generates one. X-Correlation-ID is a synonym, X-Request-ID wins.
+    """
+    return {
+        "generate_request_id": True,
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "request_id_extension": {
+            "typed_config": {
+                "@type": type_url("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"),
+                # It would write the trace decision into a client's UUID.
+                "pack_trace_reason": False,
+            }
+        },
+        "early_header_mutation_extensions": [
+            {
+                "name": "envoy.http.early_header_mutation.header_mutation",
+                "typed_config": {
+                    "@type": type_url(
+                        "envoy.extensions.http.early_header_mutation.header_mutation.v3"
+                        ".HeaderMutation"
+                    ),
+                    "mutations": _id_mutations(),
+                },
+            }
+        ],
+    }
+
+
+def _id_mutations() -> list[dict[str, object]]:
+    first, second = _ID.format("x-request-id"), _ID.format("x-correlation-id")
+    chosen = (
+        f"'x-request-id' in request.headers && {_VALID.format(first)} ? {first} : "
+        f"'x-correlation-id' in request.headers && {_VALID.format(second)} ? {second} : ''"
+    )
+    return [
+        _set("x-spotplane-request-id", f"%CEL({chosen})%"),
+        {"remove": "x-request-id"},
+        _set("x-request-id", "%REQ(X-SPOTPLANE-REQUEST-ID)%"),
+        {"remove": "x-spotplane-request-id"},
+    ]
+
+
+def _set(key: str, value: str) -> dict[str, object]:
+    """Set a header, or leave it alone when the value comes out empty."""
+    return {"append": header_options({key: value})[0]}
+
+
+def _http_filters(config: EdgeConfig) -> list[dict[str, object]]:
+    script = (files("spotplane_bridge.edge") / "edge.lua").read_text(encoding="utf-8")
+    return [
+        {"name": HEADERS, "typed_config": _answer_headers()},
+        {
+            "name": CORS,
+            "typed_config": {"@type": type_url("envoy.extensions.filters.http.cors.v3.Cors")},
+        },
+        {
+            "name": LUA,
+            "disabled": True,
+            "typed_config": {
+                "@type": type_url("envoy.extensions.filters.http.lua.v3.Lua"),
+                "default_source_code": {
+                    "inline_string": script.replace("@ERRORS@", errors.lua_table())
+                },
+            },
+        },
+        {
+            "name": BUFFER,
+            "disabled": True,
+            "typed_config": {
+                "@type": type_url("envoy.extensions.filters.http.buffer.v3.Buffer"),
+                # The transcoder's own limit does not count what it translates while reading.
+                "max_request_bytes": config.max_body_bytes,
+            },
+        },
+        {"name": TRANSCODER, "disabled": True, "typed_config": _transcoder(config)},
+        {
+            "name": "envoy.filters.http.router",
+            "typed_config": {
+                "@type": type_url("envoy.extensions.filters.http.router.v3.Router"),
+                "suppress_envoy_headers": True,
+            },
+        },
+    ]
+
+
+def _answer_headers() -> dict[str, object]:
+    """Headers of every answer over REST, whoever gave it; listed first, so it speaks last."""
+    echo = "%CEL('x-correlation-id' in request.headers ? request.headers['x-request-id'] : '')%"
+    mutations = [
+        {"append": option}
+        for option in header_options({**SECURITY_HEADERS, "x-correlation-id": echo})
+    ]
+    return {
+        "@type": type_url("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"),
+        "mutations": {"response_mutations": mutations},
+    }
+
+
+def _transcoder(config: EdgeConfig) -> dict[str, object]:
+    return {
+        "@type": type_url("envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder"),
+        "proto_descriptor": config.descriptor_file,
+        "services": descriptors.annotated_services(),
+        "convert_grpc_status": True,
+        "match_incoming_request_route": True,
+        "url_unescape_spec": "ALL_CHARACTERS",
+        "query_param_unescape_plus": True,
+        "print_options": {
+            "preserve_proto_field_names": True,
+            "always_print_primitive_fields": True,
+        },
+        "request_validation_options": {
+            "reject_unknown_method": True,
+            "reject_unknown_query_parameters": True,
+            # Without it a body's member silently replaces the path's variable of the same name.
+            "reject_binding_body_field_collisions": True,
+        },
+        # Both raise the stream's buffer above the connection's 32 KiB, where needed.
+        "max_request_body_size": config.max_body_bytes,
+        "max_response_body_size": config.max_response_bytes,
+    }
+
+
+def _local_reply(error: errors.EdgeError) -> dict[str, object]:
+    """Envoy's own answer as an error object, unless gRPC or the Lua filter says it."""
+    return {
+        "filter": {
+            "and_filter": {
+                "filters": [
+                    _status_filter(error.status),
+                    _not_grpc_filter(),
+                    _not_transcoded_filter(),
+                ]
+            }
+        },
+        "headers_to_add": header_options(SECURITY_HEADERS),
+        "body_format_override": {
+            "json_format": errors.json_format(error),
+            "content_type": "application/json",
+        },
+    }
+
+
+def _status_filter(status: int) -> dict[str, object]:
+    value = {"default_value": status, "runtime_key": f"edge.local_reply.{status}"}
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
+
+
+def _not_grpc_filter() -> dict[str, object]:
+    header = {
+        "name": "content-type",
+        "string_match": {"prefix": "application/grpc"},
+        "invert_match": True,
+        "treat_missing_header_as_empty": True,
+    }
+    return {"header_filter": {"header": header}}
+
+
+def _not_transcoded_filter() -> dict[str, object]:
+    # The matcher's own `invert` is not honoured here.
+    matcher = {
+        "filter": METADATA,
+        "path": [{"key": "transcoded"}],
+        "value": {"bool_match": False},
+    }
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": True}}
+
+
+def _access_log() -> dict[str, object]:
+    """One JSON line per request: no query, no credentials, no bodies."""
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": type_url("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"),
+            "log_format": {
+                "json_format": {
+                    "time": "%START_TIME%",
+                    "request_id": "%REQ(X-REQUEST-ID)%",
+                    "method": "%REQ(:METHOD)%",
+                    "path": "%PATH(NQ:ORIG_OR_PATH)%",
+                    "protocol": "%PROTOCOL%",
+                    "route": "%ROUTE_NAME%",
+                    "status": "%RESPONSE_CODE%",
+                    "grpc_status": "%GRPC_STATUS(SNAKE_STRING)%",
+                    "flags": "%RESPONSE_FLAGS%",
+                    "details": "%RESPONSE_CODE_DETAILS%",
+                    "duration_ms": "%DURATION%",
+                    "received_bytes": "%BYTES_RECEIVED%",
+                    "sent_bytes": "%BYTES_SENT%",
+                    "client_ip": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+                    "upstream": "%UPSTREAM_CLUSTER%",
+                }
+            },
+        },
+    }
+
+
+def _tls(cert_file: str, key_file: str) -> dict[str, object]:
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": type_url("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "tls_certificates": [
+                    {
+                        "certificate_chain": {"filename": cert_file},
+                        "private_key": {"filename": key_file},
+                    }
+                ],
+            },
+        },
+    }
