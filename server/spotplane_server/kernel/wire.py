@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
-from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
 
 from spotplane_server.kernel.errors import Invalid, Semantic
@@ -271,9 +272,35 @@ def struct(value: Mapping[str, Any]) -> struct_pb2.Struct:
 
 
 def from_struct(value: struct_pb2.Struct) -> dict[str, Any]:
-    """A Struct as a plain object, whole numbers as integers."""
-    result: dict[str, Any] = json_format.MessageToDict(value)
-    return result
+    """A Struct as a plain object, whole numbers as integers.
+
+    Raises:
+        Invalid: ``OUT_OF_RANGE``: a number is not finite, which JSON cannot say.
+    """
+    return {name: _plain(item) for name, item in value.fields.items()}
+
+
+def _plain(value: struct_pb2.Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return from_struct(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case "number_value":
+            return _number(value.number_value)
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
+
+
+def _number(value: float) -> int | float:
+    if not math.isfinite(value):
+        raise Invalid("a number must be finite", reason="OUT_OF_RANGE")
+    # Beyond 2^53 a double has no digits of its own for each integer; it is shown as the double.
+    return int(value) if value.is_integer() and abs(value) <= 2**53 else value
 
 
 def price(value: Decimal | None) -> float | None:
