@@ -1,0 +1,385 @@
+"""The agent: one instance's part in the fleet."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypedDict, Unpack
+
+from spotplane.v1 import agent_stream_pb2 as pb
+
+from spotplane_agents.backoff import Pace
+from spotplane_agents.builtin import Builtins, end_after
+from spotplane_agents.commands import Handler, Registration
+from spotplane_agents.desired import ConfigHook, Desired, RoleHook
+from spotplane_agents.errors import AgentError, ProviderError
+from spotplane_agents.host import HostLoad, Load
+from spotplane_agents.identity import Identity
+from spotplane_agents.link import LinkSettings, LinkState, OnReplaced
+from spotplane_agents.notices import NoticeSource
+from spotplane_agents.providers import Provider
+from spotplane_agents.reports import Reporter
+from spotplane_agents.runtime import Runtime
+from spotplane_agents.spool import SpoolLimits
+from spotplane_agents.state import State
+
+logger: Final = logging.getLogger(__name__)
+
+RETIRE_NOTE: Final = "retire_after_seconds"
+
+
+class LinkOptions(TypedDict, total=False):
+    """Optional settings of the connection; see ``LinkSettings``."""
+
+    tls: bool
+    root_certificates: bytes | None
+    on_replaced: OnReplaced
+    retry: Pace
+    refused_retry: Pace
+    replaced_retry: Pace
+    draw: Callable[[], float]
+
+
+def default_state_dir(identity: Identity) -> Path:
+    """Name the directory of an instance's agent, under ``$XDG_STATE_HOME``."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    # An instance id is the cloud's, but a path must not leave its folder whatever it is.
+    return Path(base) / "spotplane" / identity.instance_id.replace("/", "_").lstrip(".")
+
+
+class Agent(Reporter):
+    """Connects one instance to the plane: ``async with Agent(...)`` or ``await agent.run()``.
+
+    Entering never waits for the plane: what is reported while it is away is kept on disk, in
+    ``state_dir``, and sent later. Register commands and hooks before entering, since commands
+    that an earlier process left behind are taken up at once.
+
+    Args:
+        server: Where the plane's gRPC door is, e.g. ``plane.example.com:443``.
+        api_key: A key of role ``agent`` or ``admin``, or the agent's own credential.
+        identity: The instance; see ``Imds.identity`` for EC2.
+        provider: Cloud to launch and end instances with; without one, such commands fail.
+        notices: Where the cloud's notices come from.
+        state_dir: Directory of this agent alone; default one per instance, see
+            ``default_state_dir``.
+        spool_limits: How much may wait while the plane is away.
+        load: Measures the machine for heartbeats; default from /proc.
+        link: TLS, and how patiently to come back; see ``LinkSettings``.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: str,
+        api_key: str,
+        identity: Identity,
+        provider: Provider | None = None,
+        notices: NoticeSource | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        spool_limits: SpoolLimits | None = None,
+        load: Callable[[], Load] | None = None,
+        **link: Unpack[LinkOptions],
+    ) -> None:
+        super().__init__(identity)
+        self._settings = LinkSettings(server, api_key, **link)
+        self._provider = provider
+        self._notices = notices
+        self._state_dir = Path(state_dir) if state_dir else default_state_dir(identity)
+        self._limits = spool_limits
+        self._load = load or HostLoad()
+        self._handlers: dict[str, Registration] = Builtins(self, provider).handlers()
+        self._desired = Desired()
+        self._desired.followers.append(self._follow)
+        self._warm_up: Callable[[], Awaitable[None]] | None = None
+        self._stood_by: str | None = None
+        self._retiring = False
+        self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._runtime: Runtime | None = None
+
+    # What the agent is.
+
+    @property
+    def logical_agent_id(self) -> str:
+        """The name it registers under."""
+        return self.identity.logical_agent_id or self.identity.instance_id
+
+    @property
+    def agent_id(self) -> str | None:
+        """UUID of the agent, once registered."""
+        return self._runtime.agent_id if self._runtime else None
+
+    @property
+    def tenant_id(self) -> str | None:
+        """UUID of its tenant, once registered."""
+        return self._runtime.tenant_id if self._runtime else None
+
+    @property
+    def role(self) -> str:
+        """``primary``, ``replica``, ``candidate`` or ``retired``; empty before registration."""
+        return self._desired.state.role
+
+    @property
+    def config(self) -> pb.AgentConfig:
+        """The configuration in force."""
+        return self._desired.state.config
+
+    @property
+    def replica_id(self) -> str | None:
+        """UUID of the replica this instance is bound to."""
+        return self._desired.state.replica_id or None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the plane has accepted the present session."""
+        return self.link_state == "connected"
+
+    @property
+    def link_state(self) -> LinkState:
+        """How the connection is; ``refused`` and ``replaced`` need a person."""
+        return self._runtime.link.state if self._runtime else "idle"
+
+    @property
+    def last_error(self) -> str | None:
+        """Why there is no session; None while there is one."""
+        return self._runtime.link.last_error if self._runtime else None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the agent ended by itself; None while it has not."""
+        return self._runtime.failure if self._runtime else None
+
+    # What the application adds.
+
+    def command(self, name: str, *, idempotent: bool = False) -> Callable[[Handler], Handler]:
+        """Register the handler of the commands of this name; a built-in one may be replaced.
+
+        The handler gets a ``Command``; what it returns is the result, ``CommandFailed`` is a
+        failure. A command whose handler was running when the process died is run again only if
+        ``idempotent``; otherwise it is reported failed, "interrupted by a restart".
+        """
+
+        def register(handler: Handler) -> Handler:
+            self._handlers[name] = Registration(handler, idempotent)
+            return handler
+
+        return register
+
+    def on_role_change(self, hook: RoleHook) -> RoleHook:
+        """Call ``hook(old, new)`` after every change of role; the first ``old`` is empty."""
+        self._desired.role_hooks.append(hook)
+        return hook
+
+    def on_config(self, hook: ConfigHook) -> ConfigHook:
+        """Call ``hook(config)`` after every change of the configuration, the first included."""
+        self._desired.config_hooks.append(hook)
+        return hook
+
+    def warm_up(self, hook: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Await ``hook()`` before a replica is reported ready; failing reports it failed."""
+        self._warm_up = hook
+        return hook
+
+    # Its life.
+
+    async def start(self) -> None:
+        """Open the state directory and begin to connect.
+
+        Raises:
+            StateInUse: Another live agent holds the directory.
+            StateUnavailable: It cannot be used.
+        """
+        state = await asyncio.to_thread(State, self._state_dir)
+        runtime = Runtime(
+            state=state,
+            limits=self._limits,
+            settings=self._settings,
+            identity=self.identity,
+            handlers=self._handlers,
+            desired=self._desired,
+            load=self._load,
+            changed=self._notify,
+        )
+        self._runtime = runtime
+        try:
+            await runtime.start()
+        except BaseException:
+            await runtime.abandon()
+            raise
+        runtime.spawn(self._usage.run(), "spotplane-usage")
+        if self._notices is not None:
+            runtime.spawn(self._watch(self._notices), "spotplane-notices")
+
+    async def close(self, reason: str = "stopped") -> None:
+        """Flush for a bounded time, say goodbye, and release the state directory."""
+        self._stop.set()
+        if self._runtime is not None:
+            await self._runtime.close(reason, self._flush_last())
+
+    async def abandon(self) -> None:
+        """End at once and without a goodbye, as a crash would; for tests and simulations."""
+        self._stop.set()
+        if self._runtime is not None:
+            await self._runtime.abandon()
+
+    async def __aenter__(self) -> Self:
+        """Start; see ``start``."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close; see ``close``."""
+        await self.close()
+
+    def stop(self) -> None:
+        """Let ``run`` and ``closed`` return."""
+        self._stop.set()
+        self._notify()
+
+    async def closed(self) -> None:
+        """Wait until ``stop``, or until the agent ends by itself.
+
+        Raises:
+            SessionReplaced: Another process has this instance's identity.
+            AgentDeleted: An operator deleted the agent.
+        """
+        while not self._stop.is_set():
+            self._raise_failure()
+            await self._change()
+        self._raise_failure()
+
+    async def run(self) -> None:
+        """Run until SIGTERM, ``stop`` or the end of the calling task; then close.
+
+        Raises:
+            SessionReplaced: Another process has this instance's identity.
+            AgentDeleted: An operator deleted the agent.
+            StateInUse: Another live agent holds the state directory.
+        """
+        async with stopped_by_sigterm(self.stop), self:
+            await self.closed()
+
+    async def wait_for(self, *, role: str | None = None, connected: bool | None = None) -> None:
+        """Wait until the agent has this role, and is connected or not; None means either.
+
+        Raises:
+            AgentError: The agent ended by itself first.
+        """
+        while (role is not None and self.role != role) or (
+            connected is not None and self.connected != connected
+        ):
+            self._raise_failure()
+            if self._stop.is_set():
+                raise AgentError("the agent was stopped")
+            await self._change()
+
+    async def drained(self) -> None:
+        """Wait until the plane has acknowledged every report, usage included."""
+        await self.flush()
+        while (await asyncio.to_thread(self._running().spool.size))[0]:
+            self._raise_failure()
+            await asyncio.sleep(0.02)
+
+    async def spool_size(self) -> tuple[int, int]:
+        """How many reports wait on disk, and how many bytes they have."""
+        return await asyncio.to_thread(self._running().spool.size)
+
+    async def spool_dropped(self) -> dict[str, int]:
+        """How many reports were dropped for want of room, by kind."""
+        return await asyncio.to_thread(self._running().spool.dropped)
+
+    # Within.
+
+    async def append(self, report: pb.Report) -> None:
+        """See ``Reporter.append``."""
+        runtime = self._running()
+        await asyncio.to_thread(runtime.spool.append, report)
+        runtime.link.wake()
+
+    async def retire_after(self, seconds: int) -> None:
+        """End this instance so long after another one serves; remembered across restarts."""
+        state = self._running().state
+        await asyncio.to_thread(state.record_note, RETIRE_NOTE, str(seconds))
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Do what the role asks of every agent: a replica warms up, a retired instance ends."""
+        runtime = self._running()
+        if self.role == "replica" and self.replica_id != self._stood_by:
+            self._stood_by = self.replica_id
+            if self.replica_id is not None:
+                runtime.spawn(self._stand_by(self.replica_id), "spotplane-warm-up")
+        if self.role == "retired" and self._provider is not None and not self._retiring:
+            seconds = await asyncio.to_thread(runtime.state.find_note, RETIRE_NOTE)
+            if seconds is not None:
+                self._retiring = True
+                runtime.spawn(self._retire(self._provider, float(seconds)), "spotplane-retire")
+
+    async def _stand_by(self, replica_id: str) -> None:
+        status, message = "ready", ""
+        try:
+            if self._warm_up is not None:
+                await self._warm_up()
+        except Exception as error:
+            logger.exception("the replica could not warm up")
+            status, message = "failed", f"{type(error).__name__}: {error}"
+        if self.role == "replica" and self.replica_id == replica_id:
+            await self.replica_status(status, message=message)
+
+    async def _retire(self, provider: Provider, seconds: float) -> None:
+        try:
+            await end_after(self, provider, seconds)
+        except ProviderError as error:
+            # The plane lists the instance as one to be ended, and will say so again.
+            logger.warning("this retired instance could not be ended: %s", error)
+
+    async def _watch(self, source: NoticeSource) -> None:
+        async for notice in source.notices():
+            logger.warning("the cloud gave a %s notice, deadline %s", notice.kind, notice.deadline)
+            await self.append(pb.Report(notice=notice.message(self.identity.instance_id)))
+
+    async def _flush_last(self) -> None:
+        try:
+            await self.flush()
+        except AgentError as error:
+            logger.error("usage is lost: %s", error)
+
+    def _running(self) -> Runtime:
+        if self._runtime is None:
+            raise AgentError("the agent has not been started")
+        return self._runtime
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _change(self) -> None:
+        await self._changed.wait()
+
+
+@asynccontextmanager
+async def stopped_by_sigterm(stop: Callable[[], None]) -> AsyncIterator[None]:
+    """Call ``stop`` instead of dying of SIGTERM while the block runs."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGTERM, stop)
+    except (ValueError, RuntimeError):  # not in the main thread: the process's owner decides
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)

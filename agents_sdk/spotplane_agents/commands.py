@@ -1,0 +1,262 @@
+"""Carries out commands: each once, in order of priority, emergencies at once."""
+
+import asyncio
+import heapq
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, Final, Protocol
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from spotplane.v1.agent_stream_pb2 import CommandDelivery, CommandProgress, CommandResult
+
+from spotplane_agents.errors import AgentError, CommandFailed
+from spotplane_agents.journal import Journal
+
+logger: Final = logging.getLogger(__name__)
+
+EMERGENCY_PRIORITY: Final = 100
+MAX_MESSAGE_CHARS: Final = 2000
+MAX_RESULT_BYTES: Final = 64 << 10
+FORGET_EVERY_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One order, as a handler sees it."""
+
+    id: str
+    type: str
+    name: str
+    parameters: Mapping[str, Any]
+    priority: int
+    delivery: int
+    created_at: datetime
+    expires_at: datetime
+
+    @property
+    def is_emergency(self) -> bool:
+        """Whether it is carried out at once, even by a disabled agent."""
+        return self.priority >= EMERGENCY_PRIORITY
+
+
+Handler = Callable[[Command], Awaitable[Mapping[str, Any] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A handler, and whether running it twice is the same as once."""
+
+    handler: Handler
+    idempotent: bool
+
+
+class Outlet(Protocol):
+    """Where the dispatcher says how far a command is."""
+
+    def progress(self, command_id: str, stage: "CommandProgress.Stage.ValueType") -> None:
+        """Tell a step; may be lost."""
+
+    def wake(self) -> None:
+        """There is a new result in the spool."""
+
+
+@dataclass(order=True)
+class _Queued:
+    rank: tuple[int, int]
+    command: Command = field(compare=False)
+    begun_before: bool = field(compare=False, default=False)
+
+
+class Dispatcher:
+    """Takes deliveries, runs their handlers, stores their results.
+
+    One ordinary command runs at a time, higher priorities first. An emergency has a task of its
+    own and waits for nothing. A disabled agent begins emergencies only; the rest waits until it is
+    enabled, or expires.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        handlers: Mapping[str, Registration],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._journal = journal
+        self._handlers = handlers
+        self._now = now
+        self._outlet: Outlet | None = None
+        self._queue: list[_Queued] = []
+        self._order = count()
+        self._enabled = True
+        self._wake = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def speak_through(self, outlet: Outlet) -> None:
+        """Tell steps through ``outlet`` from now on."""
+        self._outlet = outlet
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Begin ordinary commands, or hold them back."""
+        self._enabled = enabled
+        self._wake.set()
+
+    async def deliver(self, delivery: CommandDelivery) -> None:
+        """Write a command down and queue it, unless it is known."""
+        before = await asyncio.to_thread(self._journal.receive, delivery)
+        if before == "cancelled":
+            return
+        self._tell(delivery.command_id, CommandProgress.STAGE_RECEIVED)
+        if before == "new":
+            self._queue_up(delivery)
+        elif before == "done" and self._outlet is not None:
+            self._outlet.wake()
+
+    async def cancel(self, command_id: str) -> None:
+        """Do not begin a command any more; what has begun goes on."""
+        await asyncio.to_thread(self._journal.cancel, command_id)
+
+    async def recover(self) -> None:
+        """Queue what an earlier process left. Comes before the first delivery."""
+        left = await asyncio.to_thread(self._journal.recover, self._is_idempotent, self._now())
+        for undone in left:
+            self._queue_up(undone.delivery, begun_before=undone.started)
+
+    async def run(self) -> None:
+        """Carry out ordinary commands, one at a time, until cancelled."""
+        while True:
+            self._wake.clear()
+            while self._queue and self._enabled:
+                # A task of its own, so that the end of this loop does not cut it off.
+                await asyncio.wait({self._spawn(heapq.heappop(self._queue))})
+            try:
+                async with asyncio.timeout(FORGET_EVERY_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                await asyncio.to_thread(self._journal.forget_expired, self._now())
+
+    async def finish(self, seconds: float) -> None:
+        """Wait a while for running commands, then end them; in the journal they stay started."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _is_idempotent(self, name: str) -> bool:
+        known = self._handlers.get(name)
+        return known is not None and known.idempotent
+
+    def _queue_up(self, delivery: CommandDelivery, *, begun_before: bool = False) -> None:
+        command = command_of(delivery)
+        queued = _Queued((-command.priority, next(self._order)), command, begun_before)
+        if command.is_emergency:
+            self._spawn(queued)
+        else:
+            heapq.heappush(self._queue, queued)
+            self._wake.set()
+
+    def _spawn(self, queued: _Queued) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._carry_out(queued), name=f"command-{queued.command.id}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def _carry_out(self, queued: _Queued) -> None:
+        command = queued.command
+        try:
+            if not queued.begun_before and not await self._begin(command):
+                return
+            result = await self._result(command)
+            await asyncio.to_thread(self._journal.finish, result)
+        except AgentError:
+            # The disk is full or gone. The command is delivered again once its lease has ended.
+            logger.exception("command %s: its journal cannot be written", command.id)
+            return
+        if self._outlet is not None:
+            self._outlet.wake()
+
+    async def _begin(self, command: Command) -> bool:
+        if command.expires_at <= self._now():
+            logger.warning("command %s %s expired before it was begun", command.id, command.name)
+            return False
+        # False as well when it was cancelled while it waited.
+        if not await asyncio.to_thread(self._journal.start, command.id):
+            return False
+        self._tell(command.id, CommandProgress.STAGE_STARTED)
+        return True
+
+    async def _result(self, command: Command) -> CommandResult:
+        known = self._handlers.get(command.name)
+        if known is None:
+            return self._answer(command, False, f"this agent has no handler {command.name!r}")
+        try:
+            returned = await known.handler(command)
+        except CommandFailed as error:
+            return self._answer(command, False, str(error))
+        except Exception as error:
+            logger.exception("command %s %s failed", command.id, command.name)
+            return self._answer(command, False, f"{type(error).__name__}: {error}")
+        return self._answer(command, True, "", returned)
+
+    def _answer(
+        self,
+        command: Command,
+        success: bool,
+        message: str,
+        returned: Mapping[str, Any] | None = None,
+    ) -> CommandResult:
+        finished = Timestamp()
+        finished.FromDatetime(self._now())
+        answer = CommandResult(
+            command_id=command.id,
+            success=success,
+            message=message[:MAX_MESSAGE_CHARS],
+            finished_at=finished,
+        )
+        try:
+            answer.result.CopyFrom(struct_of(returned or {}))
+        except (ValueError, TypeError) as error:
+            # It has taken effect, and must not look as if it had not.
+            answer.message = f"done, but what the handler returned is left out: {error}"
+        return answer
+
+    def _tell(self, command_id: str, stage: "CommandProgress.Stage.ValueType") -> None:
+        if self._outlet is not None:
+            self._outlet.progress(command_id, stage)
+
+
+def struct_of(values: Mapping[str, Any]) -> Struct:
+    """Turn a handler's answer into a message.
+
+    Raises:
+        ValueError: It is larger than 64 KiB as JSON, or has no JSON form.
+        TypeError: Something in it has no JSON form.
+    """
+    text = json.dumps(dict(values), allow_nan=False)
+    if len(text.encode()) > MAX_RESULT_BYTES:
+        raise ValueError(f"it is larger than {MAX_RESULT_BYTES} bytes as JSON")
+    struct = Struct()
+    struct.update(json.loads(text))
+    return struct
+
+
+def command_of(delivery: CommandDelivery) -> Command:
+    """Read a delivery. Without an expiry it is taken to live an hour, as the plane's default is."""
+    created = delivery.created_at.ToDatetime(UTC)
+    expires = delivery.expires_at.ToDatetime(UTC)
+    return Command(
+        id=delivery.command_id,
+        type=delivery.type,
+        name=delivery.name or delivery.type,
+        parameters=MessageToDict(delivery.parameters),
+        priority=delivery.priority,
+        delivery=delivery.delivery,
+        created_at=created,
+        expires_at=expires if delivery.HasField("expires_at") else created + timedelta(hours=1),
+    )

@@ -1,0 +1,188 @@
+"""Everything of an agent that exists only while it runs."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from typing import Any, Final
+
+from spotplane.v1 import agent_stream_pb2 as pb
+from spotplane.v1.agent_pb2 import RegisterRequest, RegisterResponse
+
+from spotplane_agents.commands import Dispatcher, Registration
+from spotplane_agents.desired import Desired
+from spotplane_agents.host import Load
+from spotplane_agents.identity import Identity
+from spotplane_agents.journal import Journal
+from spotplane_agents.link import Link, LinkSettings
+from spotplane_agents.spool import Spool, SpoolLimits
+from spotplane_agents.state import State
+
+logger: Final = logging.getLogger(__name__)
+
+COMMAND_GRACE_SECONDS: Final = 5.0
+FLUSH_SECONDS: Final = 5.0
+# Beyond the flush: the goodbye on its way, and the plane's answer to it.
+FAREWELL_SECONDS: Final = 3.0
+
+
+def agent_version() -> str:
+    """Tell the version of this program, at most 32 characters."""
+    try:
+        return metadata.version("spotplane")[:32]
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class Runtime:
+    """One run of an agent: its files, its link and its tasks. Listens to the link."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        limits: SpoolLimits | None,
+        settings: LinkSettings,
+        identity: Identity,
+        handlers: Mapping[str, Registration],
+        desired: Desired,
+        load: Callable[[], Load],
+        changed: Callable[[], None],
+    ) -> None:
+        self.agent_id: str | None = None
+        self.tenant_id: str | None = None
+        self.failure: BaseException | None = None
+        self.state = state
+        self.spool = Spool(state, limits)
+        self._identity = identity
+        self._desired = desired
+        self._load = load
+        self._changed = changed
+        # What the plane's clock is ahead of ours; commands expire by the plane's.
+        self._offset = timedelta(0)
+        journal = Journal(state, self.spool)
+        self._dispatcher = Dispatcher(journal, handlers, self.now)
+        self.link = Link(settings, self.spool, journal, self)
+        self._dispatcher.speak_through(self.link)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._link_task: asyncio.Task[None] | None = None
+        self._ended = False
+
+    def now(self) -> datetime:
+        """Tell the plane's time."""
+        return datetime.now(UTC) + self._offset
+
+    async def start(self) -> None:
+        """Take up what an earlier process left, then connect."""
+        if await asyncio.to_thread(self.state.adopt, self._identity.instance_id):
+            logger.warning("the state directory was another instance's; its commands are forgotten")
+        await self._dispatcher.recover()
+        self.spawn(self._dispatcher.run(), "spotplane-commands")
+        self.spawn(self._desired.run(), "spotplane-hooks")
+        self._link_task = self.spawn(self.link.run(), "spotplane-link")
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run something for as long as the agent runs; if it fails, the agent has failed."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self.failure is None:
+            logger.error("the agent cannot go on: %s", error)
+            self.failure = error
+        self._changed()
+
+    @property
+    def link_ended(self) -> bool:
+        """Whether there will be no session any more."""
+        return self._link_task is not None and self._link_task.done()
+
+    async def close(self, reason: str, last_words: Coroutine[Any, Any, None]) -> None:
+        """Let commands and reports finish for a bounded time, say goodbye, release the files."""
+        try:
+            await self._end_tasks(keep=self._link_task)
+            await self._dispatcher.finish(COMMAND_GRACE_SECONDS)
+            await last_words
+            if self._link_task is not None and self.link.leave(reason, FLUSH_SECONDS):
+                await asyncio.wait({self._link_task}, timeout=FLUSH_SECONDS + FAREWELL_SECONDS)
+        finally:
+            last_words.close()
+            await self.abandon()
+
+    async def abandon(self) -> None:
+        """End everything at once, as a crash would: no goodbye, and commands stay begun."""
+        if self._ended:
+            return
+        self._ended = True
+        await self._end_tasks(keep=None)
+        await self._dispatcher.finish(0)
+        await asyncio.to_thread(self.state.close)
+        self._changed()
+
+    async def _end_tasks(self, keep: asyncio.Task[None] | None) -> None:
+        ending = self._tasks - {keep, asyncio.current_task()}
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    # What the link tells and asks.
+
+    def register_request(self) -> RegisterRequest:
+        """See ``LinkListener``."""
+        return self._identity.register_request(agent_version())
+
+    async def registered(self, response: RegisterResponse) -> None:
+        """See ``LinkListener``."""
+        if self.agent_id not in {None, response.agent_id}:
+            self._desired.forget()
+        self.agent_id, self.tenant_id = response.agent_id, response.tenant_id
+        if response.message:
+            logger.info("the plane says: %s", response.message)
+        await self.desired(response.desired_state)
+
+    def hello(self, open_command_ids: list[str]) -> pb.Hello:
+        """See ``Listener``."""
+        return pb.Hello(
+            agent_id=self.agent_id or "",
+            instance_id=self._identity.instance_id,
+            agent_version=agent_version(),
+            applied_generation=self._desired.applied_generation,
+            open_command_ids=open_command_ids,
+        )
+
+    def load(self) -> Load:
+        """See ``Listener``."""
+        return self._load()
+
+    def applied_generation(self) -> int:
+        """See ``Listener``."""
+        return self._desired.applied_generation
+
+    async def welcomed(self, welcome: pb.Welcome) -> None:
+        """See ``Listener``."""
+        if welcome.HasField("server_time"):
+            self._offset = welcome.server_time.ToDatetime(UTC) - datetime.now(UTC)
+        self.link.welcomed()
+
+    async def desired(self, state: pb.DesiredState) -> None:
+        """See ``Listener``."""
+        if self._desired.take(state):
+            self._dispatcher.set_enabled(self._desired.enabled)
+            self._changed()
+
+    async def deliver(self, delivery: pb.CommandDelivery) -> None:
+        """See ``Listener``."""
+        await self._dispatcher.deliver(delivery)
+
+    async def cancel(self, command_id: str) -> None:
+        """See ``Listener``."""
+        await self._dispatcher.cancel(command_id)
+
+    def link_changed(self) -> None:
+        """See ``LinkListener``."""
+        self._changed()

@@ -1,0 +1,256 @@
+"""One stream to the plane, from hello to its end."""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final, Protocol
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from spotplane.v1 import agent_stream_pb2 as pb
+
+from spotplane_agents.errors import StreamSilent
+from spotplane_agents.host import Load
+from spotplane_agents.spool import Spool
+
+logger: Final = logging.getLogger(__name__)
+
+# Reports on their way at a time. Usage and prices may take three quarters of it, so that there is
+# always room for a notice.
+WINDOW: Final = 64
+SHARES: Final = ((0, WINDOW), (1, WINDOW * 3 // 4))
+# Few at a time, so that a heartbeat that falls due need not wait for a whole backlog.
+BURST: Final = 16
+PROGRESS_KEPT: Final = 256
+# A stream may look alive long after the plane is gone; unanswered heartbeats say otherwise.
+SILENCE_SECONDS: Final = 30.0
+FAREWELL_SECONDS: Final = 2.0
+
+Call = grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
+
+
+class Listener(Protocol):
+    """What a session tells its agent, and asks it."""
+
+    def hello(self, open_command_ids: list[str]) -> pb.Hello:
+        """Say who speaks."""
+
+    def load(self) -> Load:
+        """Measure for a heartbeat."""
+
+    def applied_generation(self) -> int:
+        """Tell the last desired-state generation that was applied."""
+
+    async def welcomed(self, welcome: pb.Welcome) -> None:
+        """Take note that the plane has accepted the stream."""
+
+    async def desired(self, state: pb.DesiredState) -> None:
+        """Take note of what the instance is to be."""
+
+    async def deliver(self, delivery: pb.CommandDelivery) -> None:
+        """Take a command; it is on disk when this returns."""
+
+    async def cancel(self, command_id: str) -> None:
+        """Do not begin a command any more."""
+
+
+class Session:
+    """One stream: a task that reads it, and one that writes it."""
+
+    def __init__(self, call: Call, spool: Spool, listener: Listener) -> None:
+        self.welcomed = False
+        self.reconnect_after: timedelta | None = None
+        self._call = call
+        self._spool = spool
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._progress: deque[pb.CommandProgress] = deque(maxlen=PROGRESS_KEPT)
+        self._beat_seq = 0
+        self._beat_at = math.inf
+        self._waiting_since: float | None = self._loop.time()
+        self._seq = 0
+        self._sent: dict[int, int] = {}
+        self._acked: list[int] = []
+        self._cursor = {0: 0, 1: 0}
+        self._look = True
+        self._goodbye: tuple[str, float] | None = None
+
+    def wake(self) -> None:
+        """There is something new in the spool."""
+        self._look = True
+        self._wake.set()
+
+    def progress(self, step: pb.CommandProgress) -> None:
+        """Send a step of a command; lost if the stream ends first."""
+        self._progress.append(step)
+        self._wake.set()
+
+    def leave(self, reason: str, flush_seconds: float) -> None:
+        """Say goodbye once every report is acknowledged, at the latest after ``flush_seconds``."""
+        self._goodbye = (reason, self._loop.time() + flush_seconds)
+        self._wake.set()
+
+    async def run(self, hello: pb.Hello) -> None:
+        """Hold the conversation until it ends.
+
+        Raises:
+            grpc.aio.AioRpcError: It ended with a status other than OK.
+            StreamSilent: The plane does not answer.
+            StateUnavailable: The journal or the spool cannot be used.
+        """
+        await self._write(pb.ConnectRequest(hello=hello))
+        reader = asyncio.create_task(self._read(), name="spotplane-reader")
+        writer = asyncio.create_task(self._write_all(), name="spotplane-writer")
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            # A writer that has ended has said goodbye or met the end of the stream. Either way
+            # the reader is about to learn the status.
+            if not reader.done() and not _failed(writer):
+                await asyncio.wait({reader}, timeout=FAREWELL_SECONDS)
+        finally:
+            self._call.cancel()
+            writer.cancel()
+            reader.cancel()
+            ends = await asyncio.gather(reader, writer, return_exceptions=True)
+            await asyncio.shield(self._settle_acks())
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    async def _write(self, request: pb.ConnectRequest) -> None:
+        with suppress(asyncio.InvalidStateError):  # the stream is over; the reader says why
+            await self._call.write(request)
+
+    async def _read(self) -> None:
+        while self.reconnect_after is None:
+            response = await self._call.read()
+            if not isinstance(response, pb.ConnectResponse):
+                return
+            kind = response.WhichOneof("kind")
+            if kind is not None:  # else a kind that only a newer plane knows
+                await self._receive(kind, response)
+
+    async def _receive(self, kind: str, response: pb.ConnectResponse) -> None:
+        receivers: dict[str, Callable[[Any], Awaitable[None]]] = {
+            "welcome": self._on_welcome,
+            "heartbeat_ack": self._on_heartbeat_ack,
+            "desired_state": self._listener.desired,
+            "command": self._listener.deliver,
+            "report_ack": self._on_report_ack,
+            "reconnect": self._on_reconnect,
+        }
+        if kind == "command_cancel":
+            await self._listener.cancel(response.command_cancel.command_id)
+        else:
+            await receivers[kind](getattr(response, kind))
+
+    async def _on_welcome(self, welcome: pb.Welcome) -> None:
+        self.welcomed = True
+        self._beat_after(welcome.next_heartbeat_delay)
+        await self._listener.welcomed(welcome)
+
+    async def _on_heartbeat_ack(self, ack: pb.HeartbeatAck) -> None:
+        if ack.seq == self._beat_seq:
+            self._beat_after(ack.next_heartbeat_delay)
+
+    def _beat_after(self, delay: Duration) -> None:
+        self._waiting_since = None
+        self._beat_at = self._loop.time() + delay.ToTimedelta().total_seconds()
+        self._wake.set()
+
+    async def _on_report_ack(self, ack: pb.ReportAck) -> None:
+        report_id = self._sent.pop(ack.seq, None)
+        if report_id is None:
+            return
+        if ack.HasField("error"):
+            logger.warning("report %d was refused for good: %s", report_id, ack.error.message)
+        self._acked.append(report_id)
+        self.wake()
+
+    async def _on_reconnect(self, order: pb.Reconnect) -> None:
+        logger.info("the plane asks to reconnect: %s", order.reason)
+        self.reconnect_after = order.delay.ToTimedelta()
+
+    async def _write_all(self) -> None:
+        while not self._call.done():
+            self._wake.clear()
+            await self._settle_acks()
+            await self._write_progress()
+            await self._beat_if_due()
+            more = await self._write_reports()
+            if self._goodbye is not None and self._may_leave(self._goodbye[1]):
+                await self._write(pb.ConnectRequest(goodbye=pb.Goodbye(reason=self._goodbye[0])))
+                with suppress(asyncio.InvalidStateError):
+                    await self._call.done_writing()
+                return
+            if not more:
+                await self._sleep()
+
+    async def _settle_acks(self) -> None:
+        acked, self._acked = self._acked, []
+        if acked:
+            await asyncio.to_thread(self._spool.acknowledge, acked)
+
+    async def _write_progress(self) -> None:
+        while self.welcomed and self._progress:
+            step = self._progress.popleft()
+            await self._write(pb.ConnectRequest(command_progress=step))
+
+    async def _beat_if_due(self) -> None:
+        now = self._loop.time()
+        if self._waiting_since is not None and now - self._waiting_since > SILENCE_SECONDS:
+            raise StreamSilent(f"no answer for {SILENCE_SECONDS:.0f} s")
+        if now < self._beat_at:
+            return
+        self._beat_at, self._waiting_since = math.inf, now
+        self._beat_seq += 1
+        load = self._listener.load()
+        beat = pb.Heartbeat(
+            seq=self._beat_seq,
+            applied_generation=self._listener.applied_generation(),
+            cpu_percent=load.cpu_percent,
+            memory_percent=load.memory_percent,
+        )
+        await self._write(pb.ConnectRequest(heartbeat=beat))
+
+    async def _write_reports(self) -> bool:
+        """Send a burst of what waits; return whether there may be more to send now."""
+        if not self.welcomed or not self._look:
+            return False
+        self._look = False
+        for lane, share in SHARES:
+            room = min(BURST, share - len(self._sent))
+            if room <= 0:
+                continue  # an acknowledgement looks again
+            after = self._cursor[lane]
+            waiting = await asyncio.to_thread(self._spool.next, lane, after_id=after, limit=room)
+            for spooled in waiting:
+                self._seq += 1
+                self._sent[self._seq] = self._cursor[lane] = spooled.id
+                spooled.report.seq = self._seq
+                await self._write(pb.ConnectRequest(report=spooled.report))
+            self._look |= len(waiting) == room
+        return self._look
+
+    def _may_leave(self, deadline: float) -> bool:
+        flushed = self.welcomed and not (self._look or self._sent or self._acked or self._progress)
+        return flushed or self._loop.time() >= deadline
+
+    async def _sleep(self) -> None:
+        due = self._beat_at
+        if self._waiting_since is not None:
+            due = min(due, self._waiting_since + SILENCE_SECONDS + 0.1)
+        if self._goodbye is not None:
+            due = min(due, self._goodbye[1])
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(due if due < math.inf else None):
+                await self._wake.wait()
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None

@@ -1,0 +1,129 @@
+"""Reports that wait for the plane's acknowledgement: a bounded queue on disk."""
+
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from spotplane.v1.agent_stream_pb2 import Report
+
+from spotplane_agents.errors import SpoolFull
+from spotplane_agents.state import State
+
+# Lane 0 is about commands and instances: never dropped, and sent before lane 1, so that a notice
+# does not wait behind an hour of usage. Lane 1 may be lost when there is no room.
+LANES: Final = {
+    "command_result": 0,
+    "notice": 0,
+    "replica": 0,
+    "termination": 0,
+    "prices": 1,
+    "usage": 1,
+}
+
+INSERT_REPORT: Final = "INSERT INTO report (lane, kind, body, size) VALUES (?, ?, ?, ?)"
+DELETE_REPORT: Final = "DELETE FROM report WHERE id = ?"
+SIZE: Final = "SELECT count(*), coalesce(sum(size), 0) FROM report"
+OLDEST_DROPPABLE: Final = """
+    SELECT id, kind, size FROM report WHERE lane = 1 ORDER BY id LIMIT 1
+"""
+COUNT_DROPPED: Final = """
+    INSERT INTO dropped (kind, count) VALUES (?, 1)
+    ON CONFLICT (kind) DO UPDATE SET count = count + 1
+"""
+LIST_DROPPED: Final = "SELECT kind, count FROM dropped"
+LIST_LANE: Final = """
+    SELECT id, lane, body FROM report WHERE lane = ? AND id > ? ORDER BY id LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """One report on disk; ``report`` carries no ``seq``."""
+
+    id: int
+    lane: int
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """How much may wait. Lane 0 may fill it twice over, since what it holds cannot be dropped."""
+
+    max_count: int = 10_000
+    max_bytes: int = 64 << 20
+
+
+class Spool:
+    """Reports in the order they came, until they are acknowledged.
+
+    When it is full, the oldest usage and price reports are dropped and counted. Nothing else is
+    ever dropped: when only other kinds are left, usage and prices are refused instead.
+    """
+
+    def __init__(self, state: State, limits: SpoolLimits | None = None) -> None:
+        self._state = state
+        self._limits = limits or SpoolLimits()
+
+    def size(self) -> tuple[int, int]:
+        """How many reports wait, and how many bytes they have."""
+        with self._state.transaction() as conn:
+            count, held = conn.execute(SIZE).fetchone()
+        return int(count), int(held)
+
+    def append(self, report: Report) -> int:
+        """Write ``report``; once this returns it survives a crash. Returns its id.
+
+        Raises:
+            SpoolFull: There is no room, and nothing that may be dropped to make some.
+            StateUnavailable: It could not be written.
+            ValueError: ``report`` has no kind.
+        """
+        with self._state.transaction() as conn:
+            return self.insert(conn, report)
+
+    def insert(self, conn: sqlite3.Connection, report: Report) -> int:
+        """``append`` within the caller's transaction."""
+        kind = report.WhichOneof("kind")
+        if kind is None:
+            raise ValueError("a report needs a kind")
+        body = report.SerializeToString()
+        lane = LANES[kind]
+        self._make_room(conn, lane, len(body))
+        cursor = conn.execute(INSERT_REPORT, (lane, kind, body, len(body)))
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def _make_room(self, conn: sqlite3.Connection, lane: int, size: int) -> None:
+        factor = 1 if lane == 1 else 2
+        count, held = conn.execute(SIZE).fetchone()
+        while not self._fits(count, held + size, 1):
+            row = conn.execute(OLDEST_DROPPABLE).fetchone()
+            if row is None and not self._fits(count, held + size, factor):
+                raise SpoolFull(f"{count} reports of {held} bytes wait and none may be dropped")
+            if row is None:
+                break
+            report_id, kind, length = row
+            conn.execute(DELETE_REPORT, (report_id,))
+            conn.execute(COUNT_DROPPED, (kind,))
+            count, held = count - 1, held - length
+
+    def _fits(self, count: int, size: int, factor: int) -> bool:
+        limits = self._limits
+        return count < factor * limits.max_count and size <= factor * limits.max_bytes
+
+    def acknowledge(self, report_ids: Collection[int]) -> None:
+        """Delete reports that the plane has dealt with. Unknown ids are ignored."""
+        with self._state.transaction() as conn:
+            conn.executemany(DELETE_REPORT, [(i,) for i in report_ids])
+
+    def next(self, lane: int, *, after_id: int, limit: int) -> list[Spooled]:
+        """List up to ``limit`` reports of a lane beyond ``after_id``, oldest first."""
+        with self._state.transaction() as conn:
+            rows = conn.execute(LIST_LANE, (lane, after_id, limit)).fetchall()
+        return [Spooled(i, at, Report.FromString(body)) for i, at, body in rows]
+
+    def dropped(self) -> dict[str, int]:
+        """How many reports were dropped for want of room since the file was made, by kind."""
+        with self._state.transaction() as conn:
+            return {kind: int(count) for kind, count in conn.execute(LIST_DROPPED)}
