@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Literal, NewType
@@ -80,6 +81,16 @@ def correlation_id() -> str | None:
 def enter(call: Call) -> None:
     """Make ``call`` the one being served by this task; the task ends with the call."""
     _current.set(call)
+
+
+@contextmanager
+def serving(call: Call) -> Iterator[None]:
+    """Make ``call`` the one being served within the block, for work that no RPC started."""
+    token = _current.set(call)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def created() -> None:

@@ -220,7 +220,18 @@ def json_object(
     value = from_struct(getattr(request, field))
     if len(orjson.dumps(value)) > maximum:
         raise out_of_range(field, f"at most {maximum} bytes of JSON")
+    if _has_nul(value):
+        raise Invalid(f"{field} must not contain NUL", field=field)
     return value
+
+
+def _has_nul(value: Any) -> bool:
+    # jsonb cannot store it.
+    if isinstance(value, dict):
+        return any("\x00" in key or _has_nul(member) for key, member in value.items())
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\x00" in value
 
 
 def immutable(request: Message, present: Mapping[str, object]) -> None:
