@@ -1,0 +1,122 @@
+"""A bridge process: builds it, serves, and ends it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from spotplane_bridge import logs
+from spotplane_bridge.config import BridgeConfig
+from spotplane_bridge.documents import document_endpoints
+from spotplane_bridge.endpoints import endpoint_of
+from spotplane_bridge.gateway import Endpoint, Gateway
+from spotplane_bridge.metrics import Metrics
+from spotplane_bridge.ops import Health, ops_endpoints
+from spotplane_bridge.routes import Router, load_routes
+from spotplane_bridge.upstream import Upstream
+
+log = structlog.get_logger("spotplane_bridge")
+
+HEALTH: Final = web.AppKey("health", Health)
+METRICS: Final = web.AppKey("metrics", Metrics)
+
+# Longer than Envoy keeps an idle connection to us, so that it never writes into one we just closed.
+_KEEPALIVE_S: Final = 75.0
+
+
+def create_app(config: BridgeConfig) -> web.Application:
+    """Build the application. Call it in the event loop that will run it.
+
+    The server need not be there yet: requests get 503 until it is.
+    """
+    upstream = Upstream(config.grpc_target, config.channels)
+    metrics = Metrics()
+    health = Health(upstream, metrics)
+    router: Router[Endpoint] = Router()
+    routes = load_routes()
+    for route in routes:
+        router.add(route.method, route.template, endpoint_of(route, upstream, config))
+    for endpoint in (*ops_endpoints(health, metrics), *document_endpoints(routes)):
+        router.add("GET", endpoint.template, endpoint)
+    gateway = Gateway(config, router, metrics)
+
+    async def connected(_app: web.Application) -> AsyncIterator[None]:
+        watching = asyncio.create_task(health.watch())
+        yield
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+        await upstream.close()
+
+    app = web.Application(client_max_size=config.max_body_mib * 1024 * 1024)
+    app[HEALTH], app[METRICS] = health, metrics
+    # One route for everything: our own router knows which literal wins and what a path allows.
+    app.router.add_route("*", "/{path:.*}", gateway.handle)
+    app.cleanup_ctx.append(connected)
+    return app
+
+
+@asynccontextmanager
+async def running(config: BridgeConfig) -> AsyncIterator[int]:
+    """Serve while the block runs, and give it the bound port.
+
+    On leaving, `/ready` answers 503, no new connection is accepted, and open requests have the
+    drain time to finish.
+    """
+    app = create_app(config)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_S,
+        shutdown_timeout=config.drain_timeout_s,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(
+            runner, config.host, config.port, reuse_port=config.reuse_port or None
+        ).start()
+        server = runner.server
+        if server is not None:
+            app[METRICS].count_connections(lambda: len(server.connections))
+        yield int(runner.addresses[0][1])
+    finally:
+        app[HEALTH].draining = True
+        await runner.cleanup()
+
+
+async def serve(config: BridgeConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with running(config) as port:
+        log.info("bridge_started", host=config.host, port=port, grpc_target=config.grpc_target)
+        if config.port_file is not None:
+            _write_whole(config.port_file, f"{port}\n")
+        await stop.wait()
+        log.info("bridge_draining")
+    log.info("bridge_stopped")
+
+
+def run(config: BridgeConfig) -> None:
+    """Run a bridge process until it is told to stop."""
+    logs.configure(config.log_level)
+    uvloop.run(serve(config))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file in one step, so that nobody reads half of it."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text(text, encoding="utf-8")
+    os.replace(staged, path)

@@ -1,0 +1,164 @@
+"""Settings of a bridge process, read from `SPOTPLANE_*` variables."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+T = TypeVar("T")
+
+_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class ConfigError(ValueError):
+    """Some variables cannot be used.
+
+    Args:
+        problems: One line for each, starting with the variable's name.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("bad configuration:\n  " + "\n  ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeConfig:
+    """Settings of a bridge process.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        port_file: Written with the bound port once requests are accepted.
+        reuse_port: Let several bridge processes share the port.
+        grpc_target: The server, as a gRPC target.
+        channels: gRPC connections to the server.
+        cors_origins: Origins whose pages may call, e.g. `https://console.example.com`.
+        trusted_proxies: Networks whose `X-Forwarded-For` is believed.
+        max_body_mib: Largest request body, in MiB.
+        unary_timeout_s: Deadline of a call, in seconds.
+        analytics_timeout_s: Deadline of a read of usage or metrics, in seconds.
+        stream_idle_timeout_s: Longest silence of a streamed answer, in seconds.
+        drain_timeout_s: How long open requests may go on after SIGTERM, in seconds.
+        log_level: Least level that is logged; WARNING turns the line per request off.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    port_file: Path | None = None
+    reuse_port: bool = False
+    grpc_target: str = "127.0.0.1:50051"
+    channels: int = 1
+    cors_origins: tuple[str, ...] = ("http://localhost:3000",)
+    trusted_proxies: tuple[Network, ...] = ()
+    max_body_mib: int = 10
+    unary_timeout_s: float = 30.0
+    analytics_timeout_s: float = 60.0
+    stream_idle_timeout_s: float = 300.0
+    drain_timeout_s: float = 30.0
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> BridgeConfig:
+        """Read the settings; what is not set, or set to nothing, has its default.
+
+        Raises:
+            ConfigError: Names every variable that cannot be used, not only the first.
+        """
+        read, usual = _Reader(env), cls()
+        config = cls(
+            host=read("SPOTPLANE_BRIDGE_HOST", _text, usual.host),
+            port=read("SPOTPLANE_BRIDGE_PORT", _integer(0, 65535), usual.port),
+            port_file=read("SPOTPLANE_BRIDGE_PORT_FILE", Path, usual.port_file),
+            reuse_port=read("SPOTPLANE_BRIDGE_REUSE_PORT", _switch, usual.reuse_port),
+            grpc_target=read("SPOTPLANE_GRPC_TARGET", _text, usual.grpc_target),
+            channels=read("SPOTPLANE_BRIDGE_CHANNELS", _integer(1, 64), usual.channels),
+            cors_origins=read("SPOTPLANE_CORS_ORIGINS", _origins, usual.cors_origins),
+            trusted_proxies=read("SPOTPLANE_TRUSTED_PROXIES", _networks, usual.trusted_proxies),
+            max_body_mib=read("SPOTPLANE_MAX_BODY_MIB", _integer(1, 1024), usual.max_body_mib),
+            unary_timeout_s=read("SPOTPLANE_UNARY_TIMEOUT_S", _seconds, usual.unary_timeout_s),
+            analytics_timeout_s=read(
+                "SPOTPLANE_ANALYTICS_TIMEOUT_S", _seconds, usual.analytics_timeout_s
+            ),
+            stream_idle_timeout_s=read(
+                "SPOTPLANE_STREAM_IDLE_TIMEOUT_S", _seconds, usual.stream_idle_timeout_s
+            ),
+            drain_timeout_s=read("SPOTPLANE_DRAIN_TIMEOUT_S", _seconds, usual.drain_timeout_s),
+            log_level=read("SPOTPLANE_LOG_LEVEL", _level, usual.log_level),
+        )
+        if read.problems:
+            raise ConfigError(read.problems)
+        return config
+
+
+class _Reader:
+    """Reads variables and collects what is wrong with them."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self.problems: list[str] = []
+
+    def __call__(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        text = self._env.get(name, "").strip()
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError as err:
+            self.problems.append(f"{name}: {err}")
+            return default
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be an integer in {low}..{high}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or float(text) <= 0:
+        raise ValueError("must be a number of seconds above 0")
+    return float(text)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in {"true", "false", "1", "0"}:
+        raise ValueError("must be true or false")
+    return text.lower() in {"true", "1"}
+
+
+def _level(text: str) -> str:
+    if text.upper() not in _LEVELS:
+        raise ValueError(f"must be one of {', '.join(_LEVELS)}")
+    return text.upper()
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = _items(text)
+    for origin in origins:
+        # Credentials are allowed, and browsers refuse them together with a wildcard.
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is not an origin like https://console.example.com")
+    return origins
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(item) for item in _items(text))
+
+
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())

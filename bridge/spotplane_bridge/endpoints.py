@@ -1,0 +1,149 @@
+"""The endpoints of annotated RPCs: one request in, one call, one answer out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import orjson
+import structlog
+from aiohttp import web
+
+from spotplane_bridge import errors, headers, transcode
+from spotplane_bridge.config import BridgeConfig
+from spotplane_bridge.gateway import Endpoint, Exchange
+from spotplane_bridge.printing import printer
+from spotplane_bridge.routes import Route
+from spotplane_bridge.upstream import END, Upstream
+
+log = structlog.get_logger("spotplane_bridge")
+
+# What ends the reading of a stream before its end.
+_BROKEN: Final = (grpc.aio.AioRpcError, TimeoutError)
+
+
+def endpoint_of(route: Route, upstream: Upstream, config: BridgeConfig) -> Endpoint:
+    """The endpoint that serves a route."""
+    if route.server_streaming:
+        return StreamEndpoint(route, upstream, config.stream_idle_timeout_s)
+    analytics = config.analytics_timeout_s
+    return UnaryEndpoint(
+        route, upstream, analytics if route.is_analytics else config.unary_timeout_s
+    )
+
+
+class UnaryEndpoint:
+    """Serves an RPC that answers once."""
+
+    def __init__(self, route: Route, upstream: Upstream, timeout_s: float) -> None:
+        self.template = route.template
+        self._route = route
+        self._call = upstream.unary(route.rpc, route.response_class)
+        self._print = printer(route.descriptor.output_type)
+        self._timeout_s = timeout_s
+
+    async def serve(self, exchange: Exchange) -> web.StreamResponse:
+        """Answer one request; see `Endpoint`."""
+        message = await read_request(self._route, exchange)
+        call = self._call(message, metadata=exchange.metadata(), timeout=self._timeout_s)
+        try:
+            response = await call
+            initial = await call.initial_metadata()
+        except grpc.aio.AioRpcError as err:
+            raise errors.from_rpc(err) from err
+        status = headers.take_metadata(initial, exchange.headers)
+        if status == 204:
+            return exchange.answer_bytes(204, "", b"")
+        if self._route.is_raw:
+            return exchange.answer_bytes(status, response.content_type, response.data)
+        return exchange.answer(status, self._print(response))
+
+
+class StreamEndpoint:
+    """Serves an RPC that answers with a stream: of raw chunks, or of messages as lines of JSON.
+
+    The first message decides between an error answer and a success. A failure after that breaks the
+    connection, since the status is sent already; a client must not take half an answer for all.
+    """
+
+    def __init__(self, route: Route, upstream: Upstream, idle_timeout_s: float) -> None:
+        self.template = route.template
+        self._route = route
+        self._call = upstream.stream(route.rpc, route.response_class)
+        self._print = printer(route.descriptor.output_type)
+        self._idle_timeout_s = idle_timeout_s
+
+    async def serve(self, exchange: Exchange) -> web.StreamResponse:
+        """Answer one request; see `Endpoint`."""
+        message = await read_request(self._route, exchange)
+        call = self._call(message, metadata=exchange.metadata())
+        try:
+            first = await self._read(call)
+            initial = await call.initial_metadata()
+        except grpc.aio.AioRpcError as err:
+            raise errors.from_rpc(err) from err
+        except TimeoutError as err:
+            raise errors.Failure(504, "DEADLINE_EXCEEDED", "the server did not answer") from err
+        status = headers.take_metadata(initial, exchange.headers)
+        exchange.headers["Content-Type"] = self._content_type(first)
+        response = web.StreamResponse(status=status, headers=exchange.headers)
+        try:
+            await self._pass_on(exchange, call, first, response)
+        finally:
+            # Without effect on a call that has ended; else nobody reads the rest.
+            call.cancel()
+        return response
+
+    async def _pass_on(
+        self, exchange: Exchange, call: Any, first: Any, response: web.StreamResponse
+    ) -> None:
+        try:
+            await response.prepare(exchange.request)
+            message = first
+            while message is not END:
+                await response.write(self._chunk(message))
+                message = await self._read(call)
+            await response.write_eof()
+        except ConnectionError:
+            log.info("client_left", request_id=exchange.ids.correlation, path=self.template)
+        except _BROKEN as err:
+            log.warning(
+                "stream_broken",
+                request_id=exchange.ids.correlation,
+                path=self.template,
+                error=type(err).__name__,
+            )
+            if exchange.request.transport is not None:
+                exchange.request.transport.abort()
+
+    async def _read(self, call: Any) -> Any:
+        async with asyncio.timeout(self._idle_timeout_s):
+            return await call.read()
+
+    def _content_type(self, first: Any) -> str:
+        if not self._route.is_raw:
+            return "application/x-ndjson"
+        if first is END:
+            return "application/octet-stream"
+        return first.content_type or "application/octet-stream"
+
+    def _chunk(self, message: Any) -> bytes:
+        if self._route.is_raw:
+            return bytes(message.data)
+        return orjson.dumps(self._print(message), option=orjson.OPT_APPEND_NEWLINE)
+
+
+async def read_request(route: Route, exchange: Exchange) -> Any:
+    """Read the request and its body, if the route has one.
+
+    Raises:
+        Failure: 400 or 415.
+    """
+    body = b""
+    if route.body and exchange.request.body_exists:
+        body = await exchange.request.read()
+        if body:
+            transcode.check_media_type(exchange.request.headers.get("Content-Type"))
+    return transcode.read_request(route, exchange.values, exchange.query, body)

@@ -1,0 +1,206 @@
+"""What every request goes through, whatever answers it: ids, routing, errors, metrics, log line."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+import structlog
+from aiohttp import web
+from multidict import CIMultiDict
+
+from spotplane_bridge.config import BridgeConfig
+from spotplane_bridge.errors import Failure, Family, family_of
+from spotplane_bridge.headers import (
+    Ids,
+    Metadata,
+    answer_headers,
+    client_ip,
+    forwarded_metadata,
+    ids_of,
+    key_prefix,
+    preflight_headers,
+)
+from spotplane_bridge.metrics import Metrics
+from spotplane_bridge.routes import Router
+
+log = structlog.get_logger("spotplane_bridge")
+
+_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"})
+# Stands for the template of paths that have none, so that nobody can fill the metrics with paths.
+_UNMATCHED: Final = "unmatched"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way to an answer.
+
+    Attributes:
+        request: As aiohttp read it.
+        path: As it was sent, without the query.
+        query: As it was sent, without the question mark.
+        family: The path's conventions.
+        ids: Of the request.
+        client_ip: Where it comes from, past trusted proxies.
+        headers: Of the answer.
+        values: Of the path's variables, decoded.
+        template: Of the path, once it is found.
+    """
+
+    request: web.Request
+    path: str
+    query: str
+    family: Family
+    ids: Ids
+    client_ip: str | None
+    headers: CIMultiDict[str]
+    values: list[str]
+    template: str = _UNMATCHED
+
+    def answer(self, status: int, body: Any) -> web.Response:
+        """Answer with a JSON value."""
+        return self.answer_bytes(status, "application/json", orjson.dumps(body))
+
+    def answer_bytes(self, status: int, content_type: str, body: bytes) -> web.Response:
+        """Answer with a body that is made already."""
+        if status != 204:
+            self.headers["Content-Type"] = content_type
+        return web.Response(status=status, body=body, headers=self.headers)
+
+    def metadata(self) -> Metadata:
+        """Metadata of a call in the caller's name."""
+        return forwarded_metadata(self.request.headers, self.ids, self.client_ip)
+
+
+class Endpoint(Protocol):
+    """Answers the requests of one route."""
+
+    @property
+    def template(self) -> str:
+        """The route's path, with its variables."""
+
+    async def serve(self, exchange: Exchange) -> web.StreamResponse:
+        """Answer one request.
+
+        Raises:
+            Failure: The answer is an error.
+        """
+
+
+class Gateway:
+    """Handles every request of a bridge process.
+
+    Args:
+        config: Origins and proxies.
+        router: All endpoints.
+        metrics: Counts answers.
+    """
+
+    def __init__(self, config: BridgeConfig, router: Router[Endpoint], metrics: Metrics) -> None:
+        self._trusted = config.trusted_proxies
+        self._origins = frozenset(config.cors_origins)
+        self._router = router
+        self._metrics = metrics
+        self._max_body_mib = config.max_body_mib
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request; an exception ends in a 500 that says nothing of it."""
+        started = time.perf_counter()
+        exchange = self._begin(request)
+        try:
+            response = await self._serve(exchange)
+        except Failure as failure:
+            response = _fail(exchange, failure)
+        except web.HTTPRequestEntityTooLarge:
+            response = _fail(exchange, _too_large(self._max_body_mib))
+        except web.RequestPayloadError:
+            response = _fail(exchange, Failure(400, "INVALID_JSON", "the body broke off"))
+        except Exception:
+            log.exception("request_failed", request_id=exchange.ids.correlation)
+            response = _fail(exchange, Failure(500, "INTERNAL", "internal error"))
+        self._finish(exchange, response.status, time.perf_counter() - started)
+        return response
+
+    def _begin(self, request: web.Request) -> Exchange:
+        path, _, query = request.raw_path.partition("?")
+        received = request.headers
+        family = family_of(path)
+        ids = ids_of(received, family, request.method)
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        return Exchange(
+            request=request,
+            path=path,
+            query=query,
+            family=family,
+            ids=ids,
+            client_ip=client_ip(
+                peer[0] if isinstance(peer, tuple) else None,
+                received.getall("X-Forwarded-For", ()),
+                self._trusted,
+            ),
+            headers=answer_headers(ids, received.get("Origin"), self._origins),
+            values=[],
+        )
+
+    async def _serve(self, exchange: Exchange) -> web.StreamResponse:
+        request = exchange.request
+        if request.method == "OPTIONS":
+            return self._options(exchange)
+        found = self._router.find(request.method, exchange.path)
+        if found is None:
+            raise self._not_found(exchange)
+        endpoint, exchange.values = found
+        exchange.template = endpoint.template
+        return await endpoint.serve(exchange)
+
+    def _options(self, exchange: Exchange) -> web.Response:
+        """Answer a browser's question before a call, or anybody's about a path."""
+        if "Access-Control-Request-Method" in exchange.request.headers:
+            preflight_headers(exchange.headers)
+            return exchange.answer_bytes(204, "", b"")
+        allowed = self._router.allowed(exchange.path)
+        if not allowed:
+            raise self._not_found(exchange)
+        exchange.headers["Allow"] = ", ".join([*allowed, "OPTIONS"])
+        return exchange.answer_bytes(204, "", b"")
+
+    def _not_found(self, exchange: Exchange) -> Failure:
+        method, allowed = exchange.request.method, self._router.allowed(exchange.path)
+        if not allowed:
+            return Failure(404, "ROUTE_NOT_FOUND", "there is no such route")
+        return Failure(
+            405,
+            "METHOD_NOT_ALLOWED",
+            f"this route has no method {method}",
+            headers={"Allow": ", ".join([*allowed, "OPTIONS"])},
+        )
+
+    def _finish(self, exchange: Exchange, status: int, elapsed: float) -> None:
+        method = exchange.request.method
+        self._metrics.observe(
+            method if method in _METHODS else "OTHER", exchange.template, status, elapsed
+        )
+        log.info(
+            "request",
+            request_id=exchange.ids.correlation,
+            method=method,
+            path=exchange.template,
+            status=status,
+            duration_ms=round(elapsed * 1000, 3),
+            client_ip=exchange.client_ip,
+            key_prefix=key_prefix(exchange.request.headers),
+        )
+
+
+def _fail(exchange: Exchange, failure: Failure) -> web.Response:
+    exchange.headers.update(failure.headers)
+    return exchange.answer(
+        failure.status_in(exchange.family),
+        failure.body(exchange.family, exchange.ids.correlation),
+    )
+
+
+def _too_large(max_body_mib: int) -> Failure:
+    return Failure(413, "PAYLOAD_TOO_LARGE", f"a body may have at most {max_body_mib} MiB")
