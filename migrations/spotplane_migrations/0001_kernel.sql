@@ -58,7 +58,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     child text := parent || '_' || to_char(starts_at AT TIME ZONE 'UTC', 'YYYYMM');
 BEGIN
-    IF parent NOT IN ('usage_records', 'audit_logs', 'outbox_events') THEN
+    IF parent NOT IN ('usage_records', 'usage_rollup_hourly', 'audit_logs', 'outbox_events') THEN
         RAISE EXCEPTION 'not a partitioned table of ours: %', parent;
     END IF;
     IF to_regclass(child) IS NOT NULL THEN
