@@ -9,7 +9,9 @@ An agent in 15 lines::
         instance_id="i-0abc", instance_type="g5.xlarge", region="us-east-1", az="us-east-1a"
     )
     agent = Agent(
-        server=os.environ["SPOTPLANE_SERVER"], api_key=os.environ["SPOTPLANE_API_KEY"], identity=here
+        server=os.environ["SPOTPLANE_SERVER"],
+        api_key=os.environ["SPOTPLANE_API_KEY"],
+        identity=here,
     )
 
     @agent.command("greet")

@@ -1,0 +1,1 @@
+"""The agent SDK, against a small plane that is a real gRPC server."""
