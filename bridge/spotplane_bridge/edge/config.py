@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -30,6 +31,12 @@ class Address(NamedTuple):
         return cls(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))
 
 
+LISTEN: Final = Address("127.0.0.1", 8080)
+GRPC_UPSTREAM: Final = Address("127.0.0.1", 50051)
+BRIDGE_UPSTREAM: Final = Address("127.0.0.1", 8081)
+ADMIN: Final = Address("127.0.0.1", 9901)
+
+
 class EdgeConfigError(ValueError):
     """Settings that cannot be used, each named by its variable."""
 
@@ -53,13 +60,12 @@ class EdgeConfig:
         trusted_hops: Proxies before this one whose ``X-Forwarded-For`` entries are believed.
         unary_timeout_seconds: Deadline of transcoded calls.
         analytics_timeout_seconds: Deadline of transcoded calls to the usage service.
-        descriptor_file: Where Envoy finds the descriptor set, which `write` puts there.
     """
 
-    listen: Address = Address("127.0.0.1", 8080)
-    grpc_upstream: Address = Address("127.0.0.1", 50051)
-    bridge_upstream: Address = Address("127.0.0.1", 8081)
-    admin: Address = Address("127.0.0.1", 9901)
+    listen: Address = LISTEN
+    grpc_upstream: Address = GRPC_UPSTREAM
+    bridge_upstream: Address = BRIDGE_UPSTREAM
+    admin: Address = ADMIN
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
     cors_origins: tuple[str, ...] = DEFAULT_CORS_ORIGINS
@@ -70,7 +76,6 @@ class EdgeConfig:
     trusted_hops: int = 0
     unary_timeout_seconds: int = 30
     analytics_timeout_seconds: int = 60
-    descriptor_file: str = "/etc/envoy/descriptors.binpb"
 
     def __post_init__(self) -> None:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
@@ -92,14 +97,13 @@ class EdgeConfig:
             "admin": read.address("EDGE_ADMIN", default.admin),
             "tls_cert_file": read.path("EDGE_TLS_CERT_FILE"),
             "tls_key_file": read.path("EDGE_TLS_KEY_FILE"),
-            "cors_origins": read.words("CORS_ORIGINS", default.cors_origins),
+            "cors_origins": read.origins("CORS_ORIGINS", default.cors_origins),
             "max_body_bytes": read.number("MAX_BODY_MIB", 10, 1, 1024) * MIB,
             "max_connections": read.number("EDGE_MAX_CONNECTIONS", 50_000, 1, 10_000_000),
             "max_heap_bytes": read.number("EDGE_MAX_HEAP_MIB", 2048, 128, 1_048_576) * MIB,
             "trusted_hops": read.number("EDGE_TRUSTED_HOPS", 0, 0, 32),
             "unary_timeout_seconds": read.number("UNARY_TIMEOUT_S", 30, 1, 3600),
             "analytics_timeout_seconds": read.number("ANALYTICS_TIMEOUT_S", 60, 1, 3600),
-            "descriptor_file": read.path("EDGE_DESCRIPTOR_FILE") or default.descriptor_file,
         }
         if (config["tls_cert_file"] is None) != (config["tls_key_file"] is None):
             read.problems.append(
@@ -143,8 +147,13 @@ class _Reader:
         text = self.text(name)
         return str(PurePosixPath(text)) if text is not None else None
 
-    def words(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    def origins(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
         text = self.text(name)
         if text is None:
             return default
-        return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+        found = tuple(word for word in (part.strip() for part in text.split(",")) if word)
+        for origin in found:
+            # Credentials are allowed, and browsers refuse them together with a wildcard.
+            if not re.fullmatch(r"https?://[^/*?#\s]+", origin):
+                self.problems.append(f"SPOTPLANE_{name}: {origin!r} is not like https://x.example")
+        return found

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from google.api import annotations_pb2, http_pb2
-from google.protobuf import descriptor_pb2
+from google.protobuf import any_pb2, descriptor_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 # Everything below these belongs to the transcoder, so that an unknown path is its 404.
@@ -81,49 +81,21 @@ def edge_descriptors() -> bytes:
     cannot print a `google.rpc.Status` that carries them.
     """
     slim = descriptor_pb2.FileDescriptorSet()
-    for file in descriptor_set().file:
-        copy = slim.file.add()
-        copy.CopyFrom(file)
-        copy.ClearField("source_code_info")
-    present = {file.name for file in slim.file}
-    for module in (status_pb2, error_details_pb2):
-        if module.DESCRIPTOR.name in present:
-            continue
-        copy = slim.file.add()
-        module.DESCRIPTOR.CopyToProto(copy)
-    return _with_imports(slim).SerializeToString(deterministic=True)
-
-
-def _with_imports(
-    descriptors: descriptor_pb2.FileDescriptorSet,
-) -> descriptor_pb2.FileDescriptorSet:
-    """Order the files so that each comes after its imports, adding well-known ones that lack."""
-    from google.protobuf import descriptor_pool  # noqa: PLC0415
-
-    known = {file.name: file for file in descriptors.file}
-    pool = descriptor_pool.Default()
-    ordered: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-
-    def add(name: str) -> None:
-        if name in ordered:
-            return
-        file = known.get(name)
-        if file is None:
-            file = descriptor_pb2.FileDescriptorProto()
-            pool.FindFileByName(name).CopyToProto(file)
-        for dependency in file.dependency:
-            add(dependency)
-        ordered[name] = file
-
-    for name in known:
-        add(name)
-    return descriptor_pb2.FileDescriptorSet(file=ordered.values())
+    slim.CopyFrom(descriptor_set())
+    for file in slim.file:
+        file.ClearField("source_code_info")
+    # Each file comes after its imports.
+    for module in (any_pb2, duration_pb2, status_pb2, error_details_pb2):
+        if module.DESCRIPTOR.name not in {file.name for file in slim.file}:
+            module.DESCRIPTOR.CopyToProto(slim.file.add())
+    return slim.SerializeToString(deterministic=True)
 
 
 def _bindings(service: str, method: descriptor_pb2.MethodDescriptorProto) -> Iterator[Binding]:
-    if not method.options.HasExtension(annotations_pb2.http):
+    http: Any = annotations_pb2.http  # its stub does not say what it extends
+    if not method.options.HasExtension(http):
         return
-    rule = method.options.Extensions[annotations_pb2.http]
+    rule: http_pb2.HttpRule = method.options.Extensions[http]
     for each in (rule, *rule.additional_bindings):
         verb, template = _pattern(each)
         yield Binding(service, method.name, verb, template, each.body, method.server_streaming)

@@ -3,6 +3,9 @@
 
 local ERRORS = @ERRORS@
 
+-- Path variables by path, without underscores, for routes that may have a query.
+local VARIABLES = @VARIABLES@
+
 local METADATA = "spotplane.edge"
 local STRIPPED = {
   "x-spotplane-http-status", "x-spotplane-error",
@@ -16,6 +19,34 @@ local function may_have_body(headers)
     and headers:get("content-length") ~= "0"
 end
 
+local function unescape(text)
+  return (string.gsub(text, "%%(%x%x)", function(digits)
+    return string.char(tonumber(digits, 16))
+  end))
+end
+
+-- The first query parameter that the transcoder would take although the route has none of that
+-- name: a member of the body, or the path's own variable, which it would silently replace.
+local function foreign_parameter(path, has_body)
+  local resource, query = string.match(path, "^([^?]*)%?(.*)$")
+  if not query then
+    return nil
+  end
+  if has_body then
+    return string.match(query, "[^=&]+")
+  end
+  for _, route in ipairs(VARIABLES) do
+    if string.match(resource, route[1]) then
+      for name in string.gmatch(query, "([^=&]+)=?[^&]*") do
+        if route[2][string.lower((string.gsub(unescape(name), "_", "")))] then
+          return unescape(name)
+        end
+      end
+    end
+  end
+  return nil
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local has_body = may_have_body(headers)
@@ -24,8 +55,11 @@ function envoy_on_request(handle)
   metadata:set(METADATA, "transcoded", true)
   metadata:set(METADATA, "has_body", has_body)
   metadata:set(METADATA, "request_id", headers:get("x-request-id") or "")
+  local parameter = foreign_parameter(headers:get(":path"), has_body)
   local media = headers:get("content-type")
-  if media and has_body
+  if parameter then
+    handle:respond({ [":status"] = "400" }, 'Could not find field "' .. parameter .. '"')
+  elseif media and has_body
       and not string.find(string.lower(media), "application/json", 1, true) then
     handle:respond({ [":status"] = "415" }, "")
   end
@@ -47,12 +81,13 @@ local function refine(text, has_body, known)
     return "INVALID_FIELD", "the body and the path disagree on " .. field, field
   end
   field = string.match(text, "^([%w_%.]+): invalid value")
+  local kind = string.match(text, "for type TYPE_(%w+)")
   if has_body then
     return "INVALID_JSON", "the body cannot be read", field
   elseif field == "id" or (field and string.sub(field, -3) == "_id") then
     return "INVALID_ID", "invalid " .. field, field
   elseif field then
-    return "INVALID_FIELD", "invalid " .. field, field
+    return (kind == "BOOL" and "UNKNOWN_ENUM" or "OUT_OF_RANGE"), "invalid " .. field, field
   end
   return known.code, known.message, nil
 end
@@ -81,6 +116,9 @@ local function replace_body(handle, text)
   local headers = handle:headers()
   headers:replace("content-length", tostring(length))
   headers:replace("content-type", "application/json")
+  if headers:get(":status") == "503" and not headers:get("retry-after") then
+    headers:add("retry-after", "1")
+  end
 end
 
 local function text_of(body)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+# On routes to the bridge only the client's own id is left in X-Request-ID.
+REQUEST_ID: Final = "%REQ(X-EDGE-REQUEST-ID?X-REQUEST-ID)%"
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeError:
@@ -31,7 +34,12 @@ class EdgeError:
 # 400 and any other 5xx as 500.
 EDGE_ERRORS: Final = (
     EdgeError(
-        400, "invalid_request_error", "validation", "INVALID_FIELD", "the request cannot be read", True
+        400,
+        "invalid_request_error",
+        "validation",
+        "INVALID_FIELD",
+        "the request cannot be read",
+        True,
     ),
     EdgeError(
         401, "authentication_error", "authentication", "API_KEY_INVALID", "invalid credentials"
@@ -57,9 +65,7 @@ EDGE_ERRORS: Final = (
         "UNSUPPORTED_MEDIA_TYPE",
         "the body must be application/json",
     ),
-    EdgeError(
-        429, "rate_limit_error", "rate_limit", "RATE_LIMIT_EXCEEDED", "too many requests"
-    ),
+    EdgeError(429, "rate_limit_error", "rate_limit", "RATE_LIMIT_EXCEEDED", "too many requests"),
     EdgeError(
         431,
         "invalid_request_error",
@@ -69,9 +75,7 @@ EDGE_ERRORS: Final = (
         True,
     ),
     EdgeError(500, "internal_error", "server", "INTERNAL", "internal error", True),
-    EdgeError(
-        501, "unavailable_error", "service_unavailable", "UNIMPLEMENTED", "not implemented"
-    ),
+    EdgeError(501, "unavailable_error", "service_unavailable", "UNIMPLEMENTED", "not implemented"),
     EdgeError(
         503,
         "unavailable_error",
@@ -103,6 +107,6 @@ def json_format(error: EdgeError) -> dict[str, object]:
             "code": error.code,
             "category": error.category,
             "status_code": error.status,
-            "correlation_id": "%REQ(X-REQUEST-ID)%",
+            "correlation_id": REQUEST_ID,
         }
     }

@@ -10,29 +10,34 @@ from spotplane_bridge.edge.clusters import BUFFER_BYTES, HTTP2_WINDOWS, socket_a
 from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.routes import (
     BUFFER,
+    CLIENT_ID,
     CORS,
+    EDGE_ID,
     HEADERS,
     LUA,
     SECURITY_HEADERS,
     STREAM_IDLE,
     TRANSCODER,
     header_options,
+    path_variables,
+    set_header,
     virtual_host,
 )
 
 METADATA: Final = "spotplane.edge"
+_CHOSEN_ID: Final = "x-spotplane-chosen-id"
 _ID: Final = "request.headers['{0}']"
 # Envoy refuses a CEL regular expression that counts to 128: its program would be too large.
 _VALID: Final = "{0}.matches('^[A-Za-z0-9._-]+$') && size({0}) <= 128"
 
 
-def listener(config: EdgeConfig) -> dict[str, object]:
+def listener(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
     """The listener with its single filter chain."""
     chain: dict[str, object] = {
         "filters": [
             {
                 "name": "envoy.filters.network.http_connection_manager",
-                "typed_config": _connection_manager(config),
+                "typed_config": _connection_manager(config, descriptor_file),
             }
         ]
     }
@@ -46,7 +51,7 @@ def listener(config: EdgeConfig) -> dict[str, object]:
     }
 
 
-def _connection_manager(config: EdgeConfig) -> dict[str, object]:
+def _connection_manager(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
     return {
         "@type": type_url(
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -59,9 +64,11 @@ def _connection_manager(config: EdgeConfig) -> dict[str, object]:
         **_paths(),
         **_request_id(),
         "access_log": [_access_log()],
-        "local_reply_config": {"mappers": [_local_reply(error) for error in errors.EDGE_ERRORS if error.outside]},
+        "local_reply_config": {
+            "mappers": [_local_reply(error) for error in errors.EDGE_ERRORS if error.outside]
+        },
         "route_config": {"name": "edge", "virtual_hosts": [virtual_host(config)]},
-        "http_filters": _http_filters(config),
+        "http_filters": _http_filters(config, descriptor_file),
     }
 
 
@@ -135,26 +142,23 @@ def _request_id() -> dict[str, object]:
 
 
 def _id_mutations() -> list[dict[str, object]]:
-    first, second = _ID.format("x-request-id"), _ID.format("x-correlation-id")
-    chosen = (
-        f"'x-request-id' in request.headers && {_VALID.format(first)} ? {first} : "
-        f"'x-correlation-id' in request.headers && {_VALID.format(second)} ? {second} : ''"
-    )
+    sent, synonym = _ID.format("x-request-id"), _ID.format("x-correlation-id")
+    good = f"'x-request-id' in request.headers && {_VALID.format(sent)}"
+    good_synonym = f"'x-correlation-id' in request.headers && {_VALID.format(synonym)}"
+    chosen = f"{good} ? {sent} : {good_synonym} ? {synonym} : ''"
     return [
-        _set("x-spotplane-request-id", f"%CEL({chosen})%"),
+        {"remove": CLIENT_ID},
+        {"remove": EDGE_ID},
+        {"remove": _CHOSEN_ID},
+        set_header(CLIENT_ID, f"%CEL({good} ? {sent} : '')%"),
+        set_header(_CHOSEN_ID, f"%CEL({chosen})%"),
         {"remove": "x-request-id"},
-        _set("x-request-id", "%REQ(X-SPOTPLANE-REQUEST-ID)%"),
-        {"remove": "x-spotplane-request-id"},
+        set_header("x-request-id", f"%REQ({_CHOSEN_ID})%"),
+        {"remove": _CHOSEN_ID},
     ]
 
 
-def _set(key: str, value: str) -> dict[str, object]:
-    """Set a header, or leave it alone when the value comes out empty."""
-    return {"append": header_options({key: value})[0]}
-
-
-def _http_filters(config: EdgeConfig) -> list[dict[str, object]]:
-    script = (files("spotplane_bridge.edge") / "edge.lua").read_text(encoding="utf-8")
+def _http_filters(config: EdgeConfig, descriptor_file: str) -> list[dict[str, object]]:
     return [
         {"name": HEADERS, "typed_config": _answer_headers()},
         {
@@ -166,9 +170,7 @@ def _http_filters(config: EdgeConfig) -> list[dict[str, object]]:
             "disabled": True,
             "typed_config": {
                 "@type": type_url("envoy.extensions.filters.http.lua.v3.Lua"),
-                "default_source_code": {
-                    "inline_string": script.replace("@ERRORS@", errors.lua_table())
-                },
+                "default_source_code": {"inline_string": _script()},
             },
         },
         {
@@ -180,7 +182,11 @@ def _http_filters(config: EdgeConfig) -> list[dict[str, object]]:
                 "max_request_bytes": config.max_body_bytes,
             },
         },
-        {"name": TRANSCODER, "disabled": True, "typed_config": _transcoder(config)},
+        {
+            "name": TRANSCODER,
+            "disabled": True,
+            "typed_config": _transcoder(config, descriptor_file),
+        },
         {
             "name": "envoy.filters.http.router",
             "typed_config": {
@@ -191,23 +197,33 @@ def _http_filters(config: EdgeConfig) -> list[dict[str, object]]:
     ]
 
 
+def _script() -> str:
+    """The Lua filter with what the descriptors and the error table say."""
+    script = (files("spotplane_bridge.edge") / "edge.lua").read_text(encoding="utf-8")
+    variables = [
+        f'  {{ "{pattern}", {{ {", ".join(f"{name} = true" for name in names)} }} }},'
+        for pattern, names in path_variables()
+    ]
+    return script.replace("@ERRORS@", errors.lua_table()).replace(
+        "@VARIABLES@", "\n".join(["{", *variables, "}"])
+    )
+
+
 def _answer_headers() -> dict[str, object]:
     """Headers of every answer over REST, whoever gave it; listed first, so it speaks last."""
-    echo = "%CEL('x-correlation-id' in request.headers ? request.headers['x-request-id'] : '')%"
-    mutations = [
-        {"append": option}
-        for option in header_options({**SECURITY_HEADERS, "x-correlation-id": echo})
-    ]
+    mutations = [set_header(key, value) for key, value in SECURITY_HEADERS.items()]
     return {
         "@type": type_url("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"),
         "mutations": {"response_mutations": mutations},
     }
 
 
-def _transcoder(config: EdgeConfig) -> dict[str, object]:
+def _transcoder(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
     return {
-        "@type": type_url("envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder"),
-        "proto_descriptor": config.descriptor_file,
+        "@type": type_url(
+            "envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder"
+        ),
+        "proto_descriptor": descriptor_file,
         "services": descriptors.annotated_services(),
         "convert_grpc_status": True,
         "match_incoming_request_route": True,
@@ -231,6 +247,9 @@ def _transcoder(config: EdgeConfig) -> dict[str, object]:
 
 def _local_reply(error: errors.EdgeError) -> dict[str, object]:
     """Envoy's own answer as an error object, unless gRPC or the Lua filter says it."""
+    added = {**SECURITY_HEADERS, "x-request-id": errors.REQUEST_ID}
+    if error.status == 503:
+        added["retry-after"] = "1"
     return {
         "filter": {
             "and_filter": {
@@ -241,7 +260,7 @@ def _local_reply(error: errors.EdgeError) -> dict[str, object]:
                 ]
             }
         },
-        "headers_to_add": header_options(SECURITY_HEADERS),
+        "headers_to_add": header_options(added),
         "body_format_override": {
             "json_format": errors.json_format(error),
             "content_type": "application/json",
@@ -283,8 +302,9 @@ def _access_log() -> dict[str, object]:
             "log_format": {
                 "json_format": {
                     "time": "%START_TIME%",
-                    "request_id": "%REQ(X-REQUEST-ID)%",
-                    "method": "%REQ(:METHOD)%",
+                    "request_id": errors.REQUEST_ID,
+                    "correlation_id": "%RESP(X-CORRELATION-ID?X-REQUEST-ID)%",
+                    "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
                     "path": "%PATH(NQ:ORIG_OR_PATH)%",
                     "protocol": "%PROTOCOL%",
                     "route": "%ROUTE_NAME%",

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import shutil
 import sysconfig
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,6 +90,7 @@ async def start_envoy(
             *("--concurrency", str(concurrency)),
             *("--log-level", "warning"),
             *("--admin-address-path", str(admin_file)),
+            *("--file-flush-interval-msec", "500"),
             # Without it two Envoys on one machine share memory, and the second one refuses.
             "--disable-hot-restart",
             stdin=asyncio.subprocess.DEVNULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from spotplane_bridge import headers
 from spotplane_bridge.edge import descriptors
 from spotplane_bridge.edge.clusters import BRIDGE_CLUSTER, GRPC_CLUSTER, type_url
 from spotplane_bridge.edge.config import EdgeConfig
@@ -20,15 +21,19 @@ STREAM_IDLE: Final = "300s"
 TIMEOUT_SLACK_SECONDS: Final = 2
 ANALYTICS_SERVICE: Final = "spotplane.v1.UsageService"
 
+# The id as the client sent it, while the request is inside Envoy.
+CLIENT_ID: Final = "x-spotplane-client-id"
+# The id under which the edge logs a request to the bridge.
+EDGE_ID: Final = "x-edge-request-id"
+# `Server` is the connection manager's to set.
 SECURITY_HEADERS: Final = {
-    "cache-control": "no-store",
-    "strict-transport-security": "max-age=31536000; includeSubDomains",
-    "x-frame-options": "DENY",
-    "x-content-type-options": "nosniff",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "permissions-policy": "geolocation=(), camera=(), microphone=()",
+    name.lower(): value for name, value in headers.SECURITY.items() if name != "Server"
 }
+
+# A client that names its id so is answered so.
+_CORRELATION_ECHO: Final = (
+    "%CEL('x-correlation-id' in request.headers ? request.headers['x-request-id'] : '')%"
+)
 
 Route = dict[str, object]
 
@@ -52,14 +57,19 @@ def virtual_host(config: EdgeConfig) -> dict[str, object]:
     }
 
 
-def header_options(headers: dict[str, str]) -> list[dict[str, object]]:
+def set_header(key: str, value: str) -> dict[str, object]:
+    """A mutation that sets a header, or leaves it alone when the value comes out empty."""
+    return {"append": header_options({key: value})[0]}
+
+
+def header_options(values: dict[str, str]) -> list[dict[str, object]]:
     """Headers to set, over whatever the upstream said."""
     return [
         {
             "header": {"key": key, "value": value},
             "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
         }
-        for key, value in headers.items()
+        for key, value in values.items()
     ]
 
 
@@ -69,6 +79,7 @@ def _grpc_route() -> Route:
         # Content types application/grpc and application/grpc+…, but not application/grpc-web.
         "match": {"prefix": "/", "grpc": {}},
         "route": {"cluster": GRPC_CLUSTER, "timeout": "0s", "idle_timeout": STREAM_IDLE},
+        "request_headers_to_remove": [CLIENT_ID],
         # What browsers are told is of no use to gRPC.
         "typed_per_filter_config": {
             HEADERS: {"@type": type_url("envoy.config.route.v3.FilterConfig"), "disabled": True}
@@ -87,6 +98,24 @@ def _bridge_route() -> Route:
             "idle_timeout": STREAM_IDLE,
             # Only what provably never reached the bridge is sent again.
             "retry_policy": {"retry_on": "connect-failure", "num_retries": 1},
+        },
+        "typed_per_filter_config": {HEADERS: _bridge_ids()},
+    }
+
+
+def _bridge_ids() -> dict[str, object]:
+    """Hand on the client's X-Request-ID only: under `/api/**` it makes a write repeatable."""
+    return {
+        "@type": type_url(
+            "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute"
+        ),
+        "mutations": {
+            "request_mutations": [
+                set_header(EDGE_ID, "%REQ(X-REQUEST-ID)%"),
+                {"remove": "x-request-id"},
+                set_header("x-request-id", f"%REQ({CLIENT_ID})%"),
+                {"remove": CLIENT_ID},
+            ]
         },
     }
 
@@ -116,6 +145,24 @@ def _exact(binding: descriptors.Binding) -> dict[str, object]:
     }
 
 
+def path_variables() -> list[tuple[str, list[str]]]:
+    """Lua patterns of paths that have variables, each with the variables' names.
+
+    Only of routes without a body; names are lower-case without underscores, which matches
+    both spellings that the transcoder takes.
+    """
+    found: dict[str, set[str]] = {}
+    for binding in descriptors.bindings():
+        names = re.findall(r"{(\w+)", binding.template)
+        if names and not binding.body:
+            literal = re.sub(r"[^\w/{}=*]", r"%\g<0>", binding.template)
+            pattern = re.sub(r"{\w+=\*\*}", ".+", literal)
+            pattern = re.sub(r"{[^}]*}", "[^/]+", pattern)
+            folded = {name.replace("_", "").lower() for name in names}
+            found.setdefault(f"^{pattern}/?$", set()).update(folded)
+    return [(pattern, sorted(names)) for pattern, names in sorted(found.items())]
+
+
 def template_regex(template: str) -> str:
     """A path template as a regular expression for a whole path without its query."""
 
@@ -142,10 +189,12 @@ def _transcoded(match: dict[str, object], seconds: int | None) -> Route:
             "idle_timeout": STREAM_IDLE,
             "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 1},
         },
+        "request_headers_to_remove": [CLIENT_ID],
+        "response_headers_to_add": header_options({"x-correlation-id": _CORRELATION_ECHO}),
         "typed_per_filter_config": {LUA: enabled, BUFFER: enabled, TRANSCODER: enabled},
     }
     if seconds is None:
-        route["request_headers_to_remove"] = ["grpc-timeout"]
+        route["request_headers_to_remove"] = [CLIENT_ID, "grpc-timeout"]
     else:
         route["request_headers_to_add"] = header_options({"grpc-timeout": f"{seconds}S"})
     return route
@@ -156,10 +205,12 @@ def _cors_policy(config: EdgeConfig) -> dict[str, object]:
         "@type": type_url("envoy.extensions.filters.http.cors.v3.CorsPolicy"),
         "allow_origin_string_match": [{"exact": origin} for origin in config.cors_origins],
         "allow_methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
-        "allow_headers": "Authorization, X-Admin-Token, Content-Type, X-Request-ID, "
-        "X-Correlation-ID, Last-Event-ID",
-        "expose_headers": "X-Request-ID, X-RateLimit-Limit, X-RateLimit-Remaining, "
-        "X-RateLimit-Reset, Retry-After, Link, X-Total-Count",
+        "allow_headers": "Accept, Authorization, Content-Type, Idempotency-Key, Last-Event-ID, "
+        "X-Admin-Token, X-Client-Token, X-Correlation-ID, X-Instance-Id, X-Request-ID, "
+        "X-Response-Format",
+        "expose_headers": "Content-Disposition, Idempotent-Replayed, Link, Retry-After, "
+        "X-Correlation-ID, X-Next-Cursor, X-RateLimit-Limit, X-RateLimit-Remaining, "
+        "X-RateLimit-Reset, X-Request-ID, X-Total-Count",
         "max_age": "300",
         "allow_credentials": True,
         # Another origin's preflight gets no permission, and no route's answer either.

@@ -1,0 +1,245 @@
+"""REST through the transcoder: exact statuses, error objects, bodies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.envoy.conftest import Edge
+from tests.envoy.stack import EXPORT_CHUNKS, LARGE
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+JSON = {"content-type": "application/json"}
+
+
+async def test_success_has_the_status_that_the_server_names(edge: Edge) -> None:
+    """201 comes from initial metadata, and neither internal key reaches the client."""
+    answer = await edge.call("POST", "/admin/tenants", json={"name": "n", "email": "e@x.io"})
+
+    assert answer.status == 201
+    assert answer.json["id"] == "t1"
+    assert not [name for name in answer.headers if name.startswith(("x-spotplane", "grpc-"))]
+
+
+async def test_defaults_are_printed_and_names_are_the_protos(edge: Edge) -> None:
+    """Every field without presence is there, in snake_case, 64-bit integers as strings."""
+    answer = await edge.call("GET", "/admin/tenants/t1")
+
+    assert answer.json["name"] == ""
+    assert answer.json["total_spend_nanos"] == "0"
+    assert "suspended_at" not in answer.json
+
+
+async def test_no_content_has_no_body(edge: Edge) -> None:
+    """204 drops the empty object and its headers, on an additional binding too."""
+    answer = await edge.call("GET", "/api/v1/admin/models/m1")
+
+    assert (answer.status, answer.body) == (204, b"")
+    assert "content-type" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("tenant", "status", "code"),
+    [("missing", 404, "TENANT_NOT_FOUND"), ("odd", 422, "SEMANTIC"), ("busy", 429, "TENANT_LIMIT")],
+)
+async def test_error_is_the_servers_own_object(
+    edge: Edge, tenant: str, status: int, code: str
+) -> None:
+    """Status, body and rate-limit headers are those of the trailers."""
+    answer = await edge.call("GET", f"/admin/tenants/{tenant}")
+
+    assert answer.status == answer.error["status_code"] == status
+    assert answer.error["code"] == code
+    assert answer.error["message"] == "no évidence"
+    assert (answer.headers["retry-after"], answer.headers["x-ratelimit-limit"]) == ("7", "60")
+    assert not [name for name in answer.headers if name.startswith(("x-spotplane", "grpc-"))]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/admin/tenants/plain", 403, "SCOPE_FORBIDDEN"),
+        ("/admin/tenants/bug", 500, "INTERNAL"),
+        ("/admin/instance-types/1", 501, "UNIMPLEMENTED"),
+    ],
+)
+async def test_error_without_an_object_tells_nothing_internal(
+    edge: Edge, path: str, status: int, code: str
+) -> None:
+    """What gRPC itself says becomes a fixed object under the request's id."""
+    answer = await edge.call("GET", path)
+
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert answer.error["correlation_id"] == answer.headers["x-request-id"]
+    assert b"secret" not in answer.body
+    assert b"plain" not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/admin/nope"), ("GET", "/v1"), ("PATCH", "/admin/tenants")]
+)
+async def test_unknown_route_is_the_error_object(edge: Edge, method: str, path: str) -> None:
+    """No route, or no such method on it, is ROUTE_NOT_FOUND."""
+    answer = await edge.call(method, path)
+
+    assert (answer.status, answer.error["code"]) == (404, "ROUTE_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "field"),
+    [
+        ("/admin/tenants?statsu=active", "UNKNOWN_PARAMETER", "statsu"),
+        ("/admin/tenants?limit=abc", "OUT_OF_RANGE", "limit"),
+        ("/admin/instance-types?available=abc", "UNKNOWN_ENUM", "available"),
+        ("/admin/tenants/t1?id=t2", "UNKNOWN_PARAMETER", "id"),
+        ("/admin/tenants/t1?%69d=t2", "UNKNOWN_PARAMETER", "id"),
+        ("/v1/agents/a1?agentId=a2", "UNKNOWN_PARAMETER", "agentId"),
+    ],
+)
+async def test_bad_parameter_is_named(edge: Edge, path: str, code: str, field: str) -> None:
+    """A parameter that the route lacks, or of the wrong type, is refused by name."""
+    answer = await edge.call("GET", path)
+
+    assert (answer.status, answer.error["code"]) == (400, code)
+    assert [detail["field"] for detail in answer.error["details"]] == [field]
+
+
+async def test_parameter_name_cannot_break_out_of_the_object(edge: Edge) -> None:
+    """Whatever a client calls its parameter, the answer stays JSON."""
+    answer = await edge.call("GET", "/admin/tenants?%22%7D%0a%3Cx%3E=1")
+
+    assert (answer.status, answer.error["code"]) == (400, "UNKNOWN_PARAMETER")
+
+
+async def test_query_beside_a_body_is_refused(edge: Edge) -> None:
+    """A member of the body cannot be smuggled in by the query."""
+    answer = await edge.call("POST", "/admin/tenants?name=x", json={})
+
+    assert (answer.status, answer.error["code"]) == (400, "UNKNOWN_PARAMETER")
+
+
+@pytest.mark.parametrize("body", [b"{bad", b"[]", b'{"name":{"a":1}}', b'"x"'])
+async def test_body_that_cannot_be_read_is_invalid_json(edge: Edge, body: bytes) -> None:
+    """Not JSON, not an object, or a member of the wrong type."""
+    answer = await edge.call("POST", "/admin/tenants", data=body, headers=JSON)
+
+    assert (answer.status, answer.error["code"]) == (400, "INVALID_JSON")
+
+
+async def test_body_must_agree_with_the_path(edge: Edge) -> None:
+    """A path variable repeated in the body is taken when equal and refused when not."""
+    same = await edge.call("PUT", "/admin/tenants/t1", json={"id": "t1", "name": "n"})
+    other = await edge.call("PUT", "/admin/tenants/t1", json={"id": "t2", "name": "n"})
+
+    assert same.status == 200
+    assert (other.status, other.error["code"]) == (400, "INVALID_FIELD")
+
+
+async def test_unknown_members_and_nulls_are_ignored(edge: Edge) -> None:
+    """Members that the request lacks do no harm, and null equals absent."""
+    body = {"name": "n", "email": None, "new_member": {"x": [1]}}
+    answer = await edge.call("POST", "/admin/tenants", json=body)
+
+    assert answer.status == 201
+    assert edge.backend.seen.request.email == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/admin/tenants/t1/suspend"), ("PUT", "/admin/tenants/t1")]
+)
+async def test_empty_body_equals_an_empty_object(edge: Edge, method: str, path: str) -> None:
+    """No body at all is `{}`, whatever media type its absence is said to have."""
+    answer = await edge.call(method, path)
+
+    assert answer.status == 200
+    assert edge.backend.seen.request.id == "t1"
+
+
+@pytest.mark.parametrize(
+    ("media", "status"),
+    [("text/plain", 415), ("application/json; charset=utf-8", 201), ("Application/JSON", 201)],
+)
+async def test_body_must_be_json(edge: Edge, media: str, status: int) -> None:
+    """Another media type is 415 with the error object."""
+    answer = await edge.call(
+        "POST", "/admin/tenants", data=b'{"name":"n"}', headers={"content-type": media}
+    )
+
+    assert answer.status == status
+    if status == 415:
+        assert answer.error["code"] == "UNSUPPORTED_MEDIA_TYPE"
+
+
+async def test_body_within_the_limit_arrives_whole(edge: Edge) -> None:
+    """Several MiB pass, far beyond what a connection buffers."""
+    body = b'{"records":[' + b",".join(b'{"request_id":"%d"}' % i for i in range(200_000)) + b"]}"
+    answer = await edge.call("POST", "/v1/usage/records", data=body, headers=JSON)
+
+    assert (answer.status, int(answer.json["accepted"])) == (200, 200_000)
+
+
+async def test_body_over_the_limit_is_refused(edge: Edge) -> None:
+    """10 MiB is the most, with or without an announced length."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(170):
+            yield b" " * 65536
+
+    answer = await edge.call("POST", "/v1/usage/records", data=chunks(), headers=JSON)
+
+    assert (answer.status, answer.error["code"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_large_answer_is_whole(edge: Edge) -> None:
+    """A unary answer beyond the connection's buffer is transcoded."""
+    answer = await edge.call("GET", "/admin/tenants/large")
+
+    assert (answer.status, len(answer.json["name"])) == (200, LARGE)
+
+
+async def test_flat_list_is_a_bare_array_with_its_total(edge: Edge) -> None:
+    """An HttpBody is passed as it is, beside `X-Total-Count`."""
+    answer = await edge.call("GET", "/admin/regions")
+
+    assert [region["code"] for region in answer.json] == ["us-east", "eu-west"]
+    assert answer.headers["x-total-count"] == "2"
+
+
+async def test_export_streams_and_its_refusal_is_an_object(edge: Edge) -> None:
+    """A stream of HttpBody is one body of its own media type; its error is JSON."""
+    export = await edge.call("GET", "/admin/tenants/t1/export")
+    refused = await edge.call("GET", "/admin/tenants/missing/export")
+
+    assert (export.headers["content-type"], export.body) == (
+        "application/zip",
+        b"".join(EXPORT_CHUNKS),
+    )
+    assert (refused.status, refused.error["code"]) == (404, "TENANT_NOT_FOUND")
+
+
+async def test_escaped_slash_stays_within_its_segment(edge: Edge) -> None:
+    """`%2F` is part of the name, not a separator; `+` in a query is a space."""
+    await edge.call("GET", "/admin/tenants/a%2Fb")
+    slash = edge.backend.seen.request.id
+    await edge.call("GET", "/admin/tenants?search=a+b%2Bc")
+
+    assert slash == "a/b"
+    assert edge.backend.seen.request.search == "a b+c"
+
+
+@pytest.mark.parametrize(
+    ("path", "seconds"),
+    [("/admin/tenants/t1", 30), ("/v1/usage/by-hour", 60), ("/admin/tenants/t1/export", None)],
+)
+async def test_calls_carry_their_deadline(edge: Edge, path: str, seconds: int | None) -> None:
+    """30 s, 60 s for analytics, none for streams; a client's grpc-timeout changes nothing."""
+    await edge.call("GET", path, headers={"grpc-timeout": "1S"})
+    left = edge.backend.seen.seconds_left
+
+    if seconds is None:
+        assert left is None or left > 3600
+    else:
+        assert left is not None
+        assert seconds - 5 < left <= seconds
