@@ -1,0 +1,1 @@
+"""Usage: ingest, hourly sums, costs, and answers about them."""

@@ -1,0 +1,1 @@
+"""Usage: ingest, sums, costs, answers."""
