@@ -13,10 +13,10 @@ from typing import Final, Self, TypedDict, Unpack
 from spotplane.v1 import agent_stream_pb2 as pb
 
 from spotplane_agents.backoff import Pace
-from spotplane_agents.builtin import Builtins, end_after
+from spotplane_agents.builtin import Builtins, end_own_instance
 from spotplane_agents.commands import Handler, Registration
 from spotplane_agents.desired import ConfigHook, Desired, RoleHook
-from spotplane_agents.errors import AgentError, ProviderError
+from spotplane_agents.errors import AgentError
 from spotplane_agents.host import HostLoad, Load
 from spotplane_agents.identity import Identity
 from spotplane_agents.link import LinkSettings, LinkState, OnReplaced
@@ -336,11 +336,9 @@ class Agent(Reporter):
             await self.replica_status(status, message=message)
 
     async def _retire(self, provider: Provider, seconds: float) -> None:
-        try:
-            await end_after(self, provider, seconds)
-        except ProviderError as error:
-            # The plane lists the instance as one to be ended, and will say so again.
-            logger.warning("this retired instance could not be ended: %s", error)
+        await asyncio.sleep(seconds)
+        # The cloud answers by shutting this machine down, and that must not cut off the report.
+        await self._running().complete(end_own_instance(self, provider))
 
     async def _watch(self, source: NoticeSource) -> None:
         async for notice in source.notices():

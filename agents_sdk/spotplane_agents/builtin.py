@@ -1,9 +1,7 @@
 """The commands every agent knows, carried out through its cloud provider."""
 
-import asyncio
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from spotplane_agents.commands import Command, Registration
@@ -134,12 +132,16 @@ class Builtins:
         return self._provider
 
 
-async def end_after(host: Host, provider: Provider, seconds: float) -> None:
-    """End the agent's own instance after a wait, and report it."""
-    await asyncio.sleep(seconds)
+async def end_own_instance(host: Host, provider: Provider) -> None:
+    """End the instance the agent runs on, and report it."""
     instance_id = host.identity.instance_id
-    await provider.terminate(instance_id)
-    await host.terminated(instance_id, f"retired at {datetime.now(UTC).isoformat()}")
+    try:
+        await provider.terminate(instance_id)
+    except ProviderError as error:
+        # The plane lists the instance as one to be ended, and will say so again.
+        logger.warning("this retired instance could not be ended: %s", error)
+        return
+    await host.terminated(instance_id, "retired after a switch")
 
 
 def _text(given: Mapping[str, Any], name: str) -> str:

@@ -66,6 +66,7 @@ class Runtime:
         self.link = Link(settings, self.spool, journal, self)
         self._dispatcher.speak_through(self.link)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._owed: set[asyncio.Task[None]] = set()
         self._link_task: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -89,6 +90,13 @@ class Runtime:
         task.add_done_callback(self._on_done)
         return task
 
+    async def complete(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something short that a close waits for instead of cutting it off."""
+        task = asyncio.create_task(work)
+        self._owed.add(task)
+        task.add_done_callback(self._owed.discard)
+        await asyncio.shield(task)
+
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
@@ -107,6 +115,8 @@ class Runtime:
         try:
             await self._end_tasks(keep=self._link_task)
             await self._dispatcher.finish(COMMAND_GRACE_SECONDS)
+            if self._owed:
+                await asyncio.wait(self._owed, timeout=COMMAND_GRACE_SECONDS)
             await last_words
             if self._link_task is not None and self.link.leave(reason, FLUSH_SECONDS):
                 await asyncio.wait({self._link_task}, timeout=FLUSH_SECONDS + FAREWELL_SECONDS)
@@ -126,6 +136,8 @@ class Runtime:
 
     async def _end_tasks(self, keep: asyncio.Task[None] | None) -> None:
         ending = self._tasks - {keep, asyncio.current_task()}
+        if keep is None:
+            ending |= self._owed
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)

@@ -93,7 +93,7 @@ class Session:
     def leave(self, reason: str, flush_seconds: float) -> None:
         """Say goodbye once every report is acknowledged, at the latest after ``flush_seconds``."""
         self._goodbye = (reason, self._loop.time() + flush_seconds)
-        self._wake.set()
+        self.wake()
 
     async def run(self, hello: pb.Hello) -> None:
         """Hold the conversation until it ends.

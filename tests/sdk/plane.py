@@ -12,11 +12,12 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
-from spotplane.v1 import agent_pb2_grpc
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane.v1.agent_pb2 import RegisterRequest, RegisterResponse
 from spotplane_agents.commands import struct_of
 from spotplane_agents.notices import stamp
+
+from tests.support.eventually import eventually
 
 Context = grpc.aio.ServicerContext[Any, Any]
 BEAT_SECONDS = 0.05
@@ -52,7 +53,7 @@ class Stream:
         self.outbox.put_nowait(None if code is grpc.StatusCode.OK else (code, reason))
 
 
-class ScriptedPlane(agent_pb2_grpc.AgentServiceServicer):
+class ScriptedPlane:
     """Registers everybody, welcomes every stream, and acknowledges reports while ``acking``."""
 
     def __init__(self) -> None:
@@ -80,9 +81,20 @@ class ScriptedPlane(agent_pb2_grpc.AgentServiceServicer):
         """Listen; after a stop, on the same port."""
         # Without this, a stopped server's port may be shared with the next test's.
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        agent_pb2_grpc.add_AgentServiceServicer_to_server(self, self._server)
+        self._server.add_generic_rpc_handlers([self._handlers()])
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Register": grpc.unary_unary_rpc_method_handler(
+                self.Register, RegisterRequest.FromString, RegisterResponse.SerializeToString
+            ),
+            "Connect": grpc.stream_stream_rpc_method_handler(
+                self.Connect, pb.ConnectRequest.FromString, pb.ConnectResponse.SerializeToString
+            ),
+        }
+        return grpc.method_handlers_generic_handler("spotplane.v1.AgentService", methods)
 
     async def stop(self) -> None:
         """Go away without a word, as a killed process."""
@@ -98,6 +110,11 @@ class ScriptedPlane(agent_pb2_grpc.AgentServiceServicer):
         """Every report of a kind that was heard on any stream, repeats included."""
         found = (r for s in self.streams for r in s.reports())
         return [getattr(r, kind) for r in found if r.WhichOneof("kind") == kind]
+
+    async def wait_reports(self, kind: str, count: int = 1) -> list[Any]:
+        """Wait until so many reports of a kind were heard, and list them."""
+        await eventually(lambda: len(self.reports(kind)) >= count)
+        return self.reports(kind)
 
     def progress(self, stage: "pb.CommandProgress.Stage.ValueType") -> list[str]:
         """Ids of the commands that reached a stage, in the order it was heard."""

@@ -49,7 +49,7 @@ async def test_command_is_told_step_by_step(plane: ScriptedPlane, make_agent: Ma
     async with agent:
         await agent.wait_for(connected=True)
         plane.stream.say(command=order)
-        (result,) = await eventually(lambda: plane.reports("command_result"))
+        (result,) = await plane.wait_reports("command_result")
 
     assert plane.progress(RECEIVED) == plane.progress(STARTED) == [order.command_id]
     assert (result.command_id, result.success, result.result["count"]) == (
@@ -119,7 +119,7 @@ async def test_command_cut_off_by_a_crash_is_failed(
     second = make_agent()
     ran = counting(second, "pay")
     async with second:
-        (result,) = await eventually(lambda: plane.reports("command_result"))
+        (result,) = await plane.wait_reports("command_result")
 
     assert ran == []
     assert (result.success, result.message) == (False, INTERRUPTED)
@@ -141,7 +141,7 @@ async def test_idempotent_command_cut_off_by_a_crash_runs_again(
     second = make_agent()
     ran = counting(second, "sync", idempotent=True)
     async with second:
-        (result,) = await eventually(lambda: plane.reports("command_result"))
+        (result,) = await plane.wait_reports("command_result")
 
     assert (ran, result.success) == ([order.command_id], True)
 
@@ -158,7 +158,7 @@ async def test_emergency_does_not_wait_behind_a_slow_command(
     await begun.wait()
     plane.stream.say(command=emergency)
 
-    await eventually(lambda: plane.reports("command_result"))
+    await plane.wait_reports("command_result")
     assert ran == [emergency.command_id]
 
 
@@ -214,7 +214,7 @@ async def test_expired_command_is_not_begun(plane: ScriptedPlane, make_agent: Ma
         await agent.wait_for(connected=True)
         plane.stream.say(command=late)
         plane.stream.say(command=good)
-        await eventually(lambda: plane.reports("command_result"))
+        await plane.wait_reports("command_result")
 
     assert ran == [good.command_id]
 
@@ -262,9 +262,7 @@ async def test_failures_are_reported_with_their_reason(
         await agent.wait_for(connected=True)
         for name in ("refuse", "break", "unheard"):
             plane.stream.say(command=command(name))
-        results = await eventually(
-            lambda: (found := plane.reports("command_result")) and len(found) == 3 and found
-        )
+        results = await plane.wait_reports("command_result", 3)
 
     assert [r.success for r in results] == [False, False, False]
     assert [r.message for r in results] == [
@@ -287,7 +285,7 @@ async def test_answer_that_cannot_be_sent_does_not_undo_the_command(
     async with agent:
         await agent.wait_for(connected=True)
         plane.stream.say(command=command("dump"))
-        (result,) = await eventually(lambda: plane.reports("command_result"))
+        (result,) = await plane.wait_reports("command_result")
 
     assert result.success
     assert "larger than 65536 bytes" in result.message

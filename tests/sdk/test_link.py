@@ -107,7 +107,8 @@ async def test_refused_report_is_not_sent_again(
     plane.acking = False
     async with make_agent() as agent:
         await agent.notice("rebalance")
-        report = await eventually(lambda: plane.streams and plane.stream.reports())
+        await plane.wait_reports("notice")
+        report = plane.stream.reports()
         plane.stream.say(
             report_ack=pb.ReportAck(seq=report[0].seq, error=Status(code=3, message="no"))
         )
@@ -312,7 +313,7 @@ async def test_replica_that_cannot_warm_up_is_failed(
         raise OSError("no such model")
 
     async with agent:
-        (report,) = await eventually(lambda: plane.reports("replica"))
+        (report,) = await plane.wait_reports("replica")
 
     assert (report.status, report.message) == ("failed", "OSError: no such model")
 
