@@ -40,7 +40,7 @@ class UnaryEndpoint:
     def __init__(self, route: Route, upstream: Upstream, timeout_s: float) -> None:
         self.template = route.template
         self._route = route
-        self._call = upstream.unary(route.rpc, route.response_class)
+        self._call = upstream.unary(route.rpc, route.request_class, route.response_class)
         self._print = printer(route.descriptor.output_type)
         self._timeout_s = timeout_s
 
@@ -71,7 +71,7 @@ class StreamEndpoint:
     def __init__(self, route: Route, upstream: Upstream, idle_timeout_s: float) -> None:
         self.template = route.template
         self._route = route
-        self._call = upstream.stream(route.rpc, route.response_class)
+        self._call = upstream.stream(route.rpc, route.request_class, route.response_class)
         self._print = printer(route.descriptor.output_type)
         self._idle_timeout_s = idle_timeout_s
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 import orjson
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 # Trailing metadata that becomes headers of the answer.
@@ -138,7 +139,8 @@ def invalid(code: str, name: str, description: str) -> Failure:
 
 def from_rpc(err: grpc.aio.AioRpcError) -> Failure:
     """What a failed call is to the REST caller."""
-    trailing: dict[str, Any] = dict(err.trailing_metadata() or ())
+    # Through `iter`, since the type looks like a mapping and is none: its keys are pairs.
+    trailing: dict[str, Any] = dict(iter(err.trailing_metadata() or ()))
     failure = _from_line(trailing) or _from_status(trailing) or _from_code(err.code())
     for key, name in _HEADERS.items():
         if key in trailing:
@@ -174,7 +176,7 @@ def _from_status(trailing: dict[str, Any]) -> Failure | None:
         return None
     try:
         status = status_pb2.Status.FromString(data)
-    except ValueError:
+    except DecodeError:
         return None
     info, bad, retry = (
         error_details_pb2.ErrorInfo(),

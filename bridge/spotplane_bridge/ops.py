@@ -44,7 +44,11 @@ class Health:
     """
 
     def __init__(self, upstream: Upstream, metrics: Metrics) -> None:
-        self._check = upstream.unary("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
+        self._check = upstream.unary(
+            "/grpc.health.v1.Health/Check",
+            health_pb2.HealthCheckRequest,
+            health_pb2.HealthCheckResponse,
+        )
         self._metrics = metrics
         self.draining = False
         # From the last check in the background; nothing is known before the first.

@@ -43,27 +43,27 @@ class Upstream:
     def __init__(self, target: str, channels: int = 1) -> None:
         self._channels = [grpc.aio.insecure_channel(target, _OPTIONS) for _ in range(channels)]
 
-    def unary(self, rpc: str, response_class: type[Message]) -> Stub:
+    def unary(self, rpc: str, request: type[Message], response: type[Message]) -> Stub:
         """A stub for an RPC with one request and one response."""
         return _take_turns(
             [
                 channel.unary_unary(
                     rpc,
-                    request_serializer=Message.SerializeToString,
-                    response_deserializer=response_class.FromString,
+                    request_serializer=request.SerializeToString,
+                    response_deserializer=response.FromString,
                 )
                 for channel in self._channels
             ]
         )
 
-    def stream(self, rpc: str, response_class: type[Message]) -> Stub:
+    def stream(self, rpc: str, request: type[Message], response: type[Message]) -> Stub:
         """A stub for an RPC with one request and a stream of responses."""
         return _take_turns(
             [
                 channel.unary_stream(
                     rpc,
-                    request_serializer=Message.SerializeToString,
-                    response_deserializer=response_class.FromString,
+                    request_serializer=request.SerializeToString,
+                    response_deserializer=response.FromString,
                 )
                 for channel in self._channels
             ]
