@@ -16,6 +16,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+from spotplane.v1 import api_key_pb2_grpc, tenant_pb2_grpc
 
 from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import bootstrap, metrics, partitions, policy
@@ -28,6 +29,10 @@ from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.tasks import owned
 from spotplane_server.kernel.wakeups import Wakeups
+from spotplane_server.tenants.export import Exporter
+from spotplane_server.tenants.jobs import LastUsedJob
+from spotplane_server.tenants.keys_service import ApiKeyService, Defaults
+from spotplane_server.tenants.service import TenantService
 
 log = structlog.get_logger(__name__)
 
@@ -61,9 +66,39 @@ class Parts:
 
 def build(kernel: Kernel) -> Parts:
     """Build every feature."""
+    features = [_tenants(kernel)]
     return Parts(
-        services=[],
-        jobs=[partitions.PartitionJob(kernel.db)],
+        services=[service for feature in features for service in feature.services],
+        jobs=[
+            partitions.PartitionJob(kernel.db),
+            *(job for feature in features for job in feature.jobs),
+        ],
+        background=[background for feature in features for background in feature.background],
+        drain=[drain for feature in features for drain in feature.drain],
+    )
+
+
+def _tenants(kernel: Kernel) -> Parts:
+    config = kernel.config
+    tenants = TenantService(
+        kernel.db,
+        kernel.clock,
+        kernel.tokens,
+        Exporter(kernel.db),
+        region_code=config.default_region_code,
+    )
+    keys = ApiKeyService(
+        kernel.db,
+        kernel.clock,
+        kernel.tokens,
+        defaults=Defaults(config.key_default_rpm, config.key_default_concurrency),
+    )
+    return Parts(
+        services=[
+            (tenant_pb2_grpc.add_TenantServiceServicer_to_server, tenants),
+            (api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys),
+        ],
+        jobs=[LastUsedJob(kernel.db, kernel.auth)],
     )
 
 

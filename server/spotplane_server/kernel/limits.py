@@ -142,4 +142,7 @@ class Limiter:
             window = self._windows[key] = Window(layer.seconds)
             if len(self._windows) > MAX_WINDOWS:
                 self._windows.popitem(last=False)
+        else:
+            # The one forgotten is the one unused for longest, never one that is being used up.
+            self._windows.move_to_end(key)
         return window

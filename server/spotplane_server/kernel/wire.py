@@ -177,7 +177,8 @@ def instant(value: str, field: str) -> datetime:
     """
     try:
         parsed = datetime.fromisoformat(value)
-    except ValueError:
+        at = parsed.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: beyond the first or the last year
         parsed = None
     if parsed is None or parsed.tzinfo is None or "T" not in value.upper():
         bare = _BARE_DATE.fullmatch(value) is not None
@@ -187,7 +188,7 @@ def instant(value: str, field: str) -> datetime:
             field=field,
             suggestion=f"use {value}T00:00:00Z" if bare else "use e.g. 2026-01-31T00:00:00Z",
         )
-    return parsed.astimezone(UTC)
+    return at
 
 
 def optional_instant(request: Message, field: str) -> datetime | None:
@@ -286,9 +287,10 @@ def from_struct(value: struct_pb2.Struct) -> dict[str, Any]:
     """A Struct as a plain object, whole numbers as integers.
 
     Raises:
-        Invalid: ``OUT_OF_RANGE``: a number is not finite, which JSON cannot say.
+        Invalid: A number is not finite, which JSON cannot say, or a text contains NUL, which the
+            database cannot store.
     """
-    return {name: _plain(item) for name, item in value.fields.items()}
+    return {_storable(name): _plain(item) for name, item in value.fields.items()}
 
 
 def _plain(value: struct_pb2.Value) -> Any:
@@ -300,11 +302,17 @@ def _plain(value: struct_pb2.Value) -> Any:
         case "number_value":
             return _number(value.number_value)
         case "string_value":
-            return value.string_value
+            return _storable(value.string_value)
         case "bool_value":
             return value.bool_value
         case _:
             return None
+
+
+def _storable(value: str) -> str:
+    if "\x00" in value:
+        raise Invalid("a text must not contain NUL")
+    return value
 
 
 def _number(value: float) -> int | float:

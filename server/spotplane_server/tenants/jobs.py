@@ -1,0 +1,38 @@
+"""Background work of tenants and keys."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from spotplane_server.kernel.auth import Authenticator
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.tenants import keys_store
+
+
+class LastUsedJob:
+    """Writes down when keys were last used: seldom and in one statement, never in their requests.
+
+    Every process runs it for the uses that it has seen.
+    """
+
+    name = "api_key_last_used"
+    period = timedelta(seconds=20)
+    singleton = False
+
+    def __init__(self, db: Database, auth: Authenticator) -> None:
+        self._db = db
+        self._auth = auth
+        self._pending: dict[UUID, datetime] = {}
+
+    async def run_once(self, now: datetime) -> int:
+        """Write what was seen since the last run that succeeded; answer how many keys that were."""
+        used, self._pending = self._pending | self._auth.take_used(), {}
+        if not used:
+            return 0
+        try:
+            async with self._db.read(EVERY_TENANT) as conn:
+                return await keys_store.touch_keys(conn, used)
+        except BaseException:
+            self._pending = used | self._pending
+            raise
