@@ -67,6 +67,10 @@ class Backend:
                 return tenant_pb2.Tenant(id="large", name="x" * LARGE)
         return tenant_pb2.Tenant(id=request.id)
 
+    async def delete_tenant(self, request: Any, context: Any) -> tenant_pb2.DeleteTenantResponse:
+        self._note("DeleteTenant", request, context)
+        return tenant_pb2.DeleteTenantResponse(status="deleted")
+
     async def list_tenants(self, request: Any, context: Any) -> tenant_pb2.ListTenantsResponse:
         self._note("ListTenants", request, context)
         return tenant_pb2.ListTenantsResponse()
@@ -122,6 +126,7 @@ class Backend:
                 "TenantService",
                 CreateTenant=_method(unary, self.create_tenant, tenant_pb2.CreateTenantRequest),
                 GetTenant=_method(unary, self.get_tenant, tenant_pb2.GetTenantRequest),
+                DeleteTenant=_method(unary, self.delete_tenant, tenant_pb2.DeleteTenantRequest),
                 ListTenants=_method(unary, self.list_tenants, tenant_pb2.ListTenantsRequest),
                 UpdateTenant=_method(unary, self.update_tenant, tenant_pb2.UpdateTenantRequest),
                 SuspendTenant=_method(unary, self.suspend_tenant, tenant_pb2.SuspendTenantRequest),

@@ -115,9 +115,19 @@ async def test_parameter_name_cannot_break_out_of_the_object(edge: Edge) -> None
 
 async def test_query_beside_a_body_is_refused(edge: Edge) -> None:
     """A member of the body cannot be smuggled in by the query."""
-    answer = await edge.call("POST", "/admin/tenants?name=x", json={})
+    with_body = await edge.call("POST", "/admin/tenants?name=x", json={})
+    without = await edge.call("POST", "/admin/tenants/t1/suspend?id=t2")
 
-    assert (answer.status, answer.error["code"]) == (400, "UNKNOWN_PARAMETER")
+    for answer in (with_body, without):
+        assert (answer.status, answer.error["code"]) == (400, "UNKNOWN_PARAMETER")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_body_where_none_is_read_does_no_harm(edge: Edge, method: str) -> None:
+    """A body on a route that reads none is not looked at."""
+    answer = await edge.call(method, "/admin/tenants/t1", data=b'{"id":"t2"}', headers=JSON)
+
+    assert (answer.status, edge.backend.seen.request.id) == (200, "t1")
 
 
 @pytest.mark.parametrize("body", [b"{bad", b"[]", b'{"name":{"a":1}}', b'"x"'])

@@ -12,12 +12,8 @@ local STRIPPED = {
   "grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding", "trailer",
 }
 
--- A body may follow unless the method has none or the client says that it is empty.
-local function may_have_body(headers)
-  local method = headers:get(":method")
-  return method ~= "GET" and method ~= "HEAD" and method ~= "DELETE"
-    and headers:get("content-length") ~= "0"
-end
+-- Routes of these methods read their request from the body, and nothing from the query.
+local READS_BODY = { POST = true, PUT = true, PATCH = true }
 
 local function unescape(text)
   return (string.gsub(text, "%%(%x%x)", function(digits)
@@ -27,12 +23,12 @@ end
 
 -- The first query parameter that the transcoder would take although the route has none of that
 -- name: a member of the body, or the path's own variable, which it would silently replace.
-local function foreign_parameter(path, has_body)
+local function foreign_parameter(path, reads_body)
   local resource, query = string.match(path, "^([^?]*)%?(.*)$")
   if not query then
     return nil
   end
-  if has_body then
+  if reads_body then
     return string.match(query, "[^=&]+")
   end
   for _, route in ipairs(VARIABLES) do
@@ -49,19 +45,24 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local has_body = may_have_body(headers)
+  local reads_body = READS_BODY[headers:get(":method")] or false
+  local has_body = reads_body and headers:get("content-length") ~= "0"
   -- The answer's side cannot read the request's headers.
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set(METADATA, "transcoded", true)
   metadata:set(METADATA, "has_body", has_body)
   metadata:set(METADATA, "request_id", headers:get("x-request-id") or "")
-  local parameter = foreign_parameter(headers:get(":path"), has_body)
+  local parameter = foreign_parameter(headers:get(":path"), reads_body)
   local media = headers:get("content-type")
   if parameter then
     handle:respond({ [":status"] = "400" }, 'Could not find field "' .. parameter .. '"')
   elseif media and has_body
       and not string.find(string.lower(media), "application/json", 1, true) then
     handle:respond({ [":status"] = "415" }, "")
+  elseif not reads_body and (headers:get("content-length") or "0") ~= "0" then
+    -- The transcoder refuses a body where none is read; everybody else ignores it.
+    handle:body(true):setBytes("")
+    handle:headers():remove("content-length")
   end
 end
 

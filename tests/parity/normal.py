@@ -1,0 +1,66 @@
+"""Normal form: what may differ between the doors is taken away, everything else stays."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from tests.parity.worlds import MARK
+
+_LONG: Final = {
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_UINT64,
+}
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+_SECRET: Final = re.compile(r"\bsp[a]?_[a-z0-9]+_[0-9A-Za-z_]+(\.\.\.)?")
+# Fields that tell how long ago or when, as numbers, and ids that are counted up.
+_VOLATILE: Final = frozenset({"last_used_at", "correlation_id", "age_seconds"})
+
+
+def normal_form(value: Any, descriptor: Descriptor | None) -> Any:
+    """Drop null members and make numbers of 64-bit integers, as the contract defines it."""
+    if isinstance(value, list):
+        return [normal_form(item, descriptor) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields = descriptor.fields_by_name if descriptor is not None else {}
+    return {
+        name: _member(member, fields.get(name))
+        for name, member in value.items()
+        if member is not None and name not in _VOLATILE
+    }
+
+
+def _member(value: Any, field: FieldDescriptor | None) -> Any:
+    if field is None:
+        return normal_form(value, None)
+    if field.cpp_type in _LONG:
+        return [int(item) for item in value] if isinstance(value, list) else int(value)
+    inner = field.message_type
+    if inner is None:
+        return value
+    if inner.full_name.startswith("google.protobuf."):
+        return value
+    return normal_form(value, inner)
+
+
+def masked(value: Any, *, times_only: bool = False) -> Any:
+    """Put markers in the place of ids, times, secrets and worlds' names, at any depth."""
+    if isinstance(value, dict):
+        return {
+            masked(key, times_only=times_only): masked(member, times_only=times_only)
+            for key, member in value.items()
+        }
+    if isinstance(value, list):
+        return [masked(item, times_only=times_only) for item in value]
+    if not isinstance(value, str):
+        return value
+    value = _TIME.sub("<time>", value)
+    if times_only:
+        return value
+    for pattern, marker in ((_SECRET, "<secret>"), (_UUID, "<id>"), (MARK, "<world>")):
+        value = pattern.sub(marker, value)
+    return value

@@ -1,0 +1,214 @@
+"""Things for requests to be about: made when first named, one set per door."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+from uuid import uuid4
+
+from tests.support.plane import ADMIN_TOKEN
+
+# Part of every name made here, so that names of two worlds can be told to be alike.
+MARK: Final = re.compile(r"w[0-9a-f]{8}w")
+_PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
+
+Headers = dict[str, str]
+
+
+class Send(Protocol):
+    """Sends one REST request and answers its JSON; anything but 2xx is an AssertionError."""
+
+    def __call__(
+        self, method: str, path: str, *, headers: Headers, json: object
+    ) -> Awaitable[Any]: ...
+
+
+class World:
+    """A tenant and what belongs to it, and a corner of the catalogue.
+
+    ``await world.fill("/admin/tenants/{tenant}")`` puts ids in the place of names, making what
+    does not exist yet. Names are those of the functions below.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self.mark = f"w{uuid4().hex[:8]}w"
+        self._send = send
+        self._made: dict[str, str] = {"mark": self.mark}
+
+    async def fill(self, value: Any) -> Any:
+        """Replace ``{name}`` in texts, at any depth; new containers are answered."""
+        if isinstance(value, str):
+            for name in _PLACEHOLDER.findall(value):
+                value = value.replace(f"{{{name}}}", await self.get(name))
+            return value
+        if isinstance(value, dict):
+            return {key: await self.fill(member) for key, member in value.items()}
+        if isinstance(value, list):
+            return [await self.fill(item) for item in value]
+        return value
+
+    async def get(self, name: str) -> str:
+        """What goes by this name; made on the first call."""
+        if name not in self._made:
+            await _MAKERS[name](self)
+        return self._made[name]
+
+    async def headers(self, who: str) -> Headers:
+        """Credentials: of `admin`, of the tenant's `key`, false ones, or none (`nobody`)."""
+        match who:
+            case "admin":
+                return {"x-admin-token": ADMIN_TOKEN}
+            case "key":
+                return {"authorization": f"Bearer {await self.get('secret')}"}
+            case "false":
+                return {"x-admin-token": "false", "authorization": "Bearer false"}
+        return {}
+
+    async def make(self, who: str, path: str, body: dict[str, Any], **names: str) -> None:
+        """POST, and keep members of the answer: ``names`` maps our name to the member's."""
+        answer = await self._send(
+            "POST",
+            await self.fill(path),
+            headers=await self.headers(who),
+            json=await self.fill(body),
+        )
+        for name, member in names.items():
+            self._made[name] = str(answer[member])
+
+
+Maker = Callable[[World], Awaitable[None]]
+
+
+async def _tenant(world: World) -> None:
+    body = {"name": "Parity {mark}", "email": "{mark}@example.com", "metadata": {"a": [1, None]}}
+    await world.make("admin", "/admin/tenants", body, tenant="id")
+
+
+async def _suspended(world: World) -> None:
+    body = {"name": "Suspended {mark}", "email": "s-{mark}@example.com"}
+    await world.make("admin", "/admin/tenants", body, suspended="id")
+    await world.make("admin", "/admin/tenants/{suspended}/suspend", {})
+
+
+async def _key(world: World) -> None:
+    body = {"tenant_id": "{tenant}", "name": "k-{mark}", "description": "spare"}
+    await world.make("admin", "/admin/api-keys", body, key="id")
+
+
+async def _suspended_key(world: World) -> None:
+    body = {"tenant_id": "{tenant}", "name": "sk-{mark}"}
+    await world.make("admin", "/admin/api-keys", body, suspended_key="id")
+    await world.make("admin", "/admin/api-keys/{suspended_key}/suspend", {})
+
+
+async def _secret(world: World) -> None:
+    body = {
+        "tenant_id": "{tenant}",
+        "name": "caller-{mark}",
+        "role": "admin",
+        "rate_limit_rpm": 1_000_000,
+        "concurrency_limit": 1000,
+    }
+    await world.make("admin", "/admin/api-keys", body, secret="key")
+
+
+async def _region(world: World) -> None:
+    body = {"code": "r-{mark}", "name": "R {mark}", "provider": "aws", "country": "India"}
+    await world.make("admin", "/admin/regions", body, region="id", region_code="code")
+
+
+async def _instance_type(world: World) -> None:
+    body = {**INSTANCE_TYPE, "instance_type": "i.{mark}"}
+    await world.make("admin", "/admin/instance-types", body, instance_type="id")
+
+
+async def _sold(world: World) -> None:
+    path = "/admin/instance-types/{instance_type}/regions"
+    await world.make("admin", path, {"region_codes": ["{region_code}"]}, sold="status")
+
+
+async def _model(world: World) -> None:
+    await world.make("admin", "/admin/models", {**MODEL, "name": "m-{mark}"}, model="id")
+
+
+async def _agent(world: World) -> None:
+    await world.make("key", "/v1/agents/register", REGISTRATION, agent="agent_id")
+
+
+async def _command(world: World) -> None:
+    body = {"type": "custom", "name": "greet", "parameters": {"n": 1}}
+    await world.make("key", "/v1/agents/{agent}/commands", body, command="id")
+
+
+async def _failover(world: World) -> None:
+    await world.make("key", "/v1/agents/{agent}/notices", {"kind": "rebalance"}, failover="id")
+
+
+async def _record(world: World) -> None:
+    await world.make("key", "/v1/usage/records", {"records": [RECORD]}, record="accepted")
+
+
+async def _now(world: World) -> None:
+    world._made["now"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def _tomorrow(world: World) -> None:
+    later = datetime.now(UTC) + timedelta(days=1)
+    world._made["tomorrow"] = later.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_MAKERS: Final[dict[str, Maker]] = {
+    "tenant": _tenant,
+    "suspended": _suspended,
+    "key": _key,
+    "suspended_key": _suspended_key,
+    "secret": _secret,
+    "region": _region,
+    "region_code": _region,
+    "instance_type": _instance_type,
+    "sold": _sold,
+    "model": _model,
+    "agent": _agent,
+    "command": _command,
+    "failover": _failover,
+    "record": _record,
+    "now": _now,
+    "tomorrow": _tomorrow,
+}
+
+INSTANCE_TYPE: Final = {
+    "provider": "aws",
+    "gpu_model": "NVIDIA T4",
+    "vcpu_count": 4,
+    "memory_gb": 16.5,
+    "gpu_count": 1,
+    "gpu_memory_gb": 16,
+    "price_per_hour": 0.526,
+    "supports_spot": True,
+}
+MODEL: Final = {
+    "family": "Llama",
+    "type": "chat",
+    "context_length": 8192,
+    "vram_required_gb": 16,
+    "price_input_per_million": 0.05,
+    "price_output_per_million": 0.05,
+}
+REGISTRATION: Final = {
+    "logical_agent_id": "agent-{mark}",
+    "instance_id": "i-{mark}",
+    "instance_type": "g4dn.xlarge",
+    "region": "us-east-1",
+    "az": "us-east-1a",
+    "mode": "spot",
+}
+RECORD: Final = {
+    "request_id": "req-{mark}",
+    "model": "m-{mark}",
+    "timestamp": "{now}",
+    "prompt_tokens": 12,
+    "completion_tokens": "34",
+    "latency_ms": 250,
+}
