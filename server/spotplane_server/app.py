@@ -16,8 +16,17 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
-from spotplane.v1 import api_key_pb2_grpc, tenant_pb2_grpc
+from spotplane.v1 import (
+    api_key_pb2_grpc,
+    instance_type_pb2_grpc,
+    model_pb2_grpc,
+    region_pb2_grpc,
+    tenant_pb2_grpc,
+)
 
+from spotplane_server.catalog.instance_types_service import InstanceTypeService
+from spotplane_server.catalog.models_service import ModelService
+from spotplane_server.catalog.regions_service import RegionService
 from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import bootstrap, metrics, partitions, policy
 from spotplane_server.kernel.auth import Authenticator
@@ -66,7 +75,7 @@ class Parts:
 
 def build(kernel: Kernel) -> Parts:
     """Build every feature."""
-    features = [_tenants(kernel)]
+    features = [_tenants(kernel), _catalog(kernel)]
     return Parts(
         services=[service for feature in features for service in feature.services],
         jobs=[
@@ -75,6 +84,24 @@ def build(kernel: Kernel) -> Parts:
         ],
         background=[background for feature in features for background in feature.background],
         drain=[drain for feature in features for drain in feature.drain],
+    )
+
+
+def _catalog(kernel: Kernel) -> Parts:
+    common = (kernel.db, kernel.clock, kernel.tokens)
+    return Parts(
+        services=[
+            (
+                region_pb2_grpc.add_RegionServiceServicer_to_server,
+                RegionService(*common, kernel.config),
+            ),
+            (
+                instance_type_pb2_grpc.add_InstanceTypeServiceServicer_to_server,
+                InstanceTypeService(*common),
+            ),
+            (model_pb2_grpc.add_ModelServiceServicer_to_server, ModelService(*common)),
+        ],
+        jobs=[],
     )
 
 

@@ -1,0 +1,154 @@
+"""InstanceTypeService."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from google.api import httpbody_pb2
+from spotplane.v1 import instance_type_pb2 as pb
+from spotplane.v1 import instance_type_pb2_grpc
+
+from spotplane_server.catalog import associations_store, fields, messages, rules, writes
+from spotplane_server.catalog import instance_types_store as store
+from spotplane_server.catalog.errors import InstanceTypeNotFound
+from spotplane_server.kernel import calls, flat, paging, wire
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.errors import Semantic, Violation
+from spotplane_server.kernel.middleware import Context
+
+
+class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
+    """Keeps the catalogue of instance types and where each is sold."""
+
+    def __init__(self, db: Database, clock: Clock, tokens: paging.PageTokens) -> None:
+        self._db = db
+        self._clock = clock
+        self._tokens = tokens
+
+    async def ListInstanceTypes(
+        self, request: pb.ListInstanceTypesRequest, context: Context
+    ) -> pb.ListInstanceTypesResponse:
+        return await self._list(request)
+
+    async def ListInstanceTypesFlat(
+        self, request: pb.ListInstanceTypesRequest, context: Context
+    ) -> httpbody_pb2.HttpBody:
+        found = await self._list(request)
+        return flat.answer(found.data, found.pagination, envelope=request.envelope)
+
+    async def CreateInstanceType(
+        self, request: pb.CreateInstanceTypeRequest, context: Context
+    ) -> pb.InstanceType:
+        now = self._clock.now()
+        new = fields.new_type(request, now)
+        async with self._db.transaction(EVERY_TENANT) as conn:
+            stored = await writes.create_type(conn, calls.current(), new, now)
+        calls.created()
+        return messages.instance_type(stored)
+
+    async def GetInstanceType(
+        self, request: pb.GetInstanceTypeRequest, context: Context
+    ) -> pb.InstanceType:
+        type_id = _id(request.id)
+        async with self._db.read(EVERY_TENANT) as conn:
+            return messages.instance_type(_found(await store.find_type(conn, type_id)))
+
+    async def UpdateInstanceType(
+        self, request: pb.UpdateInstanceTypeRequest, context: Context
+    ) -> pb.InstanceType:
+        type_id = _id(request.id)
+        apply = fields.changed_type(request)
+        async with self._db.transaction(EVERY_TENANT) as conn:
+            before = _found(await store.lock_type(conn, type_id))
+            after = await writes.update_type(
+                conn, calls.current(), before, apply(before), self._clock.now()
+            )
+        return messages.instance_type(after)
+
+    async def DeleteInstanceType(
+        self, request: pb.DeleteInstanceTypeRequest, context: Context
+    ) -> pb.DeleteInstanceTypeResponse:
+        type_id = _id(request.id)
+        async with self._db.transaction(EVERY_TENANT) as conn:
+            present = _found(await store.lock_type_to_delete(conn, type_id))
+            await writes.delete_type(conn, calls.current(), present, self._clock.now())
+        return pb.DeleteInstanceTypeResponse(
+            status="deleted", message=f"instance type {present.instance_type} deleted"
+        )
+
+    async def AssociateRegions(
+        self, request: pb.AssociateRegionsRequest, context: Context
+    ) -> pb.AssociateRegionsResponse:
+        type_id = _id(request.id)
+        codes, terms = fields.region_codes(request), fields.terms(request)
+        async with self._db.transaction(EVERY_TENANT) as conn:
+            present = _found(await store.hold_type(conn, type_id))
+            held = await associations_store.hold_regions(conn, set(codes))
+            _check_codes(codes, held, present.provider)
+            tally = await writes.associate(
+                conn, calls.current(), present, list(held.values()), terms, self._clock.now()
+            )
+        return pb.AssociateRegionsResponse(
+            status="success",
+            message=f"{tally.inserted} associations added, {tally.updated} updated",
+            inserted=tally.inserted,
+            updated=tally.updated,
+        )
+
+    async def GetInstanceTypePricing(
+        self, request: pb.GetInstanceTypePricingRequest, context: Context
+    ) -> pb.GetInstanceTypePricingResponse:
+        type_id = _id(request.id)
+        async with self._db.read(EVERY_TENANT) as conn:
+            present = _found(await store.find_type(conn, type_id))
+            places = await associations_store.list_places(conn, type_id)
+        return messages.pricing(present, places)
+
+    async def _list(self, request: pb.ListInstanceTypesRequest) -> pb.ListInstanceTypesResponse:
+        provider = wire.optional_one_of(request, "provider", rules.PROVIDERS)
+        region = wire.optional_text(request, "region", maximum=50)
+        available = wire.optional(request, "available")
+        page = paging.read(
+            request,
+            self._tokens,
+            default=1000,
+            maximum=1000,
+            filters={"provider": provider, "region": region, "available": available},
+        )
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await store.list_types(
+                conn, page, provider=provider, region=region, available=available
+            )
+        types, pagination = paging.answer(page, found, self._tokens, store.type_key)
+        return pb.ListInstanceTypesResponse(
+            data=[messages.instance_type(listed.type, offered=listed.offered) for listed in types],
+            pagination=pagination,
+        )
+
+
+def _id(text: str) -> int:
+    return wire.positive_int(text, "id", "instance type ID")
+
+
+def _found(present: store.InstanceType | None) -> store.InstanceType:
+    if present is None:
+        raise InstanceTypeNotFound("no such instance type")
+    return present
+
+
+def _check_codes(
+    codes: Sequence[str], held: Mapping[str, associations_store.HeldRegion], provider: str
+) -> None:
+    faults = []
+    for i, code in enumerate(codes):
+        if code not in held:
+            faults.append(Violation(f"region_codes[{i}]", f"no region has code {code}"))
+        elif held[code].provider != provider:
+            faults.append(
+                Violation(f"region_codes[{i}]", f"{code} is a region of {held[code].provider}")
+            )
+    if faults:
+        raise Semantic(
+            f"{len(faults)} region codes are unknown or another provider's", details=faults
+        )

@@ -1,0 +1,33 @@
+"""From when on which prices held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, Literal
+from uuid import UUID
+
+from spotplane_server.catalog import rules
+from spotplane_server.kernel.db import Conn
+
+# Always after the row that it follows: clocks of two servers differ, and the price stored last must
+# be the one that holds last. The caller holds the lock on what is priced.
+APPEND_PRICES: Final = """
+    INSERT INTO price_history (kind, ref_id, valid_from, prices)
+    SELECT $1, $2, greatest($3, max(valid_from) + interval '1 microsecond'), $4
+      FROM price_history
+     WHERE kind = $1 AND ref_id = $2
+"""
+
+
+async def append_prices(
+    conn: Conn,
+    kind: Literal["model", "region"],
+    ref_id: UUID,
+    prices: Mapping[str, Decimal],
+    now: datetime,
+) -> None:
+    """Remember prices from ``now`` on, as decimal text."""
+    texts = {name: rules.plain(price) for name, price in prices.items()}
+    await conn.execute(APPEND_PRICES, kind, ref_id, now, texts)

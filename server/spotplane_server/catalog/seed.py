@@ -1,0 +1,215 @@
+"""Importing a catalogue from a JSON document, and the one that ships with the package.
+
+The document is an object with these members::
+
+    {
+      "as_of": "2026-11-20",           date of the figures
+      "source": "…",                   where they come from
+      "regions": [                     members of CreateRegionRequest
+        {"code": "us-east-1", "name": "US East (N. Virginia)", "provider": "aws",
+         "country": "United States", "city": "Ashburn", "pricing_multiplier": 1.0}
+      ],
+      "instance_types": [              members of CreateInstanceTypeRequest, and "regions":
+        {"provider": "aws", "instance_type": "g5.xlarge", …,
+         "regions": "all"}             all regions of the provider, or a list of codes; default none
+      ],
+      "models": [                      members of CreateModelRequest
+        {"name": "llama-3-8b", "family": "Llama", "type": "chat", …}
+      ]
+    }
+
+Regions are known by code, types by provider and instance_type, models by name. What is new is
+created; of what is there, the members that the document gives are updated and the others stay.
+Associations are only added: how much stock a region has is not the document's business. Nothing is
+ever deleted. Importing the same document again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import resources
+from typing import Any, Final, Literal, TypeVar
+from uuid import uuid4
+
+import orjson
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from spotplane.v1 import instance_type_pb2, model_pb2, region_pb2
+
+from spotplane_server.catalog import (
+    associations_store,
+    fields,
+    instance_types_store,
+    models_store,
+    regions_store,
+    writes,
+)
+from spotplane_server.catalog.associations_store import Terms
+from spotplane_server.catalog.instance_types_store import InstanceType
+from spotplane_server.kernel import calls
+from spotplane_server.kernel.calls import Call, Caller
+from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.errors import DomainError, Invalid, Semantic
+
+M = TypeVar("M", bound=Message)
+
+SEED_FILE: Final = "seed.json"
+_MEMBERS: Final = frozenset({"as_of", "source", "regions", "instance_types", "models"})
+_IMPORTER: Final = Caller("system", "catalog-import", "catalog import")
+
+# Two imports at a time would each find a thing missing and create it; the second waits instead.
+LOCK_IMPORT: Final = "SELECT pg_advisory_xact_lock(hashtextextended('catalog.import', 0))"
+
+
+class BadDocument(Invalid):
+    """A catalogue document cannot be imported; nothing of it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an import did, by ``regions``, ``instance_types``, ``associations`` and ``models``."""
+
+    created: Counter[str] = field(default_factory=Counter)
+    updated: Counter[str] = field(default_factory=Counter)
+    unchanged: Counter[str] = field(default_factory=Counter)
+
+
+def shipped() -> dict[str, Any]:
+    """Read the document that ships with the package."""
+    text = resources.files("spotplane_server.catalog").joinpath(SEED_FILE).read_bytes()
+    document: dict[str, Any] = orjson.loads(text)
+    return document
+
+
+async def import_catalog(conn: Conn, document: Mapping[str, Any], now: datetime) -> Report:
+    """Import a document, whole or not at all; the caller opens the transaction, over every tenant.
+
+    Raises:
+        BadDocument: The message says where it is at fault.
+    """
+    unknown = sorted(document.keys() - _MEMBERS)
+    if unknown:
+        raise BadDocument(f"unknown members: {', '.join(unknown)}")
+    call = Call("catalog.import", str(uuid4()), _IMPORTER)
+    report = Report()
+    with calls.serving(call):
+        await conn.execute(LOCK_IMPORT)
+        for item in _items(document, "regions"):
+            with _at(item):
+                await _region(conn, call, item, report, now)
+        for item in _items(document, "instance_types"):
+            with _at(item):
+                await _type(conn, call, item, report, now)
+        for item in _items(document, "models"):
+            with _at(item):
+                await _model(conn, call, item, report, now)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One member of one of the document's lists."""
+
+    kind: Literal["regions", "instance_types", "models"]
+    index: int
+    body: dict[str, Any]
+
+    def read(self, message: type[M]) -> M:
+        """Read it as a request."""
+        try:
+            return json_format.ParseDict(self.body, message())
+        except json_format.ParseError as err:
+            raise Invalid(str(err)) from err
+
+
+def _items(
+    document: Mapping[str, Any], kind: Literal["regions", "instance_types", "models"]
+) -> Iterator[_Item]:
+    found = document.get(kind, [])
+    if not isinstance(found, list) or not all(isinstance(body, dict) for body in found):
+        raise BadDocument(f"{kind} must be a list of objects")
+    return (_Item(kind, index, body) for index, body in enumerate(found))
+
+
+@contextmanager
+def _at(item: _Item) -> Iterator[None]:
+    try:
+        yield
+    except DomainError as err:
+        where = f"{item.kind}[{item.index}]"
+        raise BadDocument(f"{where}: {err.message}", field=where) from err
+
+
+async def _region(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
+    new = fields.new_region(item.read(region_pb2.CreateRegionRequest), now)
+    before = await regions_store.lock_region_by_code(conn, new.code)
+    if before is None:
+        await writes.create_region(conn, call, new, now)
+        report.created[item.kind] += 1
+        return
+    wanted = fields.changed_region(item.read(region_pb2.UpdateRegionRequest))(before)
+    if wanted == before:
+        report.unchanged[item.kind] += 1
+        return
+    await writes.update_region(conn, call, before, wanted, now)
+    report.updated[item.kind] += 1
+
+
+async def _type(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
+    body = dict(item.body)
+    regions = body.pop("regions", [])
+    item = _Item(item.kind, item.index, body)
+    new = fields.new_type(item.read(instance_type_pb2.CreateInstanceTypeRequest), now)
+    before = await instance_types_store.lock_type_by_name(conn, new.provider, new.instance_type)
+    if before is None:
+        stored = await writes.create_type(conn, call, new, now)
+        report.created[item.kind] += 1
+    else:
+        request = item.read(instance_type_pb2.UpdateInstanceTypeRequest)
+        stored = before
+        wanted = fields.changed_type(request, may_be_empty=True)(before)
+        if wanted == before:
+            report.unchanged[item.kind] += 1
+        else:
+            stored = await writes.update_type(conn, call, before, wanted, now)
+            report.updated[item.kind] += 1
+    await _associate(conn, call, stored, regions, report, now)
+
+
+async def _associate(
+    conn: Conn, call: Call, present: InstanceType, wanted: Any, report: Report, now: datetime
+) -> None:
+    if wanted == "all":
+        wanted = await associations_store.list_region_codes(conn, present.provider)
+    if not isinstance(wanted, list) or not all(isinstance(code, str) for code in wanted):
+        raise Invalid('regions must be "all" or a list of region codes')
+    held = await associations_store.hold_regions(conn, set(wanted))
+    wrong = [c for c in wanted if c not in held or held[c].provider != present.provider]
+    if wrong:
+        raise Semantic(f"not regions of {present.provider}: {', '.join(wrong)}")
+    there = await associations_store.list_associated(conn, present.id)
+    missing = [region for region in held.values() if region.id not in there]
+    report.unchanged["associations"] += len(held) - len(missing)
+    if missing:
+        tally = await writes.associate(conn, call, present, missing, Terms(True, "available"), now)
+        report.created["associations"] += tally.inserted
+
+
+async def _model(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
+    request = item.read(model_pb2.CreateModelRequest)
+    new = fields.new_model(request, now)
+    before = await models_store.lock_model_by_name(conn, new.name)
+    if before is None:
+        await writes.create_model(conn, call, new, now)
+        report.created[item.kind] += 1
+        return
+    wanted = fields.merged_model(request, before)
+    if wanted == before:
+        report.unchanged[item.kind] += 1
+        return
+    await writes.update_model(conn, call, before, wanted, now)
+    report.updated[item.kind] += 1
