@@ -41,6 +41,7 @@ class LinkOptions(TypedDict, total=False):
     retry: Pace
     refused_retry: Pace
     replaced_retry: Pace
+    silence_seconds: float
     draw: Callable[[], float]
 
 

@@ -28,6 +28,7 @@ OnReplaced = Literal["stop", "wait"]
 RETRY: Final = Pace(1.0, 30.0)
 REFUSED_RETRY: Final = Pace(5.0, 60.0)
 REPLACED_RETRY: Final = Pace(60.0, 600.0)
+SILENCE_SECONDS: Final = 30.0
 REGISTER_TIMEOUT_SECONDS: Final = 10.0
 # A session that lived this long was a success, so the next failure is the first again.
 PROVEN_SECONDS: Final = 30.0
@@ -65,6 +66,8 @@ class LinkSettings:
     retry: Pace = RETRY
     refused_retry: Pace = REFUSED_RETRY
     replaced_retry: Pace = REPLACED_RETRY
+    silence_seconds: float = SILENCE_SECONDS
+    """How long a hello or a heartbeat may go unanswered before the stream is given up."""
     draw: Callable[[], float] = random.random
 
 
@@ -149,7 +152,9 @@ class Link:
                     await self._register(stub)
                 hello = self._listener.hello(await asyncio.to_thread(self._journal.open_ids))
                 call = stub.Connect(metadata=self._metadata())
-                session = self._session = Session(call, self._spool, self._listener)
+                session = self._session = Session(
+                    call, self._spool, self._listener, self._settings.silence_seconds
+                )
                 await session.run(hello)
         except grpc.aio.AioRpcError as error:
             return self._after_status(error)

@@ -26,8 +26,6 @@ SHARES: Final = ((0, WINDOW), (1, WINDOW * 3 // 4))
 # Few at a time, so that a heartbeat that falls due need not wait for a whole backlog.
 BURST: Final = 16
 PROGRESS_KEPT: Final = 256
-# A stream may look alive long after the plane is gone; unanswered heartbeats say otherwise.
-SILENCE_SECONDS: Final = 30.0
 FAREWELL_SECONDS: Final = 2.0
 
 Call = grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
@@ -61,12 +59,15 @@ class Listener(Protocol):
 class Session:
     """One stream: a task that reads it, and one that writes it."""
 
-    def __init__(self, call: Call, spool: Spool, listener: Listener) -> None:
+    def __init__(
+        self, call: Call, spool: Spool, listener: Listener, silence_seconds: float
+    ) -> None:
         self.welcomed = False
         self.reconnect_after: timedelta | None = None
         self._call = call
         self._spool = spool
         self._listener = listener
+        self._silence = silence_seconds
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._progress: deque[pb.CommandProgress] = deque(maxlen=PROGRESS_KEPT)
@@ -106,17 +107,18 @@ class Session:
         await self._write(pb.ConnectRequest(hello=hello))
         reader = asyncio.create_task(self._read(), name="spotplane-reader")
         writer = asyncio.create_task(self._write_all(), name="spotplane-writer")
+        watch = asyncio.create_task(self._watch(), name="spotplane-watch")
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reader, writer, watch}, return_when=asyncio.FIRST_COMPLETED)
             # A writer that has ended has said goodbye or met the end of the stream. Either way
             # the reader is about to learn the status.
-            if not reader.done() and not _failed(writer):
+            if writer.done() and not reader.done() and writer.exception() is None:
                 await asyncio.wait({reader}, timeout=FAREWELL_SECONDS)
         finally:
             self._call.cancel()
-            writer.cancel()
-            reader.cancel()
-            ends = await asyncio.gather(reader, writer, return_exceptions=True)
+            for task in (reader, writer, watch):
+                task.cancel()
+            ends = await asyncio.gather(reader, writer, watch, return_exceptions=True)
             await asyncio.shield(self._settle_acks())
         for end in ends:
             if isinstance(end, Exception):
@@ -191,6 +193,18 @@ class Session:
             if not more:
                 await self._sleep()
 
+    async def _watch(self) -> None:
+        """Give the stream up when heartbeats are not answered, or cannot even be written.
+
+        A stream may look alive long after the plane behind it is gone or stuck.
+        """
+        while True:
+            since = self._beat_at if self._waiting_since is None else self._waiting_since
+            left = since + self._silence - self._loop.time()
+            if left <= 0:
+                raise StreamSilent(f"no answer for {self._silence:.0f} s")
+            await asyncio.sleep(min(left, self._silence))
+
     async def _settle_acks(self) -> None:
         acked, self._acked = self._acked, []
         if acked:
@@ -203,8 +217,6 @@ class Session:
 
     async def _beat_if_due(self) -> None:
         now = self._loop.time()
-        if self._waiting_since is not None and now - self._waiting_since > SILENCE_SECONDS:
-            raise StreamSilent(f"no answer for {SILENCE_SECONDS:.0f} s")
         if now < self._beat_at:
             return
         self._beat_at, self._waiting_since = math.inf, now
@@ -243,14 +255,8 @@ class Session:
 
     async def _sleep(self) -> None:
         due = self._beat_at
-        if self._waiting_since is not None:
-            due = min(due, self._waiting_since + SILENCE_SECONDS + 0.1)
         if self._goodbye is not None:
             due = min(due, self._goodbye[1])
         with suppress(TimeoutError):
             async with asyncio.timeout_at(due if due < math.inf else None):
                 await self._wake.wait()
-
-
-def _failed(task: asyncio.Task[None]) -> bool:
-    return task.done() and not task.cancelled() and task.exception() is not None

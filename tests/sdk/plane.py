@@ -59,6 +59,7 @@ class ScriptedPlane:
     def __init__(self) -> None:
         self.port = 0
         self.acking = True
+        self.beating = True
         self.refuse: tuple[grpc.StatusCode, str] | None = None
         self.desired = desired("primary")
         self.registrations: list[RegisterRequest] = []
@@ -166,7 +167,7 @@ class ScriptedPlane:
     ) -> None:
         async for request in requests:
             stream.heard.append(request)
-            if request.HasField("heartbeat"):
+            if request.HasField("heartbeat") and self.beating:
                 ack = pb.HeartbeatAck(seq=request.heartbeat.seq, next_heartbeat_delay=delay)
                 stream.say(heartbeat_ack=ack)
             elif request.HasField("report") and self.acking:

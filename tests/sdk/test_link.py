@@ -53,6 +53,20 @@ async def test_agent_comes_back_with_the_same_identity(
     assert len(plane.registrations) == 1
 
 
+async def test_plane_that_does_not_answer_is_left(
+    plane: ScriptedPlane, make_agent: MakeAgent
+) -> None:
+    """A stuck plane keeps its connections open; only its answers show that it lives."""
+    plane.beating = False
+    async with make_agent(silence_seconds=0.2) as agent:
+        await agent.wait_for(connected=True)
+        await agent.wait_for(connected=False)
+        assert "no answer" in (agent.last_error or "")
+
+        plane.beating = True
+        await eventually(lambda: len(plane.streams) > 1 and len(plane.stream.beats()) > 3)
+
+
 async def test_reconnect_order_sets_the_slot(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
     """A draining plane spreads its agents; it is obeyed instead of our own backoff."""
     async with make_agent() as agent:
