@@ -16,8 +16,10 @@ _LONG: Final = {
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 _SECRET: Final = re.compile(r"\bsp[a]?_[a-z0-9]+_[0-9A-Za-z_]+(\.\.\.)?")
-# Fields that tell how long ago or when, as numbers, and ids that are counted up.
-_VOLATILE: Final = frozenset({"last_used_at", "correlation_id", "age_seconds"})
+# Each call has its own, and the time of use is written a while after the use.
+_VOLATILE: Final = frozenset({"last_used_at", "correlation_id"})
+# Ids that are counted up.
+_NUMBERED: Final = frozenset({"id", "instance_type_id"})
 
 
 def normal_form(value: Any, descriptor: Descriptor | None) -> Any:
@@ -50,10 +52,7 @@ def _member(value: Any, field: FieldDescriptor | None) -> Any:
 def masked(value: Any, *, times_only: bool = False) -> Any:
     """Put markers in the place of ids, times, secrets and worlds' names, at any depth."""
     if isinstance(value, dict):
-        return {
-            masked(key, times_only=times_only): masked(member, times_only=times_only)
-            for key, member in value.items()
-        }
+        return {name: _masked_member(name, item, times_only) for name, item in value.items()}
     if isinstance(value, list):
         return [masked(item, times_only=times_only) for item in value]
     if not isinstance(value, str):
@@ -64,3 +63,9 @@ def masked(value: Any, *, times_only: bool = False) -> Any:
     for pattern, marker in ((_SECRET, "<secret>"), (_UUID, "<id>"), (MARK, "<world>")):
         value = pattern.sub(marker, value)
     return value
+
+
+def _masked_member(name: str, value: Any, times_only: bool) -> Any:
+    if name in _NUMBERED and isinstance(value, int) and not times_only:
+        return "<id>"
+    return masked(value, times_only=times_only)
