@@ -20,6 +20,7 @@ from spotplane_bridge.config import BridgeConfig
 from spotplane_bridge.documents import document_endpoints
 from spotplane_bridge.endpoints import endpoint_of
 from spotplane_bridge.gateway import Endpoint, Gateway
+from spotplane_bridge.listener import Runner
 from spotplane_bridge.metrics import Metrics
 from spotplane_bridge.ops import Health, ops_endpoints
 from spotplane_bridge.routes import Router, load_routes
@@ -74,7 +75,7 @@ async def running(config: BridgeConfig) -> AsyncIterator[int]:
     drain time to finish.
     """
     app = create_app(config)
-    runner = web.AppRunner(
+    runner = Runner(
         app,
         access_log=None,
         keepalive_timeout=_KEEPALIVE_S,

@@ -142,8 +142,13 @@ async def read_request(route: Route, exchange: Exchange) -> Any:
         Failure: 400 or 415.
     """
     body = b""
-    if route.body and exchange.request.body_exists:
-        body = await exchange.request.read()
+    request = exchange.request
+    if route.body and request.body_exists:
+        length = request.content_length or 0
+        if length > request.client_max_size:
+            # Before its first byte is read.
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size, length)
+        body = await request.read()
         if body:
-            transcode.check_media_type(exchange.request.headers.get("Content-Type"))
+            transcode.check_media_type(request.headers.get("Content-Type"))
     return transcode.read_request(route, exchange.values, exchange.query, body)

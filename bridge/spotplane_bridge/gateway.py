@@ -115,7 +115,8 @@ class Gateway:
             response = _fail(exchange, failure)
         except web.HTTPRequestEntityTooLarge:
             response = _fail(exchange, _too_large(self._max_body_mib))
-        except web.RequestPayloadError:
+        except (web.RequestPayloadError, ConnectionError):
+            # The client sent something else than it said, or left; it may not even read this.
             response = _fail(exchange, Failure(400, "INVALID_JSON", "the body broke off"))
         except Exception:
             log.exception("request_failed", request_id=exchange.ids.correlation)
@@ -124,7 +125,11 @@ class Gateway:
         return response
 
     def _begin(self, request: web.Request) -> Exchange:
-        path, _, query = request.raw_path.partition("?")
+        target = request.raw_path
+        if not target.startswith("/"):
+            # A client that takes us for a proxy names the whole address.
+            target = request.rel_url.raw_path_qs
+        path, _, query = target.partition("?")
         received = request.headers
         family = family_of(path)
         ids = ids_of(received, family, request.method)

@@ -36,6 +36,9 @@ def configure(level: str) -> None:
     )
     # Our libraries' chatter about single requests would repeat the line that we write ourselves.
     logging.basicConfig(handlers=[handler], level=max(numeric, logging.WARNING), force=True)
+    # Failures of our own code are logged by the gateway; what is left there are clients that send
+    # rubbish, with a traceback each.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def _dump(value: Any, **_: Any) -> str:

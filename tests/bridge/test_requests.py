@@ -7,6 +7,7 @@ import socket
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import ClientSession
 from spotplane_bridge.app import running
@@ -202,6 +203,52 @@ async def test_bodies_have_a_media_type_and_a_size(http: ClientSession) -> None:
     async with http.post("/admin/tenants", data=b" " * 1_100_000) as got:
         assert got.status == 413
         assert (await got.json())["error"]["code"] == "PAYLOAD_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HT\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHo st: x\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_gets_the_same_error_object(
+    http: ClientSession, sent: bytes
+) -> None:
+    """Nothing is quoted back, and nothing names a library."""
+    head, _, body = (await _send(http, sent)).partition(b"\r\n\r\n")
+    assert head.split()[1] == b"400"
+    assert b"X-Frame-Options: DENY" in head
+    assert orjson.loads(body)["error"]["status_code"] == 400
+    assert not [word for word in (b"aiohttp", b"yyy", b"HT\\r", b"BREW") if word in head + body]
+
+
+async def test_a_body_that_cannot_be_unpacked_is_the_clients_error(http: ClientSession) -> None:
+    """400, and the process goes on."""
+    packed = {"Content-Encoding": "gzip"}
+    async with http.post("/admin/tenants", data=b"abcd", headers=packed) as answer:
+        assert answer.status == 400
+    async with http.get("/health") as answer:
+        assert answer.status == 200
+
+
+async def test_a_whole_address_is_a_path_too(http: ClientSession) -> None:
+    """Proxies may ask so."""
+    request = b"GET http://h/admin/tenants?limit=x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    assert b"OUT_OF_RANGE" in await _send(http, request)
+
+
+async def _send(http: ClientSession, data: bytes) -> bytes:
+    """Send bytes as they stand, and read until the connection ends."""
+    async with http.get("/health") as answer:
+        url = answer.url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(data)
+    received = await reader.read()
+    writer.close()
+    return received
 
 
 async def test_ids_in_paths_are_decoded(http: ClientSession, plane: FakePlane) -> None:

@@ -1,0 +1,71 @@
+"""aiohttp's server with our answer to what is not even HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from spotplane_bridge.errors import Failure, Family
+from spotplane_bridge.headers import Ids, answer_headers
+
+log = structlog.get_logger("spotplane_bridge")
+
+
+class _Protocol(RequestHandler):
+    """One connection.
+
+    What cannot be parsed never reaches the gateway; aiohttp's own answer would name the library,
+    quote the request, and lack the headers that every answer carries.
+    """
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        identity = str(uuid4())
+        failure = Failure(500, "INTERNAL", "internal error")
+        if 400 <= status < 500:
+            failure = Failure(status, "INVALID_FIELD", "the request is not well-formed HTTP")
+        log.warning(
+            "request_malformed",
+            request_id=identity,
+            status=failure.status,
+            client_ip=request.remote,
+            error=type(exc).__name__,
+        )
+        headers = answer_headers(Ids(identity, identity), None, frozenset())
+        headers["Content-Type"] = "application/json"
+        body = orjson.dumps(failure.body(Family.CANONICAL, identity))
+        response = web.Response(status=failure.status, body=body, headers=headers)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """Makes our protocol for each connection, around an application's handler."""
+
+    def __init__(self, inner: web.Server, options: dict[str, Any]) -> None:
+        super().__init__(inner.request_handler, request_factory=inner.request_factory)
+        self._options = options
+
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class Runner(web.AppRunner):
+    """Runs an application on our server."""
+
+    async def _make_server(self) -> web.Server:
+        # aiohttp has no public way to choose the protocol of an application's connections.
+        return _Server(await super()._make_server(), self._kwargs)
