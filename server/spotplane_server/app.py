@@ -22,6 +22,7 @@ from spotplane.v1 import (
     model_pb2_grpc,
     region_pb2_grpc,
     tenant_pb2_grpc,
+    usage_pb2_grpc,
 )
 
 from spotplane_server.catalog.instance_types_service import InstanceTypeService
@@ -42,6 +43,8 @@ from spotplane_server.tenants.export import Exporter
 from spotplane_server.tenants.jobs import LastUsedJob
 from spotplane_server.tenants.keys_service import ApiKeyService, Defaults
 from spotplane_server.tenants.service import TenantService
+from spotplane_server.usage.jobs import RequestIdRetention
+from spotplane_server.usage.service import UsageService
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +78,7 @@ class Parts:
 
 def build(kernel: Kernel) -> Parts:
     """Build every feature."""
-    features = [_tenants(kernel), _catalog(kernel)]
+    features = [_tenants(kernel), _catalog(kernel), _usage(kernel)]
     return Parts(
         services=[service for feature in features for service in feature.services],
         jobs=[
@@ -102,6 +105,14 @@ def _catalog(kernel: Kernel) -> Parts:
             (model_pb2_grpc.add_ModelServiceServicer_to_server, ModelService(*common)),
         ],
         jobs=[],
+    )
+
+
+def _usage(kernel: Kernel) -> Parts:
+    service = UsageService(kernel.db, kernel.clock, kernel.tokens, kernel.config)
+    return Parts(
+        services=[(usage_pb2_grpc.add_UsageServiceServicer_to_server, service)],
+        jobs=[RequestIdRetention(kernel.db)],
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
-
 from spotplane.v1 import usage_pb2 as pb
 from spotplane_server.kernel import secrets
 from spotplane_server.kernel.calls import TenantId
@@ -38,7 +37,8 @@ INSERT_REGION: Final = """
     VALUES ($1, $2, $3, 'aws', 'active', $4::text::numeric, now(), now())
 """
 INSERT_PRICE: Final = """
-    INSERT INTO price_history (kind, ref_id, valid_from, prices) VALUES ($1, $2, $3, $4::text::jsonb)
+    INSERT INTO price_history (kind, ref_id, valid_from, prices)
+    VALUES ($1, $2, $3, $4::text::jsonb)
 """
 
 

@@ -1,4 +1,4 @@
-"""Taking usage records: checked, priced, stored once, and added to the hourly sums, all in one commit."""
+"""Taking usage records: checked, priced, stored once, added to the hourly sums, in one commit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from spotplane.v1 import usage_pb2 as pb
+
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database

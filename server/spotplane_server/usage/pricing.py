@@ -31,7 +31,7 @@ class ModelPrices:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> ModelPrices:
-        """Read `price_history.prices` of a model; without a cached price, cached tokens cost full."""
+        """Read `price_history.prices` of a model; cached tokens cost full unless priced."""
         full = Decimal(str(values["input"]))
         cached = values.get("cached")
         return cls(

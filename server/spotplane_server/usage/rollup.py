@@ -85,10 +85,8 @@ class Delta:
         self.completion_tokens += draft.completion_tokens
         self.cached_tokens += draft.cached_tokens
         self.cost_nanos += record.cost_nanos
-        if draft.at < self.first_at:
-            self.first_at = draft.at
-        if draft.at > self.last_at:
-            self.last_at = draft.at
+        self.first_at = min(self.first_at, draft.at)
+        self.last_at = max(self.last_at, draft.at)
         latency = draft.latency_ms
         if latency is not None:
             self.latency_count += 1

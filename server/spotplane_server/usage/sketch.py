@@ -1,8 +1,8 @@
 """Latency sketches: counts of logarithmic buckets, from which percentiles are read.
 
-Buckets are numbered for storage: 0 holds latencies of 0 ms, ``n >= 1`` holds
-``(gamma**(n - 2), gamma**(n - 1)]`` ms. A sketch is a list of parts, each ``bucket << 32 | count``; a bucket
-may occur more than once, so that merging is concatenation.
+Buckets are numbered for storage: 0 holds latencies of 0 ms, ``n >= 1`` holds those in
+``(gamma**(n - 2), gamma**(n - 1)]`` ms. A sketch is a list of parts, each ``bucket << 32 | count``;
+a bucket may occur more than once, so that merging is concatenation.
 
 Source: Masson, Rim, Lee, "DDSketch: a fast and fully-mergeable quantile sketch with relative-error
 guarantees", VLDB 2019, with relative accuracy 0.01.

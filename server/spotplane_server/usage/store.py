@@ -46,7 +46,7 @@ FIND_MODELS: Final = """
      ORDER BY m.id, valid_from
 """
 
-# A code may have been used again: the region that has it now comes first, then the last deleted one.
+# A code may have been used again: who has it now comes first, then who had it last.
 FIND_REGIONS: Final = """
     SELECT r.id::text AS id, r.code, coalesce(h.valid_from, r.created_at) AS valid_from,
            coalesce(h.prices,
@@ -102,8 +102,8 @@ INSERT_RECORDS: Final = """
         ON l.line = r.line
 """
 
-# Sketches come as one array, cut by position, because arrays of arrays must be of one length. Appending
-# is what makes this cheap; 384 parts are about as many as one hour's distinct buckets.
+# Sketches come as one array, cut by position, because arrays of arrays must be of one length.
+# Appending is what makes this cheap; 384 parts are about as many as one hour's distinct buckets.
 ADD_TO_HOURS: Final = """
     INSERT INTO usage_rollup_hourly AS h (
            tenant_id, hour, environment_id, model_id, api_key_id, region_id, requests, successes,
@@ -225,7 +225,7 @@ async def claim_request_ids(conn: Conn, drafts: Iterable[Draft]) -> set[RequestK
     Returns:
         Those taken by this call.
     """
-    # In key order, so that two batches with ids in common wait for each other in one direction only.
+    # In key order, so that batches with ids in common wait for each other in one direction only.
     ordered = sorted(drafts, key=lambda d: (d.scope.tenant_id, d.request_id))
     rows = await conn.fetch(
         CLAIM_REQUEST_IDS,

@@ -1,0 +1,135 @@
+"""Sums as messages: the formula sheet, and nothing divided by zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+from spotplane.v1 import usage_pb2 as pb
+
+from spotplane_server.kernel import wire
+from spotplane_server.usage.analytics import Group, Grouping
+from spotplane_server.usage.ingest import RecordError
+
+NANOS_PER_USD: Final = 1_000_000_000
+
+_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "model": ("model_name", "family", "type"),
+    "api_key": ("api_key_name", "key_prefix"),
+    "region": ("region_name", "region_code"),
+}
+
+
+def ratio(part: int, whole: int) -> float:
+    """``part / whole``; 0 of nothing."""
+    return part / whole if whole else 0.0
+
+
+def percent(part: int, whole: int) -> float:
+    """``part`` in percent of ``whole``; 0 of nothing."""
+    return part * 100 / whole if whole else 0.0
+
+
+def record_errors(errors: Iterable[RecordError], first: int = 0) -> list[pb.UsageRecordError]:
+    """Refusals, their positions counted from ``first``."""
+    return [
+        pb.UsageRecordError(
+            index=first + e.index,
+            request_id=e.request_id,
+            code=e.code,
+            field=e.field,
+            description=e.description,
+        )
+        for e in errors
+    ]
+
+
+def hour_rows(
+    hours: Sequence[datetime], sums: Mapping[datetime, asyncpg.Record], *, fill: bool
+) -> list[pb.GetUsageByHourResponse.Row]:
+    """One row for each of ``hours``, the current one last; without ``fill`` only busy ones."""
+    current = hours[-1]
+    return [
+        _hour_row(hour, sums.get(hour), partial=hour == current)
+        for hour in hours
+        if fill or hour in sums
+    ]
+
+
+def usage_row(group: Group, group_by: Grouping) -> pb.UsageRow:
+    """One group."""
+    row = group.row
+    p50, p95, p99 = group.percentiles
+    answer = pb.UsageRow(
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        total_tokens=row["total_tokens"],
+        cached_tokens=row["cached_tokens"],
+        cache_hit_rate_pct=percent(row["cached_tokens"], row["total_tokens"]),
+        total_requests=row["requests"],
+        successful_requests=row["successes"],
+        failed_requests=row["requests"] - row["successes"],
+        success_rate_pct=percent(row["successes"], row["requests"]),
+        avg_latency_ms=ratio(row["latency_sum"], row["latency_count"]),
+        min_latency_ms=row["latency_min"] or 0,
+        max_latency_ms=row["latency_max"] or 0,
+        p50_latency_ms=p50,
+        p95_latency_ms=p95,
+        p99_latency_ms=p99,
+        total_cost_usd=ratio(row["cost_nanos"], NANOS_PER_USD),
+        total_cost_nanos=row["cost_nanos"],
+        period=wire.timestamp(row["period"]),
+    )
+    group_id: UUID | None = row["group_id"]
+    if group_id is not None:
+        setattr(answer, f"{group_by}_id", str(group_id))
+        for name in _NAMES[group_by]:
+            if row[name] is not None:
+                setattr(answer, name, row[name])
+    return answer
+
+
+def deployment(row: asyncpg.Record) -> pb.ListTenantDeploymentsResponse.Deployment:
+    """One model's use."""
+    return pb.ListTenantDeploymentsResponse.Deployment(
+        model_id=str(row["model_id"]),
+        model_name=row["model_name"],
+        family=row["family"],
+        type=row["type"],
+        first_used=wire.timestamp(row["first_used"]),
+        last_used=wire.timestamp(row["last_used"]),
+        total_tokens=row["total_tokens"],
+        total_requests=row["requests"],
+        total_cost_usd=ratio(row["cost_nanos"], NANOS_PER_USD),
+        total_cost_nanos=row["cost_nanos"],
+    )
+
+
+def _hour_row(
+    hour: datetime, sums: asyncpg.Record | None, *, partial: bool
+) -> pb.GetUsageByHourResponse.Row:
+    of: Mapping[str, Any] = dict.fromkeys(_SUMMED, 0) if sums is None else dict(sums)
+    return pb.GetUsageByHourResponse.Row(
+        hour=wire.timestamp(hour),
+        total_tokens=of["prompt_tokens"] + of["completion_tokens"],
+        prompt_tokens=of["prompt_tokens"],
+        completion_tokens=of["completion_tokens"],
+        total_requests=of["requests"],
+        total_cost_usd=ratio(of["cost_nanos"], NANOS_PER_USD),
+        total_cost_nanos=of["cost_nanos"],
+        avg_latency_ms=ratio(of["latency_sum"], of["latency_count"]),
+        partial=partial,
+    )
+
+
+_SUMMED: Final = (
+    "requests",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost_nanos",
+    "latency_count",
+    "latency_sum",
+)

@@ -1,0 +1,228 @@
+"""UsageService: records in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias, cast
+
+import grpc.aio
+from google.protobuf.message import Message
+from spotplane.v1 import usage_pb2 as pb
+from spotplane.v1 import usage_pb2_grpc
+
+from spotplane_server.config import ServerConfig
+from spotplane_server.kernel import calls, paging, wire
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.tenants.errors import TenantNotFound
+from spotplane_server.tenants.store import find_tenant
+from spotplane_server.usage import analytics, answers, windows
+from spotplane_server.usage.analytics import GROUPINGS, Grouping, Query
+from spotplane_server.usage.ingest import Result, ingest
+from spotplane_server.usage.rules import MAX_BATCH, AcceptedWindow
+from spotplane_server.usage.windows import HOUR, Window
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+MAX_HOURS: Final = 168
+MAX_PAGE: Final = 1000
+MAX_STREAM_ERRORS: Final = 1000
+FILLS: Final = ("zero", "none")
+
+_DetailedRequest: TypeAlias = pb.GetUsageDetailedRequest | pb.GetTenantUsageDetailedRequest
+
+
+class UsageService(usage_pb2_grpc.UsageServiceServicer):
+    """Handlers; the proto comments are their contract."""
+
+    def __init__(
+        self, db: Database, clock: Clock, tokens: PageTokens, config: ServerConfig
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._tokens = tokens
+        self._accepted = AcceptedWindow(
+            timedelta(days=config.usage_late_days), timedelta(minutes=config.usage_future_minutes)
+        )
+
+    async def IngestUsage(
+        self, request_iterator: AsyncIterator[pb.IngestUsageRequest], context: Context
+    ) -> pb.IngestUsageResponse:
+        response, first = pb.IngestUsageResponse(), 0
+        async for chunk in request_iterator:
+            _check_size(len(chunk.records), minimum=0)
+            result = await self._ingest(chunk)
+            response.accepted += result.accepted
+            response.duplicates += result.duplicates
+            response.rejected += result.rejected
+            room = MAX_STREAM_ERRORS - len(response.errors)
+            response.errors.extend(answers.record_errors(result.errors[:room], first))
+            first += len(chunk.records)
+        return response
+
+    async def IngestUsageBatch(
+        self, request: pb.IngestUsageBatchRequest, context: Context
+    ) -> pb.IngestUsageBatchResponse:
+        _check_size(len(request.records), minimum=1)
+        result = await self._ingest(request, atomic=request.atomic)
+        return pb.IngestUsageBatchResponse(
+            accepted=result.accepted,
+            duplicates=result.duplicates,
+            rejected=result.rejected,
+            errors=answers.record_errors(result.errors),
+        )
+
+    async def GetUsageByHour(
+        self, request: pb.GetUsageByHourRequest, context: Context
+    ) -> pb.GetUsageByHourResponse:
+        tenant_id, now = _own_tenant(), self._clock.now()
+        count = wire.optional_integer(request, "hours", 1, MAX_HOURS) or 24
+        fill = wire.optional_one_of(request, "fill", FILLS) or "zero"
+        hours = windows.last_hours(count, now)
+        async with self._db.read(tenant_id) as conn:
+            sums = await analytics.sum_hours(conn, tenant_id, hours[0], hours[-1] + HOUR)
+        return pb.GetUsageByHourResponse(
+            hours=count,
+            start_date=wire.timestamp(hours[0]),
+            end_date=wire.timestamp(now),
+            data=answers.hour_rows(hours, sums, fill=fill == "zero"),
+        )
+
+    async def GetUsageDetailed(
+        self, request: pb.GetUsageDetailedRequest, context: Context
+    ) -> pb.GetUsageDetailedResponse:
+        found = await self._detailed(request, _own_tenant(), default_limit=100)
+        return pb.GetUsageDetailedResponse(**found)
+
+    async def GetTenantUsageDetailed(
+        self, request: pb.GetTenantUsageDetailedRequest, context: Context
+    ) -> pb.GetTenantUsageDetailedResponse:
+        tenant_id = TenantId(wire.uuid(request.id, "id", "tenant ID"))
+        found = await self._detailed(request, tenant_id, default_limit=MAX_PAGE)
+        return pb.GetTenantUsageDetailedResponse(tenant_id=str(tenant_id), **found)
+
+    async def ListTenantDeployments(
+        self, request: pb.ListTenantDeploymentsRequest, context: Context
+    ) -> pb.ListTenantDeploymentsResponse:
+        tenant_id = TenantId(wire.uuid(request.id, "id", "tenant ID"))
+        page = paging.read(
+            request, self._tokens, default=100, maximum=MAX_PAGE, filters=_filters(request)
+        )
+        window, after = _continue(windows.read(request, self._clock.now()), page)
+        async with self._db.read(tenant_id) as conn:
+            await _check_tenant(conn, tenant_id)
+            found = await analytics.list_deployments(
+                conn, tenant_id, window.whole_hours, page, after
+            )
+        rows, pagination = paging.answer(
+            page,
+            found,
+            self._tokens,
+            lambda row: [*_bounds(window), row["requests"], row["model_id"]],
+        )
+        return pb.ListTenantDeploymentsResponse(
+            tenant_id=str(tenant_id),
+            start_date=wire.timestamp(window.start),
+            end_date=wire.timestamp(window.end),
+            data=[answers.deployment(row) for row in rows],
+            pagination=pagination,
+        )
+
+    async def _ingest(
+        self, request: pb.IngestUsageRequest | pb.IngestUsageBatchRequest, *, atomic: bool = False
+    ) -> Result:
+        caller = calls.current().caller
+        return await ingest(
+            self._db,
+            caller.tenant_id,
+            caller.environment_id,
+            request.records,
+            self._clock.now(),
+            window=self._accepted,
+            atomic=atomic,
+        )
+
+    async def _detailed(
+        self, request: _DetailedRequest, tenant_id: TenantId, *, default_limit: int
+    ) -> dict[str, Any]:
+        page = paging.read(
+            request,
+            self._tokens,
+            default=default_limit,
+            maximum=MAX_PAGE,
+            filters=_filters(request) | {"tenant_id": tenant_id},
+        )
+        window, after = _continue(windows.read(request, self._clock.now()), page)
+        query = self._query(request, tenant_id, window)
+        async with self._db.transaction(
+            tenant_id, isolation="repeatable_read", readonly=True
+        ) as conn:
+            await _check_tenant(conn, tenant_id)
+            found = await analytics.list_groups(conn, query, page, after)
+        groups, pagination = paging.answer(
+            page, found, self._tokens, lambda group: [*_bounds(window), *group.key]
+        )
+        return {
+            "start_date": wire.timestamp(window.start),
+            "end_date": wire.timestamp(window.end),
+            "group_by": query.group_by,
+            "data": [answers.usage_row(group, query.group_by) for group in groups],
+            "pagination": pagination,
+            "effective_start": wire.timestamp(query.window.start),
+            "effective_end": wire.timestamp(query.window.end),
+            "source": "raw" if query.exact else "rollup",
+        }
+
+    def _query(self, request: _DetailedRequest, tenant_id: TenantId, window: Window) -> Query:
+        if request.exact:
+            windows.check_exact(window, self._clock.now())
+        group_by = wire.optional_one_of(request, "group_by", GROUPINGS) or "model"
+        return Query(
+            tenant_id,
+            window if request.exact else window.whole_hours,
+            cast("Grouping", group_by),
+            wire.optional_uuid(request, "model_id", "model ID format"),
+            wire.optional_uuid(request, "api_key_id", "API key ID"),
+            wire.optional_uuid(request, "region_id", "region ID"),
+            request.exact,
+        )
+
+
+def _own_tenant() -> TenantId:
+    tenant_id = calls.current().caller.tenant_id
+    if tenant_id is None:
+        raise LookupError("the policy table let a caller without a tenant through")
+    return tenant_id
+
+
+def _check_size(count: int, *, minimum: int) -> None:
+    if count < minimum:
+        raise wire.missing("records")
+    if count > MAX_BATCH:
+        raise wire.out_of_range("records", f"at most {MAX_BATCH}")
+
+
+async def _check_tenant(conn: Conn, tenant_id: TenantId) -> None:
+    if await find_tenant(conn, tenant_id) is None:
+        raise TenantNotFound(tenant_id)
+
+
+def _filters(request: Message) -> dict[str, Any]:
+    """All that was sent but the page itself: a token is good for the same question only."""
+    page = {"limit", "offset", "page_token"}
+    return {f.name: value for f, value in request.ListFields() if f.name not in page}
+
+
+def _continue(window: Window, page: paging.Page) -> tuple[Window, list[Any]]:
+    """The first page's window, as "now" must not move between pages, and the rest of the key."""
+    if page.after is None:
+        return window, []
+    start, end, *after = page.after
+    return Window(datetime.fromisoformat(start), datetime.fromisoformat(end)), after
+
+
+def _bounds(window: Window) -> tuple[datetime, datetime]:
+    return window.start, window.end
