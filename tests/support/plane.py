@@ -112,7 +112,7 @@ class Refusal:
 
 def refusal(err: grpc.aio.AioRpcError) -> Refusal:
     """Read the rich status of a failed call."""
-    trailers = dict(err.trailing_metadata() or ())
+    trailers = dict(iter(err.trailing_metadata() or ()))
     raw = trailers.get("grpc-status-details-bin", b"")
     status = status_pb2.Status.FromString(raw if isinstance(raw, bytes) else b"")
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
