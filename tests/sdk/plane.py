@@ -56,7 +56,8 @@ class Stream:
 class ScriptedPlane:
     """Registers everybody, welcomes every stream, and acknowledges reports while ``acking``."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        self._credentials = credentials
         self.port = 0
         self.acking = True
         self.beating = True
@@ -83,7 +84,11 @@ class ScriptedPlane:
         # Without this, a stopped server's port may be shared with the next test's.
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers([self._handlers()])
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        at = f"127.0.0.1:{self.port}"
+        if self._credentials is None:
+            self.port = self._server.add_insecure_port(at)
+        else:
+            self.port = self._server.add_secure_port(at, self._credentials)
         await self._server.start()
 
     def _handlers(self) -> grpc.GenericRpcHandler:
