@@ -1,0 +1,74 @@
+"""Sketches: within one percent, and mergeable in any order."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+from spotplane_server.usage import sketch
+
+LATENCIES = st.lists(st.integers(0, sketch.MAX_LATENCY_MS), min_size=1, max_size=300)
+QUANTILES = (0.0, 0.5, 0.95, 0.99, 1.0)
+
+
+def counts(latencies: list[int]) -> dict[int, int]:
+    return dict(Counter(map(sketch.bucket, latencies)))
+
+
+def interpolated(latencies: list[int], quantile: float) -> float:
+    ordered = sorted(latencies)
+    rank = quantile * (len(ordered) - 1)
+    low, high = math.floor(rank), math.ceil(rank)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+
+
+@given(st.integers(1, sketch.MAX_LATENCY_MS))
+def test_estimate_is_within_one_percent(latency: int) -> None:
+    """The accuracy promised, for every latency."""
+    estimate = sketch.estimate(sketch.bucket(latency))
+    assert abs(estimate - latency) <= latency * sketch.ALPHA * (1 + 1e-9)
+
+
+@given(LATENCIES)
+def test_percentiles_are_within_one_percent(latencies: list[int]) -> None:
+    """So is what is interpolated between two of them."""
+    found = sketch.percentiles(counts(latencies), QUANTILES)
+    for quantile, answer in zip(QUANTILES, found, strict=True):
+        exact = interpolated(latencies, quantile)
+        assert abs(answer - exact) <= exact * sketch.ALPHA * (1 + 1e-9)
+
+
+@given(LATENCIES, LATENCIES, LATENCIES)
+def test_merging_is_concatenation_in_any_order(a: list[int], b: list[int], c: list[int]) -> None:
+    """Associative, commutative, and equal to the sketch of all."""
+    x, y, z = (sketch.pack(counts(part)) for part in (a, b, c))
+    assert sketch.unpack((x + y) + z) == sketch.unpack(z + (y + x)) == counts(a + b + c)
+
+
+@given(LATENCIES)
+def test_packing_keeps_every_count(latencies: list[int]) -> None:
+    """Reading what was written gives the same sketch, ascending."""
+    parts = sketch.pack(counts(latencies))
+    assert sketch.unpack(parts) == counts(latencies)
+    assert parts == sorted(parts)
+
+
+def test_zero_has_a_bucket_of_its_own() -> None:
+    """0 ms is exact, 1 ms is the first bucket above it, an hour the last."""
+    assert sketch.estimate(sketch.bucket(0)) == 0
+    assert sketch.bucket(1) == 1
+    assert sketch.bucket(sketch.MAX_LATENCY_MS) <= 757
+
+
+def test_worked_example() -> None:
+    """101..300 ms: p95 is 290.05, and the sketch says 290.07."""
+    latencies = list(range(101, 301))
+    assert math.isclose(interpolated(latencies, 0.95), 290.05)
+    assert round(sketch.percentiles(counts(latencies), [0.95])[0], 2) == 290.07
+
+
+def test_no_latencies_have_percentiles_of_zero() -> None:
+    """Nothing is divided by nothing."""
+    assert sketch.percentiles({}, QUANTILES) == [0.0] * len(QUANTILES)
