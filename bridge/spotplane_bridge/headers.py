@@ -63,7 +63,7 @@ _EXPOSE_HEADERS: Final = ", ".join(
 )
 _MAX_AGE_SECONDS: Final = "300"
 
-# Initial metadata that becomes headers of a success, as the contract spells them.
+# Metadata that becomes headers of a success, as the contract spells them.
 _PASSED: Final = {
     "content-disposition": "Content-Disposition",
     "idempotent-replayed": "Idempotent-Replayed",
@@ -210,10 +210,10 @@ def preflight_headers(headers: CIMultiDict[str]) -> None:
         headers["Access-Control-Max-Age"] = _MAX_AGE_SECONDS
 
 
-def take_metadata(initial: Iterable[tuple[str, str | bytes]], headers: CIMultiDict[str]) -> int:
-    """Turn the server's initial metadata into headers, and answer the HTTP status it asks for."""
+def take_metadata(said: Iterable[tuple[str, str | bytes]], headers: CIMultiDict[str]) -> int:
+    """Turn the metadata of a success into headers, and answer the HTTP status it asks for."""
     status = 200
-    for key, value in initial:
+    for key, value in said:
         if key in _PASSED and isinstance(value, str):
             headers[_PASSED[key]] = value
         elif key == _HTTP_STATUS and str(value).isdecimal():
