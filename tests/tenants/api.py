@@ -39,7 +39,7 @@ class Api:
         call = connect(
             path,
             request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,  # type: ignore[attr-defined]
+            response_deserializer=response.FromString,
         )
         return call(request(**fields), metadata=self.metadata)
 
