@@ -8,15 +8,17 @@ setting that the policies compare with each row's `tenant_id`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+from uuid import UUID
 
 import asyncpg
 import orjson
 
 from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.errors import DomainError, Unavailable
+from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
 
 if TYPE_CHECKING:
     Conn: TypeAlias = (
@@ -27,7 +29,11 @@ else:
     Conn = asyncpg.Connection
     _Base = asyncpg.Connection
 
+T = TypeVar("T")
+
 APP_ROLE: Final = "spotplane_app"
+# Deadlocks and serialization failures end a transaction that did nothing; running it again is right.
+MAX_ATTEMPTS: Final = 4
 EVERY_TENANT: Final = "*"
 Scope: TypeAlias = TenantId | Literal["*"]
 
@@ -58,12 +64,19 @@ class ScopedConnection(_Base):
         return ""
 
 
+def _exact(value: object) -> str:
+    """Say as text what `orjson` does not know: exact numbers, and asyncpg's own kind of UUID."""
+    if isinstance(value, UUID | Decimal):
+        return str(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
 async def _prepare(conn: Any) -> None:
     conn.scope = ""
     await conn.set_type_codec(
         "jsonb",
         schema="pg_catalog",
-        encoder=lambda value: b"\x01" + orjson.dumps(value),
+        encoder=lambda value: b"\x01" + orjson.dumps(value, default=_exact),
         decoder=lambda data: orjson.loads(data[1:]),
         format="binary",
     )
@@ -151,6 +164,22 @@ class Database:
             yield conn
         finally:
             await self._pool.release(conn)
+
+
+async def attempt(action: Callable[[], Awaitable[T]]) -> T:
+    """Run a transaction again when PostgreSQL ended it for the sake of another.
+
+    Raises:
+        Conflict: It happened every time.
+    """
+    for number in range(1, MAX_ATTEMPTS + 1):
+        try:
+            return await action()
+        except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as err:
+            if number == MAX_ATTEMPTS:
+                raise Conflict("too many changes at the same time; retry") from err
+            await asyncio.sleep(0.005 * number)
+    raise AssertionError("unreachable")
 
 
 def database_unavailable() -> Unavailable:

@@ -32,8 +32,6 @@ log = structlog.get_logger(__name__)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-# Deadlocks and serialization failures end a transaction that did nothing; running it again is right.
-MAX_ATTEMPTS: Final = 4
 RECHECK_SECONDS: Final = 0.5
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NOTICE: Final = "/spotplane.v1.FailoverService/ReportNotice"
@@ -188,17 +186,19 @@ class Gate(grpc.aio.ServerInterceptor):
                 if stream_in:
                     response = await behaviour(_checked(request), context)
                 else:
-                    response = await _attempt(behaviour, request, context)
+                    response = await db.attempt(lambda: behaviour(request, context))
                 await _send_headers(call, metadata, context)
                 return response
             except grpc.aio.AbortError:
-                code = context.code() or grpc.StatusCode.UNKNOWN
+                code = context.code()
                 raise
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
                 raise
             except Exception as err:
-                code = await self._fail(err, call, context)
+                error = as_domain(err)
+                code = error.code  # before `abort`, which does not return
+                await self._fail(error, call, context)
             finally:
                 if permit:
                     self._limiter.leave(permit)
@@ -228,16 +228,19 @@ class Gate(grpc.aio.ServerInterceptor):
                     async for response in responses:
                         yield response
             except grpc.aio.AbortError:
-                code = context.code() or grpc.StatusCode.UNKNOWN
+                code = context.code()
                 raise
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
                 if stream is None or stream.error is None:
                     raise
                 stream.task.uncancel()
-                code = await self._fail(stream.error, call, context)
+                code = stream.error.code
+                await self._fail(stream.error, call, context)
             except Exception as err:
-                code = await self._fail(err, call, context)
+                error = as_domain(err)
+                code = error.code  # before `abort`, which does not return
+                await self._fail(error, call, context)
             finally:
                 metrics.ACTIVE.labels("grpc").dec()
                 if stream is not None:
@@ -346,8 +349,7 @@ class Gate(grpc.aio.ServerInterceptor):
             self._epoch = None  # rights moved between proof and now: check again at the next tick
         return stream
 
-    async def _fail(self, err: Exception, call: Call, context: Context) -> grpc.StatusCode:
-        error = as_domain(err)
+    async def _fail(self, error: DomainError, call: Call, context: Context) -> None:
         trailers = [
             (
                 "grpc-status-details-bin",
@@ -360,8 +362,7 @@ class Gate(grpc.aio.ServerInterceptor):
         if error.retry_after_seconds is not None:
             trailers.append(("retry-after", str(max(1, round(error.retry_after_seconds)))))
         trailers += [(k, v) for k, v in call.headers.items() if k.startswith("x-ratelimit-")]
-        await context.abort(error.code, error.message, tuple(trailers))
-        return error.code
+        await context.abort(error.code, error.message, tuple(trailers))  # type: ignore[arg-type]
 
 
 def as_domain(err: Exception) -> DomainError:
@@ -375,17 +376,6 @@ def as_domain(err: Exception) -> DomainError:
         return db.database_unavailable()
     log.error("unforeseen_error", exc_info=err)
     return errors.Internal()
-
-
-async def _attempt(behaviour: Any, request: Any, context: Context) -> Any:
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        try:
-            return await behaviour(request, context)
-        except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as err:
-            if attempt == MAX_ATTEMPTS:
-                raise errors.Conflict("too many changes at the same time; retry") from err
-            await asyncio.sleep(0.005 * attempt)
-    raise AssertionError("unreachable")
 
 
 async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
