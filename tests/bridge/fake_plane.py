@@ -133,7 +133,13 @@ class Tenants(tenant_pb2_grpc.TenantServiceServicer):
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
-        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        context.set_trailing_metadata(
+            (
+                ("grpc-status-details-bin", status.SerializeToString()),
+                ("x-ratelimit-remaining", "0"),
+                ("x-spotplane-secret", "never"),
+            )
+        )
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, status.message)
 
     async def _bare(self, context: Context) -> None:

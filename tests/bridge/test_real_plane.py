@@ -121,7 +121,6 @@ async def test_a_tenants_answers_carry_its_budget(http: ClientSession, plane: Pl
         assert answer.status == 429
         assert (await answer.json())["error"]["code"] == "RATE_LIMIT_REQUESTS"
         assert int(answer.headers["Retry-After"]) >= 1
-        assert answer.headers["X-RateLimit-Remaining"] == "0"
 
 
 async def test_flat_lists_are_bare_arrays(http: ClientSession) -> None:

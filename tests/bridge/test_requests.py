@@ -119,6 +119,8 @@ async def test_status_details_are_read_where_there_is_no_line(http: ClientSessio
     assert error["details"] == [{"field": "id", "description": "too often"}]
     assert error["suggestion"] == "slow down"
     assert answer.headers["Retry-After"] == "1"
+    assert answer.headers["X-RateLimit-Remaining"] == "0"
+    assert not [name for name in answer.headers if name.lower().startswith("x-spotplane")]
 
 
 @pytest.mark.parametrize(
