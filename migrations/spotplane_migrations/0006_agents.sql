@@ -85,7 +85,10 @@ CREATE TABLE agent_sessions (
     server_id          text NOT NULL,
     connected_at       timestamptz NOT NULL,
     last_heartbeat_at  timestamptz NOT NULL,
-    ended_at           timestamptz,
+    -- Its stream ended; says nothing about health.
+    disconnected_at    timestamptz,
+    -- It left on purpose; its silence is no loss.
+    goodbye_at         timestamptz,
     applied_generation bigint NOT NULL DEFAULT 0,
     cpu_percent        real,
     memory_percent     real,

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -17,18 +18,31 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from spotplane.v1 import (
+    agent_pb2_grpc,
     api_key_pb2_grpc,
+    event_pb2_grpc,
+    failover_pb2_grpc,
     instance_type_pb2_grpc,
     model_pb2_grpc,
     region_pb2_grpc,
+    replica_pb2_grpc,
     tenant_pb2_grpc,
     usage_pb2_grpc,
 )
 
+from spotplane_server.agents import moves
+from spotplane_server.agents.jobs import CommandsJob, LivenessJob
+from spotplane_server.agents.ledger import Ledger
+from spotplane_server.agents.service import AgentService
+from spotplane_server.agents.sessions import AGENTS_TOPIC, Sessions
+from spotplane_server.agents.stream import AgentStream
 from spotplane_server.catalog.instance_types_service import InstanceTypeService
 from spotplane_server.catalog.models_service import ModelService
 from spotplane_server.catalog.regions_service import RegionService
 from spotplane_server.config import ServerConfig
+from spotplane_server.events.service import EventFeed, EventService
+from spotplane_server.failover.reconciler import Reconciler
+from spotplane_server.failover.service import FailoverService
 from spotplane_server.kernel import bootstrap, metrics, partitions, policy
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
@@ -39,11 +53,17 @@ from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.tasks import owned
 from spotplane_server.kernel.wakeups import Wakeups
+from spotplane_server.market import reports as prices
+from spotplane_server.replicas.jobs import CoordinatorJob
+from spotplane_server.replicas.lifecycle import Replicas
+from spotplane_server.replicas.service import ReplicaService
 from spotplane_server.tenants.export import Exporter
 from spotplane_server.tenants.jobs import LastUsedJob
 from spotplane_server.tenants.keys_service import ApiKeyService, Defaults
 from spotplane_server.tenants.service import TenantService
+from spotplane_server.usage import reports as usage_reports
 from spotplane_server.usage.jobs import RequestIdRetention
+from spotplane_server.usage.rules import AcceptedWindow
 from spotplane_server.usage.service import UsageService
 
 log = structlog.get_logger(__name__)
@@ -78,7 +98,13 @@ class Parts:
 
 def build(kernel: Kernel) -> Parts:
     """Build every feature."""
-    features = [_tenants(kernel), _catalog(kernel), _usage(kernel)]
+    features = [
+        _events(kernel),
+        _tenants(kernel),
+        _catalog(kernel),
+        _usage(kernel),
+        _fleet(kernel),
+    ]
     return Parts(
         services=[service for feature in features for service in feature.services],
         jobs=[
@@ -87,6 +113,76 @@ def build(kernel: Kernel) -> Parts:
         ],
         background=[background for feature in features for background in feature.background],
         drain=[drain for feature in features for drain in feature.drain],
+    )
+
+
+def _events(kernel: Kernel) -> Parts:
+    feed = EventFeed(kernel.db)
+    add = event_pb2_grpc.add_EventServiceServicer_to_server
+    return Parts([(add, EventService(kernel.db, feed))], [], background=[feed.run])
+
+
+def _fleet(kernel: Kernel) -> Parts:
+    db, clock, tokens, config = kernel.db, kernel.clock, kernel.tokens, kernel.config
+    offline_after = timedelta(seconds=config.offline_seconds)
+    window = AcceptedWindow(
+        timedelta(days=config.usage_late_days), timedelta(minutes=config.usage_future_minutes)
+    )
+    ledger = Ledger(db, kernel.wakeups)
+    sessions = Sessions(
+        db,
+        clock,
+        kernel.wakeups,
+        ledger,
+        server_id=kernel.server_id,
+        heartbeat=timedelta(seconds=config.heartbeat_seconds),
+    )
+    replicas = Replicas(db, ledger)
+    reconciler = Reconciler(db, clock, replicas, ledger, sessions, offline_after)
+    failovers = FailoverService(db, clock, tokens, reconciler)
+    ledger.on_final({"create_replica": replicas.on_create_command, "switch": moves.on_switch})
+    stream = AgentStream(
+        db,
+        clock,
+        sessions,
+        ledger,
+        {
+            "notice": failovers.on_notice,
+            "replica": replicas.on_report,
+            "termination": replicas.on_termination,
+            "prices": lambda _origin, report, now: prices.take(db, report, now),
+            "usage": lambda origin, report, now: usage_reports.take(
+                db, origin, report, now, window
+            ),
+        },
+    )
+    agents = AgentService(
+        db,
+        clock,
+        tokens,
+        sessions,
+        ledger,
+        stream,
+        bind_replica=replicas.bind,
+        offline_after=offline_after,
+    )
+    return Parts(
+        services=[
+            (agent_pb2_grpc.add_AgentServiceServicer_to_server, agents),
+            (
+                replica_pb2_grpc.add_ReplicaServiceServicer_to_server,
+                ReplicaService(db, clock, tokens, replicas, ledger, sessions),
+            ),
+            (failover_pb2_grpc.add_FailoverServiceServicer_to_server, failovers),
+        ],
+        jobs=[
+            LivenessJob(db, offline_after),
+            CommandsJob(db, ledger),
+            CoordinatorJob(db, ledger, replicas, sessions.signal_agent),
+            reconciler,
+        ],
+        background=[sessions.run, sessions.sweep],
+        drain=[sessions.drain],
     )
 
 
@@ -189,6 +285,8 @@ class Server:
         runner = JobRunner(
             self.kernel.db, self.kernel.clock, self.kernel.server_id, self.parts.jobs
         )
+        # Whatever changed of an agent may leave it without the replica that it should have.
+        self.kernel.wakeups.listen(AGENTS_TOPIC, lambda _agent: runner.signal(CoordinatorJob.name))
         await enter(owned(self.kernel.wakeups.run(), "wakeups"))
         await enter(owned(gate.recheck_streams(), "recheck"))
         await enter(owned(_report_health(self.kernel, healthy), "health"))

@@ -30,6 +30,15 @@ LIST_EVENTS: Final = """
 READ_HEAD: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 
 
+READ_NEWEST: Final = """
+    SELECT txid::text::bigint AS txid, seq
+      FROM outbox_events
+     WHERE txid < pg_snapshot_xmin(pg_current_snapshot())
+     ORDER BY txid DESC, seq DESC
+     LIMIT 1
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened.
@@ -79,3 +88,9 @@ async def head(conn: Conn) -> tuple[int, int]:
     """The cursor of now."""
     # Every later event has a txid of at least this, and seq is at least 1.
     return await conn.fetchval(READ_HEAD), 0
+
+
+async def newest(conn: Conn) -> tuple[int, int]:
+    """The cursor of the newest event that may be shown; of nothing when there is none."""
+    row = await conn.fetchrow(READ_NEWEST)
+    return (row["txid"], row["seq"]) if row else (0, 0)

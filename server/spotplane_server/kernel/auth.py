@@ -169,7 +169,7 @@ class EpochReader:
             try:
                 async with self._db.read(EVERY_TENANT) as conn:
                     batch.set_result(await conn.fetchval(READ_EPOCH))
-            except BaseException as err:  # noqa: BLE001 - whoever waits gets it
+            except BaseException as err:
                 batch.set_exception(err)
                 batch.exception()  # retrieved: waiters may have gone
         self._reading = None

@@ -6,12 +6,13 @@ Features raise what happened; nothing but this module and the middleware knows s
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN: Final = "spotplane"
@@ -50,7 +51,8 @@ class DomainError(Exception):
         details: Fields at fault, if any.
         suggestion: What to do instead.
         retry_after_seconds: When a retry makes sense.
-        metadata: Whatever is variable in the message.
+        metadata: Whatever is variable in the message; also as keywords.
+        more: The same.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
@@ -64,14 +66,15 @@ class DomainError(Exception):
         details: Sequence[Violation] = (),
         suggestion: str | None = None,
         retry_after_seconds: float | None = None,
-        **metadata: str,
+        metadata: Mapping[str, str] | None = None,
+        **more: str,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.details = tuple(details)
         self.suggestion = suggestion
         self.retry_after_seconds = retry_after_seconds
-        self.metadata = metadata
+        self.metadata = {**(metadata or {}), **more}
 
 
 class Invalid(DomainError):
@@ -93,7 +96,7 @@ class Invalid(DomainError):
     ) -> None:
         if field is not None:
             details = (Violation(field, message), *details)
-        super().__init__(message, details=details, suggestion=suggestion, **metadata)
+        super().__init__(message, details=details, suggestion=suggestion, metadata=metadata)
         if reason is not None:
             self.reason = reason  # type: ignore[misc]
 
@@ -199,7 +202,7 @@ def to_status(err: DomainError, correlation_id: str) -> status_pb2.Status:
             **({"suggestion": err.suggestion} if err.suggestion else {}),
         },
     )
-    packed = [info]
+    packed: list[Message] = [info]
     if err.details:
         packed.append(
             error_details_pb2.BadRequest(

@@ -116,7 +116,8 @@ class Gate(grpc.aio.ServerInterceptor):
             await asyncio.sleep(RECHECK_SECONDS)
             try:
                 await self._recheck()
-            except errors.Unavailable:
+            except (errors.Unavailable, asyncpg.PostgresError, *db.AWAY):
+                self._epoch = None  # nobody has been checked for sure: all are, the next time
                 log.warning("streams_not_rechecked", exc_info=True)
 
     async def _recheck(self) -> None:
@@ -131,7 +132,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 stream.verified = await self._verify(stream.access, *stream.token)
                 policy.check(stream.access, stream.verified.caller)
             except errors.Unavailable:
-                raise
+                raise  # says nothing about the caller's right
             except DomainError as err:
                 stream.error = err
                 stream.task.cancel()

@@ -13,8 +13,8 @@ from typing import Any, Final, Generic, TypeVar
 
 import orjson
 from google.protobuf.message import Message
-
 from spotplane.v1 import pagination_pb2 as pb
+
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.errors import Invalid
 
@@ -46,7 +46,7 @@ class PageTokens:
             raw = b""
         signature, body = raw[:16], raw[16:]
         if hmac.compare_digest(signature, self._sign(body)):
-            found, *key = orjson.loads(body)
+            found, *key = list[Any](orjson.loads(body))
             if found == binding:
                 return key
         raise Invalid(

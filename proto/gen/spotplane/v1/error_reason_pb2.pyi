@@ -176,6 +176,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """A request with this `request_id` and another content was accepted before. FAILED_PRECONDITION, 409."""
     ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 103
     """Somebody else changed the resource meanwhile; retry all of it. ABORTED, 409."""
+    ERROR_REASON_INSTANCE_TAKEN: _ErrorReason.ValueType  # 104
+    """The instance belongs to another agent of the tenant. FAILED_PRECONDITION, 409."""
     ERROR_REASON_SESSION_REPLACED: _ErrorReason.ValueType  # 110
     """A newer session of the same instance took over; this one must not go on. ABORTED; ends the stream."""
     ERROR_REASON_UNEXPECTED_MESSAGE: _ErrorReason.ValueType  # 111
@@ -393,6 +395,8 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 102
 """A request with this `request_id` and another content was accepted before. FAILED_PRECONDITION, 409."""
 ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 103
 """Somebody else changed the resource meanwhile; retry all of it. ABORTED, 409."""
+ERROR_REASON_INSTANCE_TAKEN: ErrorReason.ValueType  # 104
+"""The instance belongs to another agent of the tenant. FAILED_PRECONDITION, 409."""
 ERROR_REASON_SESSION_REPLACED: ErrorReason.ValueType  # 110
 """A newer session of the same instance took over; this one must not go on. ABORTED; ends the stream."""
 ERROR_REASON_UNEXPECTED_MESSAGE: ErrorReason.ValueType  # 111

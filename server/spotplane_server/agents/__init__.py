@@ -1,0 +1,1 @@
+"""Agents: identity, streams, sessions with fencing epochs, configuration, and the command ledger."""

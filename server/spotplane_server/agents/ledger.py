@@ -1,0 +1,209 @@
+"""Commands from issue to effect: at-least-once delivery, exactly one effect by command id."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+from uuid import UUID, uuid4
+
+import asyncpg
+from spotplane.v1 import agent_stream_pb2 as pb
+
+from spotplane_server import events
+from spotplane_server.agents import commands_store as store
+from spotplane_server.agents import errors
+from spotplane_server.agents.commands_store import Command, Order
+from spotplane_server.kernel import metrics, wire
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.wakeups import Wakeups
+
+LEASE: Final = timedelta(seconds=600)
+EMERGENCY_LEASE: Final = timedelta(seconds=300)
+EXPIRES_IN: Final = timedelta(hours=1)
+EMERGENCY_EXPIRES_IN: Final = timedelta(minutes=5)
+EMERGENCY: Final = 100
+MAX_CLAIM: Final = 16
+MAX_RESULT_BYTES: Final = 64 * 1024
+
+# What a command does here when it succeeds or fails, in the transaction that makes it final.
+Effect: TypeAlias = Callable[[Conn, Command, datetime], Awaitable[None]]
+
+COMMANDS_TOPIC: Final = "commands"
+
+
+def instance_key(tenant_id: TenantId, instance_id: str) -> str:
+    """Key of wake-ups that concern one instance."""
+    return f"{tenant_id}/{instance_id}"
+
+
+class Ledger:
+    """Issues, delivers and finishes commands.
+
+    Args:
+        db: The database.
+        wakeups: To have sessions fetch what waits.
+    """
+
+    def __init__(self, db: Database, wakeups: Wakeups) -> None:
+        self._db = db
+        self._wakeups = wakeups
+        self._effects: dict[str, Effect] = {}
+
+    def on_final(self, effects: Mapping[str, Effect]) -> None:
+        """Say what commands of some types do when they become final; the features above know."""
+        self._effects.update(effects)
+
+    async def issue(
+        self,
+        conn: Conn,
+        tenant_id: TenantId,
+        agent_id: UUID,
+        instance_id: str,
+        order: Order,
+        now: datetime,
+    ) -> UUID:
+        """Put an order for an instance into the ledger; call `wake` after the commit.
+
+        Returns:
+            Its id; of the command that was there, when the request id repeats with equal content.
+
+        Raises:
+            RequestIdReused: The request id was used for another content.
+            SwitchInProgress: Another switch is open.
+        """
+        command_id = uuid4()
+        try:
+            async with conn.transaction():
+                fresh = await store.insert(
+                    conn, tenant_id, command_id, agent_id, instance_id, order, now
+                )
+        except asyncpg.UniqueViolationError as err:
+            if err.constraint_name != "agent_commands_one_switch":
+                raise
+            raise errors.SwitchInProgress("another switch of this agent is open") from err
+        if fresh:
+            metrics.COMMANDS.labels("issued").inc()
+            return command_id
+        known = await store.find(conn, tenant_id, agent_id, request_id=order.request_id)
+        if known is None or not _same(known, order):
+            raise errors.RequestIdReused("this request_id was used for another command")
+        return known.id
+
+    def wake(self, tenant_id: TenantId, instance_id: str) -> None:
+        """Have the instance's session fetch what waits for it."""
+        self._wakeups.signal(COMMANDS_TOPIC, instance_key(tenant_id, instance_id))
+
+    async def claim(
+        self, tenant_id: TenantId, instance_id: str, session_id: UUID, now: datetime
+    ) -> list[Command]:
+        """Lease what waits for an instance to its session."""
+        async with self._db.read(tenant_id) as conn:
+            claimed = await store.claim(
+                conn,
+                tenant_id,
+                instance_id,
+                session_id,
+                limit=MAX_CLAIM,
+                now=now,
+                lease=LEASE,
+                emergency_lease=EMERGENCY_LEASE,
+            )
+        metrics.COMMANDS.labels("delivered").inc(len(claimed))
+        return claimed
+
+    async def progress(
+        self, tenant_id: TenantId, agent_id: UUID, progress: pb.CommandProgress, now: datetime
+    ) -> None:
+        """Note a step before the result; a repeat, or one of a command that is final, does nothing.
+
+        Raises:
+            Invalid: No command id, or no stage.
+        """
+        command_id = wire.uuid(progress.command_id, "command_progress.command_id", "command ID")
+        async with self._db.read(tenant_id) as conn:
+            if progress.stage == pb.CommandProgress.STAGE_RECEIVED:
+                issued = await store.mark_received(conn, tenant_id, command_id, agent_id, now)
+                if issued is not None:
+                    metrics.COMMAND_SECONDS.observe((now - issued).total_seconds())
+            elif progress.stage == pb.CommandProgress.STAGE_STARTED:
+                await store.mark_started(conn, tenant_id, command_id, agent_id, now)
+            else:
+                raise wire.missing("command_progress.stage")
+
+    async def finish(
+        self, tenant_id: TenantId, agent_id: UUID, result: pb.CommandResult, now: datetime
+    ) -> None:
+        """Make a command final and let it take effect, both in one transaction, once.
+
+        Raises:
+            Invalid: No command id, or too large a result.
+        """
+        command_id = wire.uuid(result.command_id, "command_result.command_id", "command ID")
+        message = wire.text(result.message, "command_result.message", maximum=2000)
+        value = wire.json_object(result, "result", maximum=MAX_RESULT_BYTES) or {}
+        async with self._db.transaction(tenant_id) as conn:
+            done = await store.finish(
+                conn,
+                tenant_id,
+                command_id,
+                agent_id,
+                success=result.success,
+                message=message,
+                result=value,
+                now=now,
+            )
+            if done is None:
+                outcome = "succeeded" if result.success else "failed"
+                await store.tell_late_result(
+                    conn, tenant_id, command_id, agent_id, f"{outcome}: {message}", now
+                )
+                return
+            await self.take_effect(conn, done, now)
+        metrics.COMMANDS.labels(done.status).inc()
+
+    async def take_effect(self, conn: Conn, done: Command, now: datetime) -> None:
+        """Apply what a final command means here, and announce it."""
+        effect = self._effects.get(done.type)
+        if effect is not None:
+            await effect(conn, done, now)
+        await events.append(
+            conn,
+            events.Event(
+                "command.executed",
+                str(done.agent_id),
+                {
+                    "command_id": str(done.id),
+                    "command_type": done.type,
+                    "name": done.name,
+                    "status": done.status,
+                    "instance_id": done.instance_id,
+                },
+                done.tenant_id,
+            ),
+            now,
+        )
+
+    async def hand_over(
+        self,
+        conn: Conn,
+        tenant_id: TenantId,
+        instance_id: str,
+        session_id: UUID,
+        open_ids: Sequence[UUID],
+        now: datetime,
+    ) -> None:
+        """Give a new session what its instance works on; the rest will be sent again."""
+        await store.hand_over(conn, tenant_id, instance_id, session_id, open_ids, now)
+
+
+def emergency(kind: str, parameters: dict[str, object], created_by: str, request_id: str) -> Order:
+    """An order that nothing holds back; its request id makes issuing it repeatable."""
+    return Order(
+        kind, kind, parameters, EMERGENCY, "EMERGENCY", created_by, request_id, EMERGENCY_EXPIRES_IN
+    )
+
+
+def _same(known: Command, order: Order) -> bool:
+    return (known.type, known.name, known.parameters) == (order.type, order.name, order.parameters)

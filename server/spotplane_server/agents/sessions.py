@@ -1,0 +1,355 @@
+"""Sessions of this process: one per connected instance, fenced by an epoch.
+
+A session is written to by whoever has something to say to the agent and read by its stream alone.
+Answers wait in a bounded outbox; desired state and commands are not queued at all but fetched when
+the stream gets to them, so that the newest state is what is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+import structlog
+from spotplane.v1 import agent_stream_pb2 as pb
+
+from spotplane_server import events
+from spotplane_server.agents import commands_store, convert, errors, sessions_store, store
+from spotplane_server.agents.ledger import COMMANDS_TOPIC, Ledger, instance_key
+from spotplane_server.instances import rules as instance_rules
+from spotplane_server.instances import store as instances
+from spotplane_server.kernel import metrics, wire
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.errors import DomainError, Unavailable
+from spotplane_server.kernel.wakeups import Wakeups
+
+log = structlog.get_logger(__name__)
+
+SESSIONS_TOPIC: Final = "sessions"
+AGENTS_TOPIC: Final = "agents"
+
+# Answers that an agent may leave unread: enough for a burst of reports, little enough to notice a
+# stream that nobody reads.
+OUTBOX_SIZE: Final = 1024
+FLUSH_SECONDS: Final = 1.0
+SWEEP_SECONDS: Final = 2.0
+RETRY_SECONDS: Final = 0.5
+
+
+class Session:
+    """One instance's conversation, as seen from this process."""
+
+    def __init__(
+        self, tenant_id: TenantId, agent_id: UUID, instance_id: str, pace: Callable[[], timedelta]
+    ) -> None:
+        self.id = uuid4()
+        self.tenant_id = tenant_id
+        self.agent_id = agent_id
+        self.instance_id = instance_id
+        self.epoch = 0
+        self.pace = pace
+        self.sent_generation = 0
+        self.applied_generation = 0
+        self.last_seq = 0
+        self.next_report_seq: int | None = None
+        self.closed = False
+        self.goodbye = False
+        self._outbox: deque[pb.ConnectResponse] = deque()
+        self._wake = asyncio.Event()
+        self._error: DomainError | None = None
+        self.state_due = True
+        self.commands_due = True
+
+    @property
+    def key(self) -> str:
+        """Key of wake-ups that concern this instance."""
+        return instance_key(self.tenant_id, self.instance_id)
+
+    def say(self, response: pb.ConnectResponse) -> None:
+        """Queue an answer; a session whose answers nobody reads ends."""
+        if len(self._outbox) >= OUTBOX_SIZE:
+            self.end(errors.SlowConsumer())
+        else:
+            self._outbox.append(response)
+            self._wake.set()
+
+    def end(self, error: DomainError | None = None) -> None:
+        """End the stream, with an error unless it ends well."""
+        self.closed = True
+        self._error = self._error or error
+        self._wake.set()
+
+    def fetch(self, *, state: bool = False, commands: bool = False) -> None:
+        """Have the stream fetch the desired state or waiting commands."""
+        self.state_due |= state
+        self.commands_due |= commands
+        self._wake.set()
+
+    async def answers(self) -> AsyncIterator[pb.ConnectResponse | None]:
+        """What is to be sent, in order; None when state or commands are to be fetched.
+
+        Raises:
+            DomainError: The session ended with it.
+        """
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._outbox:
+                yield self._outbox.popleft()
+            elif self.closed:
+                return
+            elif self.state_due or self.commands_due:
+                yield None
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+
+class Sessions:
+    """The sessions of this process, their heartbeats, and the wake-ups that concern them."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        wakeups: Wakeups,
+        ledger: Ledger,
+        *,
+        server_id: str,
+        heartbeat: timedelta,
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._wakeups = wakeups
+        self._ledger = ledger
+        self._server_id = server_id
+        self._heartbeat = heartbeat
+        self._sessions: dict[str, Session] = {}
+        self._by_agent: dict[UUID, set[Session]] = {}
+        self._beats: dict[Session, sessions_store.Beat] = {}
+        self._draining = False
+        wakeups.listen(SESSIONS_TOPIC, self._fence_foreign)
+        wakeups.listen(AGENTS_TOPIC, self._fetch_state)
+        wakeups.listen(COMMANDS_TOPIC, self._fetch_commands)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @asynccontextmanager
+    async def attach(
+        self, tenant_id: TenantId, hello: pb.Hello, agent_id: UUID
+    ) -> AsyncIterator[Session]:
+        """Open a session for the block; the older one of the same instance ends.
+
+        Raises:
+            AgentNotFound, InstanceNotFound: Register first. Draining: The server is leaving.
+        """
+        if self._draining:
+            raise errors.Draining("the server is shutting down", retry_after_seconds=1.0)
+        session = Session(tenant_id, agent_id, hello.instance_id, self._pace)
+        session.applied_generation = hello.applied_generation
+        await self._open(session, hello)
+        older = self._sessions.get(session.key)
+        if older is not None:
+            older.end(errors.SessionReplaced())
+        self._sessions[session.key] = session
+        self._by_agent.setdefault(agent_id, set()).add(session)
+        metrics.SESSIONS.set(len(self._sessions))
+        # The key carries the epoch, so that the process that holds the newer session ignores it.
+        self._wakeups.signal(SESSIONS_TOPIC, f"{session.key}/{session.epoch}")
+        try:
+            yield session
+        finally:
+            self._forget(session)
+
+    def beat(self, session: Session, heartbeat: pb.Heartbeat | None = None) -> None:
+        """Count a sign of life; it is written with the next flush."""
+        if heartbeat is not None:
+            session.applied_generation = heartbeat.applied_generation
+        self._beats[session] = sessions_store.Beat(
+            session.tenant_id,
+            session.instance_id,
+            session.epoch,
+            self._clock.now(),
+            session.applied_generation,
+            wire.optional(heartbeat, "cpu_percent") if heartbeat else None,
+            wire.optional(heartbeat, "memory_percent") if heartbeat else None,
+            session.closed,
+        )
+
+    async def fetch(self, session: Session) -> list[pb.ConnectResponse]:
+        """What the stream is to send now: desired state first, then commands.
+
+        An unreachable database only delays it.
+        """
+        answers: list[pb.ConnectResponse] = []
+        try:
+            if session.state_due:
+                session.state_due = False
+                answers += await self._desired(session)
+            if session.commands_due:
+                session.commands_due = False
+                answers += await self._commands(session)
+        except Unavailable:
+            session.state_due = session.commands_due = True
+            await asyncio.sleep(RETRY_SECONDS)
+        return answers
+
+    def signal_agent(self, agent_id: UUID) -> None:
+        """Have all of an agent's sessions fetch their desired state, wherever they are held."""
+        self._wakeups.signal(AGENTS_TOPIC, str(agent_id))
+
+    def take_back(self, command: commands_store.Command) -> None:
+        """Tell the instance, if this process holds its stream, not to begin a command any more.
+
+        A stream that another process holds learns it when it reports: the plane refuses the effect.
+        """
+        session = self._sessions.get(instance_key(command.tenant_id, command.instance_id))
+        if session is not None:
+            session.say(
+                pb.ConnectResponse(command_cancel=pb.CommandCancel(command_id=str(command.id)))
+            )
+
+    async def run(self) -> None:
+        """Flush heartbeats every second until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            try:
+                await self.flush()
+            except Unavailable:
+                log.warning("heartbeats_not_flushed", sessions=len(self._beats))
+
+    async def sweep(self) -> None:
+        """Find commands whose wake-up was lost, in one statement for all sessions."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            if not self._sessions:
+                continue
+            try:
+                older_than = self._clock.now() - timedelta(seconds=1)
+                async with self._db.read(EVERY_TENANT) as conn:
+                    waiting = await commands_store.list_waiting(conn, older_than=older_than)
+            except Unavailable:
+                continue
+            for found in waiting:
+                self._fetch_commands(instance_key(found.tenant_id, found.instance_id))
+
+    async def flush(self) -> None:
+        """Write all heartbeats since the last flush in one statement, and fence who was replaced."""
+        if not self._beats:
+            return
+        beats, self._beats = self._beats, {}
+        try:
+            async with self._db.read(EVERY_TENANT) as conn:
+                flushed = await sessions_store.flush(conn, list(beats.values()))
+        except BaseException:
+            self._beats = beats | self._beats
+            raise
+        metrics.HEARTBEAT_FLUSHES.inc()
+        current = {instance_key(f.tenant_id, f.instance_id): f for f in flushed}
+        for session in beats:
+            found = current.get(session.key)
+            if found is None:
+                session.end(errors.SessionReplaced())
+            elif found.deleted:
+                session.end(errors.AgentNotFound())
+            elif found.generation > session.sent_generation:
+                session.fetch(state=True)
+
+    async def drain(self) -> None:
+        """Send every agent away with a slot of its own to come back at, then end the streams."""
+        self._draining = True
+        spread = max(1.0, len(self._sessions) / 500)
+        for session in list(self._sessions.values()):
+            delay = random.uniform(0.1, spread)
+            session.say(convert.reconnect(delay, "the server is shutting down"))
+            session.end()
+        await self.flush()
+
+    def _pace(self) -> timedelta:
+        # A tenth of jitter keeps agents that connected together from beating together.
+        return self._heartbeat * random.uniform(0.9, 1.1)
+
+    async def _open(self, session: Session, hello: pb.Hello) -> None:
+        now = self._clock.now()
+        tenant_id, agent_id, instance_id = session.tenant_id, session.agent_id, session.instance_id
+        open_ids = [convert.command_id(text) for text in hello.open_command_ids]
+        async with self._db.transaction(tenant_id) as conn:
+            instance = await instances.find(conn, tenant_id, instance_id)
+            if instance is None or instance.agent_id != agent_id:
+                raise errors.InstanceNotFound
+            session.epoch = await sessions_store.open_session(
+                conn,
+                tenant_id,
+                instance_id,
+                agent_id,
+                session_id=session.id,
+                server_id=self._server_id,
+                applied_generation=hello.applied_generation,
+                now=now,
+            )
+            await self._ledger.hand_over(conn, tenant_id, instance_id, session.id, open_ids, now)
+            if instance_rules.role(instance.status) == "primary":
+                moved = await store.set_status(conn, tenant_id, agent_id, "online", now)
+                if moved is not None:
+                    await events.append(
+                        conn, convert.status_event(tenant_id, agent_id, instance_id, moved), now
+                    )
+
+    def _forget(self, session: Session) -> None:
+        session.closed = True
+        if not session.goodbye:
+            self.beat(session)
+        else:
+            self._beats.pop(session, None)
+        if self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+        siblings = self._by_agent.get(session.agent_id, set())
+        siblings.discard(session)
+        if not siblings:
+            self._by_agent.pop(session.agent_id, None)
+        metrics.SESSIONS.set(len(self._sessions))
+
+    async def _desired(self, session: Session) -> list[pb.ConnectResponse]:
+        async with self._db.read(session.tenant_id) as conn:
+            desired = await store.load_desired(
+                conn, session.tenant_id, session.agent_id, session.instance_id
+            )
+        if desired is None:
+            session.end(errors.AgentNotFound())
+            return []
+        if desired.generation <= session.sent_generation:
+            return []
+        session.sent_generation = desired.generation
+        return [pb.ConnectResponse(desired_state=convert.desired_state(desired))]
+
+    async def _commands(self, session: Session) -> list[pb.ConnectResponse]:
+        claimed = await self._ledger.claim(
+            session.tenant_id, session.instance_id, session.id, self._clock.now()
+        )
+        if claimed:
+            session.commands_due = True  # there may be more than one claim takes
+        return [pb.ConnectResponse(command=convert.delivery(command)) for command in claimed]
+
+    def _fence_foreign(self, key: str) -> None:
+        instance, _, epoch = key.rpartition("/")
+        session = self._sessions.get(instance)
+        if session is not None and session.epoch < int(epoch):
+            session.end(errors.SessionReplaced())
+
+    def _fetch_state(self, key: str) -> None:
+        for session in self._by_agent.get(UUID(key), ()):
+            session.fetch(state=True)
+
+    def _fetch_commands(self, key: str) -> None:
+        session = self._sessions.get(key)
+        if session is not None:
+            session.fetch(commands=True)

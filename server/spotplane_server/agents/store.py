@@ -1,0 +1,407 @@
+"""The agents table: identity, configuration, generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.paging import Page, Slice
+
+INSERT_AGENT: Final = """
+    INSERT INTO agents (tenant_id, id, logical_agent_id, hostname, agent_version, status,
+                        created_at, updated_at)
+    VALUES ($1, $2, $3, $4, $5, 'online', $6, $6)
+    ON CONFLICT (tenant_id, logical_agent_id) WHERE deleted_at IS NULL DO NOTHING
+    RETURNING id
+"""
+
+LOCK_BY_LOGICAL_ID: Final = """
+    SELECT id
+      FROM agents
+     WHERE tenant_id = $1 AND logical_agent_id = $2 AND deleted_at IS NULL
+       FOR UPDATE
+"""
+
+LOCK_AGENT: Final = """
+    SELECT tenant_id, id, logical_agent_id, status, enabled, auto_switch_enabled,
+           auto_terminate_enabled, terminate_wait_seconds, manual_replica_enabled,
+           min_savings_percent, risk_threshold, max_switches_per_week, max_switches_per_day,
+           min_pool_duration_hours
+      FROM agents
+     WHERE id = $1 AND deleted_at IS NULL
+       FOR UPDATE
+"""
+
+TOUCH_AGENT: Final = """
+    UPDATE agents
+       SET hostname = coalesce($3, hostname),
+           agent_version = coalesce($4, agent_version),
+           updated_at = $5
+     WHERE tenant_id = $1 AND id = $2
+"""
+
+SET_TOKEN: Final = """
+    WITH old AS (SELECT token_hash FROM agents WHERE tenant_id = $1 AND id = $2)
+    UPDATE agents SET token_hash = $3
+     WHERE tenant_id = $1 AND id = $2
+    RETURNING (SELECT token_hash IS NOT NULL FROM old)
+"""
+
+SET_STATUS: Final = """
+    UPDATE agents
+       SET status = CASE WHEN $3 = 'online' AND NOT enabled THEN 'disabled' ELSE $3 END,
+           updated_at = $4
+     WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
+       AND status <> CASE WHEN $3 = 'online' AND NOT enabled THEN 'disabled' ELSE $3 END
+    RETURNING status
+"""
+
+SET_OFFLINE_IF_PRIMARY: Final = """
+    UPDATE agents a
+       SET status = 'offline', updated_at = $4
+     WHERE a.tenant_id = $1 AND a.id = $2 AND a.deleted_at IS NULL
+       AND EXISTS (SELECT FROM instances i
+                    WHERE i.tenant_id = $1 AND i.agent_id = $2 AND i.id = $3
+                      AND i.status = 'running_primary')
+"""
+
+RAISE_GENERATION: Final = """
+    UPDATE agents
+       SET generation = generation + 1, grace_until = coalesce($3, grace_until), updated_at = $4
+     WHERE tenant_id = $1 AND id = $2
+    RETURNING generation
+"""
+
+UPDATE_CONFIG: Final = """
+    UPDATE agents
+       SET enabled = $3, auto_switch_enabled = $4, auto_terminate_enabled = $5,
+           terminate_wait_seconds = $6, manual_replica_enabled = $7, min_savings_percent = $8,
+           risk_threshold = $9, max_switches_per_week = $10, max_switches_per_day = $11,
+           min_pool_duration_hours = $12,
+           status = CASE WHEN status = 'online' AND NOT $3 THEN 'disabled'
+                         WHEN status = 'disabled' AND $3 THEN 'online' ELSE status END,
+           config_version = config_version + 1, generation = generation + 1, updated_at = $13
+     WHERE tenant_id = $1 AND id = $2
+"""
+
+DELETE_AGENT: Final = """
+    UPDATE agents
+       SET status = 'deleted', deleted_at = $3, updated_at = $3, token_hash = NULL, enabled = false,
+           auto_switch_enabled = false, manual_replica_enabled = false,
+           generation = generation + 1
+     WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
+"""
+
+# `connected`: its stream has not ended, and it was heard of lately (a server that died ends nothing).
+GET_AGENT: Final = """
+    SELECT a.tenant_id, a.id, a.logical_agent_id, a.hostname, a.agent_version, a.status, a.enabled,
+           a.auto_switch_enabled, a.auto_terminate_enabled, a.terminate_wait_seconds,
+           a.replica_enabled, a.replica_count, a.manual_replica_enabled, a.min_savings_percent,
+           a.risk_threshold, a.max_switches_per_week, a.max_switches_per_day,
+           a.min_pool_duration_hours, a.config_version, a.generation, a.created_at, a.updated_at,
+           i.id AS instance_id, i.instance_type, i.region, i.az, i.mode, i.pool_id,
+           s.last_heartbeat_at,
+           coalesce(s.epoch > 0 AND s.disconnected_at IS NULL AND s.last_heartbeat_at > $2, false)
+               AS connected
+      FROM agents a
+      LEFT JOIN instances i
+        ON i.tenant_id = a.tenant_id AND i.agent_id = a.id AND i.status = 'running_primary'
+      LEFT JOIN agent_sessions s ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
+     WHERE a.id = $1 AND a.deleted_at IS NULL
+"""
+
+LIST_AGENTS: Final = """
+    SELECT a.tenant_id, a.id, a.logical_agent_id, a.hostname, a.agent_version, a.status, a.enabled,
+           a.auto_switch_enabled, a.auto_terminate_enabled, a.terminate_wait_seconds,
+           a.replica_enabled, a.replica_count, a.manual_replica_enabled, a.min_savings_percent,
+           a.risk_threshold, a.max_switches_per_week, a.max_switches_per_day,
+           a.min_pool_duration_hours, a.config_version, a.generation, a.created_at, a.updated_at,
+           i.id AS instance_id, i.instance_type, i.region, i.az, i.mode, i.pool_id,
+           s.last_heartbeat_at,
+           coalesce(s.epoch > 0 AND s.disconnected_at IS NULL AND s.last_heartbeat_at > $8, false)
+               AS connected
+      FROM agents a
+      LEFT JOIN instances i
+        ON i.tenant_id = a.tenant_id AND i.agent_id = a.id AND i.status = 'running_primary'
+      LEFT JOIN agent_sessions s ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
+     WHERE ($1::uuid IS NULL OR a.tenant_id = $1)
+       AND a.status = ANY($2)
+       AND ($3::text IS NULL OR strpos(lower(a.logical_agent_id), lower($3)) > 0
+                             OR strpos(lower(a.hostname), lower($3)) > 0)
+       AND ($4::timestamptz IS NULL OR (a.created_at, a.id) < ($4, $5))
+     ORDER BY a.created_at DESC, a.id DESC
+     LIMIT $6 OFFSET $7
+"""
+
+COUNT_AGENTS: Final = """
+    SELECT count(*)
+      FROM agents a
+     WHERE ($1::uuid IS NULL OR a.tenant_id = $1)
+       AND a.status = ANY($2)
+       AND ($3::text IS NULL OR strpos(lower(a.logical_agent_id), lower($3)) > 0
+                             OR strpos(lower(a.hostname), lower($3)) > 0)
+"""
+
+LOAD_DESIRED: Final = """
+    SELECT a.generation, a.enabled, a.auto_switch_enabled, a.auto_terminate_enabled,
+           a.terminate_wait_seconds, a.replica_enabled, a.replica_count, a.manual_replica_enabled,
+           a.min_savings_percent, a.risk_threshold, a.max_switches_per_week,
+           a.max_switches_per_day, a.min_pool_duration_hours, a.config_version, a.id AS agent_id,
+           i.status AS instance_status, p.id AS primary_instance_id, r.id AS replica_id
+      FROM agents a
+      JOIN instances i ON i.tenant_id = a.tenant_id AND i.agent_id = a.id AND i.id = $3
+      LEFT JOIN instances p
+        ON p.tenant_id = a.tenant_id AND p.agent_id = a.id AND p.status = 'running_primary'
+      LEFT JOIN replicas r
+        ON r.tenant_id = a.tenant_id AND r.instance_id = i.id
+       AND r.status IN ('launching', 'syncing', 'ready')
+     WHERE a.tenant_id = $1 AND a.id = $2 AND a.deleted_at IS NULL
+"""
+
+_IDENTITY: Final = ("tenant_id", "id", "logical_agent_id", "status")
+CONNECTED_WITHIN: Final = timedelta(seconds=30)
+LIVE_STATUSES: Final = ("online", "offline", "disabled", "switching", "error")
+STATUSES: Final = (*LIVE_STATUSES, "deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What an operator may change of an agent."""
+
+    enabled: bool
+    auto_switch_enabled: bool
+    auto_terminate_enabled: bool
+    terminate_wait_seconds: int
+    manual_replica_enabled: bool
+    min_savings_percent: Decimal
+    risk_threshold: Decimal
+    max_switches_per_week: int
+    max_switches_per_day: int
+    min_pool_duration_hours: int
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """An agent whose row this transaction holds."""
+
+    tenant_id: TenantId
+    id: UUID
+    logical_agent_id: str
+    status: str
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What one instance is to be: the agent's configuration and the instance's place in it."""
+
+    generation: int
+    enabled: bool
+    auto_switch_enabled: bool
+    auto_terminate_enabled: bool
+    terminate_wait_seconds: int
+    replica_enabled: bool
+    replica_count: int
+    manual_replica_enabled: bool
+    min_savings_percent: Decimal
+    risk_threshold: Decimal
+    max_switches_per_week: int
+    max_switches_per_day: int
+    min_pool_duration_hours: int
+    config_version: int
+    agent_id: UUID
+    instance_status: str
+    primary_instance_id: str | None
+    replica_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """An agent with its serving instance and that instance's session."""
+
+    tenant_id: TenantId
+    id: UUID
+    logical_agent_id: str
+    hostname: str | None
+    agent_version: str | None
+    status: str
+    enabled: bool
+    auto_switch_enabled: bool
+    auto_terminate_enabled: bool
+    terminate_wait_seconds: int
+    replica_enabled: bool
+    replica_count: int
+    manual_replica_enabled: bool
+    min_savings_percent: Decimal
+    risk_threshold: Decimal
+    max_switches_per_week: int
+    max_switches_per_day: int
+    min_pool_duration_hours: int
+    config_version: int
+    generation: int
+    created_at: datetime
+    updated_at: datetime
+    instance_id: str | None
+    instance_type: str | None
+    region: str | None
+    az: str | None
+    mode: str | None
+    pool_id: str | None
+    last_heartbeat_at: datetime | None
+    connected: bool
+
+
+async def lock_or_insert(
+    conn: Conn,
+    tenant_id: TenantId,
+    new_id: UUID,
+    logical_id: str,
+    *,
+    hostname: str | None,
+    version: str | None,
+    now: datetime,
+) -> tuple[UUID, bool]:
+    """Hold the agent of a logical id, creating it when there is none; whether it is new."""
+    while True:
+        known = await conn.fetchval(LOCK_BY_LOGICAL_ID, tenant_id, logical_id)
+        if known is not None:
+            return known, False
+        made = await conn.fetchval(
+            INSERT_AGENT, tenant_id, new_id, logical_id, hostname, version, now
+        )
+        if made is not None:
+            return made, True
+
+
+async def lock(conn: Conn, agent_id: UUID) -> Locked | None:
+    """Hold an agent that is not deleted, within the connection's scope."""
+    row = await conn.fetchrow(LOCK_AGENT, agent_id)
+    if row is None:
+        return None
+    columns: dict[str, Any] = dict(row)
+    identity = {name: columns.pop(name) for name in _IDENTITY}
+    return Locked(**identity, config=Config(**columns))
+
+
+async def touch(
+    conn: Conn,
+    tenant_id: TenantId,
+    agent_id: UUID,
+    *,
+    hostname: str | None,
+    version: str | None,
+    now: datetime,
+) -> None:
+    """Overwrite what an agent tells of itself, where it was told."""
+    await conn.execute(TOUCH_AGENT, tenant_id, agent_id, hostname, version, now)
+
+
+async def set_token(conn: Conn, tenant_id: TenantId, agent_id: UUID, token_hash: bytes) -> bool:
+    """Give an agent a credential; whether one died by it."""
+    had: bool = await conn.fetchval(SET_TOKEN, tenant_id, agent_id, token_hash)
+    return had
+
+
+async def set_status(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, status: str, now: datetime
+) -> str | None:
+    """Move an agent's state; a disabled one becomes `disabled` instead of `online`.
+
+    Returns:
+        The new state, None when it was that already.
+    """
+    moved: str | None = await conn.fetchval(SET_STATUS, tenant_id, agent_id, status, now)
+    return moved
+
+
+async def set_offline_if_primary(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str, now: datetime
+) -> None:
+    """Take an agent offline when it is its serving instance that left."""
+    await conn.execute(SET_OFFLINE_IF_PRIMARY, tenant_id, agent_id, instance_id, now)
+
+
+async def raise_generation(
+    conn: Conn,
+    tenant_id: TenantId,
+    agent_id: UUID,
+    *,
+    now: datetime,
+    grace: timedelta | None = None,
+) -> int:
+    """Say that the desired state of the agent's instances has changed."""
+    until = now + grace if grace else None
+    generation: int = await conn.fetchval(RAISE_GENERATION, tenant_id, agent_id, until, now)
+    return generation
+
+
+async def update_config(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, config: Config, now: datetime
+) -> None:
+    """Replace the configuration, raising its version and the generation by one."""
+    await conn.execute(
+        UPDATE_CONFIG,
+        tenant_id,
+        agent_id,
+        config.enabled,
+        config.auto_switch_enabled,
+        config.auto_terminate_enabled,
+        config.terminate_wait_seconds,
+        config.manual_replica_enabled,
+        config.min_savings_percent,
+        config.risk_threshold,
+        config.max_switches_per_week,
+        config.max_switches_per_day,
+        config.min_pool_duration_hours,
+        now,
+    )
+
+
+async def delete(conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) -> None:
+    """Delete an agent softly; its credential dies with it."""
+    await conn.execute(DELETE_AGENT, tenant_id, agent_id, now)
+
+
+async def get(conn: Conn, agent_id: UUID, now: datetime) -> AgentView | None:
+    """One agent within the connection's scope, None when there is none."""
+    row = await conn.fetchrow(GET_AGENT, agent_id, now - CONNECTED_WITHIN)
+    return AgentView(**row) if row else None
+
+
+async def list_agents(
+    conn: Conn,
+    tenant_id: TenantId | None,
+    *,
+    statuses: tuple[str, ...],
+    search: str | None,
+    page: Page,
+    now: datetime,
+) -> Slice[AgentView]:
+    """Agents, newest first."""
+    at, last = page.after or (None, None)
+    rows = await conn.fetch(
+        LIST_AGENTS,
+        tenant_id,
+        list(statuses),
+        search,
+        at and datetime.fromisoformat(at),
+        last and UUID(last),
+        page.limit + 1,
+        page.offset,
+        now - CONNECTED_WITHIN,
+    )
+    total = await conn.fetchval(COUNT_AGENTS, tenant_id, list(statuses), search)
+    return Slice([AgentView(**row) for row in rows], total)
+
+
+async def load_desired(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str
+) -> Desired | None:
+    """What an instance is to be; None when the agent is deleted or the instance not its own."""
+    row = await conn.fetchrow(LOAD_DESIRED, tenant_id, agent_id, instance_id)
+    return Desired(**row) if row else None

@@ -1,0 +1,1 @@
+"""Instances: the machines that agents live on, and who of them is primary."""

@@ -1,0 +1,35 @@
+"""What an instance may become, and what that makes of it."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+Status: TypeAlias = Literal[
+    "launching",
+    "running_primary",
+    "running_replica",
+    "promoting",
+    "zombie",
+    "terminating",
+    "terminated",
+]
+Role: TypeAlias = Literal["primary", "replica", "candidate", "retired"]
+
+GONE: Final = frozenset[Status]({"terminating", "terminated"})
+
+_ROLES: Final[dict[str, Role]] = {
+    "running_primary": "primary",
+    "running_replica": "replica",
+    "promoting": "replica",
+    "launching": "candidate",
+}
+
+
+def role(status: str) -> Role:
+    """What an instance in this state is to do."""
+    return _ROLES.get(status, "retired")
+
+
+def pool_id(instance_type: str, az: str) -> str:
+    """Id of the pool of a type in a zone; the zone is what follows the last dot."""
+    return f"{instance_type}.{az}"

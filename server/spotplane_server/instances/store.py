@@ -1,0 +1,156 @@
+"""The instances table and its one writer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from spotplane_server.instances.rules import Status
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import Conn
+
+# The catalogue's rows are locked against deletion; a region or type that the catalogue lacks is
+# no reason to refuse a machine that runs already.
+INSERT_INSTANCE: Final = """
+    WITH region AS (
+        SELECT id, provider FROM regions
+         WHERE code = $5 AND deleted_at IS NULL
+           FOR KEY SHARE),
+    type AS (
+        SELECT t.id FROM instance_types t, region r
+         WHERE t.provider = r.provider AND t.instance_type = $4 AND t.deleted_at IS NULL
+           FOR KEY SHARE OF t)
+    INSERT INTO instances (tenant_id, id, agent_id, instance_type, region, az, mode, pool_id, hostname,
+                           image_id, private_ip, public_ip, status, launched_at, active_at, updated_at,
+                           region_id, instance_type_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+            CASE WHEN $13 = 'launching' THEN NULL ELSE $14::timestamptz END, $14,
+            (SELECT id FROM region), (SELECT id FROM type))
+    ON CONFLICT (tenant_id, id) DO NOTHING
+"""
+
+REFRESH_INSTANCE: Final = """
+    UPDATE instances
+       SET hostname = coalesce($3, hostname),
+           private_ip = coalesce($4, private_ip),
+           public_ip = coalesce($5, public_ip),
+           updated_at = $6
+     WHERE tenant_id = $1 AND id = $2
+"""
+
+FIND_INSTANCE: Final = """
+    SELECT tenant_id, id, agent_id, status, instance_type, region, az, mode, pool_id
+      FROM instances
+     WHERE tenant_id = $1 AND id = $2
+"""
+
+FIND_PRIMARY: Final = """
+    SELECT tenant_id, id, agent_id, status, instance_type, region, az, mode, pool_id
+      FROM instances
+     WHERE tenant_id = $1 AND agent_id = $2 AND status = 'running_primary'
+"""
+
+MOVE_INSTANCE: Final = """
+    UPDATE instances
+       SET status = $4,
+           active_at = CASE WHEN $4 IN ('running_primary', 'running_replica')
+                            THEN coalesce(active_at, $5) ELSE active_at END,
+           terminated_at = CASE WHEN $4 = 'terminated' THEN $5 ELSE terminated_at END,
+           updated_at = $5
+     WHERE tenant_id = $1 AND id = $2 AND status = ANY($3)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A machine as the plane knows it; ``id`` is the cloud's."""
+
+    tenant_id: TenantId
+    id: str
+    agent_id: UUID
+    status: Status
+    instance_type: str
+    region: str
+    az: str
+    mode: str
+    pool_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a machine tells of itself."""
+
+    id: str
+    instance_type: str
+    region: str
+    az: str
+    mode: str
+    pool_id: str | None
+    hostname: str | None = None
+    image_id: str | None = None
+    private_ip: str | None = None
+    public_ip: str | None = None
+
+
+async def insert(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, machine: Machine, status: Status, now: datetime
+) -> None:
+    """Make a machine known; a known one stays as it is."""
+    await conn.execute(
+        INSERT_INSTANCE,
+        tenant_id,
+        machine.id,
+        agent_id,
+        machine.instance_type,
+        machine.region,
+        machine.az,
+        machine.mode,
+        machine.pool_id,
+        machine.hostname,
+        machine.image_id,
+        machine.private_ip,
+        machine.public_ip,
+        status,
+        now,
+    )
+
+
+async def refresh(conn: Conn, tenant_id: TenantId, machine: Machine, now: datetime) -> None:
+    """Overwrite what may change while a machine lives, where it was told."""
+    await conn.execute(
+        REFRESH_INSTANCE,
+        tenant_id,
+        machine.id,
+        machine.hostname,
+        machine.private_ip,
+        machine.public_ip,
+        now,
+    )
+
+
+async def find(conn: Conn, tenant_id: TenantId, instance_id: str) -> Instance | None:
+    """One instance, None when it is not known."""
+    row = await conn.fetchrow(FIND_INSTANCE, tenant_id, instance_id)
+    return Instance(**row) if row else None
+
+
+async def find_primary(conn: Conn, tenant_id: TenantId, agent_id: UUID) -> Instance | None:
+    """The instance that serves, None when none does."""
+    row = await conn.fetchrow(FIND_PRIMARY, tenant_id, agent_id)
+    return Instance(**row) if row else None
+
+
+async def move(
+    conn: Conn,
+    tenant_id: TenantId,
+    instance_id: str,
+    *,
+    frm: tuple[Status, ...],
+    to: Status,
+    now: datetime,
+) -> bool:
+    """Move an instance from one of some states to another; False when it was in none of them."""
+    done = await conn.execute(MOVE_INSTANCE, tenant_id, instance_id, list(frm), to, now)
+    return bool(done == "UPDATE 1")
