@@ -51,7 +51,7 @@ class UsageRecord(message.Message):
     tenant_id: builtins.str
     """UUID. For tenant keys a claim that must match; required from administrators."""
     environment_id: builtins.str
-    """UUID of an environment of the tenant; default the key's."""
+    """UUID of an environment of the tenant; default that of `api_key_id`, else the caller's."""
     api_key_id: builtins.str
     """UUID of a key of the tenant."""
     model_id: builtins.str
@@ -63,11 +63,11 @@ class UsageRecord(message.Message):
     region_code: builtins.str
     """Code of a region."""
     node_id: builtins.str
-    """Instance that served it."""
+    """Instance that served it; at most 255 characters."""
     prompt_tokens: builtins.int
-    """Required; tokens of the prompt, at least 0."""
+    """Required; tokens of the prompt, 0..1000000000."""
     completion_tokens: builtins.int
-    """Required; tokens of the completion, at least 0."""
+    """Required; tokens of the completion, 0..1000000000."""
     cached_tokens: builtins.int
     """Tokens of the prompt that came from a cache, 0..prompt_tokens; default 0."""
     latency_ms: builtins.int
@@ -75,7 +75,9 @@ class UsageRecord(message.Message):
     status_code: builtins.int
     """HTTP status answered, 100..599."""
     outcome: builtins.str
-    """`success`, `client_error`, `server_error`, `timeout`, `cancelled` or `rate_limited`; default from `status_code`."""
+    """`success`, `client_error`, `server_error`, `timeout`, `cancelled` or `rate_limited`; default from `status_code`: none or
+    2xx is `success`, 4xx `client_error`, all else `server_error`. `timeout` and `cancelled` go with any status.
+    """
     @builtins.property
     def metadata(self) -> struct_pb2.Struct:
         """Free members; at most 16 KiB as JSON."""
