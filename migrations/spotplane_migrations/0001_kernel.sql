@@ -12,6 +12,7 @@ END
 $$;
 
 GRANT USAGE ON SCHEMA public TO spotplane_app;
+GRANT SELECT ON schema_migrations TO spotplane_app;  -- a server checks before it serves
 
 CREATE TABLE leases (
     name       text PRIMARY KEY,

@@ -43,7 +43,7 @@ from spotplane_server.config import ServerConfig
 from spotplane_server.events.service import EventFeed, EventService
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
-from spotplane_server.kernel import bootstrap, metrics, partitions, policy
+from spotplane_server.kernel import bootstrap, metrics, migrate, partitions, policy
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
@@ -253,11 +253,16 @@ class Server:
         """Start serving; the port is in ``port``.
 
         Raises:
+            MigrationRefused: The database is older or newer than this program.
             OSError, asyncpg.PostgresError: The database or the port is not to be had.
         """
         clock = clock or SystemClock()
         db = await Database.open(config.database_url, size=config.db_pool_size)
-        kernel = await _kernel(config, db, clock)
+        try:
+            kernel = await _kernel(config, db, clock)
+        except BaseException:
+            await db.close()
+            raise
         parts = build(kernel)
         gate = Gate(
             kernel.auth,
@@ -329,6 +334,8 @@ async def serve(config: ServerConfig) -> None:
 
 async def _kernel(config: ServerConfig, db: Database, clock: Clock) -> Kernel:
     async with db.transaction(EVERY_TENANT) as conn:
+        if not await migrate.current(conn):
+            raise migrate.MigrationRefused("the database is not migrated: run `spotplane migrate`")
         secret = await bootstrap.shared_secret(conn, "page_tokens")
         if config.admin_token:
             await bootstrap.put_admin(
@@ -372,15 +379,25 @@ def _service_names() -> list[str]:
 
 
 async def _report_health(kernel: Kernel, healthy: Any) -> None:
-    """Say every few seconds whether the database answers and next month has its partitions."""
+    """Say every few seconds what works: each check by its name, and all together as ``""``."""
     serving = health_pb2.HealthCheckResponse.ServingStatus
     while True:
-        try:
-            ready = await partitions.ready(kernel.db, kernel.clock.now())
-        except Exception:  # noqa: BLE001 - whatever is wrong, the answer is the same
-            ready = False
-        metrics.DEPENDENCY_UP.labels("postgresql").set(ready)
+        checks = await _checks(kernel)
+        metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
         for state, count in kernel.db.stats().items():
             metrics.POOL.labels(state).set(count)
-        await healthy.set("", serving.SERVING if ready else serving.NOT_SERVING)
+        for name, works in {**checks, "": all(checks.values())}.items():
+            await healthy.set(name, serving.SERVING if works else serving.NOT_SERVING)
         await asyncio.sleep(HEALTH_SECONDS)
+
+
+async def _checks(kernel: Kernel) -> dict[str, bool]:
+    checks = {"database": False, "migrations": False, "partitions": False}
+    try:
+        async with kernel.db.read(EVERY_TENANT) as conn:
+            checks["database"] = True
+            checks["migrations"] = await migrate.current(conn)
+        checks["partitions"] = await partitions.ready(kernel.db, kernel.clock.now())
+    except Exception:  # noqa: BLE001 - whatever is wrong, what is left says no
+        log.warning("not_ready", exc_info=True)
+    return checks

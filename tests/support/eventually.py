@@ -29,7 +29,7 @@ async def eventually(
             last = err
         else:
             if value:
-                return value  # type: ignore[return-value]
+                return value
             last = value
         await asyncio.sleep(every)
     raise AssertionError(f"not within {within} s; last: {last!r}")

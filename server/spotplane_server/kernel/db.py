@@ -47,6 +47,8 @@ AWAY: Final = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InterfaceError,
+    # What a connection says between being told that it is cut and noticing.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )

@@ -32,10 +32,17 @@ _MESSAGES: Final = {
 class LimitReached(Exhausted):
     """One layer's budget is used up; nothing was charged anywhere."""
 
-    def __init__(self, reason: str, retry_after_seconds: float, limit: int) -> None:
+    def __init__(
+        self,
+        reason: str,
+        retry_after_seconds: float,
+        limit: int,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(
             _MESSAGES[reason], retry_after_seconds=max(1.0, retry_after_seconds), limit=str(limit)
         )
+        self.headers = headers or {}
         self.reason = reason  # type: ignore[misc]
 
 
@@ -81,9 +88,14 @@ class Layer:
 
 
 class Limiter:
-    """The windows and permits of this process."""
+    """The windows and permits of this process.
 
-    def __init__(self) -> None:
+    Args:
+        max_windows: Windows to remember at most.
+    """
+
+    def __init__(self, *, max_windows: int = MAX_WINDOWS) -> None:
+        self._max_windows = max_windows
         self._windows: OrderedDict[tuple[str, str], Window] = OrderedDict()
         self._running: dict[str, int] = {}
 
@@ -104,17 +116,18 @@ class Limiter:
         for layer, window in zip(layers, windows, strict=True):
             window.expire(now)
             if window.used >= layer.limit:
-                raise LimitReached(layer.reason, window.frees_at(now) - now, layer.limit)
+                raise LimitReached(
+                    layer.reason,
+                    window.frees_at(now) - now,
+                    layer.limit,
+                    _headers(layer, window, now),
+                )
         for window in windows:
             window.charge(now)
         layer, window = min(
             zip(layers, windows, strict=True), key=lambda pair: pair[0].limit - pair[1].used
         )
-        return {
-            "x-ratelimit-limit": str(layer.limit),
-            "x-ratelimit-remaining": str(layer.limit - window.used),
-            "x-ratelimit-reset": str(math.ceil(window.frees_at(now))),
-        }
+        return _headers(layer, window, now)
 
     def enter(self, key: str, limit: int) -> None:
         """Take one of ``limit`` permits; pair with `leave`.
@@ -140,9 +153,17 @@ class Limiter:
         window = self._windows.get(key)
         if window is None:
             window = self._windows[key] = Window(layer.seconds)
-            if len(self._windows) > MAX_WINDOWS:
+            if len(self._windows) > self._max_windows:
                 self._windows.popitem(last=False)
         else:
             # The one forgotten is the one unused for longest, never one that is being used up.
             self._windows.move_to_end(key)
         return window
+
+
+def _headers(layer: Layer, window: Window, now: float) -> dict[str, str]:
+    return {
+        "x-ratelimit-limit": str(layer.limit),
+        "x-ratelimit-remaining": str(max(0, layer.limit - window.used)),
+        "x-ratelimit-reset": str(math.ceil(window.frees_at(now))),
+    }

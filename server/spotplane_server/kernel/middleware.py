@@ -227,6 +227,9 @@ class Gate(grpc.aio.ServerInterceptor):
                 source = _checked(request) if stream_in else request
                 async with aclosing(behaviour(source, context)) as responses:
                     async for response in responses:
+                        if call.headers:
+                            await _send_headers(call, metadata, context)
+                            call.headers.clear()
                         yield response
             except grpc.aio.AbortError:
                 code = context.code()
@@ -295,6 +298,7 @@ class Gate(grpc.aio.ServerInterceptor):
             )
         except LimitReached as err:
             metrics.LIMITED.labels(err.reason).inc()
+            call.headers.update(err.headers)
             raise
         if verified.caller.kind == "tenant":
             call.headers.update(headers)
@@ -394,7 +398,8 @@ async def _send_headers(call: Call, metadata: dict[str, str], context: Context) 
         return
     # The REST doors need headers before the body; a plain gRPC caller reads the budget from the
     # trailers, which cost nothing.
-    if call.http_status != 200 or "x-total-count" in headers or "x-spotplane-door" in metadata:
+    plain = all(name.startswith("x-ratelimit-") for name in headers)
+    if not plain or "x-spotplane-door" in metadata:
         await context.send_initial_metadata(tuple(headers.items()))
     else:
         context.set_trailing_metadata((("x-request-id", call.correlation_id), *headers.items()))

@@ -9,6 +9,8 @@ from typing import Final
 import asyncpg
 import structlog
 
+from spotplane_server.kernel.db import Conn
+
 log = structlog.get_logger(__name__)
 
 # Any constant serves; it only has to be the same for all of our processes.
@@ -85,8 +87,12 @@ async def migrate(url: str) -> list[str]:
         await conn.close()
 
 
-async def check(conn: asyncpg.Connection[asyncpg.Record]) -> bool:
-    """Whether the database has exactly this program's migrations or newer ones it can live with."""
+async def current(conn: Conn) -> bool:
+    """Whether the database has all of this program's migrations.
+
+    A server goes on while a newer version migrates: migrations are written so that the code before
+    and the code after can both work with them.
+    """
     return (await conn.fetchval(LATEST) or 0) >= len(load())
 
 

@@ -61,6 +61,7 @@ class Wakeups:
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
             try:
+                conn.add_termination_listener(lambda _conn: self._due.set())
                 await conn.add_listener(CHANNEL, self._receive)
                 await self._send(conn)
             except (asyncpg.PostgresError, *db.AWAY):
@@ -72,6 +73,9 @@ class Wakeups:
     async def _send(self, conn: asyncpg.Connection[asyncpg.Record]) -> None:
         while True:
             await self._due.wait()
+            if conn.is_closed():
+                # Whoever has nothing to say would otherwise never notice that it hears nothing.
+                raise asyncpg.InterfaceError("the connection was cut")
             await asyncio.sleep(COALESCE_SECONDS)
             self._due.clear()
             keys = list(self._pending)

@@ -276,6 +276,9 @@ class Replicas:
         # Agents say so right after binding, perhaps after the plane has promoted already.
         if replica.status == "promoted" and status in {"syncing", "ready"}:
             return
+        # The launcher's word that the instance runs, overtaken by the instance's own that it is ready.
+        if replica.status == "ready" and status == "syncing" and progress is None:
+            return
         if status == "failed" and replica.status in rules.LIVE:
             await self.fail(conn, replica, message or "the agent reported a failure", now)
             return

@@ -196,6 +196,9 @@ class TenantService(tenant_pb2_grpc.TenantServiceServicer):
     ) -> AsyncIterator[httpbody_pb2.HttpBody]:
         tenant_id = _id(request)
         form = wire.optional_one_of(request, "format", ("ndjson", "csv")) or "ndjson"
+        calls.answer_headers(
+            {"content-disposition": f'attachment; filename="tenant-{tenant_id}.zip"'}
+        )
         # Closed with this generator, so that a client that leaves frees the connection at once.
         async with aclosing(self._exporter.archive(tenant_id, form, self._clock.now())) as chunks:
             async for chunk in chunks:
