@@ -12,7 +12,11 @@ from spotplane_server.kernel.db import EVERY_TENANT
 from tests.catalog.world import Catalog, put_instance
 from tests.support.plane import ADMIN, Plane, refusal, refused
 
-SPOT = {"price_per_hour": 0.526, "spot_price_per_hour": 0.158, "supports_spot": True}
+SPOT: dict[str, Any] = {
+    "price_per_hour": 0.526,
+    "spot_price_per_hour": 0.158,
+    "supports_spot": True,
+}
 
 
 async def test_new_type_has_the_documented_defaults(catalog: Catalog) -> None:
@@ -21,7 +25,7 @@ async def test_new_type_has_the_documented_defaults(catalog: Catalog) -> None:
     assert made.id >= 1
     assert (made.instance_name, made.available, made.is_available) == ("g5.xlarge", True, True)
     assert (made.supports_spot, made.spot_price_defaulted) == (False, False)
-    absent = ("price_per_hour", "spot_price_per_hour", "gpu_compute_capability")
+    absent: tuple[Any, ...] = ("price_per_hour", "spot_price_per_hour", "gpu_compute_capability")
     assert not any(made.HasField(name) for name in absent)
     assert await catalog.get_type(made.id) == made
 

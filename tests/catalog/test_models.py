@@ -17,7 +17,11 @@ async def test_new_model_has_the_documented_defaults(catalog: Catalog) -> None:
     model = await catalog.model("meta/llama-3 8b")
     assert (model.name, model.status) == ("meta/llama-3 8b", "active")
     assert (model.price_input_per_million, model.price_output_per_million) == (0.0, 0.0)
-    absent = ("price_cached_input_per_million", "size", "tokens_per_second_capacity")
+    absent: tuple[Any, ...] = (
+        "price_cached_input_per_million",
+        "size",
+        "tokens_per_second_capacity",
+    )
     assert not any(model.HasField(name) for name in absent)
     found = await catalog.models.GetModel(
         model_pb2.GetModelRequest(id=model.id.upper()), metadata=ADMIN

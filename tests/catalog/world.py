@@ -83,7 +83,7 @@ class Catalog:
 
     async def type(self, name: str = "g5.xlarge", **members: Any) -> instance_type_pb2.InstanceType:
         """Create an instance type."""
-        defaults = {
+        defaults: dict[str, Any] = {
             "provider": "aws",
             "instance_type": name,
             "gpu_model": "NVIDIA A10G",
@@ -144,7 +144,7 @@ class Catalog:
 
     async def model(self, name: str = "llama-3-8b", **members: Any) -> model_pb2.Model:
         """Create a model."""
-        defaults = {
+        defaults: dict[str, Any] = {
             "name": name,
             "family": "Llama",
             "type": "chat",
