@@ -6,14 +6,22 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
 async def eventually(
-    probe: Callable[[], T | Awaitable[T]], *, within: float = 15.0, every: float = 0.02
-) -> T:
+    probe: Callable[[], Awaitable[T]], *, within: float = 15.0, every: float = 0.02
+) -> T: ...
+
+
+@overload
+async def eventually(probe: Callable[[], T], *, within: float = 15.0, every: float = 0.02) -> T: ...
+
+
+async def eventually(probe: Callable[[], Any], *, within: float = 15.0, every: float = 0.02) -> Any:
     """Call ``probe`` until it answers something true, and answer that.
 
     Raises:
