@@ -99,6 +99,16 @@ CREATE INDEX agent_sessions_agent ON agent_sessions (tenant_id, agent_id);
 CALL isolate_tenants('agent_sessions');
 GRANT SELECT, INSERT, UPDATE ON agent_sessions TO spotplane_app;
 
+-- One row: whether any server takes heartbeats down, and since when without a gap. While none did,
+-- nobody's silence means anything. `seen_at` is PostgreSQL's time, the other the plane's.
+CREATE TABLE heartbeat_collection (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    since     timestamptz NOT NULL DEFAULT '-infinity',
+    seen_at   timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO heartbeat_collection DEFAULT VALUES;
+GRANT SELECT, UPDATE ON heartbeat_collection TO spotplane_app;
+
 CREATE TABLE agent_commands (
     tenant_id      uuid NOT NULL,
     id             uuid NOT NULL,

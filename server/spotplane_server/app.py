@@ -148,8 +148,8 @@ def _fleet(kernel: Kernel) -> Parts:
         ledger,
         {
             "notice": failovers.on_notice,
-            "replica": replicas.on_report,
-            "termination": replicas.on_termination,
+            "replica": sessions.telling(replicas.on_report),
+            "termination": sessions.telling(replicas.on_termination),
             "prices": lambda _origin, report, now: prices.take(db, report, now),
             "usage": lambda origin, report, now: usage_reports.take(
                 db, origin, report, now, window
@@ -290,8 +290,14 @@ class Server:
         runner = JobRunner(
             self.kernel.db, self.kernel.clock, self.kernel.server_id, self.parts.jobs
         )
-        # Whatever changed of an agent may leave it without the replica that it should have.
-        self.kernel.wakeups.listen(AGENTS_TOPIC, lambda _agent: runner.signal(CoordinatorJob.name))
+
+        # Whatever changed of an agent may leave it without the replica that it should have, or give an
+        # open failover the replica that it waits for.
+        def look_again(_agent: str) -> None:
+            runner.signal(CoordinatorJob.name)
+            runner.signal(Reconciler.name)
+
+        self.kernel.wakeups.listen(AGENTS_TOPIC, look_again)
         await enter(owned(self.kernel.wakeups.run(), "wakeups"))
         await enter(owned(gate.recheck_streams(), "recheck"))
         await enter(owned(_report_health(self.kernel, healthy), "health"))

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias
 from uuid import UUID, uuid4
 
 import structlog
@@ -44,11 +44,19 @@ SWEEP_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.5
 
 
+_Take: TypeAlias = Callable[[Any, Any, datetime], Awaitable[None]]
+
+
 class Session:
     """One instance's conversation, as seen from this process."""
 
     def __init__(
-        self, tenant_id: TenantId, agent_id: UUID, instance_id: str, pace: Callable[[], timedelta]
+        self,
+        tenant_id: TenantId,
+        agent_id: UUID,
+        instance_id: str,
+        pace: Callable[[], timedelta],
+        now: datetime,
     ) -> None:
         self.id = uuid4()
         self.tenant_id = tenant_id
@@ -59,6 +67,7 @@ class Session:
         self.sent_generation = 0
         self.applied_generation = 0
         self.last_seq = 0
+        self.last_beat_at = now
         self.next_report_seq: int | None = None
         self.closed = False
         self.goodbye = False
@@ -154,7 +163,7 @@ class Sessions:
         """
         if self._draining:
             raise errors.Draining("the server is shutting down", retry_after_seconds=1.0)
-        session = Session(tenant_id, agent_id, hello.instance_id, self._pace)
+        session = Session(tenant_id, agent_id, hello.instance_id, self._pace, self._clock.now())
         session.applied_generation = hello.applied_generation
         await self._open(session, hello)
         older = self._sessions.get(session.key)
@@ -171,14 +180,15 @@ class Sessions:
             self._forget(session)
 
     def beat(self, session: Session, heartbeat: pb.Heartbeat | None = None) -> None:
-        """Count a sign of life; it is written with the next flush."""
+        """Count a heartbeat, or note the stream's end; it is written with the next flush."""
         if heartbeat is not None:
+            session.last_beat_at = self._clock.now()
             session.applied_generation = heartbeat.applied_generation
         self._beats[session] = sessions_store.Beat(
             session.tenant_id,
             session.instance_id,
             session.epoch,
-            self._clock.now(),
+            session.last_beat_at,
             session.applied_generation,
             wire.optional(heartbeat, "cpu_percent") if heartbeat else None,
             wire.optional(heartbeat, "memory_percent") if heartbeat else None,
@@ -207,6 +217,15 @@ class Sessions:
         """Have all of an agent's sessions fetch their desired state, wherever they are held."""
         self._wakeups.signal(AGENTS_TOPIC, str(agent_id))
 
+    def telling(self, take: _Take) -> _Take:
+        """A report's handler that has the agent's sessions fetch their state when it is done."""
+
+        async def take_and_tell(origin: Any, report: Any, now: datetime) -> None:
+            await take(origin, report, now)
+            self.signal_agent(origin.agent_id)
+
+        return take_and_tell
+
     def take_back(self, command: commands_store.Command) -> None:
         """Tell the instance, if this process holds its stream, not to begin a command any more.
 
@@ -224,6 +243,8 @@ class Sessions:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await self.flush()
+                async with self._db.read(EVERY_TENANT) as conn:
+                    await sessions_store.keep_collecting(conn, self._clock.now())
             except Unavailable:
                 log.warning("heartbeats_not_flushed", sessions=len(self._beats))
 
@@ -249,7 +270,7 @@ class Sessions:
         beats, self._beats = self._beats, {}
         try:
             async with self._db.read(EVERY_TENANT) as conn:
-                flushed = await sessions_store.flush(conn, list(beats.values()))
+                flushed = await sessions_store.flush(conn, list(beats.values()), self._clock.now())
         except BaseException:
             self._beats = beats | self._beats
             raise

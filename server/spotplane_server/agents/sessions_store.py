@@ -39,7 +39,7 @@ FLUSH_HEARTBEATS: Final = """
            applied_generation = h.applied,
            cpu_percent = coalesce(h.cpu, s.cpu_percent),
            memory_percent = coalesce(h.memory, s.memory_percent),
-           disconnected_at = CASE WHEN h.closed THEN h.at END
+           disconnected_at = CASE WHEN h.closed THEN $9::timestamptz END
       FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::bigint[],
                   $6::real[], $7::real[], $8::boolean[])
            AS h (tenant_id, instance_id, epoch, at, applied, cpu, memory, closed)
@@ -49,6 +49,13 @@ FLUSH_HEARTBEATS: Final = """
        AND s.instance_id = h.instance_id
        AND s.epoch = h.epoch
     RETURNING s.tenant_id, s.instance_id, a.generation, a.deleted_at IS NOT NULL AS deleted
+"""
+
+# A gap of ten seconds means that the plane, or its database, was away.
+KEEP_COLLECTING: Final = """
+    UPDATE heartbeat_collection
+       SET since = CASE WHEN seen_at < now() - interval '10 seconds' THEN $1 ELSE since END,
+           seen_at = now()
 """
 
 SAY_GOODBYE: Final = """
@@ -62,11 +69,13 @@ MARK_SILENT: Final = """
        SET status = 'offline', updated_at = $1
       FROM instances i
       JOIN agent_sessions s ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
+     CROSS JOIN heartbeat_collection h
      WHERE i.tenant_id = a.tenant_id
        AND i.agent_id = a.id
        AND i.status = 'running_primary'
        AND a.status IN ('online', 'disabled', 'switching', 'error')
-       AND s.last_heartbeat_at < $2
+       AND greatest(s.last_heartbeat_at, h.since) < $2
+       AND h.seen_at > now() - interval '10 seconds'
        AND (a.grace_until IS NULL OR a.grace_until < $1)
     RETURNING a.tenant_id, a.id, i.id AS instance_id, s.last_heartbeat_at
 """
@@ -104,7 +113,7 @@ class Beat:
     tenant_id: TenantId
     instance_id: str
     epoch: int
-    at: datetime
+    at: datetime  # of its last heartbeat; the end of a stream is no sign of life
     applied_generation: int
     cpu_percent: float | None
     memory_percent: float | None
@@ -163,7 +172,12 @@ async def open_session(
     return epoch
 
 
-async def flush(conn: Conn, beats: Sequence[Beat]) -> list[Flushed]:
+async def keep_collecting(conn: Conn, now: datetime) -> None:
+    """Say that heartbeats are being taken down; after a gap, that they are again."""
+    await conn.execute(KEEP_COLLECTING, now)
+
+
+async def flush(conn: Conn, beats: Sequence[Beat], now: datetime) -> list[Flushed]:
     """Write what sessions have to say; whoever is missing from the answer is fenced."""
     rows = await conn.fetch(
         FLUSH_HEARTBEATS,
@@ -175,6 +189,7 @@ async def flush(conn: Conn, beats: Sequence[Beat]) -> list[Flushed]:
         [b.cpu_percent for b in beats],
         [b.memory_percent for b in beats],
         [b.closed for b in beats],
+        now,
     )
     return [Flushed(**row) for row in rows]
 

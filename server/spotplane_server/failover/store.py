@@ -54,7 +54,7 @@ ADVANCE_FAILOVER: Final = """
      WHERE tenant_id = $1 AND id = $2 AND status IN ('detected', 'handling')
 """
 
-# Primaries that have been silent too long and that no failover knows of yet. Who said goodbye left on
+# Primaries that have been silent too long, while somebody listened, and that no failover knows of yet. Who said goodbye left on
 # purpose; who was just launched is still booting.
 OPEN_SILENCES: Final = """
     INSERT INTO failovers (tenant_id, id, agent_id, instance_id, pool_id, kind, status, detected_at)
@@ -62,10 +62,12 @@ OPEN_SILENCES: Final = """
       FROM instances i
       JOIN agents a ON a.tenant_id = i.tenant_id AND a.id = i.agent_id
       JOIN agent_sessions s ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
+     CROSS JOIN heartbeat_collection h
      WHERE i.status = 'running_primary'
        AND a.deleted_at IS NULL
        AND s.goodbye_at IS NULL
-       AND s.last_heartbeat_at < $2
+       AND greatest(s.last_heartbeat_at, h.since) < $2
+       AND h.seen_at > now() - interval '10 seconds'
        AND (a.grace_until IS NULL OR a.grace_until < $1)
        AND NOT EXISTS (SELECT
                          FROM failovers f

@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 # Long enough for any run; a process that dies holds a job up for at most this.
 LEASE_TTL: Final = timedelta(seconds=30)
+# Signals that come together are one run.
+COALESCE_SECONDS: Final = 0.02
 
 
 class Job(Protocol):
@@ -68,6 +70,7 @@ class JobRunner:
                     await signal.wait()
             except TimeoutError:
                 continue
+            await asyncio.sleep(COALESCE_SECONDS)
 
     async def _run(self, job: Job) -> None:
         started = time.perf_counter()
