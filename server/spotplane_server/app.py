@@ -36,6 +36,7 @@ from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.service import AgentService
 from spotplane_server.agents.sessions import AGENTS_TOPIC, Sessions
 from spotplane_server.agents.stream import AgentStream
+from spotplane_server.audit.refusals import Refusals
 from spotplane_server.catalog.instance_types_service import InstanceTypeService
 from spotplane_server.catalog.models_service import ModelService
 from spotplane_server.catalog.regions_service import RegionService
@@ -269,6 +270,7 @@ class Server:
             Limiter(),
             clock,
             tenant_rpm=config.tenant_rpm,
+            refused=Refusals(db, clock).record,
             trusted_proxies=config.trusted_proxies,
             message_limits={CONNECT: STREAM_MESSAGE_BYTES},
         )

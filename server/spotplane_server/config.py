@@ -36,6 +36,14 @@ def _networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
+def _late_days(text: str) -> int:
+    # Partitions of the past two months are kept at hand; what is older has nowhere to go.
+    value = _natural(text)
+    if value > 59:
+        raise ValueError("must be at most 59")
+    return value
+
+
 def _level(text: str) -> str:
     if text.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
         raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
@@ -69,7 +77,7 @@ class ServerConfig:
     tenant_rpm: int = _setting(50_000, _natural)
     key_default_rpm: int = _setting(60, _natural)
     key_default_concurrency: int = _setting(5, _natural)
-    usage_late_days: int = _setting(35, _natural)
+    usage_late_days: int = _setting(35, _late_days)
     usage_future_minutes: int = _setting(5, _natural)
     launch_estimate_days: int = _setting(30, _natural)
     launch_estimate_min_samples: int = _setting(3, _natural)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.db import Conn
 
 INSERT_AUDIT: Final = """
-    INSERT INTO audit_logs (occurred_at, id, actor_type, actor_id, actor_name, action, resource_type,
-                            resource_id, tenant_id, before, after, correlation_id, ip, user_agent)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    INSERT INTO audit_logs (occurred_at, id, actor_type, actor_id, actor_name, action,
+                            resource_type, resource_id, tenant_id, before, after, correlation_id,
+                            ip, user_agent, result)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 """
 
 _ACTOR_TYPES: Final = {"admin": "admin", "tenant": "api_key", "agent": "agent", "system": "system"}
@@ -30,6 +31,7 @@ class Change:
         tenant_id: Whose it is; None for the catalogue.
         before: Changed members as they were; no secrets, no hashes.
         after: Changed members as they are.
+        result: ``failure`` for what was refused.
     """
 
     action: str
@@ -38,6 +40,7 @@ class Change:
     tenant_id: UUID | None = None
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
+    result: Literal["success", "failure"] = "success"
 
 
 async def record(conn: Conn, call: Call, change: Change, now: datetime) -> None:
@@ -58,4 +61,5 @@ async def record(conn: Conn, call: Call, change: Change, now: datetime) -> None:
         call.correlation_id,
         call.client_ip,
         call.user_agent,
+        change.result,
     )

@@ -71,6 +71,7 @@ class Gate(grpc.aio.ServerInterceptor):
         limiter: Budgets of this process.
         clock: For windows.
         tenant_rpm: Requests a minute of a whole tenant.
+        refused: Told of proven callers that may not call.
         trusted_proxies: Whose `X-Forwarded-For` is believed.
         message_limits: Largest message in bytes, by method, where it is below the server's.
     """
@@ -82,6 +83,7 @@ class Gate(grpc.aio.ServerInterceptor):
         clock: Clock,
         *,
         tenant_rpm: int,
+        refused: Callable[[Call, DomainError], Awaitable[None]],
         trusted_proxies: Sequence[addresses.Network] = (),
         message_limits: Mapping[str, int] | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._limiter = limiter
         self._clock = clock
         self._tenant_rpm = tenant_rpm
+        self._refused = refused
         self._trusted = trusted_proxies
         self._message_limits = message_limits or {}
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -286,11 +289,13 @@ class Gate(grpc.aio.ServerInterceptor):
             return None
         try:
             verified = await self._verify(access, *_tokens(metadata))
+            call.caller = verified.caller
             policy.check(access, verified.caller)
         except DomainError as err:
             metrics.AUTH.labels("admin" if access.admin_only else "tenant", err.reason).inc()
+            if call.caller is not calls.ANONYMOUS:
+                await self._refused(call, err)
             raise
-        call.caller = verified.caller
         metrics.AUTH.labels(verified.caller.kind, "OK").inc()
         try:
             headers = self._limiter.admit(

@@ -1,0 +1,46 @@
+"""Keeping what callers tried and may not do."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from datetime import datetime, timedelta
+from typing import Final
+
+from spotplane_server.audit.store import Change, record
+from spotplane_server.kernel.calls import Call
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.errors import DomainError
+
+# One row says it; a caller that tries all the time must not fill the audit.
+REPEAT_AFTER: Final = timedelta(minutes=1)
+MAX_REMEMBERED: Final = 10_000
+
+
+class Refusals:
+    """Records refused calls, each caller and method once a minute."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+        self._recorded: OrderedDict[tuple[str, str], datetime] = OrderedDict()
+
+    async def record(self, call: Call, error: DomainError) -> None:
+        """Append a row on its own; there is no change that it could belong to."""
+        now, key = self._clock.now(), (call.caller.id, call.method)
+        last = self._recorded.get(key)
+        if last is not None and last + REPEAT_AFTER > now:
+            return
+        self._recorded[key] = now
+        if len(self._recorded) > MAX_REMEMBERED:
+            self._recorded.popitem(last=False)
+        change = Change(
+            "call.refuse",
+            "method",
+            call.method,
+            call.caller.tenant_id,
+            after={"reason": error.reason},
+            result="failure",
+        )
+        async with self._db.read(EVERY_TENANT) as conn:
+            await record(conn, call, change, now)
