@@ -25,14 +25,16 @@ INSERT_COMMAND: Final = """
     SELECT id FROM issued
 """
 
-# Of one instance, most urgent first. Only the newest session may lease: the check on the epoch and
-# the lease are one statement.
+# Of the primary, most urgent first. Only the newest session may lease, and a newer one waits for the
+# lease before it takes over what is leased: hence the lock on the session's row.
 CLAIM_COMMANDS: Final = """
     WITH due AS (
         SELECT c.tenant_id, c.id
           FROM agent_commands c
           JOIN agent_sessions s ON s.tenant_id = c.tenant_id AND s.instance_id = c.instance_id
           JOIN agents a ON a.tenant_id = c.tenant_id AND a.id = c.agent_id
+          JOIN instances i
+            ON i.tenant_id = c.tenant_id AND i.id = c.instance_id AND i.status = 'running_primary'
          WHERE c.tenant_id = $1
            AND c.instance_id = $2
            AND c.status = 'pending'
@@ -41,6 +43,7 @@ CLAIM_COMMANDS: Final = """
            AND (a.enabled OR c.priority = 100)
          ORDER BY c.priority DESC, c.created_at
          LIMIT $4
+           FOR SHARE OF s
            FOR UPDATE OF c SKIP LOCKED),
     leased AS (
         UPDATE agent_commands c

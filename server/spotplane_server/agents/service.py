@@ -205,6 +205,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         agent_id = access.agent_id(call.caller, request.agent_id)
         order = _order(request, call.caller)
         async with self._db.transaction(access.scope(call.caller)) as conn:
+            await access.lock(conn, agent_id)  # or it might move, and the old primary get the order
             view = await access.get(conn, agent_id, now)
             if view.instance_id is None:
                 raise errors.AgentOffline("no instance serves this agent at present")

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 from uuid import UUID, uuid4
 
+import asyncpg
 import structlog
 from spotplane.v1 import agent_stream_pb2 as pb
 
@@ -24,6 +25,7 @@ from spotplane_server.agents import commands_store, convert, errors, sessions_st
 from spotplane_server.agents.ledger import COMMANDS_TOPIC, Ledger, instance_key
 from spotplane_server.instances import rules as instance_rules
 from spotplane_server.instances import store as instances
+from spotplane_server.kernel import db as database
 from spotplane_server.kernel import metrics, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
@@ -35,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 SESSIONS_TOPIC: Final = "sessions"
 AGENTS_TOPIC: Final = "agents"
+CANCELS_TOPIC: Final = "cancels"
 
 # Answers that an agent may leave unread: enough for a burst of reports, little enough to notice a
 # stream that nobody reads.
@@ -42,6 +45,9 @@ OUTBOX_SIZE: Final = 1024
 FLUSH_SECONDS: Final = 1.0
 SWEEP_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.5
+
+# What the database raises when it is away, or goes away in the middle of a statement.
+TROUBLE: Final = (Unavailable, asyncpg.PostgresError, *database.AWAY)
 
 
 _Take: TypeAlias = Callable[[Any, Any, datetime], Awaitable[None]]
@@ -148,6 +154,7 @@ class Sessions:
         wakeups.listen(SESSIONS_TOPIC, self._fence_foreign)
         wakeups.listen(AGENTS_TOPIC, self._fetch_state)
         wakeups.listen(COMMANDS_TOPIC, self._fetch_commands)
+        wakeups.listen(CANCELS_TOPIC, self._tell_cancelled)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -166,9 +173,11 @@ class Sessions:
         session = Session(tenant_id, agent_id, hello.instance_id, self._pace, self._clock.now())
         session.applied_generation = hello.applied_generation
         await self._open(session, hello)
-        older = self._sessions.get(session.key)
-        if older is not None:
-            older.end(errors.SessionReplaced())
+        other = self._sessions.get(session.key)
+        if other is not None and other.epoch > session.epoch:
+            raise errors.SessionReplaced  # it came later and was quicker
+        if other is not None:
+            other.end(errors.SessionReplaced())
         self._sessions[session.key] = session
         self._by_agent.setdefault(agent_id, set()).add(session)
         metrics.SESSIONS.set(len(self._sessions))
@@ -182,6 +191,7 @@ class Sessions:
     def beat(self, session: Session, heartbeat: pb.Heartbeat | None = None) -> None:
         """Count a heartbeat, or note the stream's end; it is written with the next flush."""
         if heartbeat is not None:
+            metrics.HEARTBEATS.inc()
             session.last_beat_at = self._clock.now()
             session.applied_generation = heartbeat.applied_generation
         self._beats[session] = sessions_store.Beat(
@@ -227,15 +237,12 @@ class Sessions:
         return take_and_tell
 
     def take_back(self, command: commands_store.Command) -> None:
-        """Tell the instance, if this process holds its stream, not to begin a command any more.
+        """Tell the instance, whoever holds its stream, not to begin a command any more.
 
-        A stream that another process holds learns it when it reports: the plane refuses the effect.
+        Who misses it learns it when it reports: the plane refuses the effect.
         """
-        session = self._sessions.get(instance_key(command.tenant_id, command.instance_id))
-        if session is not None:
-            session.say(
-                pb.ConnectResponse(command_cancel=pb.CommandCancel(command_id=str(command.id)))
-            )
+        key = instance_key(command.tenant_id, command.instance_id)
+        self._wakeups.signal(CANCELS_TOPIC, f"{key}/{command.id}")
 
     async def run(self) -> None:
         """Flush heartbeats every second until cancelled."""
@@ -245,8 +252,8 @@ class Sessions:
                 await self.flush()
                 async with self._db.read(EVERY_TENANT) as conn:
                     await sessions_store.keep_collecting(conn, self._clock.now())
-            except Unavailable:
-                log.warning("heartbeats_not_flushed", sessions=len(self._beats))
+            except TROUBLE:
+                log.warning("heartbeats_not_flushed", sessions=len(self._beats), exc_info=True)
 
     async def sweep(self) -> None:
         """Find commands whose wake-up was lost, in one statement for all sessions."""
@@ -258,7 +265,7 @@ class Sessions:
                 older_than = self._clock.now() - timedelta(seconds=1)
                 async with self._db.read(EVERY_TENANT) as conn:
                     waiting = await commands_store.list_waiting(conn, older_than=older_than)
-            except Unavailable:
+            except TROUBLE:
                 continue
             for found in waiting:
                 self._fetch_commands(instance_key(found.tenant_id, found.instance_id))
@@ -293,7 +300,10 @@ class Sessions:
             delay = random.uniform(0.1, spread)
             session.say(convert.reconnect(delay, "the server is shutting down"))
             session.end()
-        await self.flush()
+        try:
+            await self.flush()
+        except TROUBLE:
+            log.warning("heartbeats_not_flushed", sessions=len(self._beats), exc_info=True)
 
     def _pace(self) -> timedelta:
         # A tenth of jitter keeps agents that connected together from beating together.
@@ -365,6 +375,12 @@ class Sessions:
         session = self._sessions.get(instance)
         if session is not None and session.epoch < int(epoch):
             session.end(errors.SessionReplaced())
+
+    def _tell_cancelled(self, key: str) -> None:
+        instance, _, command_id = key.rpartition("/")
+        session = self._sessions.get(instance)
+        if session is not None:
+            session.say(pb.ConnectResponse(command_cancel=pb.CommandCancel(command_id=command_id)))
 
     def _fetch_state(self, key: str) -> None:
         for session in self._by_agent.get(UUID(key), ()):

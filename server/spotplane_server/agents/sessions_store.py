@@ -196,9 +196,10 @@ async def flush(conn: Conn, beats: Sequence[Beat], now: datetime) -> list[Flushe
 
 async def say_goodbye(
     conn: Conn, tenant_id: TenantId, instance_id: str, epoch: int, now: datetime
-) -> None:
-    """Note that an instance left on purpose."""
-    await conn.execute(SAY_GOODBYE, tenant_id, instance_id, epoch, now)
+) -> bool:
+    """Note that an instance left on purpose; False when it has a newer session."""
+    done = await conn.execute(SAY_GOODBYE, tenant_id, instance_id, epoch, now)
+    return bool(done == "UPDATE 1")
 
 
 async def mark_silent(conn: Conn, *, now: datetime, after: timedelta) -> list[Edge]:

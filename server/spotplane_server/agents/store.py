@@ -64,7 +64,7 @@ SET_STATUS: Final = """
 SET_OFFLINE_IF_PRIMARY: Final = """
     UPDATE agents a
        SET status = 'offline', updated_at = $4
-     WHERE a.tenant_id = $1 AND a.id = $2 AND a.deleted_at IS NULL
+     WHERE a.tenant_id = $1 AND a.id = $2 AND a.deleted_at IS NULL AND a.status <> 'offline'
        AND EXISTS (SELECT FROM instances i
                     WHERE i.tenant_id = $1 AND i.agent_id = $2 AND i.id = $3
                       AND i.status = 'running_primary')
@@ -321,9 +321,10 @@ async def set_status(
 
 async def set_offline_if_primary(
     conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str, now: datetime
-) -> None:
-    """Take an agent offline when it is its serving instance that left."""
-    await conn.execute(SET_OFFLINE_IF_PRIMARY, tenant_id, agent_id, instance_id, now)
+) -> bool:
+    """Take an agent offline when it is its serving instance that left; whether it was not yet."""
+    done = await conn.execute(SET_OFFLINE_IF_PRIMARY, tenant_id, agent_id, instance_id, now)
+    return bool(done == "UPDATE 1")
 
 
 async def raise_generation(

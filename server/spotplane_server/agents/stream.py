@@ -12,6 +12,7 @@ import structlog
 from google.rpc import status_pb2
 from spotplane.v1 import agent_stream_pb2 as pb
 
+from spotplane_server import events
 from spotplane_server.agents import convert, errors, sessions_store, store
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.sessions import Session, Sessions
@@ -21,6 +22,7 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database, attempt
 from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
+from spotplane_server.kernel.middleware import as_domain
 from spotplane_server.kernel.tasks import owned
 
 log = structlog.get_logger(__name__)
@@ -101,11 +103,8 @@ class AgentStream:
                 if session.closed:
                     return
             session.end()
-        except DomainError as err:
-            session.end(err)
-        except Exception as err:  # a defect must end the stream, not hang it
-            log.error("stream_defect", exc_info=err)
-            session.end(kernel_errors.Internal())
+        except Exception as err:  # noqa: BLE001 - whatever it is must end the stream, not hang it
+            session.end(as_domain(err))
 
     async def _take(self, request: pb.ConnectRequest, session: Session, origin: Origin) -> None:
         kind = request.WhichOneof("kind")
@@ -174,13 +173,13 @@ class AgentStream:
     async def _goodbye(self, session: Session, goodbye: pb.Goodbye) -> None:
         wire.text(goodbye.reason, "goodbye.reason", maximum=500)
         now = self._clock.now()
+        origin = session.tenant_id, session.agent_id, session.instance_id
         async with self._db.transaction(session.tenant_id) as conn:
-            await sessions_store.say_goodbye(
+            # Of a session that was replaced it means nothing: the newer one stays.
+            if await sessions_store.say_goodbye(
                 conn, session.tenant_id, session.instance_id, session.epoch, now
-            )
-            await store.set_offline_if_primary(
-                conn, session.tenant_id, session.agent_id, session.instance_id, now
-            )
+            ) and await store.set_offline_if_primary(conn, *origin, now):
+                await events.append(conn, convert.status_event(*origin, "offline"), now)
         session.goodbye = True
         session.end()
 

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
+import asyncpg
 from spotplane.v1 import event_pb2 as pb
 from spotplane.v1 import event_pb2_grpc
 
 from spotplane_server.events import store
-from spotplane_server.kernel import calls, wire
+from spotplane_server.kernel import calls, db, wire
 from spotplane_server.kernel.db import EVERY_TENANT, Database, Scope
 from spotplane_server.kernel.errors import Forbidden, Invalid, Unavailable
 from spotplane_server.kernel.middleware import Context
@@ -43,7 +44,7 @@ class EventFeed:
             try:
                 async with self._db.read(EVERY_TENANT) as conn:
                     newest = await store.newest(conn)
-            except Unavailable:
+            except (Unavailable, asyncpg.PostgresError, *db.AWAY):
                 continue
             if newest > self._head:
                 self._head = newest
