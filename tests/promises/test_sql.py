@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 
 import asyncpg
-
 import spotplane_server
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 
