@@ -36,6 +36,9 @@ from spotplane_server.replicas.lifecycle import Replicas
 
 log = structlog.get_logger(__name__)
 
+# What a cloud gives when it names no deadline (AWS: two minutes).
+DEFAULT_NOTICE: Final = timedelta(seconds=120)
+
 _REPLICA_TYPES: Final = {"rebalance": "automatic-rebalance"}
 
 
@@ -84,8 +87,13 @@ class Reconciler:
         """Open or join a failover, and carry it as far as it goes at once.
 
         Args:
+            tenant_id: Whose agent it is.
+            agent_id: The agent.
             instance_id: The instance that goes; None, or one that is not the agent's, means the
                 primary: a wrong id must not stop a rescue.
+            kind: What is known of its going.
+            deadline: When it goes; default in 120 seconds for a termination.
+            now: When the signal arrived.
 
         Returns:
             Its id; of the closed one, when this very signal had opened it before.
@@ -104,9 +112,8 @@ class Reconciler:
         """Open failovers of silent primaries, carry all open ones on, bury what the cloud took."""
         async with self._db.transaction(EVERY_TENANT) as conn:
             for silence in await store.open_silences(conn, now=now, after=self._offline_after):
-                await store.add_step(
-                    conn, silence.tenant_id, silence.id, "detected", "silence", now
-                )
+                step = "detected" if silence.fresh else "upgraded"
+                await store.add_step(conn, silence.tenant_id, silence.id, step, "silence", now)
         done = await self.reconcile()
         return done + await self._bury(now)
 
@@ -141,11 +148,13 @@ class Reconciler:
             closed = await store.find_closed(conn, tenant_id, instance.id, kind, deadline, now)
             if closed is not None:
                 return closed, False
-            wanted = uuid4()
+            if kind == "termination" and deadline is None:
+                deadline = now + DEFAULT_NOTICE
+            known = await store.find_open(conn, tenant_id, instance.id)
             opened = await store.open_failover(
                 conn,
                 tenant_id,
-                wanted,
+                uuid4(),
                 agent_id,
                 instance.id,
                 instance.pool_id,
@@ -153,11 +162,12 @@ class Reconciler:
                 deadline=deadline,
                 now=now,
             )
-            step = "detected" if opened.id == wanted else "upgraded"
-            await store.add_step(conn, tenant_id, opened.id, step, kind, now)
+            if known is None or opened.kind != known.kind:
+                step = "detected" if known is None else "upgraded"
+                await store.add_step(conn, tenant_id, opened.id, step, kind, now)
             if instance.pool_id and kind in {"rebalance", "termination"}:
                 await market.record_interruption(conn, instance.pool_id, instance.id, now)
-            if opened.id == wanted:
+            if known is None:
                 await self._announce(
                     conn, tenant_id, agent_id, opened.id, "detected", now, kind=kind
                 )

@@ -30,6 +30,7 @@ class Situation:
         instance_status: State of the instance that goes; None when it is not known.
         heard: Whether the instance that goes has been heard of within the offline threshold.
         replica_status: State of the agent's live replica; None when there is none.
+        manual_mode: Whether a replica is kept standing anyway.
         launcher_online: Whether somebody is there to launch a replica.
         switch_open: Whether a switch of the agent is under way.
     """
@@ -49,6 +50,7 @@ class Situation:
     replica_status: str | None
     replica_bound: bool
     replica_created_by: str | None
+    manual_mode: bool
     launcher_online: bool
     switch_open: bool
 
@@ -107,10 +109,8 @@ def _not_primary(s: Situation) -> Move:
 
 def _rebalance(s: Situation, now: datetime) -> Move | None:
     if now >= s.detected_at + REBALANCE_LASTS:
-        step: Literal["release", "resolve"] = (
-            "release" if s.replica_created_by == "emergency" else "resolve"
-        )
-        return Move(step, s, "no termination followed")
+        ours = s.replica_created_by == "emergency" and not s.manual_mode
+        return Move("release" if ours else "resolve", s, "no termination followed")
     if s.replica_status is None and not s.switch_open and s.launcher_online:
         return Move("launch", s)
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from spotplane.v1 import agent_stream_pb2, failover_pb2_grpc
@@ -23,8 +23,6 @@ from spotplane_server.kernel.errors import NotFound
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
 
-# What a cloud gives when it names no deadline (AWS: two minutes).
-DEFAULT_NOTICE: Final = timedelta(seconds=120)
 _KINDS: Final[dict[str, Kind]] = {
     "rebalance": "rebalance",
     "termination": "termination",
@@ -72,7 +70,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             agent_id,
             wire.optional_text(request, "instance_id", maximum=128),
             kind,
-            deadline=deadline or (now + DEFAULT_NOTICE if kind == "termination" else None),
+            deadline=deadline,
             now=now,
         )
         async with self._db.read(agent.tenant_id) as conn:
@@ -128,12 +126,8 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         if kind is None:
             raise wire.missing("notice.kind")
         deadline = None
-        if kind == "termination":
-            deadline = (
-                wire.from_timestamp(notice.deadline)
-                if notice.HasField("deadline")
-                else now + DEFAULT_NOTICE
-            )
+        if kind == "termination" and notice.HasField("deadline"):
+            deadline = wire.from_timestamp(notice.deadline)
         await self._reconciler.signal(
             origin.tenant_id,
             origin.agent_id,

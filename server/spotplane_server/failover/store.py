@@ -25,12 +25,19 @@ OPEN_FAILOVER: Final = """
     RETURNING id, kind, detected_at
 """
 
-# The same notice once more, after its failover is closed, opens no second one.
+FIND_OPEN: Final = """
+    SELECT id, kind, detected_at
+      FROM failovers
+     WHERE tenant_id = $1 AND instance_id = $2 AND status IN ('detected', 'handling')
+"""
+
+# The same notice once more, after its failover is closed, opens no second one; one that names no
+# deadline is the same as any.
 FIND_CLOSED: Final = """
     SELECT id
       FROM failovers
      WHERE tenant_id = $1 AND instance_id = $2 AND kind = $3
-       AND deadline IS NOT DISTINCT FROM $4
+       AND ($4::timestamptz IS NULL OR deadline = $4)
        AND status IN ('resolved', 'failed', 'ignored')
        AND detected_at > $5
      ORDER BY detected_at DESC
@@ -54,10 +61,12 @@ ADVANCE_FAILOVER: Final = """
      WHERE tenant_id = $1 AND id = $2 AND status IN ('detected', 'handling')
 """
 
-# Primaries that have been silent too long, while somebody listened, and that no failover knows of yet. Who said goodbye left on
-# purpose; who was just launched is still booting.
+# Primaries that have been silent too long, while somebody listened, and whose loss no failover knows
+# of yet: a rebalance or a drain waits, which is over now. Who said goodbye left on purpose; who was
+# just launched is still booting.
 OPEN_SILENCES: Final = """
-    INSERT INTO failovers (tenant_id, id, agent_id, instance_id, pool_id, kind, status, detected_at)
+    INSERT INTO failovers AS o (tenant_id, id, agent_id, instance_id, pool_id, kind, status,
+                                detected_at)
     SELECT i.tenant_id, gen_random_uuid(), i.agent_id, i.id, i.pool_id, 'silence', 'detected', $1
       FROM instances i
       JOIN agents a ON a.tenant_id = i.tenant_id AND a.id = i.agent_id
@@ -72,10 +81,13 @@ OPEN_SILENCES: Final = """
        AND NOT EXISTS (SELECT
                          FROM failovers f
                         WHERE f.tenant_id = i.tenant_id AND f.instance_id = i.id
+                          AND f.kind IN ('silence', 'termination')
                           AND (f.status IN ('detected', 'handling')
                                OR (f.kind = 'silence' AND f.detected_at > s.last_heartbeat_at)))
-    ON CONFLICT (tenant_id, instance_id) WHERE status IN ('detected', 'handling') DO NOTHING
-    RETURNING tenant_id, id
+    ON CONFLICT (tenant_id, instance_id) WHERE status IN ('detected', 'handling') DO UPDATE
+       SET kind = 'silence'
+     WHERE o.kind IN ('rebalance', 'drain')
+    RETURNING tenant_id, id, detected_at = $1 AS fresh
 """
 
 SNAPSHOT: Final = """
@@ -83,13 +95,14 @@ SNAPSHOT: Final = """
            f.detected_at, f.deadline, p.id AS primary_id, i.status AS instance_status,
            coalesce(s.last_heartbeat_at >= $1, false) AS heard,
            r.id AS replica_id, r.status AS replica_status, coalesce(r.bound, false) AS replica_bound,
-           r.created_by AS replica_created_by,
+           r.created_by AS replica_created_by, a.manual_replica_enabled AS manual_mode,
            coalesce(ps.last_heartbeat_at >= $1, false) AS launcher_online,
            EXISTS (SELECT
                      FROM agent_commands c
                     WHERE c.tenant_id = f.tenant_id AND c.agent_id = f.agent_id AND c.type = 'switch'
                       AND c.status IN ('pending', 'leased', 'executing')) AS switch_open
       FROM failovers f
+      JOIN agents a ON a.tenant_id = f.tenant_id AND a.id = f.agent_id
       LEFT JOIN instances i ON i.tenant_id = f.tenant_id AND i.id = f.instance_id
       LEFT JOIN agent_sessions s ON s.tenant_id = f.tenant_id AND s.instance_id = f.instance_id
       LEFT JOIN instances p
@@ -184,10 +197,11 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """A failover that silence opened."""
+    """A failover that silence opened, or made stronger."""
 
     tenant_id: TenantId
     id: UUID
+    fresh: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +250,12 @@ async def open_failover(
     if row is None:
         raise AssertionError("the upsert answers a row")
     return Opened(**row)
+
+
+async def find_open(conn: Conn, tenant_id: TenantId, instance_id: str) -> Opened | None:
+    """The open failover about an instance, None when there is none."""
+    row = await conn.fetchrow(FIND_OPEN, tenant_id, instance_id)
+    return Opened(**row) if row else None
 
 
 async def find_closed(

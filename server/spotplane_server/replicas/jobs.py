@@ -53,7 +53,10 @@ class CoordinatorJob:
         async with self._db.read(EVERY_TENANT) as conn:
             uncovered = await store.list_uncovered(conn, limit=BATCH)
             unwanted = await store.list_unwanted(conn, limit=BATCH)
+            stranded = await store.list_stranded(conn, limit=BATCH)
         done = 0
+        for replica in stranded:
+            done += await self._guarded(replica.agent_id, self._give_up(replica, now))
         for agent in uncovered:
             if agent.failed_at is None or rules.retry_at(agent.failed_at, agent.failures) <= now:
                 done += await self._guarded(agent.agent_id, self._cover(agent, now))
@@ -80,6 +83,13 @@ class CoordinatorJob:
             place = await placement.for_manual(conn, primary, created_by="coordinator", now=now)
             await self._replicas.request(conn, primary, place, now)
         self._ledger.wake(agent.tenant_id, primary.id)
+
+    async def _give_up(self, stranded: store.Unwanted, now: datetime) -> None:
+        async with self._db.transaction(stranded.tenant_id) as conn:
+            await agents.lock(conn, stranded.agent_id)
+            replica = await store.lock(conn, stranded.tenant_id, stranded.agent_id, stranded.id)
+            if replica is not None and not replica.bound:
+                await self._replicas.fail(conn, replica, "its launch was called off", now)
 
     async def _clear(self, unwanted: store.Unwanted, now: datetime) -> None:
         async with self._db.transaction(unwanted.tenant_id) as conn:

@@ -13,6 +13,7 @@ from spotplane_server.agents import ledger as ledger_rules
 from spotplane_server.agents import moves
 from spotplane_server.agents import store as agents
 from spotplane_server.agents.commands_store import Command
+from spotplane_server.agents.errors import InstanceTaken
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.stream import Origin
 from spotplane_server.instances import store as instances
@@ -20,6 +21,7 @@ from spotplane_server.instances.store import Instance, Machine
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.errors import NotFound, Precondition
 from spotplane_server.replicas import errors, rules, store
 from spotplane_server.replicas.store import Placement, Replica
 
@@ -90,6 +92,7 @@ class Replicas:
 
         Raises:
             ReplicaNotFound: There is none. ReplicaAlreadyBound: To another instance.
+            InstanceTaken: The instance is no candidate of this agent's.
         """
         replica = await store.lock(conn, tenant_id, agent_id, replica_id)
         if replica is None:
@@ -103,6 +106,9 @@ class Replicas:
         await instances.insert(
             conn, tenant_id, agent_id, _machine(replica, instance_id), "launching", now
         )
+        known = await instances.find(conn, tenant_id, instance_id)
+        if known is None or known.agent_id != agent_id or known.status != "launching":
+            raise InstanceTaken("the instance is another agent's, or has another part already")
         status = await store.bind(conn, tenant_id, agent_id, replica_id, instance_id, now)
         wanted = status in rules.LIVE
         await instances.move(
@@ -209,12 +215,21 @@ class Replicas:
         """What a finished launch means: bound when it succeeded, failed when it did not."""
         replica_id = UUID(str(command.parameters["replica_id"]))
         instance_id = (command.result or {}).get("instance_id")
+        message = command.message or f"launch {command.status}"
+        # The agent's row first, as everywhere, so that no two transactions wait for each other.
+        await agents.lock(conn, command.agent_id)
         if command.status == "completed" and isinstance(instance_id, str) and instance_id:
-            await self.bind(conn, command.tenant_id, command.agent_id, replica_id, instance_id, now)
-            return
+            try:
+                await self.bind(
+                    conn, command.tenant_id, command.agent_id, replica_id, instance_id, now
+                )
+            except (Precondition, NotFound) as err:
+                message = err.message
+            else:
+                return
         replica = await store.lock(conn, command.tenant_id, command.agent_id, replica_id)
         if replica is not None and not replica.bound:
-            await self.fail(conn, replica, command.message or f"launch {command.status}", now)
+            await self.fail(conn, replica, message, now)
 
     async def on_report(self, origin: Origin, report: pb.ReplicaReport, now: datetime) -> None:
         """Take what an agent says of a replica; a repeat changes nothing.

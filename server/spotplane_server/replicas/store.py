@@ -124,15 +124,33 @@ LIST_UNCOVERED: Final = """
      LIMIT $1
 """
 
-# Live replicas that nobody asked to keep: manual ones of agents that left manual mode or were
-# deleted. Emergency replicas are the failover's.
+# Live replicas that nobody asked to keep: those of deleted agents, manual ones of agents that left
+# manual mode, and what an emergency left behind that is over for an agent that is well.
 LIST_UNWANTED: Final = """
     SELECT r.tenant_id, r.id, r.agent_id
       FROM replicas r
       JOIN agents a ON a.tenant_id = r.tenant_id AND a.id = r.agent_id
      WHERE r.status IN ('launching', 'syncing', 'ready')
        AND (a.deleted_at IS NOT NULL
-            OR (NOT a.manual_replica_enabled AND r.created_by = 'coordinator'))
+            OR (NOT a.manual_replica_enabled AND r.created_by = 'coordinator')
+            OR (NOT a.manual_replica_enabled AND r.created_by = 'emergency'
+                AND a.status IN ('online', 'disabled')
+                AND NOT EXISTS (SELECT
+                                  FROM failovers f
+                                 WHERE f.tenant_id = a.tenant_id AND f.agent_id = a.id
+                                   AND f.status IN ('detected', 'handling'))))
+     LIMIT $1
+"""
+
+# Replicas that nobody will launch any more: their order was cancelled, because the agent has moved.
+LIST_STRANDED: Final = """
+    SELECT r.tenant_id, r.id, r.agent_id
+      FROM replicas r
+      JOIN agent_commands c
+        ON c.tenant_id = r.tenant_id AND c.agent_id = r.agent_id
+       AND c.request_id = 'create-replica-' || r.id
+     WHERE r.status = 'launching' AND NOT r.bound
+       AND c.status IN ('cancelled', 'expired', 'failed')
      LIMIT $1
 """
 
@@ -307,6 +325,11 @@ async def confirm_termination(
 async def list_uncovered(conn: Conn, *, limit: int) -> list[Uncovered]:
     """Agents that should have a replica and have none."""
     return [Uncovered(**row) for row in await conn.fetch(LIST_UNCOVERED, limit)]
+
+
+async def list_stranded(conn: Conn, *, limit: int) -> list[Unwanted]:
+    """Replicas whose launch was called off."""
+    return [Unwanted(**row) for row in await conn.fetch(LIST_STRANDED, limit)]
 
 
 async def list_unwanted(conn: Conn, *, limit: int) -> list[Unwanted]:
