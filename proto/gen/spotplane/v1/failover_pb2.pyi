@@ -63,7 +63,7 @@ class Failover(message.Message):
     message: builtins.str
     """Why it failed or was ignored."""
     response_ms: builtins.float
-    """Milliseconds from arrival to the committed promotion."""
+    """Milliseconds from arrival to the promotion; its commit, a few milliseconds, not included."""
     @builtins.property
     def detected_at(self) -> timestamp_pb2.Timestamp:
         """When the signal arrived here."""
