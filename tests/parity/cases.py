@@ -254,7 +254,7 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
         ),
     ),
     "ReplicaService.CreateReplica": (
-        Case("nobody to launch it", 409, {"agent_id": "{agent}"}, code="AGENT_OFFLINE"),
+        Case("no pool is known", 409, {"agent_id": "{agent}"}, code="NO_POOL_AVAILABLE"),
     ),
     "ReplicaService.ListReplicas": (_at("none yet", agent_id="{agent}"),),
     "ReplicaService.GetReplica": (

@@ -25,6 +25,8 @@ ANALYTICS_SERVICE: Final = "spotplane.v1.UsageService"
 CLIENT_ID: Final = "x-spotplane-client-id"
 # The id under which the edge logs a request to the bridge.
 EDGE_ID: Final = "x-edge-request-id"
+# Asks the server for headers before its answer: the transcoder drops what comes after.
+DOOR: Final = "x-spotplane-door"
 # `Server` is the connection manager's to set.
 SECURITY_HEADERS: Final = {
     name.lower(): value for name, value in headers.SECURITY.items() if name != "Server"
@@ -193,10 +195,12 @@ def _transcoded(match: dict[str, object], seconds: int | None) -> Route:
         "response_headers_to_add": header_options({"x-correlation-id": _CORRELATION_ECHO}),
         "typed_per_filter_config": {LUA: enabled, BUFFER: enabled, TRANSCODER: enabled},
     }
+    added = {DOOR: "edge"}
     if seconds is None:
         route["request_headers_to_remove"] = [CLIENT_ID, "grpc-timeout"]
     else:
-        route["request_headers_to_add"] = header_options({"grpc-timeout": f"{seconds}S"})
+        added["grpc-timeout"] = f"{seconds}S"
+    route["request_headers_to_add"] = header_options(added)
     return route
 
 
