@@ -384,14 +384,14 @@ async def list_agents(
     now: datetime,
 ) -> Slice[AgentView]:
     """Agents, newest first."""
-    at, last = page.after or (None, None)
+    at, last = page.after_instant()
     rows = await conn.fetch(
         LIST_AGENTS,
         tenant_id,
         list(statuses),
         search,
-        at and datetime.fromisoformat(at),
-        last and UUID(last),
+        at,
+        last,
         page.limit + 1,
         page.offset,
         now - CONNECTED_WITHIN,

@@ -343,14 +343,14 @@ async def list_failovers(
     conn: Conn, tenant_id: TenantId, agent_id: UUID, *, status: str | None, page: Page
 ) -> Slice[Failover]:
     """An agent's failovers, newest first."""
-    at, last = page.after or (None, None)
+    at, last = page.after_instant()
     rows = await conn.fetch(
         LIST_FAILOVERS,
         tenant_id,
         agent_id,
         status,
-        at and datetime.fromisoformat(at),
-        last and UUID(last),
+        at,
+        last,
         page.limit + 1,
         page.offset,
     )

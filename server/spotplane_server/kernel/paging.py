@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
 
 import orjson
 from google.protobuf.message import Message
@@ -74,6 +75,13 @@ class Page:
     offset: int
     after: list[Any] | None
     binding: str
+
+    def after_instant(self) -> tuple[datetime, UUID] | tuple[None, None]:
+        """The key of lists by time and id, both None at the start."""
+        if self.after is None:
+            return None, None
+        at, last = self.after
+        return datetime.fromisoformat(at), UUID(last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,14 +265,14 @@ async def list_replicas(
     conn: Conn, tenant_id: TenantId, agent_id: UUID, *, statuses: Sequence[str], page: Page
 ) -> Slice[Replica]:
     """An agent's replicas, newest first."""
-    at, last = page.after or (None, None)
+    at, last = page.after_instant()
     rows = await conn.fetch(
         LIST_REPLICAS,
         tenant_id,
         agent_id,
         list(statuses),
-        at and datetime.fromisoformat(at),
-        last and UUID(last),
+        at,
+        last,
         page.limit + 1,
         page.offset,
     )

@@ -12,7 +12,6 @@ import asyncpg
 
 from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.paging import Page, Slice
-from spotplane_server.tenants.store import after
 
 # A share lock on the tenant comes before any lock on its keys, as suspension and deletion do it:
 # whoever changes a key and whoever changes its tenant wait for each other and cannot deadlock.
@@ -294,7 +293,7 @@ async def revoke_keys(conn: Conn, tenant_id: UUID, *, now: datetime) -> int:
 
 async def list_keys(conn: Conn, page: Page, tenant_id: UUID, *, status: str | None) -> Slice[Key]:
     """A tenant's keys of a page, newest first."""
-    created_at, key_id = after(page)
+    created_at, key_id = page.after_instant()
     rows = await conn.fetch(
         LIST_KEYS, tenant_id, status, created_at, key_id, page.limit + 1, page.offset
     )

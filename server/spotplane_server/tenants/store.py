@@ -263,7 +263,7 @@ async def list_tenants(
     conn: Conn, page: Page, *, status: str | None, search: str | None
 ) -> Slice[Tenant]:
     """Tenants of a page, newest first."""
-    created_at, tenant_id = after(page)
+    created_at, tenant_id = page.after_instant()
     rows = await conn.fetch(
         LIST_TENANTS, status, search, created_at, tenant_id, page.limit + 1, page.offset
     )
@@ -274,14 +274,6 @@ async def sum_totals(conn: Conn, tenant_ids: Sequence[UUID]) -> dict[UUID, Total
     """Keys that are not revoked, and spend, of each tenant."""
     rows = await conn.fetch(SUM_TOTALS, list(tenant_ids))
     return {row["id"]: Totals(row["keys"], row["spend_nanos"]) for row in rows}
-
-
-def after(page: Page) -> tuple[datetime | None, UUID | None]:
-    """The key ``(created_at, id)`` that a page continues after."""
-    if page.after is None:
-        return None, None
-    created_at, item_id = page.after
-    return datetime.fromisoformat(created_at), UUID(item_id)
 
 
 def _values(draft: Draft) -> tuple[Any, ...]:
