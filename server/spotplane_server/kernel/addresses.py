@@ -22,7 +22,7 @@ def client_ip(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) 
         An address; None for a peer without one (a Unix socket).
     """
     address = _peer_address(peer)
-    if address is None or not _within(address, trusted):
+    if address is None or not trusted or not _within(address, trusted):
         return address
     for hop in reversed([part.strip() for part in (forwarded_for or "").split(",")]):
         if _is_address(hop) and not _within(hop, trusted):

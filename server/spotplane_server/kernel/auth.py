@@ -147,7 +147,9 @@ class EpochReader:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._next: asyncio.Future[int] | None = None
+        # One future for each request and not one for all: a request that is cancelled must not take
+        # the others with it, and shielding costs more than a future.
+        self._next: list[asyncio.Future[int]] = []
         self._reading: asyncio.Task[None] | None = None
 
     async def current(self) -> int:
@@ -156,23 +158,33 @@ class EpochReader:
         Raises:
             Unavailable: The database is away.
         """
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_future()
-        waiting = self._next
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._next.append(waiting)
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
-        return await asyncio.shield(waiting)
+        return await waiting
 
     async def _read(self) -> None:
-        while (batch := self._next) is not None:
-            self._next = None
+        while batch := self._take():
             try:
+                # While requests keep coming the connection is kept, so that none waits for one.
                 async with self._db.read(EVERY_TENANT) as conn:
-                    batch.set_result(await conn.fetchval(READ_EPOCH))
+                    while batch:
+                        epoch = await conn.fetchval(READ_EPOCH)
+                        for waiting in batch:
+                            if not waiting.done():
+                                waiting.set_result(epoch)
+                        batch = self._take()
             except BaseException as err:
-                batch.set_exception(err)
-                batch.exception()  # retrieved: waiters may have gone
+                for waiting in batch:
+                    if not waiting.done():
+                        waiting.set_exception(err)
+                        waiting.exception()  # retrieved: whoever waited may have gone
         self._reading = None
+
+    def _take(self) -> list[asyncio.Future[int]]:
+        batch, self._next = self._next, []
+        return batch
 
 
 class Authenticator:

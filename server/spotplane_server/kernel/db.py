@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -19,15 +19,12 @@ import orjson
 
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
+from spotplane_server.kernel.pool import Pool, ScopedConnection
 
 if TYPE_CHECKING:
-    Conn: TypeAlias = (
-        asyncpg.Connection[asyncpg.Record] | "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-    )
-    _Base = asyncpg.Connection[asyncpg.Record]
+    Conn: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
     Conn = asyncpg.Connection
-    _Base = asyncpg.Connection
 
 T = TypeVar("T")
 
@@ -54,18 +51,6 @@ AWAY: Final = (
 )
 
 
-class ScopedConnection(_Base):
-    """A connection that remembers its scope, so that only a change of it costs a round trip."""
-
-    __slots__ = ("scope",)
-
-    scope: str
-
-    def get_reset_query(self) -> str:
-        """Nothing to reset: settings are either transaction-local or the scope."""
-        return ""
-
-
 def _exact(value: object) -> str:
     """Say as text what `orjson` does not know: exact numbers, and asyncpg's own kind of UUID."""
     if isinstance(value, UUID | Decimal):
@@ -73,7 +58,7 @@ def _exact(value: object) -> str:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-async def _prepare(conn: Any) -> None:
+async def _prepare(conn: ScopedConnection) -> None:
     conn.scope = ""
     await conn.set_type_codec(
         "jsonb",
@@ -84,50 +69,88 @@ async def _prepare(conn: Any) -> None:
     )
 
 
+class Lease:
+    """A connection for a block, scoped; for single statements, each its own transaction."""
+
+    __slots__ = ("_conn", "_pool", "_scope")
+
+    def __init__(self, pool: Pool, scope: Scope) -> None:
+        self._pool = pool
+        self._scope = str(scope)
+        self._conn: ScopedConnection | None = None
+
+    async def __aenter__(self) -> Conn:
+        conn = self._pool.find(self._scope)
+        if conn is None:
+            try:
+                conn = await self._pool.take(self._scope)
+            except AWAY as err:
+                raise database_unavailable() from err
+        if conn.scope != self._scope:
+            try:
+                conn.scope = ""
+                await conn.execute(SET_SCOPE, self._scope)
+                conn.scope = self._scope
+            except BaseException:
+                self._pool.give(conn)
+                raise
+        self._conn = conn
+        return conn
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._conn is not None:
+            self._pool.give(self._conn)
+            self._conn = None
+
+
 class Database:
     """The pool, and the two ways to use it."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, acquire_timeout: float = 5.0) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._acquire_timeout = acquire_timeout
 
     @classmethod
     async def open(
-        cls, url: str, *, size: int = 10, statement_timeout_seconds: float = 30.0
+        cls,
+        url: str,
+        *,
+        size: int = 10,
+        acquire_timeout: float = 5.0,
+        statement_timeout_seconds: float = 30.0,
     ) -> Database:
         """Connect under the plain role.
 
         Raises:
             OSError, asyncpg.PostgresError: The database cannot be reached or refuses.
         """
-        pool = await asyncpg.create_pool(
-            url,
-            min_size=min(2, size),
-            max_size=size,
-            max_inactive_connection_lifetime=0,
-            connection_class=ScopedConnection,
-            init=_prepare,
-            server_settings={
-                "role": APP_ROLE,
-                "application_name": "spotplane",
-                "statement_timeout": str(int(statement_timeout_seconds * 1000)),
-                "jit": "off",  # our statements are short; compiling them costs more than it saves
-            },
-        )
+
+        async def connect() -> ScopedConnection:
+            conn = await asyncpg.connect(
+                url,
+                connection_class=ScopedConnection,
+                timeout=acquire_timeout,
+                server_settings={
+                    "role": APP_ROLE,
+                    "application_name": "spotplane",
+                    "statement_timeout": str(int(statement_timeout_seconds * 1000)),
+                    # Our statements are short; compiling them costs more than it saves.
+                    "jit": "off",
+                },
+            )
+            await _prepare(conn)
+            return conn
+
+        pool = Pool(connect, size, acquire_timeout)
+        await pool.warm(min(2, size))
         return cls(pool)
 
     async def close(self) -> None:
         """Close, waiting 5 s for connections in use."""
-        try:
-            await asyncio.wait_for(self._pool.close(), timeout=5.0)
-        except TimeoutError:
-            self._pool.terminate()
+        await self._pool.close()
 
-    @asynccontextmanager
-    async def read(self, scope: Scope) -> AsyncIterator[Conn]:
+    def read(self, scope: Scope) -> Lease:
         """A connection for single statements, each its own transaction."""
-        async with self._acquire(scope) as conn:
-            yield conn
+        return Lease(self._pool, scope)
 
     @asynccontextmanager
     async def transaction(
@@ -139,33 +162,14 @@ class Database:
     ) -> AsyncIterator[Conn]:
         """A connection inside one transaction; committed when the block ends well."""
         async with (
-            self._acquire(scope) as conn,
+            Lease(self._pool, scope) as conn,
             conn.transaction(isolation=isolation, readonly=readonly),
         ):
             yield conn
 
     def stats(self) -> dict[str, int]:
         """Connections by state, for metrics."""
-        idle = self._pool.get_idle_size()
-        return {"idle": idle, "used": self._pool.get_size() - idle}
-
-    @asynccontextmanager
-    async def _acquire(self, scope: Scope) -> AsyncIterator[Conn]:
-        try:
-            conn: Any = await self._pool.acquire(timeout=self._acquire_timeout)
-        except AWAY as err:
-            raise database_unavailable() from err
-        try:
-            wanted = str(scope)
-            # The proxy forwards attribute reads only; the scope lives on the connection itself.
-            raw = conn._con
-            if raw.scope != wanted:
-                raw.scope = ""
-                await conn.execute(SET_SCOPE, wanted)
-                raw.scope = wanted
-            yield conn
-        finally:
-            await self._pool.release(conn)
+        return self._pool.stats()
 
 
 async def attempt(action: Callable[[], Awaitable[T]]) -> T:

@@ -25,13 +25,6 @@ def configure(level: str = "INFO", *, json: bool = True) -> None:
         level: Least level, e.g. ``INFO``.
         json: One JSON object a line; else text for people.
     """
-    renderer: Any = (
-        structlog.processors.JSONRenderer(
-            serializer=lambda v, **_: orjson.dumps(v, default=str).decode()
-        )
-        if json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
     shared: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -40,17 +33,24 @@ def configure(level: str = "INFO", *, json: bool = True) -> None:
         redact,
     ]
     numeric = logging.getLevelNamesMapping()[level.upper()]
+    colors = sys.stderr.isatty()
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, _dump if json else structlog.dev.ConsoleRenderer(colors=colors)],
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Every call writes a line: bytes written at once cost a third of a text that is printed.
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
+        if json
+        else structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _dump_text if json else structlog.dev.ConsoleRenderer(colors=colors),
+            ],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(numeric, logging.INFO), force=True)
@@ -75,3 +75,11 @@ def _correlate(
     if correlation_id is not None:
         event.setdefault("correlation_id", correlation_id)
     return event
+
+
+def _dump(_logger: object, _method: str, event: MutableMapping[str, Any]) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+def _dump_text(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+    return _dump(logger, method, event).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -62,3 +63,31 @@ UNPRICED: Final = Counter("usage_unpriced_records", "Usage records stored withou
 PARTITIONS_AHEAD: Final = Gauge(
     "usage_partitions_ahead", "Monthly partitions that exist beyond the current month."
 )
+
+
+class Handled:
+    """Counts a unary method's answers; finding a labelled metric costs more than counting on it.
+
+    Args:
+        service: E.g. ``RegionService``.
+        method: E.g. ``GetRegion``.
+    """
+
+    def __init__(self, service: str, method: str) -> None:
+        self._by_code = {"OK": RPCS.labels(service, method, "OK")}
+        self._seconds = RPC_SECONDS.labels(service, method)
+        self._name = service, method
+
+    def count(self, code: str, seconds: float) -> None:
+        """Count an answer."""
+        counter = self._by_code.get(code)
+        if counter is None:
+            counter = self._by_code[code] = RPCS.labels(*self._name, code)
+        counter.inc()
+        self._seconds.observe(seconds)
+
+
+@cache
+def authenticated(kind: str) -> Counter:
+    """The counter of credentials of a kind that were good."""
+    return AUTH.labels(kind, "OK")

@@ -19,6 +19,7 @@ from spotplane_server.kernel.errors import Invalid, Semantic
 T = TypeVar("T")
 
 MAX_METADATA_BYTES: Final = 16 * 1024
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _BARE_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -260,9 +261,11 @@ def timestamp(at: datetime | None) -> timestamp_pb2.Timestamp | None:
     """An instant for an answer; None leaves the field absent."""
     if at is None:
         return None
-    result = timestamp_pb2.Timestamp()
-    result.FromDatetime(at)
-    return result
+    # Exact in integers, and several times faster than `FromDatetime`.
+    since = at - _EPOCH
+    return timestamp_pb2.Timestamp(
+        seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000
+    )
 
 
 def from_timestamp(value: timestamp_pb2.Timestamp) -> datetime:

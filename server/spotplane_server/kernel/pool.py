@@ -1,0 +1,177 @@
+"""Connections to PostgreSQL, lent by scope.
+
+Our own and not asyncpg's, because lending by that one costs as much as a small query, and it knows
+no scopes: it hands out whichever connection came back last, and changing a scope is a round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+if TYPE_CHECKING:
+    _Base = asyncpg.Connection[asyncpg.Record]
+else:
+    _Base = asyncpg.Connection
+
+CLOSE_SECONDS: Final = 5.0
+
+
+class ScopedConnection(_Base):
+    """A connection that remembers its scope, so that only a change of it costs a round trip."""
+
+    __slots__ = ("scope",)
+
+    scope: str
+
+
+class Pool:
+    """At most ``size`` connections; whoever comes too late waits, first come first served.
+
+    Args:
+        connect: Opens a connection.
+        size: Most connections.
+        timeout: Longest wait for one, in seconds.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[ScopedConnection]], size: int, timeout: float
+    ) -> None:
+        self._connect = connect
+        self._size = size
+        self._timeout = timeout
+        self._open: set[ScopedConnection] = set()
+        self._opening = 0
+        # The one that came back last is at the end.
+        self._idle: list[ScopedConnection] = []
+        # Each is given a connection, or None: there is room to open one.
+        self._waiting: deque[asyncio.Future[ScopedConnection | None]] = deque()
+        self._closing = False
+        self._returned = asyncio.Event()
+
+    async def warm(self, count: int) -> None:
+        """Open connections ahead of the first need.
+
+        Raises:
+            OSError, asyncpg.PostgresError: The database cannot be reached or refuses.
+        """
+        for conn in [await self._add() for _ in range(count)]:
+            self.give(conn)
+
+    def stats(self) -> dict[str, int]:
+        """Connections by state."""
+        return {"idle": len(self._idle), "used": len(self._open) - len(self._idle)}
+
+    def find(self, scope: str) -> ScopedConnection | None:
+        """Take an idle connection, of this scope if there is one; None when all are in use."""
+        idle = self._idle
+        for at in range(len(idle) - 1, -1, -1):
+            if idle[at].scope == scope:
+                conn = idle.pop(at)
+                if not conn.is_closed():
+                    return conn
+                self._open.discard(conn)
+        while idle:
+            # The longest unused, so that a scope in use keeps its connections.
+            conn = idle.pop(0)
+            if not conn.is_closed():
+                return conn
+            self._open.discard(conn)
+        return None
+
+    async def take(self, scope: str) -> ScopedConnection:
+        """Take a connection, waiting for one if need be.
+
+        Raises:
+            TimeoutError: All are in use. OSError, asyncpg.PostgresError: None can be opened.
+        """
+        while True:
+            conn = self.find(scope)
+            if conn is None and not self._closing:
+                room = len(self._open) + self._opening < self._size
+                conn = await (self._add() if room else self._wait())
+            if conn is not None:
+                return conn
+            if self._closing:
+                raise asyncpg.InterfaceError("the pool is closed")
+
+    def give(self, conn: ScopedConnection) -> None:
+        """Take a connection back; a broken one, or one amid a transaction, is dropped.
+
+        One whose statement is being cancelled is not: its next statement waits for that.
+        """
+        if conn.is_closed() or conn.is_in_transaction() or self._closing:
+            conn.terminate()
+            self._open.discard(conn)
+            self._returned.set()
+            self._hand(None)
+        elif not self._hand(conn):
+            self._idle.append(conn)
+
+    async def close(self) -> None:
+        """Close, waiting a little for connections in use."""
+        self._closing = True
+        while self._hand(None):
+            pass
+        closing, self._idle = self._idle, []
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                for conn in closing:
+                    await conn.close()
+                    self._open.discard(conn)
+                while self._open:
+                    self._returned.clear()
+                    await self._returned.wait()
+        except TimeoutError:
+            for conn in self._open:
+                conn.terminate()
+
+    async def _add(self) -> ScopedConnection:
+        self._opening += 1
+        try:
+            conn = await self._connect()
+        except BaseException:
+            # Whoever waits may try as well, and learns the same.
+            self._hand(None)
+            raise
+        finally:
+            self._opening -= 1
+        self._open.add(conn)
+        return conn
+
+    async def _wait(self) -> ScopedConnection | None:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[ScopedConnection | None] = loop.create_future()
+        self._waiting.append(waiter)
+        timer = loop.call_later(self._timeout, _expire, waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                # It was given something just before, which somebody else can use.
+                given = waiter.result()
+                if given is None:
+                    self._hand(None)
+                else:
+                    self.give(given)
+            raise
+        finally:
+            timer.cancel()
+
+    def _hand(self, conn: ScopedConnection | None) -> bool:
+        """Give the first who waits a connection, or the hint that there is room for one."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(conn)
+                return True
+        return False
+
+
+def _expire(waiter: asyncio.Future[ScopedConnection | None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError("all connections are in use"))
