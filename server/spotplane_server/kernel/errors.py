@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -16,7 +16,10 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN: Final = "spotplane"
-# Envoy refuses response headers beyond its limit; the error object travels in one.
+# gRPC refuses trailers beyond 8 KiB, and with them the whole answer. An error travels in them three
+# times: as message (of which a byte may take three), as status, and as the REST doors' object.
+MAX_TEXT_BYTES: Final = 400
+MAX_STATUS_BYTES: Final = 2048
 MAX_ERROR_HEADER_BYTES: Final = 4096
 
 _TYPES: Final[dict[int, tuple[str, str]]] = {
@@ -70,9 +73,9 @@ class DomainError(Exception):
         **more: str,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = _brief(message)
         self.details = tuple(details)
-        self.suggestion = suggestion
+        self.suggestion = suggestion and _brief(suggestion)
         self.retry_after_seconds = retry_after_seconds
         self.metadata = {**(metadata or {}), **more}
 
@@ -190,12 +193,27 @@ class Internal(DomainError):
 
 
 def to_status(err: DomainError, correlation_id: str) -> status_pb2.Status:
-    """Say an error as `google.rpc.Status` with `ErrorInfo`, and `BadRequest` and `RetryInfo` as they apply."""
+    """Say an error as `google.rpc.Status` of at most 2 KiB.
+
+    It has `ErrorInfo`, and `BadRequest` and `RetryInfo` as they apply; of the fields at fault it
+    names as many as fit.
+    """
+    details = list(err.details)
+    while True:
+        status = _status(err, details, correlation_id)
+        if not details or status.ByteSize() <= MAX_STATUS_BYTES:
+            return status
+        _shorten(details)
+
+
+def _status(
+    err: DomainError, details: Sequence[Violation], correlation_id: str
+) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(
         reason=err.reason,
         domain=DOMAIN,
         metadata={
-            **err.metadata,
+            **{name: _brief(value) for name, value in err.metadata.items()},
             "category": _TYPES[err.http_status][1],
             "http_status": str(err.http_status),
             "correlation_id": correlation_id,
@@ -203,14 +221,14 @@ def to_status(err: DomainError, correlation_id: str) -> status_pb2.Status:
         },
     )
     packed: list[Message] = [info]
-    if err.details:
+    if details:
         packed.append(
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(
-                        field=v.field, description=v.description
+                        field=_brief(v.field), description=_brief(v.description)
                     )
-                    for v in err.details
+                    for v in details
                 ]
             )
         )
@@ -240,12 +258,14 @@ def to_object(err: DomainError, correlation_id: str) -> dict[str, object]:
     if err.suggestion:
         body["suggestion"] = err.suggestion
     if err.details:
-        body["details"] = [{"field": v.field, "description": v.description} for v in err.details]
+        body["details"] = [
+            {"field": _brief(v.field), "description": _brief(v.description)} for v in err.details
+        ]
     return body
 
 
 def to_header(err: DomainError, correlation_id: str) -> str:
-    """Say an error as one line of ASCII JSON of at most 4 KiB, dropping details from the end to fit."""
+    """Say an error as one line of ASCII JSON of at most 4 KiB, with as many details as fit."""
     body = to_object(err, correlation_id)
     details = body.get("details")
     while True:
@@ -253,9 +273,21 @@ def to_header(err: DomainError, correlation_id: str) -> str:
         if len(line) <= MAX_ERROR_HEADER_BYTES:
             return line
         if isinstance(details, list) and details:
-            details.pop()
+            _shorten(details)
         else:
             body["message"] = str(body["message"])[:200]
             body.pop("suggestion", None)
             body.pop("details", None)
             details = None
+
+
+def _shorten(details: list[Any]) -> None:
+    # A part and not one at a time: there may be thousands, and each round prints all that are left.
+    del details[-max(1, len(details) // 8) :]
+
+
+def _brief(text: str) -> str:
+    raw = text.encode(errors="replace")
+    if len(raw) <= MAX_TEXT_BYTES:
+        return text
+    return raw[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"
