@@ -9,7 +9,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -32,7 +32,7 @@ PYTHON: Final[dict[str, tuple[type, ...]]] = {
     "bytea": (bytes,),
     "timestamptz": (datetime,),
     "interval": (timedelta,),
-    "jsonb": (dict, list),
+    "jsonb": (dict, list, Mapping, Sequence),
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -130,7 +130,7 @@ def _plain(annotation: Any) -> set[type]:
 
 
 def _fits(column: str, annotation: Any) -> bool:
-    wanted = (list, tuple) if column.endswith("[]") else PYTHON.get(column, ())
+    wanted = (list, Sequence) if column.endswith("[]") else PYTHON.get(column, ())
     found = _plain(annotation) - {type(None)}
     return bool(found) and (Any in found or found <= set(wanted))
 

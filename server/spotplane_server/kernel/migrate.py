@@ -93,7 +93,11 @@ async def current(conn: Conn) -> bool:
     A server goes on while a newer version migrates: migrations are written so that the code before
     and the code after can both work with them.
     """
-    return (await conn.fetchval(LATEST) or 0) >= len(load())
+    try:
+        latest = await conn.fetchval(LATEST)
+    except asyncpg.UndefinedTableError:
+        return False  # an empty database
+    return (latest or 0) >= len(load())
 
 
 async def _apply(conn: asyncpg.Connection[asyncpg.Record], migration: Migration) -> str:
