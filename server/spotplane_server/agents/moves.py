@@ -53,7 +53,8 @@ async def move_primary(
         conn, tenant_id, to, frm=_SUCCESSORS, to="running_primary", now=now
     ):
         raise Conflict("the instance cannot become primary any more")
-    await store.raise_generation(conn, tenant_id, agent_id, now=now, grace=BOOT_GRACE)
+    grace = BOOT_GRACE if cause != "registration" else None  # who registers has booted
+    await store.raise_generation(conn, tenant_id, agent_id, now=now, grace=grace)
     await store.set_status(conn, tenant_id, agent_id, "online", now)
     old = former.id if former else None
     await events.append(
