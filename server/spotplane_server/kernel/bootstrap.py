@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from secrets import token_bytes
 from typing import Final
@@ -31,6 +33,30 @@ PUT_ADMIN: Final = """
     UPDATE auth_epoch SET epoch = epoch + 1 WHERE EXISTS (SELECT FROM put)
 """
 
+LIST_ADMINS: Final = """
+    SELECT name, scopes, rate_limit_rpm, created_at, revoked_at
+      FROM admin_credentials
+     ORDER BY name
+"""
+REVOKE_ADMIN: Final = """
+    WITH revoked AS (
+        UPDATE admin_credentials SET revoked_at = $2
+         WHERE name = $1 AND revoked_at IS NULL
+        RETURNING 1)
+    UPDATE auth_epoch SET epoch = epoch + 1 WHERE EXISTS (SELECT FROM revoked) RETURNING true
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """An administrator credential, without its secret."""
+
+    name: str
+    scopes: Sequence[str]
+    rate_limit_rpm: int
+    created_at: datetime
+    revoked_at: datetime | None
+
 
 async def shared_secret(conn: Conn, name: str) -> bytes:
     """A secret that all servers share; the first to ask makes it."""
@@ -52,3 +78,13 @@ async def put_admin(
     await conn.execute(
         PUT_ADMIN, uuid4(), name, secrets.hash_of(token), list(scopes), rate_limit_rpm, now
     )
+
+
+async def list_admins(conn: Conn) -> list[Admin]:
+    """Every administrator credential, revoked ones included, by name."""
+    return [Admin(**row) for row in await conn.fetch(LIST_ADMINS)]
+
+
+async def revoke_admin(conn: Conn, name: str, *, now: datetime) -> bool:
+    """End a credential on every server; False when there is no live one of this name."""
+    return bool(await conn.fetchval(REVOKE_ADMIN, name, now))

@@ -1,0 +1,34 @@
+"""The command line; what a command needs is imported when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from spotplane_server.cli import admin, bench, call, development, documents, processes
+
+app = typer.Typer(
+    name="spotplane",
+    help="A multi-tenant control plane for spot compute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("dev")(development.dev)
+app.command("server")(processes.server)
+app.command("bridge")(processes.bridge)
+app.command("migrate")(processes.migrate)
+app.command("agent")(processes.agent)
+app.add_typer(admin.app, name="admin")
+app.command("call")(call.call)
+app.command("openapi")(documents.openapi)
+app.command("envoy")(documents.envoy)
+# Its own command line parses what follows, `--help` included.
+app.command(
+    "bench",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(bench.bench)
+
+__all__ = ["app"]

@@ -1,0 +1,41 @@
+"""`spotplane admin`: what an operator does by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spotplane_server.cli.admin import agents, catalog, failovers, keys, tenants, tokens
+
+app = typer.Typer(
+    help="What an operator does by hand.\n\nTalks to SPOTPLANE_TARGET with SPOTPLANE_ADMIN_TOKEN "
+    "(or …_FILE), or to the plane that `spotplane dev` runs.",
+    no_args_is_help=True,
+)
+
+
+@app.callback()
+def main(
+    context: typer.Context,
+    target: Annotated[str | None, typer.Option(help="The plane's gRPC door.")] = None,
+    data_dir: Annotated[Path, typer.Option(help="Of `spotplane dev`.")] = Path(".spotplane"),
+    tls: Annotated[bool, typer.Option(help="Speak TLS.")] = False,
+) -> None:
+    """Remember where the plane is; a command connects when it calls."""
+    context.obj = (target, data_dir, tls)
+
+
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(keys.app, name="keys")
+app.add_typer(catalog.regions, name="regions")
+app.add_typer(catalog.types, name="instance-types")
+app.add_typer(catalog.catalog, name="catalog")
+app.add_typer(agents.app, name="agents")
+app.add_typer(agents.commands, name="commands")
+app.add_typer(failovers.replicas, name="replicas")
+app.add_typer(failovers.failovers, name="failovers")
+app.command("notice")(failovers.notice)
+app.command("events")(failovers.events)
+app.add_typer(tokens.app, name="token")

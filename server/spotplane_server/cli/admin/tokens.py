@@ -1,0 +1,124 @@
+"""Administrator credentials, kept in the database: the first one cannot come from the API."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spotplane_server.cli import show
+from spotplane_server.cli.admin.options import group
+from spotplane_server.cli.failures import MISUSED, fail
+from spotplane_server.cli.processes import database_url
+
+if TYPE_CHECKING:
+    from spotplane_server.kernel.db import Database
+
+app = group("Administrator credentials; works on the database itself.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the credential, and its actor name.")]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Name,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="admin:read, admin:write, usage:write, export, nodes:write; repeat it."),
+    ] = None,
+    rpm: Annotated[int, typer.Option(min=1, help="Requests a minute.")] = 600,
+) -> None:
+    """Create a credential and print its token, now and never again; an existing one is replaced."""
+    from spotplane_server.kernel import bootstrap, secrets
+
+    scopes = tuple(scope or bootstrap.ALL_SCOPES)
+    unknown = sorted(set(scopes) - set(bootstrap.ALL_SCOPES))
+    if unknown:
+        fail(f"no such scope: {', '.join(unknown)}", status=MISUSED)
+    issued = secrets.issue(secrets.ADMIN_LABEL)
+    asyncio.run(_put(context, name, issued.secret, scopes, rpm))
+    typer.echo(issued.secret)
+
+
+@app.command("list")
+def list_(context: typer.Context) -> None:
+    """List credentials."""
+    rows = asyncio.run(_list(context))
+    show.table(("name", "scopes", "rpm", "created", "revoked"), rows)
+
+
+@app.command()
+def revoke(context: typer.Context, name: Name) -> None:
+    """Revoke a credential, at once and on every server."""
+    if not asyncio.run(_revoke(context, name)):
+        fail(f"there is no live credential {name!r}")
+    typer.echo(f"revoked {name}")
+
+
+@asynccontextmanager
+async def database_of(context: typer.Context) -> AsyncIterator[Database]:
+    """Open the database of SPOTPLANE_DATABASE_URL, else of `spotplane dev`."""
+    from asyncpg import PostgresError
+
+    from spotplane_server.cli.plane import dev_stack
+    from spotplane_server.kernel.db import Database
+
+    _target, data_dir, _tls = context.obj
+    stack = dev_stack(data_dir)
+    given = any(f"SPOTPLANE_DATABASE_URL{end}" in os.environ for end in ("", "_FILE"))
+    url = stack["database_url"] if stack and not given else database_url()
+    try:
+        db = await Database.open(url, size=1)
+    except (OSError, PostgresError) as err:
+        fail(f"the database cannot be used: {err}")
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+async def _put(
+    context: typer.Context, name: str, token: str, scopes: tuple[str, ...], rpm: int
+) -> None:
+    from datetime import UTC, datetime
+
+    from spotplane_server.kernel import bootstrap
+    from spotplane_server.kernel.db import EVERY_TENANT
+
+    async with database_of(context) as db, db.transaction(EVERY_TENANT) as conn:
+        await bootstrap.put_admin(
+            conn, name, token, scopes=scopes, rate_limit_rpm=rpm, now=datetime.now(UTC)
+        )
+
+
+async def _list(context: typer.Context) -> list[tuple[str, ...]]:
+    from spotplane_server.kernel import bootstrap
+    from spotplane_server.kernel.db import EVERY_TENANT
+
+    async with database_of(context) as db, db.read(EVERY_TENANT) as conn:
+        found = await bootstrap.list_admins(conn)
+    return [
+        (
+            admin.name,
+            ", ".join(admin.scopes),
+            str(admin.rate_limit_rpm),
+            admin.created_at.isoformat(" ", "seconds"),
+            admin.revoked_at.isoformat(" ", "seconds") if admin.revoked_at else "",
+        )
+        for admin in found
+    ]
+
+
+async def _revoke(context: typer.Context, name: str) -> bool:
+    from datetime import UTC, datetime
+
+    from spotplane_server.kernel import bootstrap
+    from spotplane_server.kernel.db import EVERY_TENANT
+
+    async with database_of(context) as db, db.transaction(EVERY_TENANT) as conn:
+        return await bootstrap.revoke_admin(conn, name, now=datetime.now(UTC))

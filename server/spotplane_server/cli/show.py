@@ -1,0 +1,89 @@
+"""How answers are printed: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def as_json(message: Message) -> str:
+    """A message as JSON with the API's own field names, fields without a value included."""
+    return json_format.MessageToJson(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        ensure_ascii=False,
+    )
+
+
+def many(answer: Message, columns: str, *, json: bool) -> None:
+    """Print a list: a table of the columns, dotted paths and separated by spaces, or JSON."""
+    if json:
+        typer.echo(as_json(answer))
+        return
+    paths = columns.split()
+    items: Sequence[Message] = answer.data  # type: ignore[attr-defined]
+    table(paths, ([_at(item, path) for path in paths] for item in items))
+    if answer.pagination.has_more:  # type: ignore[attr-defined]
+        total = answer.pagination.total  # type: ignore[attr-defined]
+        typer.echo(f"{len(items)} of {total}; --limit shows more", err=True)
+
+
+def one(message: Message, *, json: bool) -> None:
+    """Print one thing, a line for each field that has a value."""
+    if json:
+        typer.echo(as_json(message))
+        return
+    rows = []
+    for field, value in message.ListFields():
+        text = cell(value)
+        if text:
+            rows.append((field.name, text))
+    table((), rows)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under headings; without headings, as names and values."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, show_header=bool(columns), pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column.rpartition(".")[2].replace("_", " "), overflow="fold")
+    console = Console()
+    for row in rows:
+        grid.add_row(*(Text(value) for value in row))
+    if not console.is_terminal:
+        console.width = 250  # what reads a pipe folds no lines
+    console.print(grid)
+
+
+def cell(value: Any) -> str:
+    """One value as text for people."""
+    if isinstance(value, Timestamp):
+        return value.ToDatetime().isoformat(" ", "milliseconds") if value.ByteSize() else ""
+    if isinstance(value, Message):
+        return json_format.MessageToJson(value, preserving_proto_field_name=True, indent=None)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str | int | float):
+        return str(value)
+    return ", ".join(cell(item) for item in value)
+
+
+def _at(item: Any, path: str) -> str:
+    for name in path.split("."):
+        if hasattr(item, "HasField") and _absent(item, name):
+            return ""
+        item = getattr(item, name)
+    return cell(item)
+
+
+def _absent(item: Message, name: str) -> bool:
+    return item.DESCRIPTOR.fields_by_name[name].has_presence and not item.HasField(name)

@@ -1,0 +1,1 @@
+"""`spotplane dev`: the whole plane on one machine, with a fleet to look at."""
