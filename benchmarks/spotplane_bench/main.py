@@ -1,0 +1,88 @@
+"""`spotplane bench`: each benchmark prints ours beside a yardstick measured in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias
+
+import typer
+import uvloop
+from rich.console import Console
+from spotplane_server.kernel import logs
+
+from spotplane_bench import (
+    commands,
+    doors,
+    failovers,
+    fleet,
+    ingest,
+    machine,
+    results,
+    stack,
+    unary,
+)
+from spotplane_bench.results import Result
+
+app = typer.Typer(help="Measure the control plane against yardsticks.")
+
+Bench: TypeAlias = Callable[[stack.Stack, Any], Awaitable[Result]]
+
+# By name: how it runs, its plan, and its plan when time is short.
+BENCHES: Final[dict[str, tuple[Bench, Any, Any]]] = {
+    "unary": (unary.run, unary.Plan(), unary.QUICK),
+    "doors": (doors.run, doors.Plan(), doors.QUICK),
+    "fleet": (fleet.run, fleet.Plan(), fleet.QUICK),
+    "commands": (commands.run, commands.Plan(), commands.QUICK),
+    "failovers": (failovers.run, failovers.Plan(), failovers.QUICK),
+    "ingest": (ingest.run, ingest.Plan(), ingest.QUICK),
+}
+
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help=f"May be repeated: {', '.join(BENCHES)}.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Save the results in this file.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A short run, for a first impression.")]
+Note = Annotated[str, typer.Option("--note", help="What else runs meanwhile; goes to the file.")]
+
+
+@app.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    only: Only = None,
+    json: Json = None,
+    quick: Quick = False,
+    note: Note = "",
+) -> None:
+    """Run all benchmarks, or some, one after the other, each beside its yardstick."""
+    if context.invoked_subcommand is not None:
+        return
+    chosen = only or list(BENCHES)
+    unknown = [name for name in chosen if name not in BENCHES]
+    if unknown:
+        raise typer.BadParameter(f"no such benchmark: {', '.join(unknown)}")
+    logs.configure("WARNING", json=False)
+    head = machine.describe(note)
+    with stack.postgres() as server:
+        uvloop.run(_run(server, head, chosen, quick=quick, json=json))
+
+
+async def _run(
+    server: Any, head: dict[str, Any], names: Sequence[str], *, quick: bool, json: Path | None
+) -> None:
+    console = Console()
+    found: list[Result] = []
+    head["postgresql"] = await stack.settings(server)
+    for name in names:
+        run, full, short = BENCHES[name]
+        async with stack.stack(server) as up:
+            result = await run(up, short if quick else full)
+        results.show(result, console)
+        found.append(result)
+        # After each, so that a failure of a later one does not cost the earlier ones.
+        if json is not None:
+            results.save(json, head, found)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,99 @@
+"""Authenticated unary reads against a bare grpc.aio server with the same messages."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, region_pb2, region_pb2_grpc
+
+from spotplane_bench import children, load, stack
+from spotplane_bench.results import Aim, Result, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how hard."""
+
+    concurrency: int = 32
+    seconds: float = 4.0
+    rounds: int = 7
+
+
+QUICK = Plan(seconds=1.0, rounds=3)
+TINY = Plan(concurrency=4, seconds=0.1, rounds=1)
+
+
+async def run(up: stack.Stack, plan: Plan) -> Result:
+    """Measure."""
+    async with up.plane() as plane, grpc.aio.insecure_channel(plane.target) as channel:
+        tenant = await stack.new_tenant(channel)
+        regions = region_pb2_grpc.RegionServiceStub(channel)
+        keys = api_key_pb2_grpc.ApiKeyServiceStub(channel)
+        region = await some_region(regions)
+        request = region_pb2.GetRegionRequest(id=region.id)
+        listing = api_key_pb2.ListOwnApiKeysRequest()
+        answer = region.SerializeToString()
+        async with (
+            up.child(children.serve_echo, answer) as echo,
+            grpc.aio.insecure_channel(echo.target) as bare,
+        ):
+            echoes = region_pb2_grpc.RegionServiceStub(bare)
+
+            def ask_bare() -> Awaitable[Any]:
+                return echoes.GetRegion(request, metadata=stack.ADMIN)
+
+            def ask_region() -> Awaitable[Any]:
+                return regions.GetRegion(request, metadata=stack.ADMIN)
+
+            def ask_keys() -> Awaitable[Any]:
+                return keys.ListOwnApiKeys(listing, metadata=tenant.metadata)
+
+            samples = await load.alternate(
+                {
+                    "bare": (ask_bare, echo.pid),
+                    "region": (ask_region, plane.pid),
+                    "keys": (ask_keys, plane.pid),
+                },
+                concurrency=plan.concurrency,
+                seconds=plan.seconds,
+                rounds=plan.rounds,
+            )
+    return _result(plan, samples, len(answer))
+
+
+async def some_region(stub: Any) -> region_pb2.Region:
+    """A region to read, made now."""
+    region: region_pb2.Region = await stub.CreateRegion(
+        region_pb2.CreateRegionRequest(
+            name="Bench", code="bench-1", provider="aws", country="Ireland", city="Dublin"
+        ),
+        metadata=stack.ADMIN,
+    )
+    return region
+
+
+def _result(plan: Plan, samples: dict[str, list[load.Sample]], size: int) -> Result:
+    bare = samples["bare"]
+    aim = Aim(0.5, at_most=False)
+
+    def row(name: str, ours: list[load.Sample]) -> Row:
+        return Row(name, load.rate(ours), "calls/s", load.rate(bare), load.ratio(ours, bare), aim)
+
+    return Result(
+        "unary",
+        "bare grpc.aio server, same messages, same client, alternating rounds",
+        [
+            row("GetRegion, administrator's token", samples["region"]),
+            row("ListOwnApiKeys, tenant's key", samples["keys"]),
+        ],
+        {
+            "concurrency": plan.concurrency,
+            "seconds": plan.seconds,
+            "rounds": plan.rounds,
+            "answer_bytes": size,
+            **{name: load.summary(found) for name, found in samples.items()},
+        },
+    )
