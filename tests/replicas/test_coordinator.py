@@ -1,0 +1,130 @@
+"""The coordinator: exactly one replica for every agent in manual mode."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from spotplane.v1 import agent_stream_pb2 as pb
+from spotplane.v1 import replica_pb2
+
+from tests.support.clock import FakeClock
+from tests.support.eventually import eventually
+from tests.support.fleet import Calls
+from tests.support.link import Conversation, Hand, bind, run_job
+from tests.support.plane import Plane, running
+
+
+async def replicas(calls: Calls, agent_id: str) -> list[replica_pb2.Replica]:
+    """All there ever were, newest first."""
+    answer = await calls.replicas.ListReplicas(
+        replica_pb2.ListReplicasRequest(agent_id=agent_id, include_terminated=True),
+        metadata=calls.metadata,
+    )
+    return list(answer.data)
+
+
+async def manual(hand: Hand, calls: Calls) -> tuple[str, Conversation]:
+    """An agent in manual mode whose pools have prices."""
+    agent_id, stream = await hand.start("i-1")
+    await hand.prices(stream)
+    await calls.configure(agent_id, manual_replica_enabled=True)
+    return agent_id, stream
+
+
+async def test_parallel_runs_of_two_servers_cover_an_agent_once(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """Whoever wins, there is one replica and one order."""
+    async with running(plane.database_url, clock) as second:
+        agent_id, stream = await manual(hand, calls)
+
+        await asyncio.gather(
+            *(run_job(server, "replica-coordinator") for server in (plane, second) * 5)
+        )
+
+        (replica,) = await replicas(calls, agent_id)
+        assert (replica.status, replica.created_by) == ("launching", "coordinator")
+        assert replica.instance_id.startswith("replica-")
+        order = await stream.hear("command")
+        assert order.parameters["replica_id"] == replica.id
+        await stream.beat()
+        assert not [r for r in stream.heard if r.WhichOneof("kind") == "command"]
+
+
+async def test_failed_launch_is_tried_again_after_a_minute_then_two(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """Not before, and not for ever at the same pace."""
+    agent_id, stream = await manual(hand, calls)
+    for failures, wait in ((1, 60), (2, 120)):
+        replica = await calls.replica(agent_id, status="launching")
+        await stream.report(
+            replica=pb.ReplicaReport(replica_id=replica.id, status="failed", message="no capacity")
+        )
+        clock.advance(timedelta(seconds=wait - 10))
+        await run_job(plane, "replica-coordinator")
+        assert len(await replicas(calls, agent_id)) == failures
+        clock.advance(timedelta(seconds=11))
+        await run_job(plane, "replica-coordinator")
+        assert len(await replicas(calls, agent_id)) == failures + 1
+
+
+async def test_replica_that_is_lost_is_replaced(plane: Plane, hand: Hand, calls: Calls) -> None:
+    """The cloud took its instance."""
+    agent_id, stream = await manual(hand, calls)
+    first = await calls.replica(agent_id, status="launching")
+    instance_id = await bind(stream, first.id)
+
+    await stream.report(termination=pb.TerminationReport(instance_id=instance_id))
+    await run_job(plane, "replica-coordinator")
+
+    second = await calls.replica(agent_id, status="launching")
+    assert second.id != first.id
+
+
+async def test_end_of_manual_mode_ends_the_replica(plane: Plane, hand: Hand, calls: Calls) -> None:
+    """Its instance is ordered to be ended; a replica that a user asked for stays."""
+    agent_id, stream = await manual(hand, calls)
+    replica = await calls.replica(agent_id, status="launching")
+    instance_id = await bind(stream, replica.id)
+
+    await calls.configure(agent_id, manual_replica_enabled=False)
+    await run_job(plane, "replica-coordinator")
+
+    assert [r.status for r in await replicas(calls, agent_id)] == ["terminated"]
+
+    async def ordered() -> bool:
+        order = await stream.hear("command")
+        return (order.type, order.parameters.fields["instance_id"].string_value) == (
+            "terminate_replica",
+            instance_id,
+        )
+
+    await eventually(ordered)
+
+
+async def test_replica_whose_launch_was_called_off_is_replaced(
+    plane: Plane, hand: Hand, calls: Calls
+) -> None:
+    """The order was for an instance that is no longer primary, and never left."""
+    agent_id, stream = await manual(hand, calls)
+    first = await calls.replica(agent_id, status="launching")
+    async with plane.db.transaction("*") as conn:
+        await conn.execute("UPDATE agent_commands SET status = 'cancelled', done_at = now()")
+
+    await run_job(plane, "replica-coordinator")
+
+    (found,) = [r for r in await replicas(calls, agent_id) if r.id == first.id]
+    assert (found.status, found.message) == ("failed", "its launch was called off")
+
+
+async def test_disabled_agent_gets_no_replica(plane: Plane, hand: Hand, calls: Calls) -> None:
+    """Nor does one that is offline."""
+    agent_id, stream = await hand.start("i-1")
+    await hand.prices(stream)
+    await calls.configure(agent_id, manual_replica_enabled=True, enabled=False)
+
+    await run_job(plane, "replica-coordinator")
+
+    assert await replicas(calls, agent_id) == []
