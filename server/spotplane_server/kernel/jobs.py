@@ -18,8 +18,9 @@ from spotplane_server.kernel.errors import DomainError
 
 log = structlog.get_logger(__name__)
 
-# Long enough for any run; a process that dies holds a job up for at most this.
-LEASE_TTL: Final = timedelta(seconds=30)
+# A process that dies holds a job up for at most this, or two periods. A run that takes longer may meet
+# another one, which jobs have to bear anyway.
+LEASE_TTL: Final = timedelta(seconds=10)
 # Signals that come together are one run.
 COALESCE_SECONDS: Final = 0.02
 

@@ -1,0 +1,1 @@
+"""Processes that die, and what must not be lost or done twice."""
