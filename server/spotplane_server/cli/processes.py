@@ -78,8 +78,10 @@ def migrate() -> None:
     url = database_url()
     from asyncpg import PostgresError
 
+    from spotplane_server.kernel import logs
     from spotplane_server.kernel import migrate as migration
 
+    logs.configure("WARNING", json=False)
     try:
         applied = asyncio.run(migration.migrate(url))
     except migration.MigrationRefused as err:

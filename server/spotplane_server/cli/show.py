@@ -59,9 +59,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console = Console()
     for row in rows:
         grid.add_row(*(Text(value) for value in row))
-    if not console.is_terminal:
-        console.width = 250  # what reads a pipe folds no lines
-    console.print(grid)
+    if console.is_terminal:
+        console.print(grid)
+        return
+    console.width = 400  # what reads a pipe folds no lines, and wants no padding
+    with console.capture() as captured:
+        console.print(grid)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def cell(value: Any) -> str:

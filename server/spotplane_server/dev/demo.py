@@ -26,8 +26,8 @@ from spotplane_server.dev.children import DataDir
 FILE: Final = "demo.json"
 _TENANTS: Final = (("Aurora Labs", "ops@aurora.example"), ("Borealis AI", "ops@borealis.example"))
 _SERVICES: Final = ("chat", "embed", "rank", "vision")
-# Every fourth agent has a replica standing at all times, so that something can take over.
-_REPLICA_EVERY: Final = 4
+# So many agents have a replica standing at all times that something can take over, in both tenants.
+_REPLICA_EVERY: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def agents_of(tenants: list[DemoTenant], count: int) -> list[DemoAgent]:
     """Spread ``count`` agents over the tenants, by turns."""
     return [
         DemoAgent(
-            f"{_SERVICES[index // 2 % len(_SERVICES)]}-{index // 2 + 1:02}",
+            f"{_SERVICES[index % len(_SERVICES)]}-{index // len(_SERVICES) + 1:02}",
             tenants[index % len(tenants)],
             replica=index % _REPLICA_EVERY == 0,
         )

@@ -25,6 +25,7 @@ from spotplane_server.dev.fleet import ON_DEMAND, Settings
 from spotplane_server.dev.narrator import Narrator
 from spotplane_server.dev.stack import Ports, Stack
 from spotplane_server.dev.watch import Watch
+from spotplane_server.kernel import logs
 
 READY_FILE: Final = "dev.json"
 FRAME_SECONDS: Final = 0.25
@@ -51,6 +52,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Run until SIGINT or SIGTERM; answer the exit status."""
+    logs.configure("WARNING", json=False)
     try:
         if options.market is not None:
             recording.read(options.market)
