@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import grpc
 import grpc.aio
 import spotplane.v1
 from google.protobuf import message_factory
@@ -42,11 +43,15 @@ class Rpc:
     ) -> Refusal | None:
         """Call with one request message; None when it is answered, else how it is refused."""
         request = self.request(**(ARGUMENTS.get(self.name, {}) | fields))
-        try:
-            await _exchange(self, channel, metadata, request)
-        except grpc.aio.AioRpcError as err:
-            return refusal(err)
-        return None
+        for _ in range(10):
+            try:
+                await _exchange(self, channel, metadata, request)
+            except grpc.aio.AioRpcError as err:
+                if not _lost(err):
+                    return refusal(err)
+            else:
+                return None
+        raise AssertionError(f"the answer of {self.name} was lost every time")
 
 
 def files() -> Iterator[FileDescriptor]:
@@ -65,6 +70,12 @@ ALL: Final = {
         for method in service.methods
     )
 }
+
+
+def _lost(err: grpc.aio.AioRpcError) -> bool:
+    # When a stream is refused while its first message is being sent, grpc.aio says that sending
+    # failed and drops what the server said.
+    return err.code() == grpc.StatusCode.INTERNAL and not err.trailing_metadata()
 
 
 async def _exchange(

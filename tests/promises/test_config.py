@@ -1,0 +1,97 @@
+"""Settings: each is read, each is used, and everything wrong is said at once."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import spotplane_server
+from spotplane_server import config
+from spotplane_server.config import ConfigError, ServerConfig
+
+FIELDS: Final = {item.name: item for item in dataclasses.fields(ServerConfig)}
+HINTS: Final = typing.get_type_hints(ServerConfig)
+# A text of each type that can be read, and one that cannot; any text is a text.
+GOOD: Final[dict[Any, tuple[str, object]]] = {int: ("7", 7), bool: ("true", True), str: ("x", "x")}
+BAD: Final[dict[Any, str]] = {int: "many", bool: "perhaps"}
+DATABASE: Final = {"SPOTPLANE_DATABASE_URL": "postgresql://db"}
+
+
+def variable(name: str) -> str:
+    """The variable of a setting."""
+    return f"SPOTPLANE_{name.upper()}"
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_is_read_from_its_variable(name: str) -> None:
+    """As what it is, and not as text."""
+    kinds: dict[str, tuple[str, object]] = {
+        "log_level": ("debug", "DEBUG"),
+        "admin_token": ("t", "t"),
+    }
+    if name == "trusted_proxies":
+        found = config.load(DATABASE | {variable(name): "10.0.0.0/8, ::1"})
+        assert [str(network) for network in found.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+        return
+    text, value = kinds.get(name) or GOOD[HINTS[name]]
+
+    assert getattr(config.load(DATABASE | {variable(name): text}), name) == value
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_is_used(name: str) -> None:
+    """A variable that changes nothing misleads."""
+    root = Path(spotplane_server.__path__[0])
+    used = {
+        node.attr
+        for path in root.rglob("*.py")
+        if path.name != "config.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and "config" in ast.unparse(node.value)
+    }
+    assert name in used
+
+
+def test_everything_wrong_is_said_at_once_by_its_variable() -> None:
+    """Also what is missing."""
+    wrong = {variable(name): BAD[HINTS[name]] for name in FIELDS if HINTS[name] in BAD}
+    wrong |= {"SPOTPLANE_LOG_LEVEL": "loud", "SPOTPLANE_TRUSTED_PROXIES": "10.0.0.0/33"}
+
+    with pytest.raises(ConfigError) as caught:
+        config.load(wrong)
+
+    said = str(caught.value).splitlines()
+    assert {line.split(":")[0].split()[0] for line in said} == {*wrong, "SPOTPLANE_DATABASE_URL"}
+    assert len(said) == len(wrong) + 1
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if HINTS[name] is int])
+def test_no_number_is_negative(name: str) -> None:
+    """Said by name, before it does harm."""
+    with pytest.raises(ConfigError, match=variable(name)):
+        config.load(DATABASE | {variable(name): "-1"})
+
+
+def test_a_setting_may_be_read_from_a_file(tmp_path: Path) -> None:
+    """Secrets need not be in the environment; the line's end does not count."""
+    file = tmp_path / "token"
+    file.write_text("from a file\n", encoding="utf-8")
+
+    found = config.load(DATABASE | {"SPOTPLANE_ADMIN_TOKEN_FILE": str(file)})
+
+    assert found.admin_token == "from a file"
+
+
+def test_a_file_that_is_missing_is_said_by_its_variable(tmp_path: Path) -> None:
+    """With the other faults."""
+    missing = {"SPOTPLANE_DATABASE_URL_FILE": str(tmp_path / "none"), "SPOTPLANE_PORT": "x"}
+
+    with pytest.raises(ConfigError) as caught:
+        config.load(missing)
+
+    assert "SPOTPLANE_DATABASE_URL" in str(caught.value)
+    assert "SPOTPLANE_PORT" in str(caught.value)
