@@ -293,8 +293,8 @@ class Server:
             self.kernel.db, self.kernel.clock, self.kernel.server_id, self.parts.jobs
         )
 
-        # Whatever changed of an agent may leave it without the replica that it should have, or give an
-        # open failover the replica that it waits for.
+        # Whatever changed of an agent may leave it without the replica that it should have, or give
+        # an open failover the replica that it waits for.
         def look_again(_agent: str) -> None:
             runner.signal(CoordinatorJob.name)
             runner.signal(Reconciler.name)
@@ -406,6 +406,6 @@ async def _checks(kernel: Kernel) -> dict[str, bool]:
             checks["database"] = True
             checks["migrations"] = await migrate.current(conn)
         checks["partitions"] = await partitions.ready(kernel.db, kernel.clock.now())
-    except Exception:  # noqa: BLE001 - whatever is wrong, what is left says no
+    except Exception:  # whatever is wrong, what is left says no
         log.warning("not_ready", exc_info=True)
     return checks

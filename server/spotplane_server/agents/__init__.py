@@ -1,1 +1,1 @@
-"""Agents: identity, streams, sessions with fencing epochs, configuration, and the command ledger."""
+"""Agents: identity, streams, sessions with fencing epochs, configuration, the command ledger."""

@@ -15,7 +15,8 @@ from spotplane_server.kernel.paging import Page, Slice
 INSERT_COMMAND: Final = """
     WITH issued AS (
         INSERT INTO agent_commands (tenant_id, id, agent_id, instance_id, request_id, type, name,
-                                    parameters, priority, trigger, created_by, created_at, expires_at)
+                                    parameters, priority, trigger, created_by, created_at,
+                                    expires_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
         ON CONFLICT ON CONSTRAINT agent_commands_request_key DO NOTHING
         RETURNING tenant_id, id),
@@ -25,8 +26,8 @@ INSERT_COMMAND: Final = """
     SELECT id FROM issued
 """
 
-# Of the primary, most urgent first. Only the newest session may lease, and a newer one waits for the
-# lease before it takes over what is leased: hence the lock on the session's row.
+# Of the primary, most urgent first. Only the newest session may lease, and a newer one waits for
+# the lease before it takes over what is leased: hence the lock on the session's row.
 CLAIM_COMMANDS: Final = """
     WITH due AS (
         SELECT c.tenant_id, c.id
@@ -48,7 +49,8 @@ CLAIM_COMMANDS: Final = """
     leased AS (
         UPDATE agent_commands c
            SET status = 'leased', session_id = $3, leased_at = $5,
-               leased_until = $5 + CASE WHEN c.priority = 100 THEN $7::interval ELSE $6::interval END,
+               leased_until = $5 + CASE WHEN c.priority = 100 THEN $7::interval
+                                        ELSE $6::interval END,
                delivery_count = c.delivery_count + 1
           FROM due
          WHERE c.tenant_id = due.tenant_id AND c.id = due.id
@@ -67,11 +69,13 @@ CLAIM_COMMANDS: Final = """
      ORDER BY priority DESC, created_at
 """
 
-# A new session takes over what its instance still works on, and gives the rest back to be sent again.
+# A new session takes over what its instance still works on, and gives the rest back to be sent
+# again.
 ADOPT_COMMANDS: Final = """
     UPDATE agent_commands
        SET session_id = $3
-     WHERE tenant_id = $1 AND instance_id = $2 AND status IN ('leased', 'executing') AND id = ANY($4)
+     WHERE tenant_id = $1 AND instance_id = $2 AND status IN ('leased', 'executing')
+       AND id = ANY($4)
 """
 
 RETURN_COMMANDS: Final = """
@@ -115,12 +119,13 @@ FINISH_COMMAND: Final = """
     WITH moved AS (
         UPDATE agent_commands
            SET status = CASE WHEN $4 THEN 'completed' ELSE 'failed' END, success = $4, message = $5,
-               result = $6, done_at = $7, received_at = coalesce(received_at, $7), leased_until = NULL
+               result = $6, done_at = $7, received_at = coalesce(received_at, $7),
+               leased_until = NULL
          WHERE tenant_id = $1 AND id = $2 AND agent_id = $3
            AND status IN ('pending', 'leased', 'executing')
-        RETURNING tenant_id, id, agent_id, instance_id, request_id, type, name, parameters, priority,
-                  trigger, created_by, status, delivery_count, success, message, result, created_at,
-                  leased_at, received_at, started_at, done_at, expires_at),
+        RETURNING tenant_id, id, agent_id, instance_id, request_id, type, name, parameters,
+                  priority, trigger, created_by, status, delivery_count, success, message, result,
+                  created_at, leased_at, received_at, started_at, done_at, expires_at),
     told AS (
         INSERT INTO agent_command_events (tenant_id, command_id, kind, occurred_at, detail)
         SELECT tenant_id, id, status, $7, nullif($5, '') FROM moved)
@@ -176,9 +181,9 @@ EXPIRE_COMMANDS: Final = """
            SET status = 'expired', done_at = $1, leased_until = NULL
          WHERE (status = 'pending' AND expires_at <= $1)
             OR (status IN ('leased', 'executing') AND leased_until <= $1)
-        RETURNING tenant_id, id, agent_id, instance_id, request_id, type, name, parameters, priority,
-                  trigger, created_by, status, delivery_count, success, message, result, created_at,
-                  leased_at, received_at, started_at, done_at, expires_at),
+        RETURNING tenant_id, id, agent_id, instance_id, request_id, type, name, parameters,
+                  priority, trigger, created_by, status, delivery_count, success, message, result,
+                  created_at, leased_at, received_at, started_at, done_at, expires_at),
     told AS (
         INSERT INTO agent_command_events (tenant_id, command_id, kind, occurred_at)
         SELECT tenant_id, id, 'expired', $1 FROM gone)

@@ -271,7 +271,7 @@ class Sessions:
                 self._fetch_commands(instance_key(found.tenant_id, found.instance_id))
 
     async def flush(self) -> None:
-        """Write all heartbeats since the last flush in one statement, and fence who was replaced."""
+        """Write all heartbeats since the last flush in one statement; fence who was replaced."""
         if not self._beats:
             return
         beats, self._beats = self._beats, {}

@@ -97,7 +97,8 @@ DELETE_AGENT: Final = """
      WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
 """
 
-# `connected`: its stream has not ended, and it was heard of lately (a server that died ends nothing).
+# `connected`: its stream has not ended, and it was heard of lately (a server that died ends
+# nothing).
 GET_AGENT: Final = """
     SELECT a.tenant_id, a.id, a.logical_agent_id, a.hostname, a.agent_version, a.status, a.enabled,
            a.auto_switch_enabled, a.auto_terminate_enabled, a.terminate_wait_seconds,

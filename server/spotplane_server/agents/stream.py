@@ -38,8 +38,8 @@ class Origin:
     environment_id: UUID | None
 
 
-# Takes one kind of report, idempotently. A lasting refusal is acknowledged as such; `Unavailable` and
-# `Conflict` end the stream, and the agent sends the report again.
+# Takes one kind of report, idempotently. A lasting refusal is acknowledged as such; `Unavailable`
+# and `Conflict` end the stream, and the agent sends the report again.
 ReportHandler: TypeAlias = Callable[[Origin, Any, datetime], Awaitable[None]]
 
 

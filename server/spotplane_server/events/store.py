@@ -18,7 +18,8 @@ INSERT_EVENT: Final = """
 
 # Rows of transactions older than every one still running: whatever comes later sorts behind them.
 LIST_EVENTS: Final = """
-    SELECT txid::text::bigint AS txid, seq, occurred_at, id, event_type, tenant_id, aggregate_id, data
+    SELECT txid::text::bigint AS txid, seq, occurred_at, id, event_type, tenant_id, aggregate_id,
+           data
       FROM outbox_events
      WHERE (txid, seq) > ($1::text::xid8, $2)
        AND txid < pg_snapshot_xmin(pg_current_snapshot())

@@ -1,8 +1,8 @@
 """Finishing failovers: snapshot, pure plan, guarded steps.
 
-Every step is one transaction that checks again, under the agent's row, what the plan assumed. So any
-number of processes may reconcile the same failover at the same time, and a process may die anywhere:
-what was committed is whole, and what was not is planned anew.
+Every step is one transaction that checks again, under the agent's row, what the plan assumed. So
+any number of processes may reconcile the same failover at the same time, and a process may die
+anywhere: what was committed is whole, and what was not is planned anew.
 """
 
 from __future__ import annotations

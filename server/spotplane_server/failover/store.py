@@ -61,9 +61,9 @@ ADVANCE_FAILOVER: Final = """
      WHERE tenant_id = $1 AND id = $2 AND status IN ('detected', 'handling')
 """
 
-# Primaries that have been silent too long, while somebody listened, and whose loss no failover knows
-# of yet: a rebalance or a drain waits, which is over now. Who said goodbye left on purpose; who was
-# just launched is still booting.
+# Primaries that have been silent too long, while somebody listened, and whose loss no failover
+# knows of yet: a rebalance or a drain waits, which is over now. Who said goodbye left on purpose;
+# who was just launched is still booting.
 OPEN_SILENCES: Final = """
     INSERT INTO failovers AS o (tenant_id, id, agent_id, instance_id, pool_id, kind, status,
                                 detected_at)
@@ -94,12 +94,13 @@ SNAPSHOT: Final = """
     SELECT f.tenant_id, f.id AS failover_id, f.agent_id, f.instance_id, f.kind, f.status,
            f.detected_at, f.deadline, p.id AS primary_id, i.status AS instance_status,
            coalesce(s.last_heartbeat_at >= $1, false) AS heard,
-           r.id AS replica_id, r.status AS replica_status, coalesce(r.bound, false) AS replica_bound,
-           r.created_by AS replica_created_by, a.manual_replica_enabled AS manual_mode,
+           r.id AS replica_id, r.status AS replica_status,
+           coalesce(r.bound, false) AS replica_bound, r.created_by AS replica_created_by, a.manual_replica_enabled AS manual_mode,
            coalesce(ps.last_heartbeat_at >= $1, false) AS launcher_online,
            EXISTS (SELECT
                      FROM agent_commands c
-                    WHERE c.tenant_id = f.tenant_id AND c.agent_id = f.agent_id AND c.type = 'switch'
+                    WHERE c.tenant_id = f.tenant_id AND c.agent_id = f.agent_id
+                      AND c.type = 'switch'
                       AND c.status IN ('pending', 'leased', 'executing')) AS switch_open
       FROM failovers f
       JOIN agents a ON a.tenant_id = f.tenant_id AND a.id = f.agent_id

@@ -22,9 +22,9 @@ INSERT_INSTANCE: Final = """
         SELECT t.id FROM instance_types t, region r
          WHERE t.provider = r.provider AND t.instance_type = $4 AND t.deleted_at IS NULL
            FOR KEY SHARE OF t)
-    INSERT INTO instances (tenant_id, id, agent_id, instance_type, region, az, mode, pool_id, hostname,
-                           image_id, private_ip, public_ip, status, launched_at, active_at, updated_at,
-                           region_id, instance_type_id)
+    INSERT INTO instances (tenant_id, id, agent_id, instance_type, region, az, mode, pool_id,
+                           hostname, image_id, private_ip, public_ip, status, launched_at,
+                           active_at, updated_at, region_id, instance_type_id)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
             CASE WHEN $13 = 'launching' THEN NULL ELSE $14::timestamptz END, $14,
             (SELECT id FROM region), (SELECT id FROM type))

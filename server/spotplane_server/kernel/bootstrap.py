@@ -1,4 +1,4 @@
-"""What must be in the database before the first call: shared secrets and the first administrator."""
+"""What must be in the database before the first call: shared secrets, the first administrator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ GET_SECRET: Final = "SELECT value FROM server_secrets WHERE name = $1"
 # The epoch moves only when the token really changed, so that restarts cost nobody a look-up.
 PUT_ADMIN: Final = """
     WITH put AS (
-        INSERT INTO admin_credentials AS a (id, name, token_hash, scopes, rate_limit_rpm, created_at)
+        INSERT INTO admin_credentials AS a (id, name, token_hash, scopes, rate_limit_rpm,
+                                            created_at)
         VALUES ($1, $2, $3, $4, $5, $6)
         ON CONFLICT ON CONSTRAINT admin_credentials_name_key DO UPDATE
            SET token_hash = $3, scopes = $4, rate_limit_rpm = $5, revoked_at = NULL

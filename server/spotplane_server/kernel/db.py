@@ -29,7 +29,8 @@ else:
 T = TypeVar("T")
 
 APP_ROLE: Final = "spotplane_app"
-# Deadlocks and serialization failures end a transaction that did nothing; running it again is right.
+# Deadlocks and serialization failures end a transaction that did nothing; running it again is
+# right.
 MAX_ATTEMPTS: Final = 4
 EVERY_TENANT: Final = "*"
 Scope: TypeAlias = TenantId | Literal["*"]

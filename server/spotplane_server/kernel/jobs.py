@@ -18,8 +18,8 @@ from spotplane_server.kernel.errors import DomainError
 
 log = structlog.get_logger(__name__)
 
-# A process that dies holds a job up for at most this, or two periods. A run that takes longer may meet
-# another one, which jobs have to bear anyway.
+# A process that dies holds a job up for at most this, or two periods. A run that takes longer may
+# meet another one, which jobs have to bear anyway.
 LEASE_TTL: Final = timedelta(seconds=10)
 # Signals that come together are one run.
 COALESCE_SECONDS: Final = 0.02

@@ -1,8 +1,8 @@
 """Wake-ups between parts and processes: coalesced hints that something may have changed.
 
-Within the process a hint is a callback at once. To the other processes it goes by one NOTIFY per few
-milliseconds on a connection of its own, never in a request's transaction, where it would serialize
-commits. A lost hint costs a polling period, nothing else.
+Within the process a hint is a callback at once. To the other processes it goes by one NOTIFY per
+few milliseconds on a connection of its own, never in a request's transaction, where it would
+serialize commits. A lost hint costs a polling period, nothing else.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from spotplane_server.kernel.db import Conn
 
 # Sorted, so that reports of many agents lock rows in one order and never deadlock.
 PUT_SPOT_PRICES: Final = """
-    INSERT INTO pools AS p (id, instance_type, region, az, price_nanousd, price_observed_at, created_at)
+    INSERT INTO pools AS p (id, instance_type, region, az, price_nanousd, price_observed_at,
+                            created_at)
     SELECT s.instance_type || '.' || s.az, s.instance_type, $1, s.az, s.price, $2, $3
       FROM unnest($4::text[], $5::text[], $6::bigint[]) AS s (instance_type, az, price)
      ORDER BY 1

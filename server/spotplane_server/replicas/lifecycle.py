@@ -1,4 +1,4 @@
-"""A replica from request to promotion or end. Every step is one guarded transaction of the caller's."""
+"""A replica from request to promotion or end; every step is one guarded transaction."""
 
 from __future__ import annotations
 
@@ -291,7 +291,8 @@ class Replicas:
         # Agents say so right after binding, perhaps after the plane has promoted already.
         if replica.status == "promoted" and status in {"syncing", "ready"}:
             return
-        # The launcher's word that the instance runs, overtaken by the instance's own that it is ready.
+        # The launcher's word that the instance runs, overtaken by the instance's own that it is
+        # ready.
         if replica.status == "ready" and status == "syncing" and progress is None:
             return
         if status == "failed" and replica.status in rules.LIVE:

@@ -13,8 +13,9 @@ from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.paging import Page, Slice
 
 INSERT_REPLICA: Final = """
-    INSERT INTO replicas (tenant_id, id, agent_id, instance_id, type, status, pool_id, instance_type,
-                          region, az, created_by, hourly_cost_nanousd, created_at, updated_at)
+    INSERT INTO replicas (tenant_id, id, agent_id, instance_id, type, status, pool_id,
+                          instance_type, region, az, created_by, hourly_cost_nanousd, created_at,
+                          updated_at)
     VALUES ($1, $2, $3, $4, $5, 'launching', $6, $7, $8, $9, $10, $11, $12, $12)
     ON CONFLICT (tenant_id, agent_id) WHERE status IN ('launching', 'syncing', 'ready') DO NOTHING
     RETURNING id
@@ -92,8 +93,8 @@ MOVE_REPLICA: Final = """
 CONFIRM_TERMINATION: Final = """
     UPDATE replicas
        SET termination_confirmed = true, updated_at = $3,
-           status = CASE WHEN status IN ('launching', 'syncing', 'ready', 'failed') THEN 'terminated'
-                         ELSE status END,
+           status = CASE WHEN status IN ('launching', 'syncing', 'ready', 'failed')
+                         THEN 'terminated' ELSE status END,
            terminated_at = coalesce(terminated_at, $3)
      WHERE tenant_id = $1 AND instance_id = $2 AND status <> 'promoted'
     RETURNING id, agent_id
