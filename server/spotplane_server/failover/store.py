@@ -95,7 +95,8 @@ SNAPSHOT: Final = """
            f.detected_at, f.deadline, p.id AS primary_id, i.status AS instance_status,
            coalesce(s.last_heartbeat_at >= $1, false) AS heard,
            r.id AS replica_id, r.status AS replica_status,
-           coalesce(r.bound, false) AS replica_bound, r.created_by AS replica_created_by, a.manual_replica_enabled AS manual_mode,
+           coalesce(r.bound, false) AS replica_bound, r.created_by AS replica_created_by,
+           a.manual_replica_enabled AS manual_mode,
            coalesce(ps.last_heartbeat_at >= $1, false) AS launcher_online,
            EXISTS (SELECT
                      FROM agent_commands c
