@@ -77,7 +77,8 @@ async def test_interrupted_instance_is_told_and_taken(
     deadline = cloud.interrupt(instance.instance_id, 0.2)
 
     (notice,) = await plane.wait_reports("notice")
-    assert instance.state == "running"
+    state: str = instance.state
+    assert state == "running"
     await eventually(lambda: instance.state == "terminated" and plane.stream.ended)
 
     assert notice.deadline.ToDatetime(UTC) == deadline

@@ -41,9 +41,7 @@ class Fleet:
 
     async def start(self, name: str = "chat", zone: str = ZONES[0]) -> SimulatedInstance:
         """Start an agent and wait until it is connected."""
-        instance = self.cloud.start(
-            self.service(name), instance_type=TYPE, region=REGION, az=zone
-        )
+        instance = self.cloud.start(self.service(name), instance_type=TYPE, region=REGION, az=zone)
         await eventually(lambda: instance.agent is not None and instance.agent.connected)
         return instance
 

@@ -11,7 +11,6 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
-
 from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc
 from spotplane_server.app import Server
 from spotplane_server.config import ServerConfig
@@ -135,7 +134,7 @@ async def refused(reason: str, *, field: str | None = None) -> AsyncIterator[Non
         yield
     except grpc.aio.AioRpcError as err:
         said = refusal(err)
-        assert said.reason == reason, (said, err)
+        assert said.reason == reason, (said, err)  # noqa: PT017 - a `raises` for reasons
         if field is not None:
             assert field in said.fields, said
     else:
