@@ -52,7 +52,7 @@ async def run(up: stack.Stack, plan: Plan) -> Result:
         relay = await enter(up.child(children.serve_relay))
         http = await enter(aiohttp.ClientSession())
         channel = await enter(grpc.aio.insecure_channel(plane.target))
-        tenant = await stack.new_tenant(channel)
+        tenant = await stack.new_tenant(up, channel)
         stub = agent_pb2_grpc.AgentServiceStub(channel)
         known = [
             await agents.register(stub, tenant.metadata, f"agent-{n}") for n in range(plan.agents)

@@ -65,7 +65,7 @@ async def run(up: stack.Stack, plan: Plan) -> Result:
         enter = opened.enter_async_context
         plane = await enter(up.plane())
         channel = await enter(grpc.aio.insecure_channel(plane.target))
-        tenant = await stack.new_tenant(channel)
+        tenant = await stack.new_tenant(up, channel)
         await _price(up)
         pairs = await agents.few_at_a_time(
             [_make(channel, plane.target, tenant, n) for n in range(plan.agents)], width=8

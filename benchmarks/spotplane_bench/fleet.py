@@ -49,7 +49,7 @@ async def run(up: stack.Stack, plan: Plan) -> Result:
     async with AsyncExitStack() as opened:
         plane = await opened.enter_async_context(up.plane())
         async with grpc.aio.insecure_channel(plane.target) as channel:
-            tenant = await stack.new_tenant(channel)
+            tenant = await stack.new_tenant(up, channel)
         holders = [
             await opened.enter_async_context(
                 up.child(agents.hold, plane.target, tenant.metadata, plan.many // HOLDERS)

@@ -78,7 +78,7 @@ async def run(up: stack.Stack, plan: Plan) -> Result:
     bare: list[float] = []
     cpu: list[float] = []
     async with up.plane() as plane, grpc.aio.insecure_channel(plane.target) as channel:
-        tenant = await stack.new_tenant(channel)
+        tenant = await stack.new_tenant(up, channel)
         region = await unary.some_region(region_pb2_grpc.RegionServiceStub(channel))
         model = await _model(channel)
         stub = usage_pb2_grpc.UsageServiceStub(channel)

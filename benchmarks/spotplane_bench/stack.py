@@ -151,12 +151,14 @@ async def stack(server: Any) -> AsyncIterator[Stack]:
             await _execute(server.get_uri(), f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-async def new_tenant(channel: grpc.aio.Channel) -> Tenant:
-    """Create a tenant with an unlimited admin key."""
+async def new_tenant(up: Stack, channel: grpc.aio.Channel) -> Tenant:
+    """Create a tenant with a key that no budget holds back."""
     made = await tenant_pb2_grpc.TenantServiceStub(channel).CreateTenant(
         tenant_pb2.CreateTenantRequest(name="Bench", email=f"{uuid4().hex}@example.com"),
         metadata=ADMIN,
     )
+    # Environments have a budget of their own, which no call changes yet.
+    await _execute(up.database_url, "UPDATE environments SET requests_per_minute = 1000000000")
     issued = await api_key_pb2_grpc.ApiKeyServiceStub(channel).CreateApiKey(
         api_key_pb2.CreateApiKeyRequest(
             tenant_id=made.id, role="admin", rate_limit_rpm=1_000_000, concurrency_limit=10_000

@@ -29,7 +29,7 @@ TINY = Plan(concurrency=4, seconds=0.1, rounds=1)
 async def run(up: stack.Stack, plan: Plan) -> Result:
     """Measure."""
     async with up.plane() as plane, grpc.aio.insecure_channel(plane.target) as channel:
-        tenant = await stack.new_tenant(channel)
+        tenant = await stack.new_tenant(up, channel)
         regions = region_pb2_grpc.RegionServiceStub(channel)
         keys = api_key_pb2_grpc.ApiKeyServiceStub(channel)
         region = await some_region(regions)
