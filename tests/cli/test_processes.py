@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -67,7 +68,7 @@ app(prog_name="spotplane")
     ],
 )
 async def test_every_bad_setting_has_its_line(
-    command: str, settings: dict[str, str], names: list[str]
+    command: str, settings: dict[str, Any], names: list[str]
 ) -> None:
     """All are named at once, the status is 2, and there is no traceback."""
     done = await spotplane(command, **settings)
@@ -139,10 +140,10 @@ async def test_dead_worker_is_replaced_and_all_end_with_their_supervisor(
         "SPOTPLANE_DRAIN_SECONDS": "1",
     }
     async with _supervisor(settings) as process:
-        first = await eventually(lambda: _two(_children(process.pid)))
+        first = await eventually(lambda: _workers(process.pid))
         await _serving(port)
         os.kill(first[0], signal.SIGKILL)
-        second = await eventually(lambda: _two(_children(process.pid) - {first[0]}))
+        second = await eventually(lambda: _workers(process.pid, without=first[0]))
         await _serving(port)
 
         process.kill()
@@ -172,13 +173,11 @@ async def _serving(port: int) -> None:
         await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=20)
 
 
-def _children(pid: int) -> set[int]:
+async def _workers(pid: int, without: int = 0) -> list[int]:
+    """Both workers' numbers, once there are two that are not the one named."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    return {int(child) for child in text.split() if _lives(int(child))}
-
-
-def _two(pids: set[int]) -> list[int] | None:
-    return sorted(pids) if len(pids) == 2 else None
+    found = [int(child) for child in text.split() if _lives(int(child)) and int(child) != without]
+    return found if len(found) == 2 else []
 
 
 def _lives(pid: int) -> bool:

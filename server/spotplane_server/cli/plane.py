@@ -124,7 +124,7 @@ def _said(err: grpc.RpcError) -> str:
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details:
         detail.Unpack(info) or detail.Unpack(bad)
-    message = status.message or err.details()
+    message = status.message or err.details() or ""
     fields = [f"; {v.field}: {v.description}" for v in bad.field_violations]
     more = "" if len(fields) == 1 and fields[0].endswith(message) else "".join(fields)
     return f"{info.reason or err.code().name}: {message}{more}"

@@ -42,6 +42,7 @@ class Timeline:
 
     agent_id: str
     agent: str
+    failover_id: str = ""
     kind: str = "termination"
     old: str = ""
     new: str = ""
@@ -96,6 +97,7 @@ class Watch:
         self._cursor: str | None = None
         self._open: dict[str, Timeline] = {}
         self._names: dict[str, str] = {}
+        self._changes: dict[str, list[tuple[str, datetime]]] = {}
 
     async def run(self, fleet: asyncio.StreamReader | None) -> None:
         """Watch until cancelled."""
@@ -171,12 +173,18 @@ class Watch:
         self._narrator.say(f"{event.event_type}  {self._name(agent_id)}  {subject}")
 
     def _mark(self, found: failover_pb2.Failover) -> None:
-        line = self._timeline(found.agent_id, self._name(found.agent_id))
-        line.kind, line.old = found.kind, found.instance_id
+        line = self._open.get(found.agent_id)
+        if line is None or line.failover_id not in {"", found.id}:
+            line = self._begin(found.agent_id, self._name(found.agent_id))
+        line.failover_id, line.kind, line.old = found.id, found.kind, found.instance_id
         line.new = found.new_instance_id or line.new
         for step in found.steps:
             at = step.occurred_at.ToDatetime(UTC)
             line.marks.setdefault(_STEPS.get(step.kind, step.kind), at)
+        # An agent may have been told before we were.
+        for what, at in self._changes.pop(found.agent_id, []):
+            if at >= found.detected_at.ToDatetime(UTC):
+                line.marks.setdefault(what, at)
         self._tell(line)
 
     async def _listen(self, fleet: asyncio.StreamReader) -> None:
@@ -188,9 +196,8 @@ class Watch:
             self._names[agent_id] = seen["agent"]
             if seen["kind"] == "notice":
                 self._narrator.say(f"the cloud takes back {seen['agent']} on {instance_id}")
-                self._open.pop(agent_id, None)
-                line = self._timeline(agent_id, seen["agent"])
-                line.marks["the cloud gives notice"] = at
+                self._changes.pop(agent_id, None)
+                self._begin(agent_id, seen["agent"]).marks["the cloud gives notice"] = at
                 continue
             self.sight.roles[instance_id] = (seen["new"], agent_id)
             self._note_role(seen, agent_id, instance_id, at)
@@ -200,17 +207,17 @@ class Watch:
     ) -> None:
         line = self._open.get(agent_id)
         what = {"primary": "the new primary took over", "retired": "the old primary stood down"}
-        if line is not None and seen["old"] and seen["new"] in what:
-            line.marks.setdefault(what[seen["new"]], at)
-            self._tell(line)
+        if seen["old"] and seen["new"] in what:
+            if line is None or line.told:  # of a failover that we have not heard of yet
+                self._changes.setdefault(agent_id, []).append((what[seen["new"]], at))
+            else:
+                line.marks.setdefault(what[seen["new"]], at)
+                self._tell(line)
         elif seen["new"] != "candidate":
             self._narrator.say(f"{seen['agent']} is {seen['new']} on {instance_id}")
 
-    def _timeline(self, agent_id: str, name: str) -> Timeline:
-        line = self._open.get(agent_id)
-        if line is None or (line.told and "the failover is resolved" in line.marks):
-            line = self._open[agent_id] = Timeline(agent_id, name)
-        self.sight.last = line
+    def _begin(self, agent_id: str, name: str) -> Timeline:
+        line = self.sight.last = self._open[agent_id] = Timeline(agent_id, name)
         return line
 
     def _tell(self, line: Timeline) -> None:

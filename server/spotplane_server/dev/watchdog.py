@@ -18,7 +18,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    PidFile(Path(sys.argv[1])).end_all()
+    listed = Path(sys.argv[1])
+    if PidFile(listed).end_all():
+        # Scripts take this file for a sign of life.
+        listed.with_name("dev.json").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

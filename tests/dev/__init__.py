@@ -1,0 +1,1 @@
+"""`spotplane dev`, as a process of its own."""
