@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import asyncpg
 import grpc.aio
 import pytest
 from spotplane.v1 import (
@@ -12,6 +13,8 @@ from spotplane.v1 import (
     agent_pb2_grpc,
     api_key_pb2,
     api_key_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
     tenant_pb2,
     tenant_pb2_grpc,
 )
@@ -114,3 +117,22 @@ async def test_every_call_is_one_json_line_with_its_id(database_url: str) -> Non
     assert line["duration_ms"] >= 0
     assert {"actor", "tenant_id", "client_ip", "timestamp", "level"} <= set(line)
     assert not [line for line in server.lines if "text" in line], "not JSON"
+
+
+async def test_the_cause_of_an_internal_error_is_in_the_log_under_its_id(
+    database_url: str,
+) -> None:
+    """The caller has the id, the operator the traceback."""
+    async with server_process(database_url) as server:
+        owner = await asyncpg.connect(database_url)
+        await owner.execute("ALTER TABLE models RENAME TO models_gone")
+        await owner.close()
+        stub = model_pb2_grpc.ModelServiceStub(server.channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListModels(model_pb2.ListModelsRequest(), metadata=ADMIN)
+    said = refusal(caught.value)
+    assert said.reason == "INTERNAL"
+
+    [line] = [line for line in server.lines if line.get("event") == "unforeseen_error"]
+    assert line["correlation_id"] == said.metadata["correlation_id"]
+    assert "UndefinedTableError" in line["exception"]
