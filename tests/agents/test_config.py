@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from spotplane.v1 import agent_pb2 as pb
+from spotplane.v1.agent_stream_pb2 import AgentConfig
 
 from tests.support.fleet import Calls
 from tests.support.link import Conversation, Hand
 from tests.support.plane import refused
 
 
-async def configured(stream: Conversation, version: int) -> pb.AgentConfig:
+async def configured(stream: Conversation, version: int) -> AgentConfig:
     """The configuration that a stream is told, once it has this version."""
     while True:
         state = await stream.hear("desired_state")
         if state.config.config_version >= version:
             assert state.config.config_version == version
-            return state.config
+            config: AgentConfig = state.config
+            return config
 
 
 async def test_change_raises_the_version_by_one_and_is_pushed_to_all_instances(

@@ -131,8 +131,10 @@ BAD_FIELDS = [
 async def test_bad_field_is_named(hand: Hand) -> None:
     """What is missing, too long or of no known value is refused by its name."""
     for field, value in BAD_FIELDS:
-        fields = {"instance_id": "i-1", "instance_type": TYPE, "region": REGION, "az": ZONES[0]}
-        request = pb.RegisterRequest(**(fields | {field: value}))
+        request = pb.RegisterRequest(
+            instance_id="i-1", instance_type=TYPE, region=REGION, az=ZONES[0]
+        )
+        setattr(request, field, value)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await hand.stub.Register(request, metadata=hand.metadata)
         said = refusal(caught.value)

@@ -10,7 +10,6 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from spotplane_server.failover import rules
 from spotplane_server.failover.rules import Situation
 from spotplane_server.kernel.calls import TenantId

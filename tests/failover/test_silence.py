@@ -51,7 +51,7 @@ async def test_silence_is_resolved_when_the_instance_is_heard_again(
     plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
 ) -> None:
     """With nobody to take over, there was nothing to do but wait."""
-    agent_id, stream = await primary(hand)
+    agent_id, _ = await primary(hand)
     await listening(plane)
     clock.advance(timedelta(seconds=130))
     await run_job(plane, "failover")

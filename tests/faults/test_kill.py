@@ -138,8 +138,8 @@ async def test_failover_is_finished_once_when_the_server_dies_in_it(site: Site, 
     await eventually(lambda: taken_over.role == "primary", within=30)
 
     assert await site.sql.fetchval(PROMOTED) == 1
-    (status, action) = await site.sql.fetchrow("SELECT status, action FROM failovers")
-    assert (status, action) == ("resolved", "promoted_replica")
+    rows = await site.sql.fetch("SELECT status, action FROM failovers")
+    assert [tuple(row) for row in rows] == [("resolved", "promoted_replica")]
     assert [row[0] for row in await site.sql.fetch(PRIMARIES)] == [1]
 
 

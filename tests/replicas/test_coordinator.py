@@ -10,7 +10,7 @@ from spotplane.v1 import replica_pb2
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
-from tests.support.fleet import Calls
+from tests.support.fleet import ZONES, Calls
 from tests.support.link import Conversation, Hand, bind, run_job
 from tests.support.plane import Plane, running
 
@@ -70,6 +70,22 @@ async def test_failed_launch_is_tried_again_after_a_minute_then_two(
         assert len(await replicas(calls, agent_id)) == failures + 1
 
 
+async def test_pool_is_left_alone_after_three_failures(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """For an hour; the next one in price has its turn."""
+    agent_id, stream = await manual(hand, calls)
+    zones = []
+    for _ in range(4):
+        replica = await calls.replica(agent_id, status="launching")
+        zones.append(replica.az)
+        await stream.report(replica=pb.ReplicaReport(replica_id=replica.id, status="failed"))
+        clock.advance(timedelta(minutes=9))
+        await run_job(plane, "replica-coordinator")
+
+    assert zones == [ZONES[1]] * 3 + [ZONES[2]]
+
+
 async def test_replica_that_is_lost_is_replaced(plane: Plane, hand: Hand, calls: Calls) -> None:
     """The cloud took its instance."""
     agent_id, stream = await manual(hand, calls)
@@ -84,7 +100,7 @@ async def test_replica_that_is_lost_is_replaced(plane: Plane, hand: Hand, calls:
 
 
 async def test_end_of_manual_mode_ends_the_replica(plane: Plane, hand: Hand, calls: Calls) -> None:
-    """Its instance is ordered to be ended; a replica that a user asked for stays."""
+    """Its instance is ordered to be ended."""
     agent_id, stream = await manual(hand, calls)
     replica = await calls.replica(agent_id, status="launching")
     instance_id = await bind(stream, replica.id)
@@ -108,7 +124,7 @@ async def test_replica_whose_launch_was_called_off_is_replaced(
     plane: Plane, hand: Hand, calls: Calls
 ) -> None:
     """The order was for an instance that is no longer primary, and never left."""
-    agent_id, stream = await manual(hand, calls)
+    agent_id, _ = await manual(hand, calls)
     first = await calls.replica(agent_id, status="launching")
     async with plane.db.transaction("*") as conn:
         await conn.execute("UPDATE agent_commands SET status = 'cancelled', done_at = now()")

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from spotplane_server.market.store import Pool
 from spotplane_server.replicas import rules
 

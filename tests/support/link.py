@@ -12,14 +12,12 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import agent_pb2, agent_pb2_grpc
 from spotplane.v1 import agent_stream_pb2 as pb
-
 from spotplane_server.kernel.db import EVERY_TENANT
 from spotplane_server.kernel.jobs import Job
+
 from tests.support.eventually import eventually
 from tests.support.fleet import REGION, TYPE, ZONES
 from tests.support.plane import Metadata, Plane, Refusal, Tenant, refusal
-
-TOLD = {pb.CommandProgress.STAGE_RECEIVED: "received", pb.CommandProgress.STAGE_STARTED: "started"}
 
 
 class Conversation:
@@ -51,7 +49,9 @@ class Conversation:
         def found() -> pb.ConnectResponse | None:
             return next((r for r in self.heard if r.WhichOneof("kind") == kind), None)
 
-        response = await eventually(found, every=0.005)
+        await eventually(found, every=0.005)
+        response = found()
+        assert response is not None
         self.heard.remove(response)
         return getattr(response, kind)
 

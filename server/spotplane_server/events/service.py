@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -18,6 +19,8 @@ from spotplane_server.kernel.middleware import Context
 
 POLL_SECONDS: Final = 0.2
 BATCH: Final = 500
+# Both numbers fit PostgreSQL's 64 bits.
+_CURSOR: Final = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 
 
 class TenantMismatch(Forbidden):
@@ -110,12 +113,12 @@ def _scope(request: pb.WatchEventsRequest) -> Scope:
 
 
 def _cursor(request: pb.WatchEventsRequest) -> tuple[int, int]:
-    txid, _, seq = request.after_cursor.partition("-")
-    if not (txid.isdigit() and (seq or "0").isdigit()) or len(request.after_cursor) > 40:
+    found = _CURSOR.fullmatch(request.after_cursor)
+    if found is None:
         raise Invalid(
             "after_cursor is no cursor of ours", reason="INVALID_PAGE_TOKEN", field="after_cursor"
         )
-    return int(txid), int(seq or "0")
+    return int(found[1]), int(found[2] or 0)
 
 
 def _wanted(event_type: str, types: list[str]) -> bool:

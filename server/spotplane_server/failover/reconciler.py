@@ -30,6 +30,7 @@ from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database, attempt
 from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
 from spotplane_server.market import store as market
+from spotplane_server.replicas import errors as replica_errors
 from spotplane_server.replicas import placement
 from spotplane_server.replicas import store as replicas_store
 from spotplane_server.replicas.lifecycle import Replicas
@@ -241,7 +242,11 @@ class Reconciler:
         if primary is None:
             raise Conflict("no instance serves")
         kind = _REPLICA_TYPES.get(s.kind, "automatic-termination")
-        place = await placement.for_emergency(conn, primary, kind=kind, now=now)
+        place = await placement.for_emergency(
+            conn, primary, kind=kind, since=s.detected_at, now=now
+        )
+        if place is None and s.kind == "rebalance":
+            raise replica_errors.NoPoolAvailable("no pool is left, and the instance still serves")
         if place is None:
             await self._switch_to_ondemand(conn, s, primary, now)
             return

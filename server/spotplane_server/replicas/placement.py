@@ -9,7 +9,7 @@ from spotplane_server.instances.store import Instance
 from spotplane_server.kernel.db import Conn
 from spotplane_server.market import store as market
 from spotplane_server.market.store import Pool
-from spotplane_server.replicas import errors, rules
+from spotplane_server.replicas import errors, rules, store
 from spotplane_server.replicas.store import Placement
 
 
@@ -29,6 +29,13 @@ async def for_manual(
         UnknownPool: The named one is not of the primary's type and region. NoPoolAvailable.
     """
     pools = await market.list_pools(conn, primary.region, primary.instance_type, now=now)
+    failed = await store.list_failed_pools(
+        conn,
+        primary.tenant_id,
+        primary.agent_id,
+        since=now - rules.EXCLUDED_FOR,
+        at_least=rules.EXCLUDED_AFTER,
+    )
     if pool_id is not None:
         chosen = next((pool for pool in pools if pool.id == pool_id), None)
         if chosen is None:
@@ -37,7 +44,7 @@ async def for_manual(
             )
     else:
         chosen = rules.cheapest(
-            pools,
+            [pool for pool in pools if pool.id not in failed],
             current=primary.pool_id,
             now=now,
             exclude_zones=exclude_zones,
@@ -49,11 +56,15 @@ async def for_manual(
 
 
 async def for_emergency(
-    conn: Conn, primary: Instance, *, kind: str, now: datetime
+    conn: Conn, primary: Instance, *, kind: str, since: datetime, now: datetime
 ) -> Placement | None:
-    """The safest other pool; None when there is none at all."""
+    """The safest other pool in which no launch has failed since the emergency began; or None."""
     pools = await market.list_pools(conn, primary.region, primary.instance_type, now=now)
-    chosen = rules.safest(pools, current=primary.pool_id, now=now)
+    failed = await store.list_failed_pools(
+        conn, primary.tenant_id, primary.agent_id, since=since, at_least=1
+    )
+    left = [pool for pool in pools if pool.id not in failed]
+    chosen = rules.safest(left, current=primary.pool_id, now=now)
     return None if chosen is None else _placement(chosen, kind, "emergency")
 
 

@@ -25,6 +25,10 @@ SOURCES: Final[dict[str, tuple[str, ...]]] = {
 PRICE_AGE: Final = timedelta(hours=1)
 EMERGENCY_PRICE_AGE: Final = timedelta(hours=24)
 
+# So many failed launches within this time, and a pool is left alone.
+EXCLUDED_AFTER: Final = 3
+EXCLUDED_FOR: Final = timedelta(hours=1)
+
 BACKOFF_FIRST: Final = timedelta(seconds=60)
 BACKOFF_LAST: Final = timedelta(minutes=15)
 

@@ -143,6 +143,14 @@ LIST_UNWANTED: Final = """
      LIMIT $1
 """
 
+LIST_FAILED_POOLS: Final = """
+    SELECT pool_id
+      FROM replicas
+     WHERE tenant_id = $1 AND agent_id = $2 AND status = 'failed' AND NOT bound AND updated_at >= $3
+     GROUP BY pool_id
+    HAVING count(*) >= $4
+"""
+
 # Replicas that nobody will launch any more: their order was cancelled, because the agent has moved.
 LIST_STRANDED: Final = """
     SELECT r.tenant_id, r.id, r.agent_id
@@ -326,6 +334,14 @@ async def confirm_termination(
 async def list_uncovered(conn: Conn, *, limit: int) -> list[Uncovered]:
     """Agents that should have a replica and have none."""
     return [Uncovered(**row) for row in await conn.fetch(LIST_UNCOVERED, limit)]
+
+
+async def list_failed_pools(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, *, since: datetime, at_least: int
+) -> set[str]:
+    """Pools in which launches for an agent have failed that often."""
+    rows = await conn.fetch(LIST_FAILED_POOLS, tenant_id, agent_id, since, at_least)
+    return {row["pool_id"] for row in rows}
 
 
 async def list_stranded(conn: Conn, *, limit: int) -> list[Unwanted]:
