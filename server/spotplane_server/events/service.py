@@ -93,7 +93,8 @@ class EventService(event_pb2_grpc.EventServiceServicer):
                 cursor = await self._skip(scope, cursor)
 
     async def _skip(self, scope: Scope, cursor: tuple[int, int]) -> tuple[int, int]:
-        # Other tenants' events move the head too; without this a quiet tenant would read in a circle.
+        # Other tenants' events move the head too; without this a quiet tenant would read in a
+        # circle.
         async with self._db.read(EVERY_TENANT) as conn:
             newest = await store.newest(conn)
         async with self._db.read(scope) as conn:

@@ -1,8 +1,9 @@
 """Proving who calls, linearizably and without a look-up for each call.
 
 A credential once looked up stays in memory, but counts only while `auth_epoch`, read after the
-request arrived, is the epoch it was looked up under. Every change that takes a right away bumps that
-counter in its own transaction, so no call that starts after such a change was answered can pass.
+request arrived, is the epoch it was looked up under. Every change that takes a right away bumps
+that counter in its own transaction, so no call that starts after such a change was answered can
+pass.
 Concurrent requests share one read of the counter.
 """
 
