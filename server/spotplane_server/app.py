@@ -44,7 +44,7 @@ from spotplane_server.config import ServerConfig
 from spotplane_server.events.service import EventFeed, EventService
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
-from spotplane_server.kernel import bootstrap, metrics, migrate, partitions, policy
+from spotplane_server.kernel import bootstrap, logs, metrics, migrate, partitions, policy
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
@@ -313,6 +313,7 @@ class Server:
     async def stop(self) -> None:
         """Let streams go, finish calls, stop jobs, close the database."""
         await self._stack.aclose()
+        logs.access.flush()
 
     async def _stop_grpc(self, healthy: Any) -> None:
         await healthy.enter_graceful_shutdown()

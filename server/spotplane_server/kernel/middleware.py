@@ -22,7 +22,7 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from spotplane_server.kernel import addresses, calls, db, errors, metrics, policy
+from spotplane_server.kernel import addresses, calls, db, errors, logs, metrics, policy
 from spotplane_server.kernel.auth import Authenticator, Verified
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
@@ -428,12 +428,16 @@ def _admin_bearer(bearer: str | None) -> str | None:
 
 
 def _log(call: Call, code: grpc.StatusCode, elapsed: float) -> None:
-    log.info(
-        "rpc",
-        method=call.method,
-        code=code.name,
-        duration_ms=round(elapsed * 1000, 2),
-        client_ip=call.client_ip,
-        actor=call.caller.name,
-        tenant_id=str(call.caller.tenant_id) if call.caller.tenant_id else None,
+    caller = call.caller
+    logs.access.write(
+        {
+            "event": "rpc",
+            "method": call.method,
+            "code": code.name,
+            "duration_ms": round(elapsed * 1000, 2),
+            "client_ip": call.client_ip,
+            "actor": caller.name,
+            "tenant_id": caller.tenant_id and str(caller.tenant_id),
+            "correlation_id": call.correlation_id,
+        }
     )
