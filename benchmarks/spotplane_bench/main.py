@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -9,6 +11,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import typer
 import uvloop
 from rich.console import Console
+from rich.table import Table
 from spotplane_server.kernel import logs
 
 from spotplane_bench import (
@@ -18,11 +21,12 @@ from spotplane_bench import (
     fleet,
     ingest,
     machine,
+    pin_probe,
     results,
     stack,
     unary,
 )
-from spotplane_bench.results import Result
+from spotplane_bench.results import Result, median
 
 app = typer.Typer(help="Measure the control plane against yardsticks.")
 
@@ -41,7 +45,7 @@ BENCHES: Final[dict[str, tuple[Bench, Any, Any]]] = {
 Only = Annotated[
     list[str] | None, typer.Option("--only", help=f"May be repeated: {', '.join(BENCHES)}.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Save the results in this file.")]
+File = Annotated[Path | None, typer.Option("--json", help="Save the results in this file.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A short run, for a first impression.")]
 Note = Annotated[str, typer.Option("--note", help="What else runs meanwhile; goes to the file.")]
 
@@ -50,7 +54,7 @@ Note = Annotated[str, typer.Option("--note", help="What else runs meanwhile; goe
 def bench(
     context: typer.Context,
     only: Only = None,
-    json: Json = None,
+    file: File = None,
     quick: Quick = False,
     note: Note = "",
 ) -> None:
@@ -64,11 +68,11 @@ def bench(
     logs.configure("WARNING", json=False)
     head = machine.describe(note)
     with stack.postgres() as server:
-        uvloop.run(_run(server, head, chosen, quick=quick, json=json))
+        uvloop.run(_run(server, head, chosen, quick=quick, file=file))
 
 
 async def _run(
-    server: Any, head: dict[str, Any], names: Sequence[str], *, quick: bool, json: Path | None
+    server: Any, head: dict[str, Any], names: Sequence[str], *, quick: bool, file: Path | None
 ) -> None:
     console = Console()
     found: list[Result] = []
@@ -80,8 +84,35 @@ async def _run(
         results.show(result, console)
         found.append(result)
         # After each, so that a failure of a later one does not cost the earlier ones.
-        if json is not None:
-            results.save(json, head, found)
+        if file is not None:
+            results.save(file, head, found)
+
+
+@app.command("grpc-pin")
+def grpc_pin(
+    pythons: Annotated[list[Path], typer.Argument(help="Interpreters, each with its grpcio.")],
+    seconds: Annotated[float, typer.Option(help="Of each turn.")] = 3.0,
+    rounds: Annotated[int, typer.Option(help="Turns of each.")] = 5,
+) -> None:
+    """Compare versions of grpcio: the rates by which ours is pinned."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(rounds):
+        for python in pythons:
+            said = _probe(python, seconds)
+            found.setdefault(said["grpcio"], []).append(said)
+    table = Table("grpcio", "unary calls/s", "stream messages/s")
+    for version, turns in found.items():
+        rates = [median([turn[kind] for turn in turns]) for kind in ("unary", "stream")]
+        table.add_row(version, *(f"{rate:,.0f}" for rate in rates))
+    Console().print(table)
+
+
+def _probe(python: Path, seconds: float) -> dict[str, Any]:
+    done = subprocess.run(
+        [str(python), pin_probe.__file__, str(seconds)], capture_output=True, text=True, check=True
+    )
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
 
 
 if __name__ == "__main__":
