@@ -19,7 +19,8 @@ from spotplane_server.dev.stack import Stack
 from spotplane_server.dev.watch import Sight, Timeline
 
 _COLOURS: Final = {"online": "green", "offline": "red", "switching": "yellow", "disabled": "dim"}
-_HEADER_ROWS: Final = 9
+# Two doors, the token, and the frame.
+_HEADER_ROWS: Final = 5
 
 
 def render(
@@ -32,7 +33,7 @@ def render(
     """The whole screen."""
     screen = Layout()
     screen.split_column(
-        Layout(_header(stack, tenants, ready_seconds), size=_HEADER_ROWS),
+        Layout(_header(stack, tenants, ready_seconds), size=_HEADER_ROWS + len(tenants)),
         Layout(name="body"),
     )
     screen["body"].split_row(

@@ -156,7 +156,7 @@ class Watch:
 
     async def _take(self, channel: grpc.aio.Channel, event: event_pb2.WatchEventsResponse) -> None:
         data = dict(event.data)
-        agent_id = str(data.get("agent_id", ""))
+        agent_id = str(data.get("agent_id", event.aggregate_id))
         if event.event_type.startswith("failover.") and data.get("failover_id"):
             found = await failover_pb2_grpc.FailoverServiceStub(channel).GetFailover(
                 failover_pb2.GetFailoverRequest(
