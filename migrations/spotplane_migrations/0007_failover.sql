@@ -39,6 +39,9 @@ CREATE UNIQUE INDEX replicas_one_live ON replicas (tenant_id, agent_id)
     WHERE status IN ('launching', 'syncing', 'ready');
 CREATE INDEX replicas_recent ON replicas (tenant_id, agent_id, created_at DESC, id);
 CREATE UNIQUE INDEX replicas_instance_key ON replicas (tenant_id, instance_id);
+-- Ended, but the cloud has not said so yet: to be ordered again.
+CREATE INDEX replicas_unconfirmed ON replicas (terminated_at)
+    WHERE status = 'terminated' AND bound AND NOT termination_confirmed;
 CALL isolate_tenants('replicas');
 GRANT SELECT, INSERT, UPDATE ON replicas TO spotplane_app;
 

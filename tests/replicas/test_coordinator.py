@@ -120,6 +120,29 @@ async def test_end_of_manual_mode_ends_the_replica(plane: Plane, hand: Hand, cal
     await eventually(ordered)
 
 
+async def test_end_that_nobody_confirmed_is_ordered_again_from_the_new_primary(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """The instance that had the order is gone, and the replica's would run on for ever."""
+    agent_id, stream = await manual(hand, calls)
+    launch, instance_id = await stream.hear("command"), "i-standby"
+    await stream.finish(launch.command_id, instance_id=instance_id)
+    await calls.configure(agent_id, manual_replica_enabled=False)
+    await run_job(plane, "replica-coordinator")
+    await calls.replica(agent_id, status="terminated")
+    await stream.vanish()
+    _, new = await hand.start("i-2")
+
+    clock.advance(timedelta(minutes=11))
+    await run_job(plane, "commands")
+    await run_job(plane, "replica-coordinator")
+
+    order = await new.hear("command")
+    assert (order.type, order.parameters["instance_id"]) == ("terminate_replica", instance_id)
+    await new.report(termination=pb.TerminationReport(instance_id=instance_id))
+    assert (await replicas(calls, agent_id))[0].termination_confirmed
+
+
 async def test_replica_whose_launch_was_called_off_is_replaced(
     plane: Plane, hand: Hand, calls: Calls
 ) -> None:

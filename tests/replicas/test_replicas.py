@@ -48,9 +48,11 @@ async def tell(stream: Conversation, replica: replica_pb2.Replica, status: str, 
     )
 
 
-async def standing(hand: Hand, calls: Calls) -> tuple[Conversation, replica_pb2.Replica]:
+async def standing(
+    hand: Hand, calls: Calls, name: str = "chat"
+) -> tuple[Conversation, replica_pb2.Replica]:
     """A primary's stream, and a launching replica of it."""
-    agent_id, stream = await hand.start("i-1")
+    agent_id, stream = await hand.start("i-1" if name == "chat" else f"i-{name}", name)
     await hand.prices(stream)
     return stream, await create(calls, agent_id)
 
@@ -152,48 +154,48 @@ async def test_replica_is_not_bound_to_an_instance_that_has_a_part(
     assert (await calls.agent(replica.agent_id)).instance_id == "i-1"
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "outcome"),
-    [
-        ([], "launching", "launching"),
-        ([], "ready", ""),
-        ([], "failed", "failed"),
-        ([], "terminated", "terminated"),
-        (["bind"], "ready", "ready"),
-        (["bind"], "launching", ""),
-        (["bind", "ready"], "ready", "ready"),
-        (["bind", "ready"], "syncing", "ready"),
-        (["bind", "ready"], "failed", "failed"),
-        (["failed"], "ready", ""),
-        (["failed"], "failed", "failed"),
-        (["failed"], "terminated", "terminated"),
-        (["terminated"], "terminated", "terminated"),
-        (["terminated"], "ready", ""),
-        (["bind", "promote"], "ready", "promoted"),
-        (["bind", "promote"], "syncing", "promoted"),
-        (["bind", "promote"], "failed", ""),
-        ([], "promoted", ""),
-    ],
-    ids=lambda value: "-".join(value) or "launching" if isinstance(value, list) else value,
-)
-async def test_reports_move_replicas_as_allowed(
-    hand: Hand, calls: Calls, path: list[str], status: str, outcome: str
-) -> None:
-    """An outcome of none means refused for good, and nothing changes."""
-    stream, replica = await standing(hand, calls)
-    for step in path:
-        if step == "bind":
-            await bind(stream, replica.id)
-        elif step == "promote":
-            await promote(calls, replica)
-        else:
-            await tell(stream, replica, step)
-    before = (await get(calls, replica)).status
+# What a replica has been through, what is reported then, and what it is afterwards; nothing means
+# that the report is refused for good and changes nothing.
+REPORTS: list[tuple[list[str], str, str]] = [
+    ([], "launching", "launching"),
+    ([], "ready", ""),
+    ([], "failed", "failed"),
+    ([], "terminated", "terminated"),
+    (["bind"], "ready", "ready"),
+    (["bind"], "launching", ""),
+    (["bind", "ready"], "ready", "ready"),
+    (["bind", "ready"], "syncing", "ready"),
+    (["bind", "ready"], "failed", "failed"),
+    (["failed"], "ready", ""),
+    (["failed"], "failed", "failed"),
+    (["failed"], "terminated", "terminated"),
+    (["terminated"], "terminated", "terminated"),
+    (["terminated"], "ready", ""),
+    (["bind", "promote"], "ready", "promoted"),
+    (["bind", "promote"], "syncing", "promoted"),
+    (["bind", "promote"], "failed", ""),
+    ([], "promoted", ""),
+]
 
-    why = await tell(stream, replica, status)
 
-    assert (why == "") == bool(outcome), why
-    assert (await get(calls, replica)).status == (outcome or before)
+async def test_reports_move_replicas_as_allowed(hand: Hand, calls: Calls) -> None:
+    """The whole table, each line with an agent of its own."""
+    for number, (path, status, outcome) in enumerate(REPORTS):
+        stream, replica = await standing(hand, calls, f"agent-{number}")
+        for step in path:
+            if step == "bind":
+                await bind(stream, replica.id)
+            elif step == "promote":
+                await promote(calls, replica)
+            else:
+                await tell(stream, replica, step)
+        before = (await get(calls, replica)).status
+
+        why = await tell(stream, replica, status)
+
+        line = (path, status, outcome, why)
+        assert (why == "") == bool(outcome), line
+        assert (await get(calls, replica)).status == (outcome or before), line
 
 
 async def test_progress_is_kept_while_it_synchronizes(hand: Hand, calls: Calls) -> None:

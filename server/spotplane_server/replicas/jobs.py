@@ -20,6 +20,9 @@ from spotplane_server.replicas.lifecycle import Replicas
 log = structlog.get_logger(__name__)
 
 BATCH: Final = 200
+# How often, and for how long, an instance is ordered to be ended until the cloud confirms it.
+ORDER_EVERY: Final = timedelta(minutes=6)
+ORDERED_FOR: Final = timedelta(hours=24)
 
 
 class CoordinatorJob:
@@ -54,7 +57,12 @@ class CoordinatorJob:
             uncovered = await store.list_uncovered(conn, limit=BATCH)
             unwanted = await store.list_unwanted(conn, limit=BATCH)
             stranded = await store.list_stranded(conn, limit=BATCH)
+            unconfirmed = await store.list_unconfirmed(
+                conn, ended_since=now - ORDERED_FOR, ordered_before=now - ORDER_EVERY, limit=BATCH
+            )
         done = 0
+        for replica in unconfirmed:
+            done += await self._guarded(replica.agent_id, self._order_again(replica, now))
         for replica in stranded:
             done += await self._guarded(replica.agent_id, self._give_up(replica, now))
         for agent in uncovered:
@@ -83,6 +91,17 @@ class CoordinatorJob:
             place = await placement.for_manual(conn, primary, created_by="coordinator", now=now)
             await self._replicas.request(conn, primary, place, now)
         self._ledger.wake(agent.tenant_id, primary.id)
+
+    async def _order_again(self, unconfirmed: store.Unwanted, now: datetime) -> None:
+        tenant_id, agent_id = unconfirmed.tenant_id, unconfirmed.agent_id
+        async with self._db.transaction(tenant_id) as conn:
+            await agents.lock(conn, agent_id)
+            replica = await store.lock(conn, tenant_id, agent_id, unconfirmed.id)
+            primary = await instances.find_primary(conn, tenant_id, agent_id)
+            if replica is not None and not replica.termination_confirmed:
+                await self._replicas.order_end(conn, replica, replica.instance_id, now)
+        if primary is not None:
+            self._ledger.wake(tenant_id, primary.id)
 
     async def _give_up(self, stranded: store.Unwanted, now: datetime) -> None:
         async with self._db.transaction(stranded.tenant_id) as conn:

@@ -121,7 +121,7 @@ class Replicas:
         )
         await agents.raise_generation(conn, tenant_id, agent_id, now=now)
         if not wanted:
-            await self._order_end(conn, replica, instance_id, now)
+            await self.order_end(conn, replica, instance_id, now)
         return wanted
 
     async def promote(
@@ -183,7 +183,7 @@ class Replicas:
                 to="terminating",
                 now=now,
             )
-            await self._order_end(conn, replica, replica.instance_id, now)
+            await self.order_end(conn, replica, replica.instance_id, now)
         await agents.raise_generation(conn, replica.tenant_id, replica.agent_id, now=now)
         await _announce(conn, "replica.terminated", replica, now)
 
@@ -319,9 +319,13 @@ class Replicas:
         if status == "ready" and replica.status != "ready":
             await _announce(conn, "replica.ready", replica, now)
 
-    async def _order_end(
+    async def order_end(
         self, conn: Conn, replica: Replica, instance_id: str, now: datetime
     ) -> None:
+        """Order the primary to end a replica's instance; wake it afterwards.
+
+        Without a primary nothing is ordered: the coordinator does, once there is one.
+        """
         primary = await instances.find_primary(conn, replica.tenant_id, replica.agent_id)
         if primary is None:
             return
@@ -329,7 +333,7 @@ class Replicas:
             "terminate_replica",
             {"replica_id": str(replica.id), "instance_id": instance_id},
             "coordinator",
-            f"terminate-replica-{replica.id}",
+            f"terminate-replica-{replica.id}-{int(now.timestamp())}",
         )
         await self._ledger.issue(conn, replica.tenant_id, replica.agent_id, primary.id, order, now)
 

@@ -143,6 +143,25 @@ LIST_UNWANTED: Final = """
      LIMIT $1
 """
 
+# Replicas whose instance should be gone and perhaps is not: whoever was to end it has died, or never
+# got the order.
+LIST_UNCONFIRMED: Final = """
+    SELECT r.tenant_id, r.id, r.agent_id
+      FROM replicas r
+      JOIN instances p
+        ON p.tenant_id = r.tenant_id AND p.agent_id = r.agent_id AND p.status = 'running_primary'
+     WHERE r.status = 'terminated' AND r.bound AND NOT r.termination_confirmed
+       AND r.terminated_at > $1
+       AND NOT EXISTS (SELECT
+                         FROM agent_commands c
+                        WHERE c.tenant_id = r.tenant_id AND c.agent_id = r.agent_id
+                          AND c.type = 'terminate_replica'
+                          AND c.parameters ->> 'replica_id' = r.id::text
+                          AND (c.status IN ('pending', 'leased', 'executing')
+                               OR c.created_at > $2))
+     LIMIT $3
+"""
+
 LIST_FAILED_POOLS: Final = """
     SELECT pool_id
       FROM replicas
@@ -334,6 +353,14 @@ async def confirm_termination(
 async def list_uncovered(conn: Conn, *, limit: int) -> list[Uncovered]:
     """Agents that should have a replica and have none."""
     return [Uncovered(**row) for row in await conn.fetch(LIST_UNCOVERED, limit)]
+
+
+async def list_unconfirmed(
+    conn: Conn, *, ended_since: datetime, ordered_before: datetime, limit: int
+) -> list[Unwanted]:
+    """Replicas whose end nobody has confirmed and nobody works on."""
+    rows = await conn.fetch(LIST_UNCONFIRMED, ended_since, ordered_before, limit)
+    return [Unwanted(**row) for row in rows]
 
 
 async def list_failed_pools(
