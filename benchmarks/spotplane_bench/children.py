@@ -18,7 +18,14 @@ import grpc.aio
 import uvloop
 from aiohttp import web
 from prometheus_client import start_http_server
-from spotplane.v1 import agent_pb2_grpc, agent_stream_pb2, region_pb2, region_pb2_grpc
+from spotplane.v1 import (
+    agent_pb2_grpc,
+    agent_stream_pb2,
+    api_key_pb2,
+    api_key_pb2_grpc,
+    region_pb2,
+    region_pb2_grpc,
+)
 from spotplane_bridge import logs as bridge_logs
 from spotplane_bridge.app import running as bridge_running
 from spotplane_bridge.config import BridgeConfig
@@ -58,25 +65,31 @@ def serve_bridge(pipe: Connection, log_path: str, config: BridgeConfig) -> None:
     _run(serve)
 
 
-def serve_echo(pipe: Connection, log_path: str, answer: bytes) -> None:
+def serve_echo(pipe: Connection, log_path: str, region: bytes, keys: bytes) -> None:
     """A bare grpc.aio server: no interceptor, no database, the same messages.
 
     Args:
         pipe: To the parent.
         log_path: For whatever goes wrong.
-        answer: The region that it answers, serialized.
+        region: The region that it answers, serialized.
+        keys: The list of keys that it answers, serialized.
     """
     log_to(log_path)
 
-    class Echo(region_pb2_grpc.RegionServiceServicer):
+    class Regions(region_pb2_grpc.RegionServiceServicer):
         async def GetRegion(self, request: Any, context: Any) -> region_pb2.Region:
-            return region
+            return region_pb2.Region.FromString(region)
 
-    region = region_pb2.Region.FromString(answer)
+    class Keys(api_key_pb2_grpc.ApiKeyServiceServicer):
+        async def ListOwnApiKeys(
+            self, request: Any, context: Any
+        ) -> api_key_pb2.ListOwnApiKeysResponse:
+            return api_key_pb2.ListOwnApiKeysResponse.FromString(keys)
 
     async def serve(stop: asyncio.Event) -> None:
         server = grpc.aio.server(options=BARE_OPTIONS)
-        region_pb2_grpc.add_RegionServiceServicer_to_server(Echo(), server)  # type: ignore[abstract]
+        region_pb2_grpc.add_RegionServiceServicer_to_server(Regions(), server)  # type: ignore[abstract]
+        api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server(Keys(), server)  # type: ignore[abstract]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         pipe.send({"port": port})

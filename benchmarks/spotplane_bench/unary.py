@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,38 +29,39 @@ async def run(up: stack.Stack, plan: Plan) -> Result:
     """Measure."""
     async with up.plane() as plane, grpc.aio.insecure_channel(plane.target) as channel:
         tenant = await stack.new_tenant(up, channel)
-        regions = region_pb2_grpc.RegionServiceStub(channel)
-        keys = api_key_pb2_grpc.ApiKeyServiceStub(channel)
-        region = await some_region(regions)
-        request = region_pb2.GetRegionRequest(id=region.id)
-        listing = api_key_pb2.ListOwnApiKeysRequest()
-        answer = region.SerializeToString()
+        region = await some_region(region_pb2_grpc.RegionServiceStub(channel))
+        read, listing = _reads(channel, region.id, tenant)
+        answers = [(await ask()).SerializeToString() for ask in (read, listing)]
         async with (
-            up.child(children.serve_echo, answer) as echo,
+            up.child(children.serve_echo, *answers) as echo,
             grpc.aio.insecure_channel(echo.target) as bare,
         ):
-            echoes = region_pb2_grpc.RegionServiceStub(bare)
-
-            def ask_bare() -> Awaitable[Any]:
-                return echoes.GetRegion(request, metadata=stack.ADMIN)
-
-            def ask_region() -> Awaitable[Any]:
-                return regions.GetRegion(request, metadata=stack.ADMIN)
-
-            def ask_keys() -> Awaitable[Any]:
-                return keys.ListOwnApiKeys(listing, metadata=tenant.metadata)
-
+            bare_read, bare_listing = _reads(bare, region.id, tenant)
             samples = await load.alternate(
                 {
-                    "bare": (ask_bare, echo.pid),
-                    "region": (ask_region, plane.pid),
-                    "keys": (ask_keys, plane.pid),
+                    "bare_region": (bare_read, echo.pid),
+                    "region": (read, plane.pid),
+                    "bare_keys": (bare_listing, echo.pid),
+                    "keys": (listing, plane.pid),
                 },
                 concurrency=plan.concurrency,
                 seconds=plan.seconds,
                 rounds=plan.rounds,
             )
-    return _result(plan, samples, len(answer))
+    return _result(plan, samples, [len(answer) for answer in answers])
+
+
+def _reads(
+    channel: grpc.aio.Channel, region_id: str, tenant: stack.Tenant
+) -> tuple[load.Ask, load.Ask]:
+    regions = region_pb2_grpc.RegionServiceStub(channel)
+    keys = api_key_pb2_grpc.ApiKeyServiceStub(channel)
+    request = region_pb2.GetRegionRequest(id=region_id)
+    listing = api_key_pb2.ListOwnApiKeysRequest()
+    return (
+        lambda: regions.GetRegion(request, metadata=stack.ADMIN),
+        lambda: keys.ListOwnApiKeys(listing, metadata=tenant.metadata),
+    )
 
 
 async def some_region(stub: Any) -> region_pb2.Region:
@@ -75,25 +75,25 @@ async def some_region(stub: Any) -> region_pb2.Region:
     return region
 
 
-def _result(plan: Plan, samples: dict[str, list[load.Sample]], size: int) -> Result:
-    bare = samples["bare"]
+def _result(plan: Plan, samples: dict[str, list[load.Sample]], sizes: list[int]) -> Result:
     aim = Aim(0.5, at_most=False)
 
-    def row(name: str, ours: list[load.Sample]) -> Row:
-        return Row(name, load.rate(ours), "calls/s", load.rate(bare), load.ratio(ours, bare), aim)
+    def row(title: str, name: str) -> Row:
+        ours, bare = samples[name], samples[f"bare_{name}"]
+        return Row(title, load.rate(ours), "calls/s", load.rate(bare), load.ratio(ours, bare), aim)
 
     return Result(
         "unary",
         "bare grpc.aio server, same messages, same client, alternating rounds",
         [
-            row("GetRegion, administrator's token", samples["region"]),
-            row("ListOwnApiKeys, tenant's key", samples["keys"]),
+            row("GetRegion, administrator's token", "region"),
+            row("ListOwnApiKeys, tenant's key", "keys"),
         ],
         {
             "concurrency": plan.concurrency,
             "seconds": plan.seconds,
             "rounds": plan.rounds,
-            "answer_bytes": size,
+            "answer_bytes": sizes,
             **{name: load.summary(found) for name, found in samples.items()},
         },
     )
