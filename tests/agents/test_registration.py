@@ -202,11 +202,13 @@ async def test_agents_own_credential_dies_when_another_is_issued(plane: Plane, h
 
 
 async def test_deleted_agents_name_is_free_again(hand: Hand) -> None:
-    """The same name registers anew as another agent; the deleted one is gone."""
+    """The same name, on the same instance, registers anew as another agent."""
     agent_id, stream = await hand.start("i-1")
     await hand.stub.DeleteAgent(pb.DeleteAgentRequest(agent_id=agent_id), metadata=hand.metadata)
 
     said = await stream.end()
     assert said is not None
     assert said.reason == "AGENT_NOT_FOUND"
-    assert (await hand.register("i-2")).agent_id != agent_id
+    again = await hand.register("i-1")
+    assert again.agent_id != agent_id
+    assert again.desired_state.role == "primary"

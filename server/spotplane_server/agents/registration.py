@@ -71,7 +71,9 @@ async def register(
     )
     known = await instances.find(conn, tenant_id, machine.id)
     if known is not None and known.agent_id != agent_id:
-        raise InstanceTaken("the instance belongs to another agent")
+        if not await instances.adopt(conn, tenant_id, machine.id, agent_id, now):
+            raise InstanceTaken("the instance belongs to another agent")
+        known = None
     if known is None:
         moved, message = await _place(conn, tenant_id, agent_id, wanted, bind_replica, now)
     else:

@@ -104,7 +104,7 @@ SNAPSHOT: Final = """
                       AND c.type = 'switch'
                       AND c.status IN ('pending', 'leased', 'executing')) AS switch_open
       FROM failovers f
-      JOIN agents a ON a.tenant_id = f.tenant_id AND a.id = f.agent_id
+      JOIN agents a ON a.tenant_id = f.tenant_id AND a.id = f.agent_id AND a.deleted_at IS NULL
       LEFT JOIN instances i ON i.tenant_id = f.tenant_id AND i.id = f.instance_id
       LEFT JOIN agent_sessions s ON s.tenant_id = f.tenant_id AND s.instance_id = f.instance_id
       LEFT JOIN instances p

@@ -40,6 +40,18 @@ REFRESH_INSTANCE: Final = """
      WHERE tenant_id = $1 AND id = $2
 """
 
+# What an agent leaves behind that was deleted is free for another.
+ADOPT_INSTANCE: Final = """
+    UPDATE instances i
+       SET agent_id = $3, status = 'launching', launched_at = $4, active_at = NULL,
+           terminated_at = NULL, updated_at = $4
+     WHERE i.tenant_id = $1 AND i.id = $2
+       AND EXISTS (SELECT
+                     FROM agents a
+                    WHERE a.tenant_id = i.tenant_id AND a.id = i.agent_id
+                      AND a.deleted_at IS NOT NULL)
+"""
+
 FIND_INSTANCE: Final = """
     SELECT tenant_id, id, agent_id, status, instance_type, region, az, mode, pool_id
       FROM instances
@@ -115,6 +127,14 @@ async def insert(
         status,
         now,
     )
+
+
+async def adopt(
+    conn: Conn, tenant_id: TenantId, instance_id: str, agent_id: UUID, now: datetime
+) -> bool:
+    """Give a deleted agent's machine to another agent; False when its agent lives."""
+    done = await conn.execute(ADOPT_INSTANCE, tenant_id, instance_id, agent_id, now)
+    return bool(done == "UPDATE 1")
 
 
 async def refresh(conn: Conn, tenant_id: TenantId, machine: Machine, now: datetime) -> None:
