@@ -143,8 +143,8 @@ LIST_UNWANTED: Final = """
      LIMIT $1
 """
 
-# Replicas whose instance should be gone and perhaps is not: whoever was to end it has died, or never
-# got the order.
+# Replicas whose instance should be gone and perhaps is not: whoever was to end it has died, or
+# never got the order.
 LIST_UNCONFIRMED: Final = """
     SELECT r.tenant_id, r.id, r.agent_id
       FROM replicas r
