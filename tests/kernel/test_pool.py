@@ -1,0 +1,146 @@
+"""Connections: lent by scope, in turn, and never lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.errors import Unavailable
+
+from tests.support.eventually import eventually
+
+PID = "SELECT pg_backend_pid()"
+SLEEPING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND query = 'SELECT pg_sleep(30)' AND state = 'active'"
+)
+SCOPE = "SELECT current_setting('spotplane.tenant_id')"
+
+
+@pytest.fixture
+async def pair(database_url: str) -> AsyncIterator[Database]:
+    """A database with two connections at most."""
+    database = await Database.open(database_url, size=2, acquire_timeout=0.3)
+    yield database
+    await database.close()
+
+
+async def test_a_connection_of_the_scope_is_preferred(pair: Database) -> None:
+    """Two scopes in turns keep a connection each, so that neither pays for the other."""
+    tenant = TenantId(uuid4())
+    async with pair.read(tenant) as one, pair.read(EVERY_TENANT) as other:
+        mine, everyones = await one.fetchval(PID), await other.fetchval(PID)
+
+    for _ in range(3):
+        async with pair.read(tenant) as conn:
+            assert await conn.fetchval(PID) == mine
+            assert await conn.fetchval(SCOPE) == str(tenant)
+        async with pair.read(EVERY_TENANT) as conn:
+            assert await conn.fetchval(PID) == everyones
+            assert await conn.fetchval(SCOPE) == EVERY_TENANT
+
+
+async def test_a_third_scope_changes_the_longest_unused(pair: Database) -> None:
+    """Whichever connection is lent, it is under the scope that was asked for."""
+    for tenant in [TenantId(uuid4()) for _ in range(5)]:
+        async with pair.read(tenant) as conn:
+            assert await conn.fetchval(SCOPE) == str(tenant)
+
+
+async def test_who_waits_is_served_in_turn(pair: Database) -> None:
+    """A connection that comes back goes to whoever has waited longest."""
+    served: list[int] = []
+
+    async def ask(number: int) -> None:
+        async with pair.read(EVERY_TENANT):
+            served.append(number)
+
+    async with pair.read(EVERY_TENANT), pair.read(EVERY_TENANT):
+        asks = []
+        for number in range(4):
+            asks.append(asyncio.create_task(ask(number)))
+            await asyncio.sleep(0)
+    await asyncio.gather(*asks)
+    assert served == [0, 1, 2, 3]
+
+
+async def test_waiting_in_vain_is_unavailable(pair: Database) -> None:
+    """While all are in use a caller is told to come back, and nothing is lost."""
+    async with pair.read(EVERY_TENANT), pair.read(EVERY_TENANT):
+        with pytest.raises(Unavailable):
+            async with pair.read(EVERY_TENANT):
+                pass
+    assert pair.stats() == {"idle": 2, "used": 0}
+
+
+async def test_a_cancelled_wait_loses_no_connection(pair: Database) -> None:
+    """A caller that leaves at the moment of its turn passes the connection on."""
+
+    async def ask() -> None:
+        async with pair.read(EVERY_TENANT):
+            pass
+
+    async with pair.read(EVERY_TENANT):
+        async with pair.read(EVERY_TENANT):
+            asking = asyncio.create_task(ask())
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert pair.stats() == {"idle": 2, "used": 0}
+
+
+async def test_a_cancelled_statement_leaves_a_usable_connection(pair: Database) -> None:
+    """The next statement waits until the one before is really cancelled."""
+
+    async def slow() -> None:
+        async with pair.read(EVERY_TENANT) as conn:
+            await conn.execute("SELECT pg_sleep(30)")
+
+    async def running() -> bool:
+        async with pair.read(EVERY_TENANT) as conn:
+            return bool(await conn.fetchval(SLEEPING))
+
+    for _ in range(4):
+        task = asyncio.create_task(slow())
+        await eventually(running)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with pair.read(EVERY_TENANT) as one, pair.read(EVERY_TENANT) as two:
+            assert await one.fetchval("SELECT 1") == await two.fetchval("SELECT 1") == 1
+
+
+async def test_a_cut_connection_is_replaced(pair: Database, database_url: str) -> None:
+    """After the database cut all connections the pool opens new ones, no more than before."""
+    async with pair.read(EVERY_TENANT) as one, pair.read(EVERY_TENANT) as two:
+        pids = [await one.fetchval(PID), await two.fetchval(PID)]
+    killer = await asyncpg.connect(database_url)
+    await killer.execute("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", pids)
+    await killer.close()
+
+    async def works() -> bool:
+        try:
+            async with pair.read(EVERY_TENANT) as one, pair.read(EVERY_TENANT) as two:
+                return await one.fetchval(PID) not in pids and await two.fetchval(PID) not in pids
+        except (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return False
+
+    await eventually(works)
+    assert pair.stats() == {"idle": 2, "used": 0}
+
+
+async def test_an_open_transaction_is_not_handed_on(pair: Database) -> None:
+    """A connection that comes back amid a transaction is dropped, with what it had begun."""
+    async with pair.read(EVERY_TENANT) as conn:
+        left = await conn.fetchval(PID)
+        await conn.execute("BEGIN")
+    async with pair.read(EVERY_TENANT) as one, pair.read(EVERY_TENANT) as two:
+        assert left not in {await one.fetchval(PID), await two.fetchval(PID)}
+        assert not one.is_in_transaction()
+        assert not two.is_in_transaction()
