@@ -200,8 +200,8 @@ class Sessions:
             session.epoch,
             session.last_beat_at,
             session.applied_generation,
-            wire.optional(heartbeat, "cpu_percent") if heartbeat else None,
-            wire.optional(heartbeat, "memory_percent") if heartbeat else None,
+            _percent(heartbeat, "cpu_percent"),
+            _percent(heartbeat, "memory_percent"),
             session.closed,
         )
 
@@ -390,3 +390,9 @@ class Sessions:
         session = self._sessions.get(key)
         if session is not None:
             session.fetch(commands=True)
+
+
+def _percent(heartbeat: pb.Heartbeat | None, field: str) -> float | None:
+    # One number that PostgreSQL refuses would keep everybody's heartbeats from being written.
+    value = wire.optional(heartbeat, field) if heartbeat else None
+    return value if value is not None and 0 <= value <= 100 else None

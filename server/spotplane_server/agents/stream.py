@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
+import asyncpg
 import structlog
 from google.rpc import status_pb2
 from spotplane.v1 import agent_stream_pb2 as pb
@@ -26,6 +27,18 @@ from spotplane_server.kernel.middleware import as_domain
 from spotplane_server.kernel.tasks import owned
 
 log = structlog.get_logger(__name__)
+
+
+# What a report's content may lead to where nobody foresaw it. It would do so again whenever it came, and
+# hold up all that is behind it.
+POISON: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,9 @@ class AgentStream:
         except DomainError as err:
             log.info("report_refused", kind=kind, reason=err.reason, message=err.message)
             return kernel_errors.to_status(err, calls.correlation_id() or "")
+        except POISON as err:
+            log.error("report_defect", kind=kind, exc_info=err)
+            return kernel_errors.to_status(kernel_errors.Internal(), calls.correlation_id() or "")
         return None
 
     async def _command_result(

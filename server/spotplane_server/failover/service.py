@@ -125,13 +125,14 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         kind = _STREAM_KINDS.get(notice.kind)
         if kind is None:
             raise wire.missing("notice.kind")
+        instance_id = wire.text(notice.instance_id, "notice.instance_id", maximum=128)
         deadline = None
         if kind == "termination" and notice.HasField("deadline"):
             deadline = wire.from_timestamp(notice.deadline)
         await self._reconciler.signal(
             origin.tenant_id,
             origin.agent_id,
-            notice.instance_id or origin.instance_id,
+            instance_id or origin.instance_id,
             kind,
             deadline=deadline,
             now=now,

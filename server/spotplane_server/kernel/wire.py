@@ -269,8 +269,15 @@ def timestamp(at: datetime | None) -> timestamp_pb2.Timestamp | None:
 
 
 def from_timestamp(value: timestamp_pb2.Timestamp) -> datetime:
-    """An instant of a stream message, aware UTC."""
-    return value.ToDatetime(tzinfo=UTC)
+    """An instant of a stream message, aware UTC.
+
+    Raises:
+        Invalid: It lies outside of the years 1 to 9999.
+    """
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as err:
+        raise Invalid("a time must lie in the years 1 to 9999", reason="OUT_OF_RANGE") from err
 
 
 def struct(value: Mapping[str, Any]) -> struct_pb2.Struct:

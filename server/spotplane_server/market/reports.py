@@ -16,6 +16,7 @@ AHEAD: Final = timedelta(minutes=5)
 BEHIND: Final = timedelta(hours=24)
 MAX_NANOUSD: Final = 100 * 10**9
 MAX_PRICES: Final = 1000
+MAX_NAME: Final = 64
 
 
 async def take(db: Database, report: pb.PriceReport, now: datetime) -> None:
@@ -31,18 +32,22 @@ async def take(db: Database, report: pb.PriceReport, now: datetime) -> None:
     spot = [
         store.SpotPrice(p.instance_type, p.az, p.price_nanousd_per_hour)
         for p in report.spot
-        if p.instance_type and p.az and 0 < p.price_nanousd_per_hour <= MAX_NANOUSD
+        if _name(p.instance_type) and _name(p.az) and 0 < p.price_nanousd_per_hour <= MAX_NANOUSD
     ]
     on_demand = {
         p.instance_type: p.price_nanousd_per_hour
         for p in report.on_demand
-        if p.instance_type and 0 < p.price_nanousd_per_hour <= MAX_NANOUSD
+        if _name(p.instance_type) and 0 < p.price_nanousd_per_hour <= MAX_NANOUSD
     }
     async with db.transaction(EVERY_TENANT) as conn:
         if spot:
             await store.put_spot_prices(conn, region, spot, observed_at=observed_at, now=now)
         if on_demand:
             await store.put_on_demand_prices(conn, region, on_demand, observed_at=observed_at)
+
+
+def _name(text: str) -> bool:
+    return 0 < len(text) <= MAX_NAME and text.isprintable()
 
 
 def _believable(at: datetime, now: datetime) -> datetime:
