@@ -15,10 +15,13 @@ from spotplane_server.kernel.errors import Unavailable
 from tests.support.eventually import eventually
 
 PID = "SELECT pg_backend_pid()"
-SLEEPING = (
-    "SELECT count(*) FROM pg_stat_activity"
-    " WHERE datname = current_database() AND query = 'SELECT pg_sleep(30)' AND state = 'active'"
-)
+SLEEP = "SELECT pg_advisory_xact_lock(7), pg_sleep(30)"
+SLEEPING = """
+    SELECT count(*)
+      FROM pg_locks l
+      JOIN pg_database d ON d.oid = l.database
+     WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
+"""
 SCOPE = "SELECT current_setting('spotplane.tenant_id')"
 
 
@@ -100,7 +103,7 @@ async def test_a_cancelled_statement_leaves_a_usable_connection(pair: Database) 
 
     async def slow() -> None:
         async with pair.read(EVERY_TENANT) as conn:
-            await conn.execute("SELECT pg_sleep(30)")
+            await conn.execute(SLEEP)
 
     async def running() -> bool:
         async with pair.read(EVERY_TENANT) as conn:
