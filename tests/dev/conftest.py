@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,9 @@ class Development:
             assert self.process.poll() is None, self.text
             assert time.monotonic() < deadline, self.text
             time.sleep(0.02)
-            # A killed run may have left its own.
-            self.said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            # A killed run may have left its own, which the new one removes at some moment.
+            with suppress(FileNotFoundError):
+                self.said = json.loads(path.read_text(encoding="utf-8"))
 
     def children(self) -> list[Process]:
         """Every process it has started."""

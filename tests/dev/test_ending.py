@@ -7,9 +7,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.dev.conftest import development
 from tests.support.command import spotplane
 from tests.support.eventually import eventually
+
+# Whole stacks come up twice; on a machine that is busy otherwise that alone takes a while.
+pytestmark = pytest.mark.timeout(120)
 
 
 async def test_ctrl_c_ends_every_child_and_the_data_stay(tmp_path: Path) -> None:

@@ -78,10 +78,9 @@ class Children:
     def __init__(self, pid_file: PidFile) -> None:
         self._pid_file = pid_file
         self._processes: dict[str, Process] = {}
-        path = str(pid_file._path)
         # It must not die of the terminal's Ctrl-C, or nobody is left to clean up after us.
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-m", "spotplane_server.dev.watchdog", path],
+            [sys.executable, "-m", "spotplane_server.dev.watchdog", str(pid_file.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

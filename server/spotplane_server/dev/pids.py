@@ -60,24 +60,24 @@ class PidFile:
     """The list, in the order in which they are to end."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def read(self) -> list[Process]:
         """Whom the file names, dead or alive; empty without a file."""
         try:
-            return [Process(*entry) for entry in json.loads(self._path.read_text("utf-8"))]
+            return [Process(*entry) for entry in json.loads(self.path.read_text("utf-8"))]
         except (OSError, ValueError, TypeError):
             return []
 
     def write(self, processes: list[Process]) -> None:
         """Replace the list in one step."""
-        staged = self._path.with_suffix(".new")
+        staged = self.path.with_suffix(".new")
         staged.write_text(json.dumps(processes), encoding="utf-8")
-        staged.replace(self._path)
+        staged.replace(self.path)
 
     def clear(self) -> None:
         """Forget everybody."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def end_all(self) -> list[str]:
         """End whoever is left, politely and then not; answer their names."""

@@ -207,7 +207,9 @@ class Watch:
     ) -> None:
         line = self._open.get(agent_id)
         what = {"primary": "the new primary took over", "retired": "the old primary stood down"}
-        if seen["old"] and seen["new"] in what:
+        # An emergency's replica may be told at once that it serves; then it had no role before.
+        awaited = line is not None and not line.told
+        if seen["new"] in what and (seen["old"] or awaited):
             if line is None or line.told:  # of a failover that we have not heard of yet
                 self._changes.setdefault(agent_id, []).append((what[seen["new"]], at))
             else:
