@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
-import asyncpg
 import structlog
 from google.rpc import status_pb2
 from spotplane.v1 import agent_stream_pb2 as pb
@@ -21,24 +20,12 @@ from spotplane_server.kernel import calls, wire
 from spotplane_server.kernel import errors as kernel_errors
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Database, attempt
+from spotplane_server.kernel.db import DEFECTS, Database, attempt
 from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
 from spotplane_server.kernel.middleware import as_domain
 from spotplane_server.kernel.tasks import owned
 
 log = structlog.get_logger(__name__)
-
-
-# What a report's content may lead to where nobody foresaw it. It would do so again whenever it came, and
-# hold up all that is behind it.
-POISON: Final = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +162,7 @@ class AgentStream:
         except DomainError as err:
             log.info("report_refused", kind=kind, reason=err.reason, message=err.message)
             return kernel_errors.to_status(err, calls.correlation_id() or "")
-        except POISON as err:
+        except DEFECTS as err:  # or it would come back for ever, and hold up all behind it
             log.error("report_defect", kind=kind, exc_info=err)
             return kernel_errors.to_status(kernel_errors.Internal(), calls.correlation_id() or "")
         return None

@@ -27,7 +27,7 @@ from spotplane_server.instances.store import Instance
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database, attempt
+from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Conn, Database, attempt
 from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
 from spotplane_server.market import store as market
 from spotplane_server.replicas import errors as replica_errors
@@ -132,6 +132,9 @@ class Reconciler:
             except (Precondition, Conflict, NotFound) as err:
                 # Somebody was faster or things have changed: the next snapshot knows.
                 log.info("failover_step_lost", step=move.step, reason=err.reason)
+            except DEFECTS:
+                failover_id = str(move.situation.failover_id)
+                log.exception("failover_step_defect", step=move.step, failover_id=failover_id)
         return done
 
     async def _open(

@@ -115,7 +115,7 @@ SNAPSHOT: Final = """
        AND r.status IN ('launching', 'syncing', 'ready')
      WHERE f.status IN ('detected', 'handling')
        AND ($2::uuid IS NULL OR f.id = $2)
-     ORDER BY f.detected_at, f.id
+     ORDER BY f.kind IN ('rebalance', 'drain'), f.detected_at, f.id
      LIMIT $3
 """
 
@@ -317,7 +317,7 @@ async def open_silences(conn: Conn, *, now: datetime, after: timedelta) -> list[
 async def snapshot(
     conn: Conn, *, now: datetime, offline_after: timedelta, only: UUID | None = None
 ) -> list[Situation]:
-    """Open failovers and what they meet, oldest first."""
+    """Open failovers and what they meet: losses first, and the oldest of each."""
     rows = await conn.fetch(SNAPSHOT, now - offline_after, only, BATCH)
     return [Situation(**row) for row in rows]
 

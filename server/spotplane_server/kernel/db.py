@@ -51,6 +51,17 @@ AWAY: Final = (
     TimeoutError,
 )
 
+# What content that nobody foresaw leads to. It would do so again at every try, so whoever works on
+# many things goes on with the next one.
+DEFECTS: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+
 
 def _exact(value: object) -> str:
     """Say as text what `orjson` does not know: exact numbers, and asyncpg's own kind of UUID."""

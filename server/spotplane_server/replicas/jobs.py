@@ -12,8 +12,8 @@ import structlog
 from spotplane_server.agents import store as agents
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.kernel.errors import Conflict, Precondition
+from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Database
+from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
 from spotplane_server.replicas import placement, rules, store
 from spotplane_server.replicas.lifecycle import Replicas
 
@@ -76,8 +76,11 @@ class CoordinatorJob:
         """One agent's trouble must not keep the others waiting; the next run is the retry."""
         try:
             await step
-        except (Precondition, Conflict) as err:
+        except (Precondition, Conflict, NotFound) as err:
             log.info("replica_step_skipped", agent_id=str(agent_id), reason=err.reason)
+            return 0
+        except DEFECTS:
+            log.exception("replica_step_defect", agent_id=str(agent_id))
             return 0
         self._changed(agent_id)
         return 1
