@@ -11,8 +11,8 @@ import asyncpg
 from spotplane.v1 import agent_stream_pb2 as pb
 
 from spotplane_server import events
+from spotplane_server.agents import commands_queries, errors
 from spotplane_server.agents import commands_store as store
-from spotplane_server.agents import errors
 from spotplane_server.agents.commands_store import Command, Order
 from spotplane_server.kernel import metrics, wire
 from spotplane_server.kernel.calls import TenantId
@@ -86,7 +86,7 @@ class Ledger:
         if fresh:
             metrics.COMMANDS.labels("issued").inc()
             return command_id
-        known = await store.find(conn, tenant_id, agent_id, request_id=order.request_id)
+        known = await commands_queries.find(conn, tenant_id, agent_id, request_id=order.request_id)
         if known is None or not _same(known, order):
             raise errors.RequestIdReused("this request_id was used for another command")
         return known.id

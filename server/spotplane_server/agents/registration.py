@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from uuid import UUID, uuid4
 
 from spotplane_server import events
-from spotplane_server.agents import commands_store, moves, sessions_store, store
+from spotplane_server.agents import commands_queries, moves, sessions_store, store
 from spotplane_server.agents.errors import InstanceTaken
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Machine
@@ -110,7 +110,7 @@ async def _place(
             return False, "bound to its replica"
         await instances.move(conn, tenant_id, machine.id, frm=("launching",), to="zombie", now=now)
         return False, "its replica is not wanted any more"
-    if await commands_store.has_open(conn, tenant_id, agent_id, LAUNCHING):
+    if await commands_queries.has_open(conn, tenant_id, agent_id, LAUNCHING):
         return False, "recorded as a candidate: a launch is under way"
     await moves.move_primary(conn, tenant_id, agent_id, machine.id, cause="registration", now=now)
     return True, None
@@ -127,7 +127,7 @@ async def _again(
     if known.status == "running_primary":
         await store.set_status(conn, tenant_id, agent_id, "online", now)
         return True, None
-    if known.status == "launching" and not await commands_store.has_open(
+    if known.status == "launching" and not await commands_queries.has_open(
         conn, tenant_id, agent_id, LAUNCHING
     ):
         silent = await sessions_store.primary_silent(

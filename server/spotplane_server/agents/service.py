@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import UUID
 
 from spotplane.v1 import agent_pb2 as pb
 from spotplane.v1 import agent_pb2_grpc, agent_stream_pb2
@@ -15,37 +14,25 @@ from spotplane.v1 import agent_pb2_grpc, agent_stream_pb2
 from spotplane_server import audit, events
 from spotplane_server.agents import (
     access,
+    commands_queries,
     commands_store,
     convert,
     errors,
     ledger,
     registration,
+    requests,
     store,
 )
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.sessions import Sessions
 from spotplane_server.agents.stream import AgentStream
-from spotplane_server.instances import rules as instance_rules
 from spotplane_server.instances import store as instances
-from spotplane_server.instances.store import Machine
-from spotplane_server.kernel import auth, calls, paging, wire
+from spotplane_server.kernel import auth, calls, claims, paging, wire
 from spotplane_server.kernel.calls import Caller, TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.errors import Forbidden, Invalid
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
-
-_NAME: Final = re.compile(r"[a-z0-9._-]{1,64}")
-_ISSUABLE: Final = ("switch", "terminate", "update_config", "custom")
-_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{8,128}")
-MAX_PARAMETERS: Final = 64 * 1024
-
-
-class TenantMismatch(Forbidden):
-    """The request claims a tenant other than the caller's."""
-
-    reason = "TENANT_MISMATCH"
 
 
 class AgentService(agent_pb2_grpc.AgentServiceServicer):
@@ -74,8 +61,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         caller, now = calls.current().caller, self._clock.now()
-        tenant_id = _tenant(caller, request)
-        wanted = _registration(request)
+        tenant_id = claims.required_tenant(caller, request)
+        wanted = requests.registration(request)
         async with self._db.transaction(tenant_id) as conn:
             if caller.kind == "agent":
                 await _own_name(conn, caller, wanted.logical_agent_id, now)
@@ -109,7 +96,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self, request: pb.ListAgentsRequest, context: Context
     ) -> pb.ListAgentsResponse:
         caller = calls.current().caller
-        tenant_id = _claimed(caller, request) or caller.tenant_id
+        tenant_id = claims.tenant(caller, request)
         status = wire.optional_one_of(request, "status", store.STATUSES)
         search = wire.optional_text(request, "search", maximum=255) or None
         page = paging.read(
@@ -143,13 +130,13 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     ) -> agent_stream_pb2.AgentConfig:
         call, now = calls.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
-        wanted = _config_changes(request)
+        wanted = requests.config_changes(request)
         async with self._db.transaction(access.scope(call.caller)) as conn:
             locked = await access.lock(conn, agent_id)
             config = replace(locked.config, **wanted)
             if config != locked.config:
                 await store.update_config(conn, locked.tenant_id, agent_id, config, now)
-                await audit.record(conn, call, _config_change(locked, config), now)
+                await audit.record(conn, call, requests.config_change(locked, config), now)
                 await events.append(
                     conn,
                     events.Event(
@@ -203,7 +190,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def IssueCommand(self, request: pb.IssueCommandRequest, context: Context) -> pb.Command:
         call, now = calls.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
-        order = _order(request, call.caller)
+        order = requests.order(request, call.caller)
         async with self._db.transaction(access.scope(call.caller)) as conn:
             await access.lock(conn, agent_id)  # or it might move, and the old primary get the order
             view = await access.get(conn, agent_id, now)
@@ -234,7 +221,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         )
         async with self._db.read(access.scope(caller)) as conn:
             view = await access.get(conn, agent_id, self._clock.now())
-            found = await commands_store.list_commands(
+            found = await commands_queries.list_commands(
                 conn, view.tenant_id, agent_id, status=status, page=page
             )
         data, pagination = paging.answer(page, found, self._tokens, lambda c: (c.created_at, c.id))
@@ -247,7 +234,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         async with self._db.read(access.scope(caller)) as conn:
             view = await access.get(conn, agent_id, self._clock.now())
             found = await self._command(conn, view.tenant_id, agent_id, command_id)
-            steps = await commands_store.history(conn, view.tenant_id, command_id)
+            steps = await commands_queries.history(conn, view.tenant_id, command_id)
         return convert.command(found, steps)
 
     async def CancelCommand(self, request: pb.CancelCommandRequest, context: Context) -> pb.Command:
@@ -265,7 +252,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 raise errors.CommandFinal(f"the command is {found.status}", status=found.status)
             done = await self._command(conn, locked.tenant_id, agent_id, command_id)
             await self._ledger.take_effect(conn, done, now)
-            steps = await commands_store.history(conn, locked.tenant_id, command_id)
+            steps = await commands_queries.history(conn, locked.tenant_id, command_id)
             change = audit.Change(
                 "command.cancel",
                 "command",
@@ -280,141 +267,13 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
     async def _command(
         self, conn: Conn, tenant_id: TenantId, agent_id: UUID, command_id: UUID
     ) -> commands_store.Command:
-        found = await commands_store.find(conn, tenant_id, agent_id, command_id=command_id)
+        found = await commands_queries.find(conn, tenant_id, agent_id, command_id=command_id)
         if found is None:
             raise errors.CommandNotFound
         return found
-
-
-def _claimed(caller: Caller, request: Any) -> TenantId | None:
-    claim = wire.optional_uuid(request, "tenant_id", "tenant ID")
-    if claim is not None and caller.tenant_id is not None and claim != caller.tenant_id:
-        raise TenantMismatch("tenant_id is not the caller's tenant")
-    return None if claim is None else TenantId(claim)
-
-
-def _tenant(caller: Caller, request: Any) -> TenantId:
-    tenant_id = caller.tenant_id or _claimed(caller, request)
-    if tenant_id is None:
-        raise wire.missing("tenant_id")
-    _claimed(caller, request)
-    return tenant_id
 
 
 async def _own_name(conn: Conn, caller: Caller, logical_id: str, now: Any) -> None:
     own = await store.get(conn, UUID(caller.id), now)
     if own is None or own.logical_agent_id != logical_id:
         raise errors.AgentNotFound
-
-
-def _registration(request: pb.RegisterRequest) -> registration.Registration:
-    def required(field: str, maximum: int) -> str:
-        return wire.text(getattr(request, field), field, maximum=maximum, required=True)
-
-    instance_id = required("instance_id", 128)
-    instance_type, az = required("instance_type", 64), required("az", 64)
-    mode = wire.optional_one_of(request, "mode", ("spot", "ondemand", "unknown")) or "unknown"
-    machine = Machine(
-        instance_id,
-        instance_type,
-        required("region", 64),
-        az,
-        mode,
-        instance_rules.pool_id(instance_type, az) if mode == "spot" else None,
-        hostname=wire.optional_text(request, "hostname", maximum=255),
-        image_id=wire.optional_text(request, "image_id", maximum=64),
-        private_ip=wire.optional_text(request, "private_ip", maximum=45),
-        public_ip=wire.optional_text(request, "public_ip", maximum=45),
-    )
-    return registration.Registration(
-        wire.optional_text(request, "logical_agent_id", maximum=255) or instance_id,
-        machine,
-        wire.optional_text(request, "agent_version", maximum=32),
-        wire.optional_uuid(request, "replica_id", "replica ID"),
-        request.issue_agent_token,
-    )
-
-
-def _config_changes(request: pb.UpdateAgentConfigRequest) -> dict[str, Any]:
-    def number(field: str, minimum: int, maximum: int) -> Any:
-        return lambda: wire.integer(getattr(request, field), field, minimum, maximum)
-
-    def flag(field: str) -> Any:
-        return lambda: getattr(request, field)
-
-    wanted: dict[str, Any] = wire.changes(
-        request,
-        {
-            "enabled": flag("enabled"),
-            "auto_switch_enabled": flag("auto_switch_enabled"),
-            "auto_terminate_enabled": flag("auto_terminate_enabled"),
-            "terminate_wait_seconds": number("terminate_wait_seconds", 0, 86400),
-            "manual_replica_enabled": flag("manual_replica_enabled"),
-            "min_savings_percent": lambda: wire.decimal(
-                request.min_savings_percent, "min_savings_percent", digits=2, maximum=100
-            ),
-            "risk_threshold": lambda: wire.decimal(
-                request.risk_threshold, "risk_threshold", digits=3, maximum=1
-            ),
-            "max_switches_per_week": number("max_switches_per_week", 0, 1000),
-            "max_switches_per_day": number("max_switches_per_day", 0, 1000),
-            "min_pool_duration_hours": number("min_pool_duration_hours", 0, 720),
-        },
-    )
-    automatic, manual = wanted.get("auto_switch_enabled"), wanted.get("manual_replica_enabled")
-    if automatic and manual:
-        raise errors.ModeConflict(
-            "automatic switching and manual replicas exclude each other",
-            field="manual_replica_enabled",
-        )
-    if automatic:
-        wanted["manual_replica_enabled"] = False
-    if manual:
-        wanted["auto_switch_enabled"] = False
-    return wanted
-
-
-def _config_change(locked: store.Locked, config: store.Config) -> audit.Change:
-    before, after = asdict(locked.config), asdict(config)
-    changed = [name for name in after if after[name] != before[name]]
-    return audit.Change(
-        "agent.update_config",
-        "agent",
-        str(locked.id),
-        locked.tenant_id,
-        before={name: _plain(before[name]) for name in changed},
-        after={name: _plain(after[name]) for name in changed},
-    )
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (bool, int)) else str(value)
-
-
-def _order(request: pb.IssueCommandRequest, caller: Caller) -> commands_store.Order:
-    kind = wire.optional_one_of(request, "type", _ISSUABLE) or "custom"
-    name = kind
-    if kind == "custom":
-        name = request.name or ""
-        if not name:
-            raise wire.missing("name")
-        if not _NAME.fullmatch(name):
-            raise Invalid("name must be 1..64 characters of [a-z0-9._-]", field="name")
-    elif request.HasField("name") and request.name != kind:
-        raise Invalid("name is for custom commands", field="name")
-    priority = wire.optional_integer(request, "priority", 1, 100) or 75
-    lifetime = wire.optional_integer(request, "expires_in_seconds", 1, 86400)
-    default = ledger.EMERGENCY_EXPIRES_IN if priority == ledger.EMERGENCY else ledger.EXPIRES_IN
-    request_id = wire.optional(request, "request_id")
-    if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
-        raise wire.out_of_range("request_id", "8..128 printable characters")
-    return commands_store.Order(
-        kind,
-        name,
-        wire.json_object(request, "parameters", maximum=MAX_PARAMETERS) or {},
-        priority,
-        "MANUAL",
-        caller.name,
-        request_id or str(uuid4()),
-        timedelta(seconds=lifetime) if lifetime else default,
-    )

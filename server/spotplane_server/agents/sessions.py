@@ -21,7 +21,14 @@ import structlog
 from spotplane.v1 import agent_stream_pb2 as pb
 
 from spotplane_server import events
-from spotplane_server.agents import commands_store, convert, errors, sessions_store, store
+from spotplane_server.agents import (
+    commands_queries,
+    commands_store,
+    convert,
+    errors,
+    sessions_store,
+    store,
+)
 from spotplane_server.agents.ledger import COMMANDS_TOPIC, Ledger, instance_key
 from spotplane_server.instances import rules as instance_rules
 from spotplane_server.instances import store as instances
@@ -264,7 +271,7 @@ class Sessions:
             try:
                 older_than = self._clock.now() - timedelta(seconds=1)
                 async with self._db.read(EVERY_TENANT) as conn:
-                    waiting = await commands_store.list_waiting(conn, older_than=older_than)
+                    waiting = await commands_queries.list_waiting(conn, older_than=older_than)
             except TROUBLE:
                 continue
             for found in waiting:

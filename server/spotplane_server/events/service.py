@@ -12,21 +12,15 @@ from spotplane.v1 import event_pb2 as pb
 from spotplane.v1 import event_pb2_grpc
 
 from spotplane_server.events import store
-from spotplane_server.kernel import calls, db, wire
+from spotplane_server.kernel import calls, claims, db, wire
 from spotplane_server.kernel.db import EVERY_TENANT, Database, Scope
-from spotplane_server.kernel.errors import Forbidden, Invalid, Unavailable
+from spotplane_server.kernel.errors import Invalid, Unavailable
 from spotplane_server.kernel.middleware import Context
 
 POLL_SECONDS: Final = 0.2
 BATCH: Final = 500
 # Both numbers fit PostgreSQL's 64 bits.
 _CURSOR: Final = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
-
-
-class TenantMismatch(Forbidden):
-    """The request claims a tenant other than the caller's."""
-
-    reason = "TENANT_MISMATCH"
 
 
 class EventFeed:
@@ -104,13 +98,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
 
 
 def _scope(request: pb.WatchEventsRequest) -> Scope:
-    caller = calls.current().caller
-    claim = wire.optional_uuid(request, "tenant_id", "tenant ID")
-    if caller.tenant_id is None:
-        return calls.TenantId(claim) if claim else EVERY_TENANT
-    if claim is not None and claim != caller.tenant_id:
-        raise TenantMismatch("tenant_id is not the caller's tenant")
-    return caller.tenant_id
+    return claims.tenant(calls.current().caller, request) or EVERY_TENANT
 
 
 def _cursor(request: pb.WatchEventsRequest) -> tuple[int, int]:

@@ -81,6 +81,10 @@ async def _prepare(conn: ScopedConnection) -> None:
     )
 
 
+# What may end a block without leaving a statement half done: PostgreSQL's answers, and our own.
+_AT_REST: Final = (asyncpg.PostgresError, DomainError)
+
+
 class Lease:
     """A connection for a block, scoped; for single statements, each its own transaction."""
 
@@ -104,15 +108,19 @@ class Lease:
                 await conn.execute(SET_SCOPE, self._scope)
                 conn.scope = self._scope
             except BaseException:
-                self._pool.give(conn)
+                self._pool.settle(conn)
                 raise
         self._conn = conn
         return conn
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._conn is not None:
-            self._pool.give(self._conn)
-            self._conn = None
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        conn, self._conn = self._conn, None
+        if conn is None:
+            return
+        if error is None or isinstance(error, _AT_REST):
+            self._pool.give(conn)
+        else:
+            self._pool.settle(conn)
 
 
 class Database:

@@ -19,6 +19,8 @@ else:
     _Base = asyncpg.Connection
 
 CLOSE_SECONDS: Final = 5.0
+SETTLE_SECONDS: Final = 5.0
+PROBE: Final = "SELECT 1"
 
 
 class ScopedConnection(_Base):
@@ -50,6 +52,7 @@ class Pool:
         self._idle: list[ScopedConnection] = []
         # Each is given a connection, or None: there is room to open one.
         self._waiting: deque[asyncio.Future[ScopedConnection | None]] = deque()
+        self._settling: set[asyncio.Task[None]] = set()
         self._closing = False
         self._returned = asyncio.Event()
 
@@ -100,10 +103,7 @@ class Pool:
                 raise asyncpg.InterfaceError("the pool is closed")
 
     def give(self, conn: ScopedConnection) -> None:
-        """Take a connection back; a broken one, or one amid a transaction, is dropped.
-
-        One whose statement is being cancelled is not: its next statement waits for that.
-        """
+        """Take a connection back; a broken one, or one amid a transaction, is dropped."""
         if conn.is_closed() or conn.is_in_transaction() or self._closing:
             conn.terminate()
             self._open.discard(conn)
@@ -111,6 +111,16 @@ class Pool:
             self._hand(None)
         elif not self._hand(conn):
             self._idle.append(conn)
+
+    def settle(self, conn: ScopedConnection) -> None:
+        """Take a connection back whose statement was broken off, once it answers again.
+
+        A statement that is being cancelled may still run, and its cancellation must not meet the
+        statement of somebody else. Meanwhile the connection counts as used.
+        """
+        task = asyncio.create_task(self._settle(conn))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
 
     async def close(self) -> None:
         """Close, waiting a little for connections in use."""
@@ -129,6 +139,14 @@ class Pool:
         except TimeoutError:
             for conn in self._open:
                 conn.terminate()
+
+    async def _settle(self, conn: ScopedConnection) -> None:
+        try:
+            await conn.execute(PROBE, timeout=SETTLE_SECONDS)
+        except Exception:  # whatever it is, the connection is of no use
+            conn.terminate()
+        finally:
+            self.give(conn)
 
     async def _add(self) -> ScopedConnection:
         self._opening += 1
