@@ -124,7 +124,7 @@ def _promotable(s: Situation) -> bool:
 
 def _too_late(s: Situation, now: datetime) -> bool:
     if s.kind == "termination":
-        # Measured from now: a deadline may lie at the end of time, or in the past of a clock that errs.
+        # From now: a deadline may lie at the end of time, or in the past of a clock that errs.
         return s.deadline is not None and now - TERMINATION_GRACE >= max(s.deadline, s.detected_at)
     if s.kind == "silence":
         return now >= s.detected_at + SILENCE_LASTS

@@ -100,9 +100,9 @@ CONFIRM_TERMINATION: Final = """
     RETURNING id, agent_id
 """
 
-# Agents in manual mode whose primary serves and that have nothing standing by. The failures are those
-# since the last replica that came to stand. In no order, so that those for whom no pool is left do
-# not keep the others out.
+# Agents in manual mode whose primary serves and that have nothing standing by. The failures are
+# those since the last replica that came to stand. In no order, so that those for whom no pool is
+# left do not keep the others out.
 LIST_UNCOVERED: Final = """
     SELECT a.tenant_id, a.id AS agent_id, f.failures, f.failed_at
       FROM agents a
