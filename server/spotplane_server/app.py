@@ -140,7 +140,7 @@ def _fleet(kernel: Kernel) -> Parts:
     )
     replicas = Replicas(db, ledger)
     reconciler = Reconciler(db, clock, replicas, ledger, sessions, offline_after)
-    failovers = FailoverService(db, clock, tokens, reconciler)
+    failovers = FailoverService(db, clock, tokens, reconciler, replicas)
     ledger.on_final({"create_replica": replicas.on_create_command, "switch": moves.on_switch})
     stream = AgentStream(
         db,
@@ -150,7 +150,7 @@ def _fleet(kernel: Kernel) -> Parts:
         {
             "notice": failovers.on_notice,
             "replica": sessions.telling(replicas.on_report),
-            "termination": sessions.telling(replicas.on_termination),
+            "termination": sessions.telling(failovers.on_termination),
             "prices": lambda _origin, report, now: prices.take(db, report, now),
             "usage": lambda origin, report, now: usage_reports.take(
                 db, origin, report, now, window

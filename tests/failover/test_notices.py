@@ -313,3 +313,20 @@ async def test_bad_notices_are_refused(hand: Hand, calls: Calls, plane: Plane) -
     ack = await stream.report(notice=pb.Notice(instance_id="i-1"))
     assert "kind" in ack
     assert await calls.failovers_of(agent_id) == []
+
+
+async def test_primary_that_is_reported_gone_is_replaced_at_once(
+    plane: Plane, hand: Hand, calls: Calls
+) -> None:
+    """Whoever reports it, and without waiting for its silence; it is terminated, not a zombie."""
+    agent_id, stream = await primary(hand)
+    replica = await stand_by(calls, agent_id, stream, "ready")
+
+    assert await stream.report(termination=pb.TerminationReport(instance_id="i-1")) == ""
+
+    done = await only(calls, agent_id)
+    assert (done.status, done.action) == ("resolved", "promoted_replica")
+    assert (await calls.agent(agent_id)).instance_id == replica.instance_id
+    async with plane.db.read("*") as conn:
+        gone = await conn.fetchval("SELECT status FROM instances WHERE id = 'i-1'")
+    assert gone == "terminated"

@@ -16,12 +16,14 @@ from spotplane_server.failover import store
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.rules import Kind
 from spotplane_server.failover.store import Failover, Step
+from spotplane_server.instances import store as instances
 from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.errors import NotFound
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.replicas.lifecycle import Replicas
 
 _KINDS: Final[dict[str, Kind]] = {
     "rebalance": "rebalance",
@@ -47,12 +49,18 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
     """Takes signals and shows what became of them."""
 
     def __init__(
-        self, db: Database, clock: Clock, tokens: PageTokens, reconciler: Reconciler
+        self,
+        db: Database,
+        clock: Clock,
+        tokens: PageTokens,
+        reconciler: Reconciler,
+        replicas: Replicas,
     ) -> None:
         self._db = db
         self._clock = clock
         self._tokens = tokens
         self._reconciler = reconciler
+        self._replicas = replicas
 
     async def ReportNotice(self, request: pb.ReportNoticeRequest, context: Context) -> pb.Failover:
         call, now = calls.current(), self._clock.now()
@@ -137,6 +145,22 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             deadline=deadline,
             now=now,
         )
+
+    async def on_termination(
+        self, origin: Origin, report: agent_stream_pb2.TerminationReport, now: datetime
+    ) -> None:
+        """Note that an instance is gone; of the one that serves, that is a notice come true.
+
+        Raises:
+            Invalid: No instance.
+        """
+        async with self._db.read(origin.tenant_id) as conn:
+            primary = await instances.find_primary(conn, origin.tenant_id, origin.agent_id)
+        if primary is not None and primary.id == report.instance_id:
+            await self._reconciler.signal(
+                origin.tenant_id, origin.agent_id, primary.id, "termination", deadline=now, now=now
+            )
+        await self._replicas.on_termination(origin, report, now)
 
 
 def _failover(row: Failover, steps: Sequence[Step] = ()) -> pb.Failover:

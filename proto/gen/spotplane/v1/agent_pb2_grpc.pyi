@@ -44,7 +44,7 @@ class AgentServiceStub:
     the stream with `FAILED_PRECONDITION`, reason `OUT_OF_ORDER`. Reconnect after any end, with full jitter.
     """
     ListAgents: aio.UnaryUnaryMultiCallable[agent_pb2.ListAgentsRequest, agent_pb2.ListAgentsResponse]
-    """Lists agents, the ones heard of last first; deleted ones only when asked for."""
+    """Lists agents, newest first; deleted ones only when asked for."""
     GetAgent: aio.UnaryUnaryMultiCallable[agent_pb2.GetAgentRequest, agent_pb2.Agent]
     """Reads one agent."""
     UpdateAgentConfig: aio.UnaryUnaryMultiCallable[agent_pb2.UpdateAgentConfigRequest, agent_stream_pb2.AgentConfig]
@@ -117,7 +117,7 @@ class AgentServiceServicer(metaclass=abc_1.ABCMeta):
         request: agent_pb2.ListAgentsRequest,
         context: aio.ServicerContext[agent_pb2.ListAgentsRequest, abc.Awaitable[agent_pb2.ListAgentsResponse]],
     ) -> abc.Awaitable[agent_pb2.ListAgentsResponse]:
-        """Lists agents, the ones heard of last first; deleted ones only when asked for."""
+        """Lists agents, newest first; deleted ones only when asked for."""
 
     @abc_1.abstractmethod
     def GetAgent(
