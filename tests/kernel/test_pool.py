@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import AWAY, EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Unavailable
 
 from tests.support.eventually import eventually
@@ -133,7 +133,7 @@ async def test_a_cut_connection_is_replaced(pair: Database, database_url: str) -
         try:
             async with pair.read(EVERY_TENANT) as one, pair.read(EVERY_TENANT) as two:
                 return await one.fetchval(PID) not in pids and await two.fetchval(PID) not in pids
-        except (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except (Unavailable, *AWAY):
             return False
 
     await eventually(works)
