@@ -15,7 +15,8 @@ from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_server import events
 from spotplane_server.agents import convert, errors, sessions_store, store
 from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.sessions import Session, Sessions
+from spotplane_server.agents.session import Session
+from spotplane_server.agents.sessions import Sessions
 from spotplane_server.kernel import calls, wire
 from spotplane_server.kernel import errors as kernel_errors
 from spotplane_server.kernel.calls import TenantId
