@@ -1,5 +1,6 @@
 """What an agent tells the plane."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,7 +16,7 @@ from spotplane_agents.usage import UsageBuffer
 PRICES_PER_REPORT: Final = 1000
 
 
-class Reporter:
+class Reporter(ABC):
     """The reports of one instance. Each call returns once its report is on disk."""
 
     def __init__(self, identity: Identity) -> None:
@@ -23,10 +24,11 @@ class Reporter:
         self._usage = UsageBuffer(self.append)
 
     @property
+    @abstractmethod
     def replica_id(self) -> str | None:
         """UUID of the replica this instance is bound to."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def append(self, report: pb.Report) -> None:
         """Keep a report on disk and send it as soon as there is a session.
 
@@ -34,7 +36,6 @@ class Reporter:
             SpoolFull: There is no room for it.
             StateUnavailable: The disk refuses it.
         """
-        raise NotImplementedError
 
     def usage(
         self,
