@@ -33,6 +33,8 @@ PARTS = (
     "usage this hour",
 )
 
+# The size by name too: a test process may have inherited one.
+_SCREEN = {"TERM": "xterm", "COLUMNS": "150", "LINES": "45"}
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
@@ -42,7 +44,7 @@ class Terminal:
     def __init__(self, *command: str) -> None:
         self.pid, self._terminal = pty.fork()
         if not self.pid:
-            os.execve(command[0], command, environment({"TERM": "xterm"}))
+            os.execve(command[0], command, environment(_SCREEN))
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 45, 150, 0, 0))
         self.shown = b""
 

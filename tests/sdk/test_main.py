@@ -57,7 +57,7 @@ async def test_agent_of_the_docstring_runs(plane: ScriptedPlane, tmp_path: Path)
 
     assert result.result["greeting"] == "hello Ada from primary"
     assert code == 0
-    assert plane.stream.heard[-1].HasField("goodbye")
+    await eventually(lambda: plane.stream.heard[-1].HasField("goodbye"))
 
 
 async def test_killed_process_finishes_its_reports_the_next_time(
@@ -95,12 +95,12 @@ async def test_simulated_agent_ends_on_sigterm(plane: ScriptedPlane, tmp_path: P
     """For trying a plane out without a cloud."""
     options = f"server={plane.address!r}, provider='simulated', logical_agent_id='trial'"
     async with process(RUN.format(options=options), plane, tmp_path) as child:
-        await eventually(lambda: plane.streams)
+        await eventually(lambda: plane.streams and plane.stream.heard)
         child.send_signal(signal.SIGTERM)
         assert await child.wait() == 0
 
     assert plane.registrations[0].logical_agent_id == "trial"
-    assert plane.stream.heard[-1].HasField("goodbye")
+    await eventually(lambda: plane.stream.heard[-1].HasField("goodbye"))
 
 
 def test_key_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:

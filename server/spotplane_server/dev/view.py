@@ -62,8 +62,9 @@ def _agents(sight: Sight, tenants: list[DemoTenant]) -> RenderableType:
     names = {tenant.id: tenant.name.split()[0] for tenant in tenants}
     standing = {agent_id for role, agent_id in sight.roles.values() if role == "replica"}
     table = Table(box=None, expand=True, header_style="bold", padding=(0, 1))
+    # On a narrow terminal the others give way to the name.
     for column in ("agent", "tenant", "status", "pool", "replica", "beat"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, min_width=9 if column == "agent" else None)
     for agent in sight.agents:
         status = Text(agent.status, style=_COLOURS.get(agent.status, "yellow"))
         table.add_row(
