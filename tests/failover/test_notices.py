@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -330,3 +331,17 @@ async def test_primary_that_is_reported_gone_is_replaced_at_once(
     async with plane.db.read("*") as conn:
         gone = await conn.fetchval("SELECT status FROM instances WHERE id = 'i-1'")
     assert gone == "terminated"
+
+
+async def test_switch_of_last_resort_is_queued_once(plane: Plane, hand: Hand, calls: Calls) -> None:
+    """However many reconcilers look at the same time; who comes second leaves no trace."""
+    agent_id, stream = await primary(hand, zones=())
+
+    async def look() -> None:
+        for _ in range(20):
+            await run_job(plane, "failover")
+
+    await asyncio.gather(notice(stream), look(), look(), look())
+
+    done = await only(calls, agent_id)
+    assert steps(done) == ["detected", "switch_queued"]

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from spotplane_server import events
-from spotplane_server.agents import access
+from spotplane_server.agents import access, commands_queries
 from spotplane_server.agents import errors as agent_errors
 from spotplane_server.agents import ledger as ledger_rules
 from spotplane_server.agents import store as agents
@@ -268,6 +268,9 @@ class Reconciler:
             "failover",
             f"failover-{s.failover_id}",
         )
+        # Another reconciler may have queued it since the snapshot; and it is tried once.
+        if await commands_queries.find(conn, s.tenant_id, s.agent_id, request_id=order.request_id):
+            raise Conflict("the switch was queued already")
         await self._ledger.issue(conn, s.tenant_id, s.agent_id, primary.id, order, now)
         await self._advance(conn, s, "handling", action="queued_ondemand_switch")
         await store.add_step(conn, s.tenant_id, s.failover_id, "switch_queued", "ondemand", now)
