@@ -40,6 +40,15 @@ log = structlog.get_logger(__name__)
 # What a cloud gives when it names no deadline (AWS: two minutes).
 DEFAULT_NOTICE: Final = timedelta(seconds=120)
 
+# What a failover has become after a step that closes it.
+_FINAL: Final = {
+    "promote": "promoted",
+    "fail_replica": "ignored",
+    "ignore": "ignored",
+    "fail": "failed",
+    "resolve": "resolved",
+    "release": "resolved",
+}
 _REPLICA_TYPES: Final = {"rebalance": "automatic-rebalance"}
 
 
@@ -205,10 +214,20 @@ class Reconciler:
                 await steps[move.step](conn, move, primary)
             else:
                 await self._close(conn, move, primary)
+        # Only now is it true: a transaction that is run again must not count twice.
+        self._count(move)
         self._sessions.signal_agent(situation.agent_id)
         if situation.primary_id:
             self._ledger.wake(situation.tenant_id, situation.primary_id)
         return 1
+
+    def _count(self, move: Move) -> None:
+        outcome = _FINAL.get(move.step)
+        if outcome is not None:
+            metrics.FAILOVERS.labels(move.situation.kind, outcome).inc()
+        if outcome == "promoted":
+            took = self._clock.now() - move.situation.detected_at
+            metrics.FAILOVER_SECONDS.observe(took.total_seconds())
 
     async def _promote(self, conn: Conn, move: Move, primary: Instance | None) -> None:
         s = move.situation
@@ -237,8 +256,6 @@ class Reconciler:
             new_instance_id=replica.instance_id,
             response_ms=round((now - s.detected_at).total_seconds() * 1000, 3),
         )
-        metrics.FAILOVERS.labels(s.kind, "promoted").inc()
-        metrics.FAILOVER_SECONDS.observe((now - s.detected_at).total_seconds())
 
     async def _launch(self, conn: Conn, move: Move, primary: Instance | None) -> None:
         s, now = move.situation, self._clock.now()
@@ -289,14 +306,13 @@ class Reconciler:
             replica = await replicas_store.find_live(conn, s.tenant_id, s.agent_id)
             if replica is not None and replica.id == s.replica_id:
                 await self._replicas.end(conn, replica, now)
-        status = {"fail": "failed", "ignore": "ignored"}.get(move.step, "resolved")
+        status = _FINAL[move.step]
         new = primary.id if primary and primary.id != s.instance_id else None
         await self._advance(conn, s, status, message=move.why, new_instance_id=new)
         await store.add_step(conn, s.tenant_id, s.failover_id, status, move.why, now)
         await self._announce(
             conn, s.tenant_id, s.agent_id, s.failover_id, status, now, message=move.why
         )
-        metrics.FAILOVERS.labels(s.kind, status).inc()
 
     async def _advance(
         self,
