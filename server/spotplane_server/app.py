@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -41,23 +39,30 @@ from spotplane_server.catalog.instance_types_service import InstanceTypeService
 from spotplane_server.catalog.models_service import ModelService
 from spotplane_server.catalog.regions_service import RegionService
 from spotplane_server.config import ServerConfig
+from spotplane_server.decisions import assembly as decisions
 from spotplane_server.events.service import EventFeed, EventService
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
+from spotplane_server.fleet import assembly as fleet
+from spotplane_server.insights import assembly as insights
 from spotplane_server.kernel import bootstrap, logs, metrics, migrate, partitions, policy
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.kernel.jobs import Job, JobRunner
+from spotplane_server.kernel.jobs import JobRunner
 from spotplane_server.kernel.limits import Limiter
 from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.parts import Kernel, Parts
 from spotplane_server.kernel.tasks import owned
 from spotplane_server.kernel.wakeups import Wakeups
+from spotplane_server.market import assembly as market
 from spotplane_server.market import reports as prices
+from spotplane_server.notifications import assembly as notifications
 from spotplane_server.replicas.jobs import CoordinatorJob
 from spotplane_server.replicas.lifecycle import Replicas
 from spotplane_server.replicas.service import ReplicaService
+from spotplane_server.savings import assembly as savings
 from spotplane_server.tenants.export import Exporter
 from spotplane_server.tenants.jobs import LastUsedJob
 from spotplane_server.tenants.keys_service import ApiKeyService, Defaults
@@ -74,29 +79,6 @@ STREAM_MESSAGE_BYTES: Final = 1024 * 1024
 HEALTH_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """What every feature is built from."""
-
-    config: ServerConfig
-    db: Database
-    clock: Clock
-    tokens: PageTokens
-    auth: Authenticator
-    wakeups: Wakeups
-    server_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The features: how to add their services to a server, and their jobs."""
-
-    services: Sequence[tuple[Any, Any]]
-    jobs: Sequence[Job]
-    background: Sequence[Any] = ()
-    drain: Sequence[Any] = ()
-
-
 def build(kernel: Kernel) -> Parts:
     """Build every feature."""
     features = [
@@ -104,7 +86,13 @@ def build(kernel: Kernel) -> Parts:
         _tenants(kernel),
         _catalog(kernel),
         _usage(kernel),
-        _fleet(kernel),
+        _agents(kernel),
+        market.assemble(kernel),
+        fleet.assemble(kernel),
+        decisions.assemble(kernel),
+        savings.assemble(kernel),
+        notifications.assemble(kernel),
+        insights.assemble(kernel),
     ]
     return Parts(
         services=[service for feature in features for service in feature.services],
@@ -123,7 +111,7 @@ def _events(kernel: Kernel) -> Parts:
     return Parts([(add, EventService(kernel.db, feed))], [], background=[feed.run])
 
 
-def _fleet(kernel: Kernel) -> Parts:
+def _agents(kernel: Kernel) -> Parts:
     db, clock, tokens, config = kernel.db, kernel.clock, kernel.tokens, kernel.config
     offline_after = timedelta(seconds=config.offline_seconds)
     window = AcceptedWindow(

@@ -12,7 +12,14 @@ from typing import Final
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 
-TABLES: Final = ("usage_records", "usage_rollup_hourly", "audit_logs", "outbox_events")
+TABLES: Final = (
+    "usage_records",
+    "usage_rollup_hourly",
+    "audit_logs",
+    "outbox_events",
+    "raw_prices",
+    "clean_prices",
+)
 MONTHS_BACK: Final = 2
 MONTHS_AHEAD: Final = 3
 

@@ -1,0 +1,1 @@
+"""Recorded markets, replayed through the engines that run live."""

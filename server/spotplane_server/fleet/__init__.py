@@ -1,0 +1,1 @@
+"""Instances as people and agents see them: lists, switches, launches, ends."""

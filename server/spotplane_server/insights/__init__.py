@@ -1,0 +1,1 @@
+"""Read-only compositions for administrators and dashboards."""

@@ -1,0 +1,1 @@
+"""What was saved: a ledger over what really ran."""

@@ -1,0 +1,1 @@
+"""Switches of agents: every change of primary, with its cause, prices and instants."""
