@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 from uuid import UUID
 
@@ -67,6 +67,14 @@ class Snapshot:
         memory: What the engine answered as ``Decision.memory`` last time for this agent; empty at
             first. It is all that an engine remembers: stored with the decision, so that any server
             can go on.
+        serving: Whether an instance serves now; False between a loss and the next one's boot, when
+            ``mode`` and ``pool_id`` tell where it served last.
+        notice_time: When the serving instance will be taken, once that was announced.
+        standby_ready: Whether the standby has booted, so that it can take over at once.
+        moving_to: Pool of the switch that is under way, ``"ondemand"`` for one on demand; staying
+            lets it go on, another target replaces it.
+        boot: From a launch until the instance can serve.
+        notice: From a notice until the loss.
     """
 
     agent_id: UUID
@@ -81,6 +89,12 @@ class Snapshot:
     limits: Limits
     now: datetime
     memory: dict[str, float] = field(default_factory=dict)
+    serving: bool = True
+    notice_time: datetime | None = None
+    standby_ready: bool = False
+    moving_to: str | None = None
+    boot: timedelta = timedelta(seconds=180)
+    notice: timedelta = timedelta(seconds=120)
 
 
 @dataclass(frozen=True, slots=True)

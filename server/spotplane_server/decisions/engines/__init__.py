@@ -1,1 +1,11 @@
 """The engines that come with the product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from spotplane_server.decisions.engine import Engine
+
+# By the name under which they are chosen, live and in backtests.
+BUILT_IN: Final[dict[str, Callable[[], Engine]]] = {}
