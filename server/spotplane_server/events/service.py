@@ -2,68 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from datetime import timedelta
 from typing import Final
 
-import asyncpg
 from spotplane.v1 import event_pb2 as pb
 from spotplane.v1 import event_pb2_grpc
 
 from spotplane_server.events import store
-from spotplane_server.kernel import calls, claims, db, wire
+from spotplane_server.events.hub import Cursor, EventHub, follow
+from spotplane_server.events.live import NAMES, event_id, live, upper_names
+from spotplane_server.events.live import cursor as cursor_of
+from spotplane_server.kernel import calls, claims, wire
+from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Database, Scope
-from spotplane_server.kernel.errors import Invalid, Unavailable
+from spotplane_server.kernel.errors import Conflict, Invalid
 from spotplane_server.kernel.middleware import Context
 
-POLL_SECONDS: Final = 0.2
-BATCH: Final = 500
+HEARTBEAT_SECONDS: Final = 30.0
+# What a listener may have missed and still resume.
+REPLAY: Final = timedelta(hours=24)
 # Both numbers fit PostgreSQL's 64 bits.
 _CURSOR: Final = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 
 
-class EventFeed:
-    """Tells watchers of this process that there is something new, with one poll for all of them."""
+class ListenerBehind(Conflict):
+    """A listener did not take its events in time."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
-        self._watchers = 0
-        self._head = (0, 0)
-        self._moved = asyncio.Condition()
-
-    async def run(self) -> None:
-        """Watch the head of the outbox while anybody listens, until cancelled."""
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            if not self._watchers:
-                continue
-            try:
-                async with self._db.read(EVERY_TENANT) as conn:
-                    newest = await store.newest(conn)
-            except (Unavailable, asyncpg.PostgresError, *db.AWAY):
-                continue
-            if newest > self._head:
-                self._head = newest
-                async with self._moved:
-                    self._moved.notify_all()
-
-    async def beyond(self, cursor: tuple[int, int]) -> None:
-        """Return once something newer than the cursor may be read."""
-        self._watchers += 1
-        try:
-            async with self._moved:
-                await self._moved.wait_for(lambda: self._head > cursor)
-        finally:
-            self._watchers -= 1
+    reason = "LISTENER_BEHIND"
 
 
 class EventService(event_pb2_grpc.EventServiceServicer):
     """Streams what happens."""
 
-    def __init__(self, db: Database, feed: EventFeed) -> None:
+    def __init__(self, db: Database, clock: Clock, hub: EventHub) -> None:
         self._db = db
-        self._feed = feed
+        self._clock = clock
+        self._hub = hub
 
     async def WatchEvents(
         self, request: pb.WatchEventsRequest, context: Context
@@ -71,33 +48,83 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         scope = _scope(request)
         cursor = _cursor(request) if request.HasField("after_cursor") else None
         if cursor is None:
-            async with self._db.read(EVERY_TENANT) as conn:
-                cursor = await store.head(conn)
+            cursor = await self._now()
         # Headers now: whoever waits for them knows that nothing later will be missed.
         await context.send_initial_metadata(())
-        while True:
-            async with self._db.read(scope) as conn:
-                rows = await store.list_after(conn, cursor, limit=BATCH)
-            for row in rows:
-                cursor = (row.txid, row.seq)
-                if _wanted(row.event_type, list(request.types)):
-                    yield _event(row)
-            if not rows:
-                await self._feed.beyond(cursor)
-                cursor = await self._skip(scope, cursor)
+        async with aclosing(follow(self._db, self._hub, scope, cursor)) as batches:
+            async for rows in batches:
+                for row in rows:
+                    if _wanted(row.event_type, request.types):
+                        yield _event(row)
 
-    async def _skip(self, scope: Scope, cursor: tuple[int, int]) -> tuple[int, int]:
-        # Other tenants' events move the head too; without this a quiet tenant would read in a
-        # circle.
+    async def Subscribe(
+        self, request: pb.SubscribeRequest, context: Context
+    ) -> AsyncIterator[pb.SubscribeResponse]:
+        scope = _scope(request)
+        start, reset = await self._start(request)
+        wanted = frozenset(request.types) or NAMES
+        upper = request.upper_case_names
+        await context.send_initial_metadata(())
+        place = event_id(start)
+        yield self._signal("connected", place, upper)
+        if reset:
+            yield self._signal("reset", place, upper)
+        batches = follow(
+            self._db,
+            self._hub,
+            scope,
+            start,
+            idle_seconds=HEARTBEAT_SECONDS,
+            on_behind=lambda: ListenerBehind("more than 256 events behind; resume by the last id"),
+        )
+        async with aclosing(batches):
+            async for rows in batches:
+                for row in rows:
+                    place = event_id((row.txid, row.seq))
+                    for message in _live(row, wanted, upper=upper):
+                        yield message
+                if not rows:
+                    yield self._signal("heartbeat", place, upper)
+
+    async def _now(self) -> Cursor:
         async with self._db.read(EVERY_TENANT) as conn:
-            newest = await store.newest(conn)
-        async with self._db.read(scope) as conn:
-            found = await store.list_after(conn, cursor, limit=1)
-        # In this order: whatever was readable at the first read is readable at the second.
-        return cursor if found else max(cursor, newest)
+            return await store.head(conn)
+
+    async def _start(self, request: pb.SubscribeRequest) -> tuple[Cursor, bool]:
+        """Where to start, and whether what came before is lost to the listener."""
+        if not request.last_event_id:
+            return await self._now(), False
+        found = cursor_of(request.last_event_id)
+        if found is not None:
+            async with self._db.read(EVERY_TENANT) as conn:
+                if await store.resumable(conn, found, since=self._clock.now() - REPLAY):
+                    return found, False
+        return await self._now(), True
+
+    def _signal(self, name: str, place: str, upper: bool) -> pb.SubscribeResponse:
+        return pb.SubscribeResponse(
+            id=place,
+            event=name.upper() if upper else name,
+            timestamp=wire.timestamp(self._clock.now()),
+            data=wire.struct({}),
+        )
 
 
-def _scope(request: pb.WatchEventsRequest) -> Scope:
+def _live(row: store.Row, wanted: frozenset[str], *, upper: bool) -> Iterator[pb.SubscribeResponse]:
+    for event in live(row):
+        if event.name not in wanted:
+            continue
+        for name in upper_names(event.name, event.data) if upper else (event.name,):
+            yield pb.SubscribeResponse(
+                id=event_id((row.txid, row.seq)),
+                event=name,
+                tenant_id=str(row.tenant_id) if row.tenant_id else None,
+                timestamp=wire.timestamp(row.occurred_at),
+                data=wire.struct(event.data),
+            )
+
+
+def _scope(request: pb.WatchEventsRequest | pb.SubscribeRequest) -> Scope:
     return claims.tenant(calls.current().caller, request) or EVERY_TENANT
 
 
@@ -110,7 +137,7 @@ def _cursor(request: pb.WatchEventsRequest) -> tuple[int, int]:
     return int(found[1]), int(found[2] or 0)
 
 
-def _wanted(event_type: str, types: list[str]) -> bool:
+def _wanted(event_type: str, types: Sequence[str]) -> bool:
     return not types or any(
         event_type.startswith(wanted[:-1]) if wanted.endswith("*") else event_type == wanted
         for wanted in types

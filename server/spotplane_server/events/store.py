@@ -40,6 +40,16 @@ READ_NEWEST: Final = """
 """
 
 
+RESUMABLE: Final = """
+    SELECT $1::text::xid8 <= pg_snapshot_xmax(pg_current_snapshot())
+       AND coalesce((SELECT occurred_at
+                       FROM outbox_events
+                      WHERE (txid, seq) > ($1::text::xid8, $2)
+                      ORDER BY txid, seq
+                      LIMIT 1) >= $3, true)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened.
@@ -95,3 +105,8 @@ async def newest(conn: Conn) -> tuple[int, int]:
     """The cursor of the newest event that may be shown; of nothing when there is none."""
     row = await conn.fetchrow(READ_NEWEST)
     return (row["txid"], row["seq"]) if row else (0, 0)
+
+
+async def resumable(conn: Conn, cursor: tuple[int, int], *, since: datetime) -> bool:
+    """Whether a cursor is of the past and all that followed it younger than an instant."""
+    return bool(await conn.fetchval(RESUMABLE, str(cursor[0]), cursor[1], since))

@@ -58,6 +58,7 @@ FAILOVER_SECONDS: Final = Histogram(
     "From a signal's arrival to the committed promotion.",
     buckets=_SECONDS,
 )
+EVENT_LISTENERS: Final = Gauge("event_listeners", "Callers that follow the events of this process.")
 USAGE: Final = Counter("usage_records", "Usage records taken.", ["result"])
 UNPRICED: Final = Counter("usage_unpriced_records", "Usage records stored without a model.")
 PARTITIONS_AHEAD: Final = Gauge(

@@ -228,6 +228,12 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """A usage record is older than the accepted window. Only inside `IngestUsageResponse.errors`."""
     ERROR_REASON_IN_FUTURE: _ErrorReason.ValueType  # 155
     """A usage record lies further ahead than clocks may differ. Only inside `IngestUsageResponse.errors`."""
+    ERROR_REASON_LISTENER_BEHIND: _ErrorReason.ValueType  # 300
+    """A listener of events did not take them in time: subscribe again with the last id. ABORTED; ends the stream."""
+    ERROR_REASON_NOTIFICATION_NOT_FOUND: _ErrorReason.ValueType  # 301
+    """There is no such notification that the caller can see. NOT_FOUND, 404."""
+    ERROR_REASON_PRICING_ALERT_NOT_FOUND: _ErrorReason.ValueType  # 302
+    """There is no such price alert of the tenant. NOT_FOUND, 404."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed.
@@ -447,3 +453,9 @@ ERROR_REASON_TOO_OLD: ErrorReason.ValueType  # 154
 """A usage record is older than the accepted window. Only inside `IngestUsageResponse.errors`."""
 ERROR_REASON_IN_FUTURE: ErrorReason.ValueType  # 155
 """A usage record lies further ahead than clocks may differ. Only inside `IngestUsageResponse.errors`."""
+ERROR_REASON_LISTENER_BEHIND: ErrorReason.ValueType  # 300
+"""A listener of events did not take them in time: subscribe again with the last id. ABORTED; ends the stream."""
+ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 301
+"""There is no such notification that the caller can see. NOT_FOUND, 404."""
+ERROR_REASON_PRICING_ALERT_NOT_FOUND: ErrorReason.ValueType  # 302
+"""There is no such price alert of the tenant. NOT_FOUND, 404."""

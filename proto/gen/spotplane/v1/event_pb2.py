@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18spotplane/v1/event.proto\x12\x0cspotplane.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n\x12WatchEventsRequest\x12\r\n\x05types\x18\x01 \x03(\t\x12\x19\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ttenant_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x0f\n\r_after_cursorB\x0c\n\n_tenant_id\"\xdd\x01\n\x13WatchEventsResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\ttenant_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0c\x61ggregate_id\x18\x05 \x01(\t\x12%\n\x04\x64\x61ta\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\tB\x0c\n\n_tenant_id2d\n\x0c\x45ventService\x12T\n\x0bWatchEvents\x12 .spotplane.v1.WatchEventsRequest\x1a!.spotplane.v1.WatchEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18spotplane/v1/event.proto\x12\x0cspotplane.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n\x12WatchEventsRequest\x12\r\n\x05types\x18\x01 \x03(\t\x12\x19\n\x0c\x61\x66ter_cursor\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ttenant_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\x0f\n\r_after_cursorB\x0c\n\n_tenant_id\"\xdd\x01\n\x13WatchEventsResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\ttenant_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0c\x61ggregate_id\x18\x05 \x01(\t\x12%\n\x04\x64\x61ta\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\tB\x0c\n\n_tenant_id\"\x8f\x01\n\x10SubscribeRequest\x12\x16\n\ttenant_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05types\x18\x02 \x03(\t\x12\x1a\n\rlast_event_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x10upper_case_names\x18\x04 \x01(\x08\x42\x0c\n\n_tenant_idB\x10\n\x0e_last_event_id\"\xaa\x01\n\x11SubscribeResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65vent\x18\x02 \x01(\t\x12\x16\n\ttenant_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x64\x61ta\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\x0c\n\n_tenant_id2\xb4\x01\n\x0c\x45ventService\x12T\n\x0bWatchEvents\x12 .spotplane.v1.WatchEventsRequest\x1a!.spotplane.v1.WatchEventsResponse0\x01\x12N\n\tSubscribe\x12\x1e.spotplane.v1.SubscribeRequest\x1a\x1f.spotplane.v1.SubscribeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHEVENTSREQUEST']._serialized_end=222
   _globals['_WATCHEVENTSRESPONSE']._serialized_start=225
   _globals['_WATCHEVENTSRESPONSE']._serialized_end=446
-  _globals['_EVENTSERVICE']._serialized_start=448
-  _globals['_EVENTSERVICE']._serialized_end=548
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=449
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=592
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=595
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=765
+  _globals['_EVENTSERVICE']._serialized_start=768
+  _globals['_EVENTSERVICE']._serialized_end=948
 # @@protoc_insertion_point(module_scope)

@@ -106,3 +106,93 @@ class WatchEventsResponse(message.Message):
     _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
     _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+
+@typing.final
+class SubscribeRequest(message.Message):
+    """Filters, names and start of a subscription."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    TYPES_FIELD_NUMBER: builtins.int
+    LAST_EVENT_ID_FIELD_NUMBER: builtins.int
+    UPPER_CASE_NAMES_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID; only this tenant's. Administrators without it see all tenants'; tenant keys see their own."""
+    last_event_id: builtins.str
+    """Id of the last event seen; absent for from now on."""
+    upper_case_names: builtins.bool
+    """Whether names are in the style of `AGENT_STATUS_CHANGED`; then changes of instances to launching, running, terminating and
+    terminated also come as `INSTANCE_LAUNCHING` and so on.
+    """
+    @builtins.property
+    def types(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only these, by their names in lower case, e.g. `agent_status_change`. Empty for all."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str | None = ...,
+        types: abc.Iterable[builtins.str] | None = ...,
+        last_event_id: builtins.str | None = ...,
+        upper_case_names: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_last_event_id", b"_last_event_id", "_tenant_id", b"_tenant_id", "last_event_id", b"last_event_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_last_event_id", b"_last_event_id", "_tenant_id", b"_tenant_id", "last_event_id", b"last_event_id", "tenant_id", b"tenant_id", "types", b"types", "upper_case_names", b"upper_case_names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_event_id: _TypeAlias = typing.Literal["last_event_id"]  # noqa: Y015
+    _WhichOneofArgType__last_event_id: _TypeAlias = typing.Literal["_last_event_id", b"_last_event_id"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_event_id) -> _WhichOneofReturnType__last_event_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+
+@typing.final
+class SubscribeResponse(message.Message):
+    """One message of a subscription."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    EVENT_FIELD_NUMBER: builtins.int
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    TIMESTAMP_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Decimal number that only rises; empty before the first event. Pass it as `last_event_id` to resume."""
+    event: builtins.str
+    """Name, e.g. `switch_completed`."""
+    tenant_id: builtins.str
+    """UUID of the tenant; absent for `connected`, `heartbeat` and `reset`."""
+    @builtins.property
+    def timestamp(self) -> timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @builtins.property
+    def data(self) -> struct_pb2.Struct:
+        """Members by name: `instance_status_change` {instance_id, old_status, new_status}, `agent_status_change` {agent_id,
+        old_status, new_status}, `replica_status_change` {replica_id, agent_id, instance_id, old_status, new_status},
+        `switch_in_progress` {agent_id}, `switch_completed` {agent_id, old_instance_id, new_instance_id, and the figures of the
+        switch}, `emergency_event` {event_type, agent_id, instance_id}, `command_executed` {command_id, command_type, status,
+        instance_id}, `notification` {id, message, severity}, `price_alert` {alert_id, alert_type, pool_id, price, threshold}.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        event: builtins.str = ...,
+        tenant_id: builtins.str | None = ...,
+        timestamp: timestamp_pb2.Timestamp | None = ...,
+        data: struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id", "data", b"data", "tenant_id", b"tenant_id", "timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id", "data", b"data", "event", b"event", "id", b"id", "tenant_id", b"tenant_id", "timestamp", b"timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...

@@ -40,6 +40,11 @@ class EventServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_event__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_event__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.Subscribe = channel.unary_stream(
+                '/spotplane.v1.EventService/Subscribe',
+                request_serializer=spotplane_dot_v1_dot_event__pb2.SubscribeRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_event__pb2.SubscribeResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -56,6 +61,18 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Subscribe(self, request, context):
+        """Streams what a dashboard shows live: changes of state, switches, emergencies, results of commands, notifications.
+
+        The first message is `connected`, then whatever follows `last_event_id`, then what happens, less than a second after it
+        was committed; `heartbeat` comes every 30 seconds. An id that is older than 24 hours, or none of ours, is answered by
+        `reset` after `connected`: read everything anew. A listener more than 256 events behind ends with `ABORTED`, reason
+        `LISTENER_BEHIND`; resume by the last id. `TENANT_MISMATCH` for another tenant's `tenant_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +80,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=spotplane_dot_v1_dot_event__pb2.WatchEventsRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_event__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'Subscribe': grpc.unary_stream_rpc_method_handler(
+                    servicer.Subscribe,
+                    request_deserializer=spotplane_dot_v1_dot_event__pb2.SubscribeRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_event__pb2.SubscribeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +115,33 @@ class EventService(object):
             '/spotplane.v1.EventService/WatchEvents',
             spotplane_dot_v1_dot_event__pb2.WatchEventsRequest.SerializeToString,
             spotplane_dot_v1_dot_event__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Subscribe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spotplane.v1.EventService/Subscribe',
+            spotplane_dot_v1_dot_event__pb2.SubscribeRequest.SerializeToString,
+            spotplane_dot_v1_dot_event__pb2.SubscribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,6 +22,14 @@ class EventServiceStub:
     Delivery is at least once; `event_id` is stable. A cursor older than the retention (14 days) starts with what is left.
     When the caller's right ends, the stream ends within a second, with the error that a new call would get.
     """
+    Subscribe: aio.UnaryStreamMultiCallable[event_pb2.SubscribeRequest, event_pb2.SubscribeResponse]
+    """Streams what a dashboard shows live: changes of state, switches, emergencies, results of commands, notifications.
+
+    The first message is `connected`, then whatever follows `last_event_id`, then what happens, less than a second after it
+    was committed; `heartbeat` comes every 30 seconds. An id that is older than 24 hours, or none of ours, is answered by
+    `reset` after `connected`: read everything anew. A listener more than 256 events behind ends with `ABORTED`, reason
+    `LISTENER_BEHIND`; resume by the last id. `TENANT_MISMATCH` for another tenant's `tenant_id`.
+    """
 
 class EventServiceServicer(metaclass=abc_1.ABCMeta):
     """Streams what happens. Tenant keys of any role see their tenant's events, administrators with `admin:read` all of them."""
@@ -36,6 +44,20 @@ class EventServiceServicer(metaclass=abc_1.ABCMeta):
 
         Delivery is at least once; `event_id` is stable. A cursor older than the retention (14 days) starts with what is left.
         When the caller's right ends, the stream ends within a second, with the error that a new call would get.
+        """
+
+    @abc_1.abstractmethod
+    def Subscribe(
+        self,
+        request: event_pb2.SubscribeRequest,
+        context: aio.ServicerContext[event_pb2.SubscribeRequest, abc.AsyncIterator[event_pb2.SubscribeResponse]],
+    ) -> abc.AsyncIterator[event_pb2.SubscribeResponse]:
+        """Streams what a dashboard shows live: changes of state, switches, emergencies, results of commands, notifications.
+
+        The first message is `connected`, then whatever follows `last_event_id`, then what happens, less than a second after it
+        was committed; `heartbeat` comes every 30 seconds. An id that is older than 24 hours, or none of ours, is answered by
+        `reset` after `connected`: read everything anew. A listener more than 256 events behind ends with `ABORTED`, reason
+        `LISTENER_BEHIND`; resume by the last id. `TENANT_MISMATCH` for another tenant's `tenant_id`.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: aio.Server) -> None: ...
