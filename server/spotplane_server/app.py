@@ -40,7 +40,8 @@ from spotplane_server.catalog.models_service import ModelService
 from spotplane_server.catalog.regions_service import RegionService
 from spotplane_server.config import ServerConfig
 from spotplane_server.decisions import assembly as decisions
-from spotplane_server.events.service import EventFeed, EventService
+from spotplane_server.events.hub import EventHub
+from spotplane_server.events.service import EventService
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
 from spotplane_server.fleet import assembly as fleet
@@ -106,9 +107,9 @@ def build(kernel: Kernel) -> Parts:
 
 
 def _events(kernel: Kernel) -> Parts:
-    feed = EventFeed(kernel.db)
+    hub = EventHub(kernel.db)
     add = event_pb2_grpc.add_EventServiceServicer_to_server
-    return Parts([(add, EventService(kernel.db, feed))], [], background=[feed.run])
+    return Parts([(add, EventService(kernel.db, kernel.clock, hub))], [], background=[hub.run])
 
 
 def _agents(kernel: Kernel) -> Parts:

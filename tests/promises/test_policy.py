@@ -95,6 +95,7 @@ EXPECTED: Final = {
     "UsageService/GetTenantUsageDetailed": READS,
     "UsageService/ListTenantDeployments": READS,
     "EventService/WatchEvents": "rdag admin:read",
+    "EventService/Subscribe": "rdag admin:read",
 }
 LETTERS: Final = {"read_only": "r", "developer": "d", "admin": "a", "agent": "g"}
 REFUSING: Final = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}

@@ -145,6 +145,7 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
     },
     "EventService": {
         "WatchEvents": Access(FLEET_READ, "admin:read"),
+        "Subscribe": Access(FLEET_READ, "admin:read"),
     },
 }
 
