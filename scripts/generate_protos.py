@@ -27,6 +27,8 @@ PACKAGE_FILES: Final = {
     ),
     "spotplane/py.typed": "",
     "spotplane/v1/__init__.py": '"""Version 1 of the Spotplane API."""\n',
+    "spotplane/engine/__init__.py": '"""What remote decision engines implement."""\n',
+    "spotplane/engine/v1/__init__.py": '"""Version 1 of the remote engine contract."""\n',
 }
 
 

@@ -135,6 +135,18 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "ListFailovers": _FLEET_READ,
         "GetFailover": _FLEET_READ,
     },
+    "DecisionService": {
+        "GetRecommendation": _FLEET_READ,
+        "IssueSwitch": _FLEET_AGENT,
+        "Decide": _FLEET_AGENT,
+        "ListAgentDecisions": Access(FLEET_READ, "admin:read", fleet=True),
+        "UploadEngine": _ADMIN_WRITE,
+        "UploadModel": _ADMIN_WRITE,
+        "ActivateSession": _ADMIN_WRITE,
+        "ActivateFallback": _ADMIN_WRITE,
+        "ListSessions": _ADMIN_READ,
+        "GetEngineStatus": _ADMIN_READ,
+    },
     "UsageService": {
         "IngestUsage": Access(AGENTS, "usage:write"),
         "IngestUsageBatch": Access(AGENTS, "usage:write"),

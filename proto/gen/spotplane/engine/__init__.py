@@ -1,0 +1,1 @@
+"""What remote decision engines implement."""
