@@ -190,3 +190,9 @@ def test_event_ids_name_their_place() -> None:
     assert live.cursor("") is None
     assert live.cursor("-1") is None
     assert live.cursor("²") is None
+
+
+async def test_unknown_type_is_refused_by_name(plane: Plane) -> None:
+    """A mistyped filter would otherwise wait for ever."""
+    async with refused("UNKNOWN_ENUM", field="types"):
+        await until(subscribe(plane, ADMIN, types=["agent_status_changed"]), "connected")

@@ -17,8 +17,11 @@ from google.protobuf.message import Message
 
 from tests.support.plane import Metadata, Refusal, refusal
 
-# A watcher waits for ever; with a cursor that is none it is refused once it was let in.
-ARGUMENTS: Final[dict[str, dict[str, Any]]] = {"EventService/WatchEvents": {"after_cursor": "x"}}
+# A listener waits for ever; with what is no cursor or name it is refused once it was let in.
+ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
+    "EventService/WatchEvents": {"after_cursor": "x"},
+    "EventService/Subscribe": {"types": ["x"]},
+}
 
 
 @dataclass(frozen=True)

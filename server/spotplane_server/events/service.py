@@ -61,8 +61,8 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         self, request: pb.SubscribeRequest, context: Context
     ) -> AsyncIterator[pb.SubscribeResponse]:
         scope = _scope(request)
+        wanted = frozenset(wire.one_of(t.lower(), "types", sorted(NAMES)) for t in request.types) or NAMES
         start, reset = await self._start(request)
-        wanted = frozenset(request.types) or NAMES
         upper = request.upper_case_names
         await context.send_initial_metadata(())
         place = event_id(start)
