@@ -122,7 +122,7 @@ async def test_processes_that_migrate_at_once_all_end_well(make_database: MakeDa
 async def test_a_newer_database_is_refused(database_url: str) -> None:
     """An older program must not touch what it does not know."""
     async with _owner(database_url) as conn:
-        await conn.execute(migrate.RECORD, len(migrate.load()) + 1, "9999_later", "x")
+        await conn.execute(migrate.RECORD, migrate.load()[-1].version + 1, "9999_later", "x")
 
     with pytest.raises(MigrationRefused, match="upgrade"):
         await migrate.migrate(database_url)
@@ -169,7 +169,7 @@ async def test_a_server_refuses_a_database_that_is_behind(
 async def test_a_server_goes_on_with_a_database_that_is_ahead(database_url: str) -> None:
     """Migrations run before the new program; the old one works until it is replaced."""
     async with _owner(database_url) as conn:
-        await conn.execute(migrate.RECORD, len(migrate.load()) + 1, "9999_later", "x")
+        await conn.execute(migrate.RECORD, migrate.load()[-1].version + 1, "9999_later", "x")
 
     async with running(database_url) as plane:
         assert (await plane.tenant()).id

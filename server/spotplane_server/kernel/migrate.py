@@ -47,7 +47,7 @@ def load() -> list[Migration]:
     """All migrations of this version, in order.
 
     Raises:
-        MigrationRefused: Their numbers are not 1, 2, 3, …
+        MigrationRefused: Two have the same number.
     """
     files = resources.files("spotplane_migrations").iterdir()
     found = sorted(
@@ -58,8 +58,8 @@ def load() -> list[Migration]:
         ),
         key=lambda m: m.version,
     )
-    if [m.version for m in found] != list(range(1, len(found) + 1)):
-        raise MigrationRefused("migrations are not numbered 1, 2, 3, …")
+    if len({m.version for m in found}) != len(found):
+        raise MigrationRefused("two migrations have the same number")
     return found
 
 
@@ -97,7 +97,7 @@ async def current(conn: Conn) -> bool:
         latest = await conn.fetchval(LATEST)
     except asyncpg.UndefinedTableError:
         return False  # an empty database
-    return (latest or 0) >= len(load())
+    return (latest or 0) >= load()[-1].version
 
 
 async def _apply(conn: asyncpg.Connection[asyncpg.Record], migration: Migration) -> str:
@@ -109,10 +109,10 @@ async def _apply(conn: asyncpg.Connection[asyncpg.Record], migration: Migration)
 
 
 def _refuse(applied: dict[int, asyncpg.Record], wanted: list[Migration]) -> None:
-    newest = max(applied, default=0)
-    if newest > len(wanted):
+    newest, known = max(applied, default=0), wanted[-1].version
+    if newest > known:
         raise MigrationRefused(
-            f"the database is at migration {newest}, this program knows {len(wanted)}: upgrade it"
+            f"the database is at migration {newest}, this program knows {known}: upgrade it"
         )
     for migration in wanted:
         row = applied.get(migration.version)

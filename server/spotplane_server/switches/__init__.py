@@ -1,1 +1,1 @@
-"""Switches of agents: every change of primary, with its cause, prices and instants."""
+"""Switches: which instance an agent left for which, why, at what price, and how long it took."""

@@ -1,0 +1,81 @@
+"""How instances end: zombies, who agreed that they may, and when their agent was asked to."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from spotplane_server.instances.rules import Status
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import Conn
+
+RETIRE_INSTANCE: Final = """
+    UPDATE instances
+       SET status = $3,
+           terminated_at = CASE WHEN $3 = 'terminated' THEN $4 ELSE terminated_at END,
+           spared = spared OR $5,
+           terminate_consent = terminate_consent OR $6,
+           updated_at = $4
+     WHERE tenant_id = $1 AND id = $2 AND status = 'running_primary'
+"""
+
+SET_PLACE: Final = """
+    UPDATE instances
+       SET mode = $3, pool_id = $4, updated_at = $5
+     WHERE tenant_id = $1 AND id = $2 AND (mode, pool_id) IS DISTINCT FROM ($3, $4)
+"""
+
+
+HAS_CANDIDATE: Final = """
+    SELECT EXISTS (SELECT
+                     FROM instances
+                    WHERE tenant_id = $1 AND agent_id = $2 AND status = 'launching'
+                      AND launched_at >= $3)
+"""
+
+
+async def retire(
+    conn: Conn,
+    tenant_id: TenantId,
+    instance_id: str,
+    *,
+    to: Status,
+    now: datetime,
+    spared: bool = False,
+    consent: bool = False,
+) -> bool:
+    """Take a primary's part from it; False when it was none.
+
+    Args:
+        conn: In the transaction that gives the part to another, or to none.
+        tenant_id: Whose it is.
+        instance_id: The primary.
+        to: What becomes of it.
+        now: When.
+        spared: Whether only a word about itself may end it.
+        consent: Whether that word was given.
+    """
+    done = await conn.execute(RETIRE_INSTANCE, tenant_id, instance_id, to, now, spared, consent)
+    return bool(done == "UPDATE 1")
+
+
+async def set_place(
+    conn: Conn,
+    tenant_id: TenantId,
+    instance_id: str,
+    *,
+    mode: str,
+    pool_id: str | None,
+    now: datetime,
+) -> None:
+    """Say how an instance is paid for, and in which pool."""
+    await conn.execute(SET_PLACE, tenant_id, instance_id, mode, pool_id, now)
+
+
+async def has_candidate(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, *, since: datetime
+) -> bool:
+    """Whether an instance waits that appeared since then and has no part yet."""
+    found: bool = await conn.fetchval(HAS_CANDIDATE, tenant_id, agent_id, since)
+    return found
