@@ -9,7 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import uvloop
@@ -17,6 +17,7 @@ from aiohttp import web
 
 from spotplane_bridge import logs
 from spotplane_bridge.config import BridgeConfig
+from spotplane_bridge.dialects import registry, serving
 from spotplane_bridge.documents import document_endpoints
 from spotplane_bridge.endpoints import endpoint_of
 from spotplane_bridge.gateway import Endpoint, Gateway
@@ -49,7 +50,20 @@ def create_app(config: BridgeConfig) -> web.Application:
         router.add(route.method, route.template, endpoint_of(route, upstream, config))
     for endpoint in (*ops_endpoints(health, metrics), *document_endpoints(routes)):
         router.add("GET", endpoint.template, endpoint)
+    dialect = registry.load()
+    methods = registry.rpcs() if dialect else {}
+    event_streams: set[Any] = set()
+    for declared in dialect:
+        router.add(
+            declared.method,
+            declared.template,
+            serving.endpoint_of(declared, methods, upstream, config, event_streams),
+        )
     gateway = Gateway(config, router, metrics)
+
+    async def end_event_streams(_app: web.Application) -> None:
+        for call in list(event_streams):
+            call.cancel()
 
     async def connected(_app: web.Application) -> AsyncIterator[None]:
         watching = asyncio.create_task(health.watch())
@@ -64,6 +78,7 @@ def create_app(config: BridgeConfig) -> web.Application:
     # One route for everything: our own router knows which literal wins and what a path allows.
     app.router.add_route("*", "/{path:.*}", gateway.handle)
     app.cleanup_ctx.append(connected)
+    app.on_shutdown.append(end_event_streams)
     return app
 
 

@@ -95,6 +95,8 @@ class Failure(Exception):
         details: Fields at fault, each with `field` and `description`.
         suggestion: What to do instead.
         headers: Of the answer, e.g. `Retry-After`.
+        metadata: What is variable in the message, as the server said it.
+        members: Members that this error has besides the usual ones, under `/api/**`.
     """
 
     status: int
@@ -103,6 +105,8 @@ class Failure(Exception):
     details: list[dict[str, str]] = field(default_factory=list)
     suggestion: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    members: dict[str, Any] = field(default_factory=dict)
 
     def body(self, family: Family, correlation_id: str) -> dict[str, Any]:
         """The JSON object that says it in the conventions of ``family``."""
@@ -126,7 +130,8 @@ class Failure(Exception):
     def status_in(self, family: Family) -> int:
         """The HTTP status in the conventions of ``family``."""
         if family is Family.FLEET:
-            return _FLEET_STATUS.get(self.code, 400 if self.status == 422 else self.status)
+            usual = 400 if self.status == 422 else self.status
+            return _FLEET_STATUS.get(fleet_code(self.code), usual)
         return self.status
 
 
@@ -141,7 +146,10 @@ def from_rpc(err: grpc.aio.AioRpcError) -> Failure:
     """What a failed call is to the REST caller."""
     # Through `iter`, since the type looks like a mapping and is none: its keys are pairs.
     trailing: dict[str, Any] = dict(iter(err.trailing_metadata() or ()))
-    failure = _from_line(trailing) or _from_status(trailing) or _from_code(err.code())
+    said = _from_status(trailing)
+    failure = _from_line(trailing) or said or _from_code(err.code())
+    if said is not None:
+        failure.metadata = said.metadata
     for key, name in _HEADERS.items():
         if key in trailing:
             failure.headers[name] = str(trailing[key])
@@ -196,6 +204,7 @@ def _from_status(trailing: dict[str, Any]) -> Failure | None:
         status.message,
         [{"field": v.field, "description": v.description} for v in bad.field_violations],
         info.metadata.get("suggestion"),
+        metadata=dict(info.metadata),
     )
     if retry.HasField("retry_delay"):
         delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
@@ -259,25 +268,47 @@ _FLEET_CODES: Final = {
 _FLEET_TEXTS: Final = {
     "UNAUTHORIZED": "Missing client token",
     "INVALID_TOKEN": "Invalid client token",
+    # One text for what is another tenant's, unknown and malformed.
+    "NOT_FOUND": "There is no such resource",
 }
 # State and mode errors that gRPC says as a failed precondition and these routes as a bad request.
 _FLEET_STATUS: Final = {
-    "INVALID_TRANSITION": 400,
-    "REPLICA_LIMIT": 400,
-    "REPLICA_NOT_PROMOTABLE": 400,
-    "AGENT_DISABLED": 400,
-    "NO_POOL_AVAILABLE": 400,
+    **dict.fromkeys(
+        (
+            "VALIDATION_ERROR",
+            "INVALID_TRANSITION",
+            "MANUAL_REPLICA_DISABLED",
+            "REPLICA_LIMIT",
+            "REPLICA_NOT_PROMOTABLE",
+            "ALREADY_TERMINATED",
+            "AGENT_DISABLED",
+            "CONFIRM_REQUIRED",
+            "MODE_CONFLICT",
+            "UNKNOWN_POOL",
+            "POOL_REQUIRED",
+            "NO_POOL_AVAILABLE",
+            "TYPE_MISMATCH",
+            "UNSUPPORTED_MODEL_FORMAT",
+            "MODEL_INVALID",
+        ),
+        400,
+    ),
+    "INVALID_TOKEN": 401,
+    "UNAUTHORIZED": 401,
+    "AUTO_SWITCH_DISABLED": 403,
+    "AGENT_OFFLINE": 404,
 }
 
 
-def _fleet_code(code: str) -> str:
+def fleet_code(code: str) -> str:
+    """What a reason is called under `/api/**`."""
     if code.endswith("_NOT_FOUND") and code != "ROUTE_NOT_FOUND":
         return "NOT_FOUND"
     return _FLEET_CODES.get(code, code)
 
 
 def _fleet_body(failure: Failure, correlation_id: str) -> dict[str, Any]:
-    code = _fleet_code(failure.code)
+    code = fleet_code(failure.code)
     body: dict[str, Any] = {
         "status": "error",
         "error": _FLEET_TEXTS.get(code, failure.message),
@@ -292,4 +323,5 @@ def _fleet_body(failure: Failure, correlation_id: str) -> dict[str, Any]:
         ]
     if failure.suggestion:
         body["hint"] = failure.suggestion
+    body.update(failure.members)
     return body

@@ -88,6 +88,7 @@ _FORWARDED: Final = {
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _NOT_ASCII: Final = re.compile(r"[^\x20-\x7e]")
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{8,128}")
 _OWN_KEY: Final = re.compile(r"sp_[a-z0-9]{2,16}_[0-9A-Za-z]{32}_[0-9A-Za-z]{6}")
 
 
@@ -174,6 +175,40 @@ def forwarded_metadata(headers: Mapping[str, str], ids: Ids, client: str | None)
     if client is not None:
         metadata.append(("x-forwarded-for", client))
     return tuple(metadata)
+
+
+def anonymous_metadata(
+    headers: Mapping[str, str], ids: Ids, client: str | None
+) -> list[tuple[str, str]]:
+    """Metadata of a call whose credential is chosen elsewhere."""
+    metadata = [("x-request-id", ids.correlation)]
+    agent = headers.get("User-Agent")
+    if agent is not None:
+        metadata.append(("x-user-agent", _NOT_ASCII.sub("?", agent[:512])))
+    if client is not None:
+        metadata.append(("x-forwarded-for", client))
+    return metadata
+
+
+def repeatable(
+    headers: Mapping[str, str], where: str, *, by_request_id: bool
+) -> list[tuple[str, str]]:
+    """Metadata of a write that may be repeated under a key; empty when the caller names none.
+
+    Args:
+        headers: Of the request.
+        where: Method and path, which the key belongs to.
+        by_request_id: Whether `X-Request-ID` is such a key too. Some clients send one value for
+            ever, so that another body under it is another request.
+    """
+    key = headers.get("Idempotency-Key")
+    alias = headers.get("X-Request-ID") if by_request_id else None
+    if key is None and (alias is None or not _IDEMPOTENCY_KEY.fullmatch(alias)):
+        return []
+    kind = ("x-idempotency-alias", "x-request-id") if key is None else None
+    value = _NOT_ASCII.sub("?", (key if key is not None else alias or "")[:256])
+    metadata = [("idempotency-key", value), ("x-idempotency-scope", where[:1024])]
+    return metadata if kind is None else [*metadata, kind]
 
 
 def key_prefix(headers: Mapping[str, str]) -> str | None:

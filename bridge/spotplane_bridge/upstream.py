@@ -69,6 +69,19 @@ class Upstream:
             ]
         )
 
+    def upload(self, rpc: str, request: type[Message], response: type[Message]) -> Stub:
+        """A stub for an RPC with a stream of requests and one response."""
+        return _take_turns(
+            [
+                channel.stream_unary(
+                    rpc,
+                    request_serializer=request.SerializeToString,
+                    response_deserializer=response.FromString,
+                )
+                for channel in self._channels
+            ]
+        )
+
     async def close(self) -> None:
         """End the connections; calls that are still open fail."""
         for channel in self._channels:
@@ -81,7 +94,7 @@ def _take_turns(stubs: list[Any]) -> Stub:
         return only
     turns = itertools.cycle(stubs)
 
-    def call(request: Message, **options: Any) -> Any:
+    def call(request: Any, **options: Any) -> Any:
         return next(turns)(request, **options)
 
     return call

@@ -1,0 +1,82 @@
+"""What all routes of the field have in common: credentials, errors, envelopes, ids."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.dialects.field import ADMIN, NOBODY, UNKNOWN_ID, Field
+from tests.support.plane import ADMIN_TOKEN
+
+ROUTE = f"/api/admin/clients/{UNKNOWN_ID}"
+
+
+async def test_no_token_is_told_so(field: Field) -> None:
+    """The text is one that clients compare."""
+    said = await field.refused("UNAUTHORIZED", "DELETE", ROUTE, status=401, by=NOBODY)
+    assert said["error"] == "Missing client token"
+
+
+@pytest.mark.parametrize("token", ["nonsense", "sp_live_x", "sp_admin_x"])
+async def test_a_bad_token_is_told_so(field: Field, token: str) -> None:
+    """Whatever it looks like."""
+    said = await field.refused("INVALID_TOKEN", "DELETE", ROUTE, status=401, by=token)
+    assert said["error"] == "Invalid client token"
+
+
+async def test_a_header_that_cannot_be_read_is_told_apart(field: Field) -> None:
+    """No scheme, no bearer."""
+    headers = {"Authorization": "Token abc"}
+    await field.refused(
+        "INVALID_AUTH_FORMAT", "DELETE", ROUTE, status=401, by=NOBODY, headers=headers
+    )
+
+
+async def test_a_tenants_key_opens_no_administrators_route(field: Field) -> None:
+    """It is known, and it is not enough."""
+    await field.refused("FORBIDDEN", "DELETE", ROUTE, status=403)
+
+
+async def test_an_administrator_may_come_as_bearer(field: Field) -> None:
+    """As the dashboards do."""
+    await field.refused("NOT_FOUND", "DELETE", ROUTE, status=404, by=ADMIN_TOKEN)
+
+
+async def test_an_administrators_header_decides_alone(field: Field) -> None:
+    """A bad one does not fall through to a good bearer."""
+    headers = {"X-Admin-Token": "wrong"}
+    await field.refused(
+        "INVALID_TOKEN", "DELETE", ROUTE, status=401, by=ADMIN_TOKEN, headers=headers
+    )
+
+
+async def test_unknown_and_malformed_ids_are_one_answer(field: Field) -> None:
+    """But for the correlation id."""
+    unknown = await field.delete(ROUTE, status=404, by=ADMIN)
+    malformed = await field.delete("/api/admin/clients/nope", status=404, by=ADMIN)
+    del unknown["correlation_id"], malformed["correlation_id"]
+    assert unknown == malformed
+
+
+async def test_an_envelope_is_for_those_who_ask(field: Field) -> None:
+    """The same body, wrapped, with its message copied."""
+    path = f"/api/admin/clients/{field.foreign.id}"
+    headers = {"X-Response-Format": "envelope"}
+    said = await field.delete(path, by=ADMIN, headers=headers)
+    assert list(said) == ["status", "data", "error", "message"]
+    assert said["status"] == "success"
+    assert said["data"]["message"] == said["message"]
+
+
+async def test_a_correlation_id_is_taken_over(field: Field) -> None:
+    """In the body and in the header."""
+    async with field.send(
+        "DELETE", ROUTE, by=ADMIN, headers={"X-Correlation-ID": "abc-123"}
+    ) as answer:
+        assert answer.headers["X-Correlation-ID"] == "abc-123"
+        assert (await answer.json())["correlation_id"] == "abc-123"
+
+
+async def test_an_empty_json_body_is_an_empty_object(field: Field) -> None:
+    """On every method."""
+    headers = {"Content-Type": "application/json"}
+    await field.refused("NOT_FOUND", "DELETE", ROUTE, status=404, by=ADMIN, headers=headers)
