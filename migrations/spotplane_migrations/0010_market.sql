@@ -9,17 +9,19 @@ CREATE TABLE raw_prices (
     price_nanousd bigint NOT NULL CHECK (price_nanousd > 0),
     observed_at   timestamptz NOT NULL,
     -- Which part of a fleet told it: primary, replica-automatic, replica-manual or unknown.
-    source        text NOT NULL,
-    -- The report it came with: the same one told twice counts once.
+    source        text NOT NULL
+        CONSTRAINT raw_prices_source_check CHECK (source IN
+            ('primary', 'replica-automatic', 'replica-manual', 'unknown')),
+    -- The submission it came with: the same one told twice counts once.
     submission_id text NOT NULL,
     -- Kept for tracing a bad price, never shown to another tenant.
     agent_id      uuid,
-    -- Order in which the pipeline takes rows; null once taken.
+    -- Not yet taken by the pipeline.
     pending       boolean NOT NULL DEFAULT true,
     PRIMARY KEY (received_at, id)
 ) PARTITION BY RANGE (received_at);
-CREATE INDEX raw_prices_pending ON raw_prices (pool_id, observed_at) WHERE pending;
-CREATE INDEX raw_prices_pool ON raw_prices (pool_id, observed_at);
+CREATE INDEX raw_prices_pending ON raw_prices (received_at, id) WHERE pending;
+CREATE INDEX raw_prices_submission ON raw_prices (submission_id, pool_id);
 GRANT SELECT, INSERT, UPDATE ON raw_prices TO spotplane_app;
 
 CREATE TABLE clean_prices (
@@ -30,12 +32,28 @@ CREATE TABLE clean_prices (
         CONSTRAINT clean_prices_source_check CHECK (source IN
             ('primary', 'replica-automatic', 'replica-manual', 'interpolated', 'unknown')),
     confidence    real NOT NULL CHECK (confidence BETWEEN 0 AND 1),
-    updated_at    timestamptz NOT NULL,
+    -- When, and with which submission, the price was seen; both decide which of two equals is first.
+    observed_at   timestamptz NOT NULL,
+    submission_id text NOT NULL,
+    -- The writing transaction's number in clean_revision: whoever reads by it skips nothing.
+    revision      bigint NOT NULL,
     PRIMARY KEY (pool_id, bucket_at)
 ) PARTITION BY RANGE (bucket_at);
+-- For readers of what is new; what was interpolated is no news.
+CREATE INDEX clean_prices_news ON clean_prices (revision, pool_id, bucket_at) WHERE source <> 'interpolated';
+CREATE INDEX clean_prices_time ON clean_prices USING brin (bucket_at) WITH (pages_per_range = 32);
 GRANT SELECT, INSERT, UPDATE ON clean_prices TO spotplane_app;
 
--- Clean on-demand prices: a row when a price is first seen or differs from the newest.
+-- One row, which every writer of clean prices raises first: writers take turns, so that revisions are
+-- committed in their order.
+CREATE TABLE clean_revision (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    revision  bigint NOT NULL DEFAULT 0
+);
+INSERT INTO clean_revision DEFAULT VALUES;
+GRANT SELECT, UPDATE ON clean_revision TO spotplane_app;
+
+-- On-demand prices over time: a row when a price is first seen or differs from the one before.
 CREATE TABLE on_demand_price_history (
     region        text NOT NULL,
     instance_type text NOT NULL,
@@ -46,16 +64,72 @@ CREATE TABLE on_demand_price_history (
 GRANT SELECT, INSERT ON on_demand_price_history TO spotplane_app;
 INSERT INTO on_demand_price_history SELECT region, instance_type, observed_at, price_nanousd FROM on_demand_prices;
 
+-- Every report, for the health of an agent's pricing and an instance's log.
+CREATE TABLE price_reports (
+    tenant_id         uuid NOT NULL,
+    received_at       timestamptz NOT NULL,
+    id                uuid NOT NULL,
+    agent_id          uuid NOT NULL,
+    instance_id       text,
+    pool_id           text,
+    observed_at       timestamptz NOT NULL,
+    -- Of the instance's own pool, and of its type.
+    spot_nanousd      bigint,
+    on_demand_nanousd bigint,
+    accepted          int NOT NULL,
+    dropped           int NOT NULL,
+    PRIMARY KEY (tenant_id, received_at, id)
+) PARTITION BY RANGE (received_at);
+CREATE INDEX price_reports_agent ON price_reports (tenant_id, agent_id, received_at DESC);
+CREATE INDEX price_reports_instance ON price_reports (tenant_id, instance_id, received_at DESC);
+CALL isolate_tenants('price_reports');
+GRANT SELECT, INSERT, UPDATE, DELETE ON price_reports TO spotplane_app;
+
+-- What an instance last told of its own prices.
+CREATE TABLE instance_prices (
+    tenant_id         uuid NOT NULL,
+    instance_id       text NOT NULL,
+    spot_nanousd      bigint CHECK (spot_nanousd > 0),
+    on_demand_nanousd bigint CHECK (on_demand_nanousd > 0),
+    -- Of its type when it was first seen.
+    baseline_nanousd  bigint NOT NULL CHECK (baseline_nanousd > 0),
+    observed_at       timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, instance_id)
+);
+CALL isolate_tenants('instance_prices');
+GRANT SELECT, INSERT, UPDATE, DELETE ON instance_prices TO spotplane_app;
+
 CREATE TABLE pool_scores (
-    pool_id     text NOT NULL,
-    computed_at timestamptz NOT NULL,
-    score       real NOT NULL CHECK (score BETWEEN 0 AND 100),
-    class       text NOT NULL CONSTRAINT pool_scores_class_check CHECK (class IN ('safe', 'caution', 'avoid')),
-    risk        real NOT NULL,
-    volatility  real,
+    pool_id          text NOT NULL,
+    computed_at      timestamptz NOT NULL,
+    score            real NOT NULL CHECK (score BETWEEN 0 AND 100),
+    class            text NOT NULL CONSTRAINT pool_scores_class_check CHECK (class IN ('safe', 'caution', 'avoid')),
+    risk             real NOT NULL CHECK (risk BETWEEN 0 AND 1),
+    -- Standard deviation over mean of 24 hours; null with fewer than two prices.
+    volatility       real,
+    interruptions_30d int NOT NULL,
     PRIMARY KEY (pool_id, computed_at)
 );
+CREATE INDEX pool_scores_time ON pool_scores (computed_at);
 GRANT SELECT, INSERT, DELETE ON pool_scores TO spotplane_app;
+
+-- What models learn from: a row a trusted clean price.
+CREATE TABLE price_features (
+    pool_id       text NOT NULL,
+    bucket_at     timestamptz NOT NULL,
+    price_nanousd bigint NOT NULL,
+    hour          smallint NOT NULL,  -- UTC, 0 to 23
+    weekday       smallint NOT NULL,  -- 0 is Monday
+    -- Relative changes against 12 and 288 buckets earlier; null when there was no price.
+    change_1h     real,
+    change_24h    real,
+    -- Standard deviation in US dollars over the last 72 buckets; null with fewer than two prices.
+    sigma_6h      real,
+    -- 1 is the cheapest pool of the type in the region, in the same bucket.
+    price_rank    int NOT NULL,
+    PRIMARY KEY (pool_id, bucket_at)
+) PARTITION BY RANGE (bucket_at);
+GRANT SELECT, INSERT, UPDATE ON price_features TO spotplane_app;
 
 -- What each run of a job over prices did.
 CREATE TABLE pipeline_runs (
@@ -70,12 +144,15 @@ CREATE TABLE pipeline_runs (
     backfills_added    bigint NOT NULL DEFAULT 0,
     error              text
 );
-CREATE INDEX pipeline_runs_recent ON pipeline_runs (started_at DESC);
+CREATE INDEX pipeline_runs_recent ON pipeline_runs (started_at DESC, id);
 GRANT SELECT, INSERT, UPDATE, DELETE ON pipeline_runs TO spotplane_app;
 
-INSERT INTO partitioned_tables VALUES ('raw_prices'), ('clean_prices');
+-- Choosing by the interruptions of a window over all pools; the index of 0005 leads with the pool.
+CREATE INDEX pool_interruptions_time ON pool_interruptions (occurred_at);
+
+INSERT INTO partitioned_tables VALUES ('raw_prices'), ('clean_prices'), ('price_reports'), ('price_features');
 SELECT ensure_partition(parent, starts_at, starts_at + interval '1 month')
-  FROM unnest(ARRAY['raw_prices', 'clean_prices']) AS parent,
+  FROM unnest(ARRAY['raw_prices', 'clean_prices', 'price_reports', 'price_features']) AS parent,
        generate_series(date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '2 months',
                        date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' + interval '3 months',
                        interval '1 month') AS starts_at;

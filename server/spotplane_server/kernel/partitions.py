@@ -19,6 +19,8 @@ TABLES: Final = (
     "outbox_events",
     "raw_prices",
     "clean_prices",
+    "price_reports",
+    "price_features",
 )
 MONTHS_BACK: Final = 2
 MONTHS_AHEAD: Final = 3

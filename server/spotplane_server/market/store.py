@@ -33,13 +33,23 @@ PUT_ON_DEMAND_PRICES: Final = """
      WHERE p.observed_at < excluded.observed_at
 """
 
+# A pool whose first report has not become clean yet has that report's price.
 LIST_POOLS: Final = """
-    SELECT p.id, p.instance_type, p.region, p.az, p.price_nanousd, p.price_observed_at,
+    SELECT p.id, p.instance_type, p.region, p.az,
+           coalesce(c.price_nanousd, p.price_nanousd) AS price_nanousd,
+           coalesce(c.observed_at, p.price_observed_at) AS price_observed_at,
            (SELECT count(*)
               FROM pool_interruptions i
              WHERE i.pool_id = p.id
                AND i.occurred_at > $3) AS interruptions
       FROM pools p
+      LEFT JOIN LATERAL
+           (SELECT price_nanousd, observed_at
+              FROM clean_prices
+             WHERE pool_id = p.id
+               AND bucket_at > $4
+             ORDER BY bucket_at DESC
+             LIMIT 1) AS c ON true
      WHERE p.region = $1
        AND p.instance_type = $2
      ORDER BY p.id
@@ -52,6 +62,7 @@ PUT_INTERRUPTION: Final = """
 """
 
 INTERRUPTION_WINDOW: Final = timedelta(hours=24)
+CLEAN_WINDOW: Final = timedelta(hours=25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,8 @@ class Pool:
     """Spot capacity of one type in one zone.
 
     Attributes:
-        price_nanousd: Newest price per hour; None when none was ever seen.
+        price_nanousd: Newest clean price per hour; None when none was ever seen.
+        price_observed_at: When that price was seen.
         interruptions: Instances interrupted there in the last 24 hours.
     """
 
@@ -107,8 +119,10 @@ async def put_on_demand_prices(
 
 
 async def list_pools(conn: Conn, region: str, instance_type: str, *, now: datetime) -> list[Pool]:
-    """Pools of one type and region, by id."""
-    rows = await conn.fetch(LIST_POOLS, region, instance_type, now - INTERRUPTION_WINDOW)
+    """Pools of one type and region, by id: the candidates of every choice."""
+    rows = await conn.fetch(
+        LIST_POOLS, region, instance_type, now - INTERRUPTION_WINDOW, now - CLEAN_WINDOW
+    )
     return [Pool(**row) for row in rows]
 
 
