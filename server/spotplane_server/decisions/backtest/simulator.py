@@ -1,0 +1,294 @@
+"""A service that must always have one serving instance, replayed through a recorded market."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from spotplane_server.decisions.backtest.fleet import Fleet, Instance, Rules
+from spotplane_server.decisions.backtest.optimum import ON_DEMAND
+from spotplane_server.decisions.backtest.recording import NANO, Recording
+from spotplane_server.decisions.backtest.view import INSTANCE_TYPE, MarketView
+from spotplane_server.decisions.engine import Decision, Engine, Limits, PoolView, Snapshot
+
+ON_DEMAND_ID: Final = "ondemand"
+_SERVICE: Final = UUID(int=1)
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a replay came to; costs in nano-USD an hour times seconds, exact.
+
+    Attributes:
+        seconds: Length of the recording.
+        served_seconds: Seconds with a serving instance.
+        cost: All that was billed.
+        standby_cost: Part of it for booted instances that did not serve.
+        boot_cost: Part of it for instances that booted.
+        switches: Times that another instance began to serve.
+        losses: Notices (without notices: losses) that befell the serving instance.
+        outages: Times that no instance served.
+        refusals: Launches for which there was no capacity.
+        launches: Instances started, the first one not counted.
+        decisions: Times that the engine was asked.
+    """
+
+    seconds: int
+    served_seconds: int = 0
+    cost: int = 0
+    standby_cost: int = 0
+    boot_cost: int = 0
+    switches: int = 0
+    losses: int = 0
+    outages: int = 0
+    refusals: int = 0
+    launches: int = 0
+    decisions: int = 0
+    on_demand_seconds: int = 0
+    standby_seconds: int = 0
+
+
+@dataclass(slots=True)
+class Replay:
+    """One engine's service in one market.
+
+    The service begins on demand, booted, at the recording's first second. The engine is asked
+    at every tick and whenever something happens to the service: a notice, a loss, a boot that ended,
+    a launch that was refused; while a switch is under way only when a notice or a loss asks
+    for an answer. What it answers is carried out as the plane does it: make before break, the
+    standby first, and if the engine has no answer to a notice, the safest other pool.
+
+    Args:
+        market: What happened.
+        view: What is seen of it.
+        engine: Who decides.
+        rules: Boot, notice and on-demand price.
+        standbys: Standbys to hold at all times, whatever the engine says; None leaves it to
+            the engine.
+    """
+
+    market: Recording
+    view: MarketView
+    engine: Engine
+    rules: Rules
+    standbys: int | None = None
+    fleet: Fleet = field(init=False)
+    outcome: Outcome = field(init=False)
+    _memory: dict[str, float] = field(default_factory=dict)
+    _lost: set[int] = field(default_factory=set)
+    _ids: dict[str, int] = field(init=False)
+    _pools: tuple[PoolView, ...] = ()
+    _tick: int = 0
+    _wanted: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fleet = Fleet(self.market, self.rules)
+        self.outcome = Outcome(self.market.seconds)
+        self._ids = {f"{INSTANCE_TYPE}.{zone}": n for n, zone in enumerate(self.market.zones)}
+        self._ids[ON_DEMAND_ID] = ON_DEMAND
+
+    def run(self) -> Outcome:
+        """Replay the whole recording."""
+        now, end = 0, self.market.seconds
+        while now < end:
+            self._at(now)
+            following = min(self.market.starts[self._tick + 1], self.fleet.next_event(now))
+            self._bill(now, following - now)
+            now = following
+        return self.outcome
+
+    def _at(self, now: int) -> None:
+        """Let happen what happens at a second, then ask the engine."""
+        starts = self.market.starts
+        asked = now == 0
+        if now and now == starts[self._tick + 1]:
+            self._tick += 1
+            self._lost.clear()
+            asked = True
+        fleet = self.fleet
+        events = fleet.advance(now)
+        self._lost.update(pool for pool in events.noticed if pool != ON_DEMAND)
+        self.outcome.losses += events.serving_threatened
+        self.outcome.switches += events.switched
+        self.outcome.outages += events.went_down
+        self._pools = self.view.pools(self._tick, frozenset(self._lost))
+        if fleet.moving is None or fleet.threatened:
+            asked = asked or events.any
+        else:
+            asked = False
+        if asked:
+            self._ask(now)
+
+    def _ask(self, now: int) -> None:
+        """Ask until an answer could be carried out; each refusal is shown to the engine."""
+        for _ in range(len(self.market.zones) + 1):
+            decision = self._decide(now)
+            if self._carry_out(decision, now):
+                break
+        fleet = self.fleet
+        if fleet.threatened and fleet.moving is None and fleet.standby(now) is None:
+            self._rescue(now)
+
+    def _decide(self, now: int) -> Decision:
+        fleet = self.fleet
+        serving, standby = fleet.serving, fleet.standby(now)
+        place = serving or fleet.last
+        at_spot = place.pool != ON_DEMAND
+        snapshot = Snapshot(
+            agent_id=_SERVICE,
+            instance_type=INSTANCE_TYPE,
+            region="",
+            mode="spot" if at_spot else "ondemand",
+            pool_id=self._pools[place.pool].id if at_spot else None,
+            serving_since=self.view.instant(fleet.serving_since),
+            standby_pool_id=None if standby is None else self._id(standby.pool),
+            on_demand_price=self.rules.on_demand / NANO,
+            pools=self._pools,
+            limits=Limits(),
+            now=self.view.instant(now),
+            memory=self._memory,
+            serving=serving is not None,
+            notice_time=(
+                self.view.instant(serving.loss_at) if serving and serving.doomed(now) else None
+            ),
+            standby_ready=standby is not None and standby.ready_at <= now,
+            moving_to=None if fleet.moving is None else self._id(fleet.moving.pool),
+            boot=timedelta(seconds=self.rules.boot_seconds),
+            notice=timedelta(seconds=self.rules.notice_seconds),
+        )
+        decision = self.engine.decide(snapshot)
+        self._memory = decision.memory
+        self.outcome.decisions += 1
+        return decision
+
+    def _id(self, pool: int) -> str:
+        return ON_DEMAND_ID if pool == ON_DEMAND else self._pools[pool].id
+
+    def _carry_out(self, decision: Decision, now: int) -> bool:
+        """Start and end instances as the decision says; False when a launch was refused."""
+        fleet = self.fleet
+        accepted = True
+        if decision.action != "stay":
+            target = ON_DEMAND
+            if decision.target_mode == "spot":
+                target = self._ids[decision.target_pool_id or ""]
+            accepted = self._move(target, now)
+        wanted = self._standbys(decision)
+        for pool in wanted:
+            if not fleet.holds(pool, now):
+                accepted = self._launch_spare(pool, now) and accepted
+        fleet.keep(wanted, now)
+        return accepted
+
+    def _move(self, target: int, now: int) -> bool:
+        fleet = self.fleet
+        place = fleet.serving
+        if place is not None and place.pool == target and not place.doomed(now):
+            return True
+        if fleet.moving is not None and fleet.moving.pool == target:
+            return True
+        spare = fleet.take_spare(target, now) or self._launch(target, now)
+        if spare is None:
+            return False
+        fleet.move_to(spare, now)
+        return True
+
+    def _launch_spare(self, pool: int, now: int) -> bool:
+        instance = self._launch(pool, now)
+        if instance is None:
+            return False
+        self.fleet.spares.append(instance)
+        return True
+
+    def _launch(self, pool: int, now: int) -> Instance | None:
+        instance = self.fleet.launch(pool, now, self._tick)
+        if instance is None:
+            self.outcome.refusals += 1
+            self._lost.add(pool)
+            self._pools = self.view.pools(self._tick, frozenset(self._lost))
+        else:
+            self.outcome.launches += 1
+        return instance
+
+    def _standbys(self, decision: Decision) -> list[int]:
+        """Pools in which a standby should be live."""
+        said: list[int] = []
+        if decision.standby is not None and (self.engine.hedges or self.standbys):
+            said = [self._ids[decision.standby]]
+        if self.standbys is None:
+            return said
+        fleet = self.fleet
+        serving = fleet.moving or fleet.serving
+        taken = serving.pool if serving is not None else None
+        held = [spare.pool for spare in fleet.spares if self._has_capacity(spare.pool)]
+        free = sorted(
+            (pool.price or 0.0, index)
+            for index, pool in enumerate(self._pools)
+            if pool.available and pool.price is not None
+        )
+        chosen = []
+        for pool in [*said, *held, *(index for _, index in free), *[ON_DEMAND] * self.standbys]:
+            if pool == ON_DEMAND or (pool != taken and pool not in chosen):
+                chosen.append(pool)
+        return chosen[: self.standbys]
+
+    def _has_capacity(self, pool: int) -> bool:
+        return pool != ON_DEMAND and self._pools[pool].available
+
+    def _rescue(self, now: int) -> None:
+        """The plane's own answer: the safest other pool, else on demand.
+
+        Safest is what has been interrupted least in 24 hours, then cheapest.
+        """
+        since = self.view.instant(now) - _DAY
+        place = self.fleet.serving or self.fleet.last
+        order = sorted(
+            (
+                (sum(at > since for at in pool.interruptions), pool.price, index)
+                for index, pool in enumerate(self._pools)
+                if pool.available and pool.price is not None and index != place.pool
+            ),
+        )
+        for pool in [*(index for _, _, index in order), ON_DEMAND]:
+            if self._move(pool, now):
+                return
+
+    def _bill(self, now: int, seconds: int) -> None:
+        out, fleet = self.outcome, self.fleet
+        prices = self.market.prices[self._tick]
+        for instance, role in fleet.roles(now):
+            price = self.rules.on_demand if instance.pool == ON_DEMAND else prices[instance.pool]
+            cost = (price or 0) * seconds
+            out.cost += cost
+            if role == "serving":
+                out.served_seconds += seconds
+                out.on_demand_seconds += seconds if instance.pool == ON_DEMAND else 0
+            elif role == "standby":
+                out.standby_cost += cost
+                out.standby_seconds += seconds
+            else:
+                out.boot_cost += cost
+
+
+def replay(
+    market: Recording,
+    engine: Engine,
+    rules: Rules,
+    *,
+    standbys: int | None = None,
+    view: MarketView | None = None,
+) -> Outcome:
+    """Replay a market for one engine; ``view`` may be shared between replays of one market."""
+    return Replay(market, view or MarketView(market), engine, rules, standbys).run()
+
+
+def shares(outcome: Outcome, on_demand: int) -> Sequence[float]:
+    """Availability, and cost as a share of always on-demand."""
+    return (
+        outcome.served_seconds / outcome.seconds,
+        outcome.cost / (on_demand * outcome.seconds),
+    )
