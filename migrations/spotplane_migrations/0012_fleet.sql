@@ -2,15 +2,12 @@
 
 ALTER TABLE instances
     -- Since when it serves nobody: the start of every wait for its end.
-    ADD COLUMN retired_at              timestamptz,
+    ADD COLUMN retired_at   timestamptz,
     -- Only a word about itself may end it: two processes may share an agent's name, or its switch
     -- was told to let it live.
-    ADD COLUMN spared                  boolean NOT NULL DEFAULT false,
+    ADD COLUMN spared       boolean NOT NULL DEFAULT false,
     -- When its agent was last told to end it, or said that it could not.
-    ADD COLUMN end_asked_at            timestamptz,
-    -- What it was last known to cost an hour, told with it; prices of its pool are in the market.
-    ADD COLUMN spot_price_nanousd      bigint CHECK (spot_price_nanousd > 0),
-    ADD COLUMN on_demand_price_nanousd bigint CHECK (on_demand_price_nanousd > 0);
+    ADD COLUMN end_asked_at timestamptz;
 
 UPDATE instances SET retired_at = updated_at WHERE status IN ('zombie', 'terminating');
 
