@@ -23,7 +23,7 @@ LIST_WAITING: Final = """
 GET_COMMAND: Final = """
     SELECT tenant_id, id, agent_id, instance_id, request_id, type, name, parameters, priority,
            trigger, created_by, status, delivery_count, success, message, result, created_at,
-           leased_at, received_at, started_at, done_at, expires_at
+           leased_at, received_at, started_at, done_at, expires_at, dialect
       FROM agent_commands
      WHERE tenant_id = $1 AND agent_id = $2 AND ($3::uuid IS NULL OR id = $3)
        AND ($4::text IS NULL OR request_id = $4)
@@ -39,7 +39,7 @@ LIST_HISTORY: Final = """
 LIST_COMMANDS: Final = """
     SELECT tenant_id, id, agent_id, instance_id, request_id, type, name, parameters, priority,
            trigger, created_by, status, delivery_count, success, message, result, created_at,
-           leased_at, received_at, started_at, done_at, expires_at
+           leased_at, received_at, started_at, done_at, expires_at, dialect
       FROM agent_commands
      WHERE tenant_id = $1 AND agent_id = $2 AND ($3::text IS NULL OR status = $3)
        AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))

@@ -15,8 +15,8 @@ INSERT_COMMAND: Final = """
     WITH issued AS (
         INSERT INTO agent_commands (tenant_id, id, agent_id, instance_id, request_id, type, name,
                                     parameters, priority, trigger, created_by, created_at,
-                                    expires_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                                    expires_at, not_before)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
         ON CONFLICT ON CONSTRAINT agent_commands_request_key DO NOTHING
         RETURNING tenant_id, id),
     told AS (
@@ -39,6 +39,7 @@ CLAIM_COMMANDS: Final = """
            AND c.instance_id = $2
            AND c.status = 'pending'
            AND c.expires_at > $5
+           AND (c.not_before IS NULL OR c.not_before <= $5)
            AND s.session_id = $3
            AND (a.enabled OR c.priority = 100)
          ORDER BY c.priority DESC, c.created_at
@@ -47,23 +48,28 @@ CLAIM_COMMANDS: Final = """
            FOR UPDATE OF c SKIP LOCKED),
     leased AS (
         UPDATE agent_commands c
-           SET status = 'leased', session_id = $3, leased_at = $5,
+           SET status = 'leased', session_id = $3, leased_at = $5, dialect = 'stream',
                leased_until = $5 + CASE WHEN c.priority = 100 THEN $7::interval
-                                        ELSE $6::interval END,
+                                        ELSE $6::interval + CASE
+                   WHEN c.type = 'switch'
+                        AND jsonb_typeof(c.parameters -> 'terminate_wait_seconds') = 'number'
+                   THEN interval '1 second' * least(86400, greatest(0,
+                            (c.parameters ->> 'terminate_wait_seconds')::float8))
+                   ELSE interval '0' END END,
                delivery_count = c.delivery_count + 1
           FROM due
          WHERE c.tenant_id = due.tenant_id AND c.id = due.id
         RETURNING c.tenant_id, c.id, c.agent_id, c.instance_id, c.request_id, c.type, c.name,
                   c.parameters, c.priority, c.trigger, c.created_by, c.status, c.delivery_count,
                   c.success, c.message, c.result, c.created_at, c.leased_at, c.received_at,
-                  c.started_at, c.done_at, c.expires_at),
+                  c.started_at, c.done_at, c.expires_at, c.dialect),
     told AS (
         INSERT INTO agent_command_events (tenant_id, command_id, kind, occurred_at, detail)
         SELECT tenant_id, id, 'leased', $5, 'session ' || $3 || ', delivery ' || delivery_count
           FROM leased)
     SELECT tenant_id, id, agent_id, instance_id, request_id, type, name, parameters, priority,
            trigger, created_by, status, delivery_count, success, message, result, created_at,
-           leased_at, received_at, started_at, done_at, expires_at
+           leased_at, received_at, started_at, done_at, expires_at, dialect
       FROM leased
      ORDER BY priority DESC, created_at
 """
@@ -124,13 +130,13 @@ FINISH_COMMAND: Final = """
            AND status IN ('pending', 'leased', 'executing')
         RETURNING tenant_id, id, agent_id, instance_id, request_id, type, name, parameters,
                   priority, trigger, created_by, status, delivery_count, success, message, result,
-                  created_at, leased_at, received_at, started_at, done_at, expires_at),
+                  created_at, leased_at, received_at, started_at, done_at, expires_at, dialect),
     told AS (
         INSERT INTO agent_command_events (tenant_id, command_id, kind, occurred_at, detail)
         SELECT tenant_id, id, status, $7, nullif($5, '') FROM moved)
     SELECT tenant_id, id, agent_id, instance_id, request_id, type, name, parameters, priority,
            trigger, created_by, status, delivery_count, success, message, result, created_at,
-           leased_at, received_at, started_at, done_at, expires_at
+           leased_at, received_at, started_at, done_at, expires_at, dialect
       FROM moved
 """
 
@@ -160,38 +166,6 @@ CANCEL_COMMANDS: Final = """
     SELECT id FROM gone
 """
 
-# Leases that ran out go back to be sent again, a bounded number of times; the rest expires.
-RETURN_LEASES: Final = """
-    WITH back AS (
-        UPDATE agent_commands
-           SET status = 'pending', session_id = NULL, leased_until = NULL
-         WHERE status IN ('leased', 'executing') AND leased_until <= $1 AND expires_at > $1
-           AND delivery_count < CASE WHEN priority = 100 THEN 3 ELSE 2 END
-        RETURNING tenant_id, id, instance_id),
-    told AS (
-        INSERT INTO agent_command_events (tenant_id, command_id, kind, occurred_at, detail)
-        SELECT tenant_id, id, 'returned', $1, 'the lease ended without a result' FROM back)
-    SELECT DISTINCT tenant_id, instance_id FROM back
-"""
-
-EXPIRE_COMMANDS: Final = """
-    WITH gone AS (
-        UPDATE agent_commands
-           SET status = 'expired', done_at = $1, leased_until = NULL
-         WHERE (status = 'pending' AND expires_at <= $1)
-            OR (status IN ('leased', 'executing') AND leased_until <= $1)
-        RETURNING tenant_id, id, agent_id, instance_id, request_id, type, name, parameters,
-                  priority, trigger, created_by, status, delivery_count, success, message, result,
-                  created_at, leased_at, received_at, started_at, done_at, expires_at),
-    told AS (
-        INSERT INTO agent_command_events (tenant_id, command_id, kind, occurred_at)
-        SELECT tenant_id, id, 'expired', $1 FROM gone)
-    SELECT tenant_id, id, agent_id, instance_id, request_id, type, name, parameters, priority,
-           trigger, created_by, status, delivery_count, success, message, result, created_at,
-           leased_at, received_at, started_at, done_at, expires_at
-      FROM gone
-"""
-
 OPEN: Final = ("pending", "leased", "executing")
 TYPES: Final = (
     "switch",
@@ -215,8 +189,9 @@ class Order:
     priority: int
     trigger: str
     created_by: str
-    request_id: str
+    request_id: str | None  # None: its id
     expires_in: timedelta
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +220,7 @@ class Command:
     started_at: datetime | None
     done_at: datetime | None
     expires_at: datetime
+    dialect: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +247,7 @@ async def insert(
         command_id,
         agent_id,
         instance_id,
-        order.request_id,
+        order.request_id or str(command_id),
         order.type,
         order.name,
         order.parameters,
@@ -279,7 +255,8 @@ async def insert(
         order.trigger,
         order.created_by,
         now,
-        now + order.expires_in,
+        (order.not_before or now) + order.expires_in,
+        order.not_before,
     )
     return made is not None
 
@@ -373,13 +350,3 @@ async def cancel(
         CANCEL_COMMANDS, tenant_id, agent_id, command_id, instance_id, now, list(statuses), reason
     )
     return [row["id"] for row in rows]
-
-
-async def return_leases(conn: Conn, now: datetime) -> list[Waiting]:
-    """Give back leases that ran out; the instances that have something to fetch again."""
-    return [Waiting(**row) for row in await conn.fetch(RETURN_LEASES, now)]
-
-
-async def expire(conn: Conn, now: datetime) -> list[Command]:
-    """End what is beyond its time."""
-    return [Command(**row) for row in await conn.fetch(EXPIRE_COMMANDS, now)]

@@ -69,6 +69,24 @@ class SwitchInProgress(Precondition):
     reason = "SWITCH_IN_PROGRESS"
 
 
+class UnknownPool(Invalid):
+    """No such pool in the agent's region, or none with a known price."""
+
+    reason = "UNKNOWN_POOL"
+
+
+class PoolRequired(Invalid):
+    """A switch to spot must name its pool."""
+
+    reason = "POOL_REQUIRED"
+
+
+class QuotaExceeded(Exhausted):
+    """The tenant already has all that it may have."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
 class RequestIdReused(Precondition):
     """The request id was used for another content."""
 

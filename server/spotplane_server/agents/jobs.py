@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
 
 from spotplane_server import events
-from spotplane_server.agents import commands_store, convert, sessions_store
+from spotplane_server.agents import commands_upkeep, convert, sessions_store, store
+from spotplane_server.agents.commands_upkeep import Due
 from spotplane_server.agents.ledger import Ledger
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.instances import store as instances
+from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Database, attempt
+
+log = structlog.get_logger(__name__)
+
+KEPT: Final = timedelta(days=7)
+BATCH: Final = 5000
 
 
 class LivenessJob:
@@ -39,7 +49,11 @@ class LivenessJob:
 
 
 class CommandsJob:
-    """Ends leases and commands whose time is over."""
+    """Ends leases and commands whose time is over, and cancels what has lost its sense.
+
+    An agent with something to end is a transaction of its own, so that one that cannot be tidied
+    up holds up no other; the rest costs one look at the index of open commands.
+    """
 
     name = "commands"
     period = timedelta(seconds=15)
@@ -50,12 +64,43 @@ class CommandsJob:
         self._ledger = ledger
 
     async def run_once(self, now: datetime) -> int:
-        """Give leases back, expire what is over; answer how many commands moved."""
-        async with self._db.transaction(EVERY_TENANT) as conn:
-            returned = await commands_store.return_leases(conn, now)
-            expired = await commands_store.expire(conn, now)
-            for command in expired:
-                await self._ledger.take_effect(conn, command, now)
-        for waiting in returned:
-            self._ledger.wake(waiting.tenant_id, waiting.instance_id)
-        return len(returned) + len(expired)
+        """Give leases back, end what is over; answer how many agents had something to tidy up."""
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await commands_upkeep.list_due(conn, now)
+        done = 0
+        for due in found:
+            try:
+                done += await attempt(lambda due=due: self._tidy(due, now))  # type: ignore[misc]
+            except DEFECTS:
+                log.exception("command_upkeep_defect", agent_id=str(due.agent_id))
+        return done
+
+    async def _tidy(self, due: Due, now: datetime) -> int:
+        async with self._db.transaction(due.tenant_id) as conn:
+            await store.lock_any(conn, due.tenant_id, due.agent_id)
+            waits = await self._ledger.tidy(conn, due.tenant_id, due.agent_id, now)
+            primary = await instances.find_primary(conn, due.tenant_id, due.agent_id)
+        if waits and primary is not None:
+            self._ledger.wake(due.tenant_id, primary.id)
+        return 1
+
+
+class CommandRetentionJob:
+    """Deletes commands that have been final for a week, in batches."""
+
+    name = "command-retention"
+    period = timedelta(hours=1)
+    singleton = True
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def run_once(self, now: datetime) -> int:
+        """Delete until nothing is left; answer how many."""
+        gone = 0
+        while True:
+            async with self._db.transaction(EVERY_TENANT) as conn:
+                batch = await commands_upkeep.delete_finished(conn, before=now - KEPT, limit=BATCH)
+            gone += batch
+            if batch < BATCH:
+                return gone

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from datetime import datetime
+from typing import Any, Final, TypeAlias
 from uuid import UUID, uuid4
 
 import asyncpg
 from spotplane.v1 import agent_stream_pb2 as pb
 
 from spotplane_server import events
-from spotplane_server.agents import commands_queries, errors
+from spotplane_server.agents import (
+    actions,
+    commands_polling,
+    commands_queries,
+    commands_upkeep,
+    errors,
+    rules,
+    switch_orders,
+)
 from spotplane_server.agents import commands_store as store
+from spotplane_server.agents import store as agents
+from spotplane_server.agents.commands_polling import Poll
 from spotplane_server.agents.commands_store import Command, Order
+from spotplane_server.agents.rules import Dialect
+from spotplane_server.agents.switch_orders import Asked, Queued, Target
 from spotplane_server.kernel import metrics, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.wakeups import Wakeups
 
-LEASE: Final = timedelta(seconds=600)
-EMERGENCY_LEASE: Final = timedelta(seconds=300)
-EXPIRES_IN: Final = timedelta(hours=1)
-EMERGENCY_EXPIRES_IN: Final = timedelta(minutes=5)
-EMERGENCY: Final = 100
+LEASE: Final = rules.LEASE
+EMERGENCY_LEASE: Final = rules.EMERGENCY_LEASE
+EXPIRES_IN: Final = rules.EXPIRES_IN
+EMERGENCY_EXPIRES_IN: Final = rules.EMERGENCY_EXPIRES_IN
+EMERGENCY: Final = rules.EMERGENCY
 MAX_CLAIM: Final = 16
 MAX_RESULT_BYTES: Final = 64 * 1024
 
@@ -91,6 +103,30 @@ class Ledger:
             raise errors.RequestIdReused("this request_id was used for another command")
         return known.id
 
+    async def queue_switch(
+        self, conn: Conn, agent: agents.Locked, target: Target, asked: Asked, now: datetime
+    ) -> Queued:
+        """Queue a switch of an agent's primary; the one way to do so, whoever asks.
+
+        An open switch with the same target is answered as it is. To another target a pending
+        automatic one gives way to a manual one, and whatever is pending to an emergency. Announces
+        a fresh one: `manual_switch.requested`, or `switch.queued` for the others.
+
+        Args:
+            conn: In a transaction that holds the agent's row: ``agent`` is what `access.lock`
+                answered. After the commit call `wake` for ``Queued.command.instance_id``.
+            agent: The agent.
+            target: Where to.
+            asked: Who asks, and how urgently. Emergencies are not held back by `enabled`.
+            now: When.
+
+        Raises:
+            AgentDisabled: It carries out emergencies only. AgentOffline: No instance serves.
+            PoolRequired, UnknownPool: The target cannot be reached.
+            SwitchInProgress: Another one is open and does not give way.
+        """
+        return await switch_orders.queue(conn, agent, target, asked, now, self.issue)
+
     def wake(self, tenant_id: TenantId, instance_id: str) -> None:
         """Have the instance's session fetch what waits for it."""
         self._wakeups.signal(COMMANDS_TOPIC, instance_key(tenant_id, instance_id))
@@ -111,7 +147,59 @@ class Ledger:
                 emergency_lease=EMERGENCY_LEASE,
             )
         metrics.COMMANDS.labels("delivered").inc(len(claimed))
+        for command in claimed:
+            if command.type == "switch":
+                async with self._db.transaction(tenant_id) as conn:
+                    await self.switch_begins(conn, command, now)
         return claimed
+
+    async def lease(
+        self, conn: Conn, poll: Poll, instance_id: str | None, dialect: Dialect, now: datetime
+    ) -> Command | None:
+        """Lease one command to an agent that polls, None when nothing waits for it.
+
+        Args:
+            conn: In a transaction that holds the agent's row.
+            poll: Who polls.
+            instance_id: The instance that polls, if it says so.
+            dialect: In which.
+            now: When.
+        """
+        for senseless in await commands_upkeep.cancel_senseless(
+            conn, poll.tenant_id, poll.agent_id, now
+        ):
+            await self.take_effect(conn, senseless, now)
+        command = await commands_polling.lease_one(
+            conn,
+            poll.tenant_id,
+            poll.agent_id,
+            types=rules.deliverable(dialect, poll.replicas_polled_at, poll.registered_at, now),
+            instance_id=instance_id,
+            first_only=instance_id is None and poll.candidates,
+            dialect=dialect,
+            leases=(LEASE, EMERGENCY_LEASE),
+            now=now,
+        )
+        if command is None:
+            return None
+        metrics.COMMANDS.labels("delivered").inc()
+        if command.type == "switch":
+            await self.switch_begins(conn, command, now)
+        return command
+
+    async def switch_begins(self, conn: Conn, command: Command, now: datetime) -> None:
+        """Show that a switch has been delivered."""
+        await agents.start_switching(conn, command.tenant_id, command.agent_id, now)
+        data = {
+            "agent_id": str(command.agent_id),
+            "instance_id": command.instance_id,
+            "command_id": str(command.id),
+            "trigger": command.trigger,
+            "target_mode": command.parameters.get("target_mode"),
+            "target_pool_id": command.parameters.get("target_pool_id"),
+        }
+        event = events.Event("switch.in_progress", str(command.agent_id), data, command.tenant_id)
+        await events.append(conn, event, now)
 
     async def progress(
         self, tenant_id: TenantId, agent_id: UUID, progress: pb.CommandProgress, now: datetime
@@ -144,30 +232,82 @@ class Ledger:
         message = wire.text(result.message, "command_result.message", maximum=2000)
         value = wire.json_object(result, "result", maximum=MAX_RESULT_BYTES) or {}
         async with self._db.transaction(tenant_id) as conn:
-            done = await store.finish(
+            await agents.lock(conn, agent_id)  # its row first, as everywhere
+            await self.complete(
                 conn,
                 tenant_id,
-                command_id,
                 agent_id,
+                command_id,
                 success=result.success,
                 message=message,
                 result=value,
                 now=now,
             )
-            if done is None:
-                outcome = "succeeded" if result.success else "failed"
-                await store.tell_late_result(
-                    conn, tenant_id, command_id, agent_id, f"{outcome}: {message}", now
-                )
-                return
-            await self.take_effect(conn, done, now)
+
+    async def complete(
+        self,
+        conn: Conn,
+        tenant_id: TenantId,
+        agent_id: UUID,
+        command_id: UUID,
+        *,
+        success: bool,
+        message: str,
+        result: dict[str, Any],
+        now: datetime,
+    ) -> Command | None:
+        """Make a command final and let it take effect, in a transaction that holds the agent's row.
+
+        Whichever path tells of it first has the effect; what comes later changes nothing.
+
+        Returns:
+            The command as it is now; None when it was final already, or is not the agent's.
+        """
+        done = await store.finish(
+            conn,
+            tenant_id,
+            command_id,
+            agent_id,
+            success=success,
+            message=message,
+            result=result,
+            now=now,
+        )
+        if done is None:
+            outcome = "succeeded" if success else "failed"
+            await store.tell_late_result(
+                conn, tenant_id, command_id, agent_id, f"{outcome}: {message}", now
+            )
+            return None
+        await self.take_effect(conn, done, now)
         metrics.COMMANDS.labels(done.status).inc()
+        return done
+
+    async def tidy(self, conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) -> bool:
+        """End an agent's commands whose time is over or sense is lost, with their effects.
+
+        Call it in a transaction that holds the agent's row.
+
+        Returns:
+            Whether some command waits again, so that its session is to be woken.
+        """
+        waiting = await commands_upkeep.return_leases(conn, tenant_id, agent_id, now)
+        ended = await commands_upkeep.expire(conn, tenant_id, agent_id, now)
+        ended += await commands_upkeep.cancel_senseless(conn, tenant_id, agent_id, now)
+        for command in ended:
+            await self.take_effect(conn, command, now)
+        if waiting:
+            await agents.end_switching(conn, tenant_id, agent_id, now)
+        return bool(waiting)
 
     async def take_effect(self, conn: Conn, done: Command, now: datetime) -> None:
         """Apply what a final command means here, and announce it."""
         effect = self._effects.get(done.type)
         if effect is not None:
             await effect(conn, done, now)
+        if done.type == "switch":
+            await agents.end_switching(conn, done.tenant_id, done.agent_id, now)
+            await actions.follow_up(conn, done, self.issue, now)
         await events.append(
             conn,
             events.Event(
@@ -179,6 +319,10 @@ class Ledger:
                     "name": done.name,
                     "status": done.status,
                     "instance_id": done.instance_id,
+                    "agent_id": str(done.agent_id),
+                    "trigger": done.trigger,
+                    "deliveries": done.delivery_count,
+                    "message": done.message,
                 },
                 done.tenant_id,
             ),

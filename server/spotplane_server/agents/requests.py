@@ -6,7 +6,6 @@ import re
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Final
-from uuid import uuid4
 
 from spotplane.v1 import agent_pb2 as pb
 
@@ -144,6 +143,6 @@ def order(request: pb.IssueCommandRequest, caller: Caller) -> Order:
         priority,
         "MANUAL",
         caller.name,
-        request_id or str(uuid4()),
+        request_id,
         timedelta(seconds=lifetime) if lifetime else default,
     )

@@ -20,13 +20,35 @@ TOUCH_SESSION: Final = """
        SET last_heartbeat_at = greatest(s.last_heartbeat_at, $4), goodbye_at = NULL
 """
 
+# A sign of life without a stream; every one that has something new to say is written, and of the
+# rest one in a while.
+HEAR_SESSION: Final = """
+    INSERT INTO agent_sessions AS s (tenant_id, instance_id, agent_id, epoch, session_id, server_id,
+                                     connected_at, last_heartbeat_at, cpu_percent, memory_percent)
+    VALUES ($1, $2, $3, 0, '00000000-0000-0000-0000-000000000000', '', $4, $4, $5, $6)
+    ON CONFLICT (tenant_id, instance_id) DO UPDATE
+       SET last_heartbeat_at = greatest(s.last_heartbeat_at, $4), goodbye_at = NULL,
+           cpu_percent = coalesce($5, s.cpu_percent),
+           memory_percent = coalesce($6, s.memory_percent)
+     WHERE s.last_heartbeat_at < $4 - $7::interval OR s.goodbye_at IS NOT NULL
+"""
+
+# A goodbye without a stream. It ends no stream: whoever holds one says goodbye there.
+LEAVE_SESSION: Final = """
+    UPDATE agent_sessions
+       SET goodbye_at = $3
+     WHERE tenant_id = $1 AND instance_id = $2
+"""
+
 OPEN_SESSION: Final = """
     INSERT INTO agent_sessions AS s (tenant_id, instance_id, agent_id, epoch, session_id, server_id,
-                                     connected_at, last_heartbeat_at, applied_generation)
-    VALUES ($1, $2, $3, 1, $4, $5, $6, $6, $7)
+                                     connected_at, last_heartbeat_at, streamed_at,
+                                     applied_generation)
+    VALUES ($1, $2, $3, 1, $4, $5, $6, $6, $6, $7)
     ON CONFLICT (tenant_id, instance_id) DO UPDATE
        SET epoch = s.epoch + 1, session_id = $4, server_id = $5, agent_id = $3, connected_at = $6,
-           last_heartbeat_at = greatest(s.last_heartbeat_at, $6), applied_generation = $7,
+           last_heartbeat_at = greatest(s.last_heartbeat_at, $6), streamed_at = $6,
+           applied_generation = $7,
            disconnected_at = NULL, goodbye_at = NULL
     RETURNING epoch
 """
@@ -36,6 +58,7 @@ OPEN_SESSION: Final = """
 FLUSH_HEARTBEATS: Final = """
     UPDATE agent_sessions s
        SET last_heartbeat_at = greatest(s.last_heartbeat_at, h.at),
+           streamed_at = greatest(s.streamed_at, h.at),
            applied_generation = h.applied,
            cpu_percent = coalesce(h.cpu, s.cpu_percent),
            memory_percent = coalesce(h.memory, s.memory_percent),
@@ -145,6 +168,35 @@ async def touch(
 ) -> None:
     """Count a sign of life that came without a stream."""
     await conn.execute(TOUCH_SESSION, tenant_id, instance_id, agent_id, now)
+
+
+async def hear(
+    conn: Conn,
+    tenant_id: TenantId,
+    instance_id: str,
+    agent_id: UUID,
+    now: datetime,
+    *,
+    load: tuple[float | None, float | None] = (None, None),
+    at_most_every: timedelta = timedelta(),
+) -> None:
+    """Count a sign of life that came without a stream.
+
+    Args:
+        conn: The connection.
+        tenant_id: Whose instance it is.
+        instance_id: The instance, which must be known.
+        agent_id: Its agent.
+        now: When.
+        load: Percent of CPU and of memory in use.
+        at_most_every: What is heard sooner after the last sign is not written.
+    """
+    await conn.execute(HEAR_SESSION, tenant_id, instance_id, agent_id, now, *load, at_most_every)
+
+
+async def leave(conn: Conn, tenant_id: TenantId, instance_id: str, now: datetime) -> None:
+    """Note that an instance left on purpose, said otherwise than by its stream."""
+    await conn.execute(LEAVE_SESSION, tenant_id, instance_id, now)
 
 
 async def open_session(

@@ -37,6 +37,8 @@ LOCK_AGENT: Final = """
        FOR UPDATE
 """
 
+LOCK_ANY: Final = "SELECT id FROM agents WHERE tenant_id = $1 AND id = $2 FOR UPDATE"
+
 TOUCH_AGENT: Final = """
     UPDATE agents
        SET hostname = coalesce($3, hostname),
@@ -59,6 +61,22 @@ SET_STATUS: Final = """
      WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
        AND status <> CASE WHEN $3 = 'online' AND NOT enabled THEN 'disabled' ELSE $3 END
     RETURNING status
+"""
+
+# Its switch is on its way. A disabled agent, which only emergencies reach, stays disabled.
+START_SWITCHING: Final = """
+    UPDATE agents
+       SET status = 'switching', updated_at = $3
+     WHERE tenant_id = $1 AND id = $2 AND status = 'online'
+"""
+
+END_SWITCHING: Final = """
+    UPDATE agents
+       SET status = CASE WHEN enabled THEN 'online' ELSE 'disabled' END, updated_at = $3
+     WHERE tenant_id = $1 AND id = $2 AND status = 'switching'
+       AND NOT EXISTS (SELECT FROM agent_commands
+                        WHERE tenant_id = $1 AND agent_id = $2 AND type = 'switch'
+                          AND status IN ('leased', 'executing'))
 """
 
 SET_OFFLINE_IF_PRIMARY: Final = """
@@ -107,7 +125,7 @@ GET_AGENT: Final = """
            a.min_pool_duration_hours, a.config_version, a.generation, a.created_at, a.updated_at,
            i.id AS instance_id, i.instance_type, i.region, i.az, i.mode, i.pool_id,
            s.last_heartbeat_at,
-           coalesce(s.epoch > 0 AND s.disconnected_at IS NULL AND s.last_heartbeat_at > $2, false)
+           coalesce(s.epoch > 0 AND s.disconnected_at IS NULL AND s.streamed_at > $2, false)
                AS connected
       FROM agents a
       LEFT JOIN instances i
@@ -124,7 +142,7 @@ LIST_AGENTS: Final = """
            a.min_pool_duration_hours, a.config_version, a.generation, a.created_at, a.updated_at,
            i.id AS instance_id, i.instance_type, i.region, i.az, i.mode, i.pool_id,
            s.last_heartbeat_at,
-           coalesce(s.epoch > 0 AND s.disconnected_at IS NULL AND s.last_heartbeat_at > $8, false)
+           coalesce(s.epoch > 0 AND s.disconnected_at IS NULL AND s.streamed_at > $8, false)
                AS connected
       FROM agents a
       LEFT JOIN instances i
@@ -289,6 +307,11 @@ async def lock(conn: Conn, agent_id: UUID) -> Locked | None:
     return Locked(**identity, config=Config(**columns))
 
 
+async def lock_any(conn: Conn, tenant_id: TenantId, agent_id: UUID) -> bool:
+    """Hold an agent, even a deleted one; False when there is none."""
+    return await conn.fetchval(LOCK_ANY, tenant_id, agent_id) is not None
+
+
 async def touch(
     conn: Conn,
     tenant_id: TenantId,
@@ -318,6 +341,16 @@ async def set_status(
     """
     moved: str | None = await conn.fetchval(SET_STATUS, tenant_id, agent_id, status, now)
     return moved
+
+
+async def start_switching(conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) -> None:
+    """Show that an agent carries out a switch."""
+    await conn.execute(START_SWITCHING, tenant_id, agent_id, now)
+
+
+async def end_switching(conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) -> None:
+    """Show that an agent carries out no switch any more, unless it does."""
+    await conn.execute(END_SWITCHING, tenant_id, agent_id, now)
 
 
 async def set_offline_if_primary(

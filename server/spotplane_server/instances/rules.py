@@ -33,3 +33,8 @@ def role(status: str) -> Role:
 def pool_id(instance_type: str, az: str) -> str:
     """Id of the pool of a type in a zone; the zone is what follows the last dot."""
     return f"{instance_type}.{az}"
+
+
+def zone(pool_id: str) -> str:
+    """Zone of a pool: what follows the last dot of its id."""
+    return pool_id.rpartition(".")[2]

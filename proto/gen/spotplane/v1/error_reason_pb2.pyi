@@ -151,7 +151,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     Metadata: `status`.
     """
     ERROR_REASON_REPLICA_LIMIT: _ErrorReason.ValueType  # 91
-    """The agent already has a live replica. FAILED_PRECONDITION, 409."""
+    """The agent already has a live replica. FAILED_PRECONDITION, 409. Metadata: `current_count`, `max_allowed`."""
     ERROR_REASON_REPLICA_ALREADY_BOUND: _ErrorReason.ValueType  # 92
     """The replica is bound to another instance. FAILED_PRECONDITION, 409. Metadata: `instance_id`."""
     ERROR_REASON_REPLICA_ALREADY_FINAL: _ErrorReason.ValueType  # 93
@@ -234,6 +234,18 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """There is no such notification that the caller can see. NOT_FOUND, 404."""
     ERROR_REASON_PRICING_ALERT_NOT_FOUND: _ErrorReason.ValueType  # 302
     """There is no such price alert of the tenant. NOT_FOUND, 404."""
+    ERROR_REASON_ALERT_LIMIT: _ErrorReason.ValueType  # 303
+    """The tenant has as many price alerts as it may. FAILED_PRECONDITION, 409."""
+    ERROR_REASON_MANUAL_REPLICA_DISABLED: _ErrorReason.ValueType  # 330
+    """The agent is not in manual mode, and the request insists on it. FAILED_PRECONDITION, 409."""
+    ERROR_REASON_TYPE_MISMATCH: _ErrorReason.ValueType  # 331
+    """The named pool is of another type or region than the agent. INVALID_ARGUMENT, 400."""
+    ERROR_REASON_POOL_REQUIRED: _ErrorReason.ValueType  # 160
+    """A switch to spot names no pool. INVALID_ARGUMENT, 400; `details` names the field."""
+    ERROR_REASON_NOT_PRIMARY: _ErrorReason.ValueType  # 350
+    """The instance is not its agent's serving one. FAILED_PRECONDITION, 409."""
+    ERROR_REASON_CONFIRM_REQUIRED: _ErrorReason.ValueType  # 351
+    """The request must say `confirm: true`. FAILED_PRECONDITION, 409; 400 in the fleet's own routes."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed.
@@ -376,7 +388,7 @@ ERROR_REASON_REPLICA_NOT_PROMOTABLE: ErrorReason.ValueType  # 90
 Metadata: `status`.
 """
 ERROR_REASON_REPLICA_LIMIT: ErrorReason.ValueType  # 91
-"""The agent already has a live replica. FAILED_PRECONDITION, 409."""
+"""The agent already has a live replica. FAILED_PRECONDITION, 409. Metadata: `current_count`, `max_allowed`."""
 ERROR_REASON_REPLICA_ALREADY_BOUND: ErrorReason.ValueType  # 92
 """The replica is bound to another instance. FAILED_PRECONDITION, 409. Metadata: `instance_id`."""
 ERROR_REASON_REPLICA_ALREADY_FINAL: ErrorReason.ValueType  # 93
@@ -459,3 +471,15 @@ ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 301
 """There is no such notification that the caller can see. NOT_FOUND, 404."""
 ERROR_REASON_PRICING_ALERT_NOT_FOUND: ErrorReason.ValueType  # 302
 """There is no such price alert of the tenant. NOT_FOUND, 404."""
+ERROR_REASON_ALERT_LIMIT: ErrorReason.ValueType  # 303
+"""The tenant has as many price alerts as it may. FAILED_PRECONDITION, 409."""
+ERROR_REASON_MANUAL_REPLICA_DISABLED: ErrorReason.ValueType  # 330
+"""The agent is not in manual mode, and the request insists on it. FAILED_PRECONDITION, 409."""
+ERROR_REASON_TYPE_MISMATCH: ErrorReason.ValueType  # 331
+"""The named pool is of another type or region than the agent. INVALID_ARGUMENT, 400."""
+ERROR_REASON_POOL_REQUIRED: ErrorReason.ValueType  # 160
+"""A switch to spot names no pool. INVALID_ARGUMENT, 400; `details` names the field."""
+ERROR_REASON_NOT_PRIMARY: ErrorReason.ValueType  # 350
+"""The instance is not its agent's serving one. FAILED_PRECONDITION, 409."""
+ERROR_REASON_CONFIRM_REQUIRED: ErrorReason.ValueType  # 351
+"""The request must say `confirm: true`. FAILED_PRECONDITION, 409; 400 in the fleet's own routes."""
