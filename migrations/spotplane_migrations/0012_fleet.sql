@@ -30,8 +30,8 @@ CREATE TRIGGER instances_retired BEFORE INSERT OR UPDATE OF status ON instances
 
 -- Lists show the primary first, then the newest.
 CREATE INDEX instances_listed
-    ON instances (tenant_id, (status = 'running_primary') DESC, launched_at DESC, id);
-CREATE INDEX instances_newest ON instances (launched_at DESC, id);
+    ON instances (tenant_id, (status = 'running_primary') DESC, launched_at DESC, id DESC);
+CREATE INDEX instances_newest ON instances (launched_at DESC, id DESC);
 CREATE INDEX instances_zombies ON instances (tenant_id, retired_at)
     WHERE status IN ('zombie', 'terminating');
 
