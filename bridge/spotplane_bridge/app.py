@@ -45,19 +45,18 @@ def create_app(config: BridgeConfig) -> web.Application:
     metrics = Metrics()
     health = Health(upstream, metrics)
     router: Router[Endpoint] = Router()
-    routes = load_routes()
+    routes, declared = load_routes(), registry.load()
     for route in routes:
         router.add(route.method, route.template, endpoint_of(route, upstream, config))
-    for endpoint in (*ops_endpoints(health, metrics), *document_endpoints(routes)):
+    for endpoint in (*ops_endpoints(health, metrics), *document_endpoints(routes, declared)):
         router.add("GET", endpoint.template, endpoint)
-    dialect = registry.load()
-    methods = registry.rpcs() if dialect else {}
+    methods = registry.rpcs()
     event_streams: set[Any] = set()
-    for declared in dialect:
+    for of_field in declared:
         router.add(
-            declared.method,
-            declared.template,
-            serving.endpoint_of(declared, methods, upstream, config, event_streams),
+            of_field.method,
+            of_field.template,
+            serving.endpoint_of(of_field, methods, upstream, config, event_streams),
         )
     gateway = Gateway(config, router, metrics)
 

@@ -15,6 +15,7 @@ import yaml
 from aiohttp import web
 
 from spotplane_bridge import openapi
+from spotplane_bridge.dialects.routes import DialectRoute
 from spotplane_bridge.gateway import Exchange
 from spotplane_bridge.ops import OpsEndpoint
 from spotplane_bridge.routes import Route
@@ -34,9 +35,11 @@ td{padding:.15rem .8rem .15rem 0;vertical-align:top}
 """
 
 
-def document_endpoints(routes: Sequence[Route]) -> list[OpsEndpoint]:
+def document_endpoints(
+    routes: Sequence[Route], declared: Sequence[DialectRoute]
+) -> list[OpsEndpoint]:
     """The endpoints of the API's description; each text is made once, when first asked for."""
-    document = _Once(lambda: openapi.build(routes))
+    document = _Once(lambda: openapi.build(routes, declared))
 
     async def as_json() -> bytes:
         return orjson.dumps(await document())

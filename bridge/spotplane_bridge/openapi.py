@@ -15,6 +15,8 @@ from spotplane.v1 import error_reason_pb2
 
 from spotplane_bridge import transcode
 from spotplane_bridge.comments import load_comments
+from spotplane_bridge.dialects import documents, registry
+from spotplane_bridge.dialects.routes import DialectRoute
 from spotplane_bridge.errors import Failure, family_of
 from spotplane_bridge.ops import installed_version
 from spotplane_bridge.routes import Route
@@ -101,9 +103,9 @@ _INTRODUCTION: Final = (
 )
 
 
-def build(routes: Sequence[Route]) -> dict[str, Any]:
-    """The document of these routes and of the bridge's own."""
-    return _Builder(load_comments()).document(routes)
+def build(routes: Sequence[Route], declared: Sequence[DialectRoute] = ()) -> dict[str, Any]:
+    """The document of these routes, of those of the field, and of the bridge's own."""
+    return _Builder(load_comments()).document(routes, declared)
 
 
 class _Builder:
@@ -117,13 +119,19 @@ class _Builder:
             if (status := _STATUS.search(comments.get(f"{_enum_scope()}.{value.name}", "")))
         }
 
-    def document(self, routes: Sequence[Route]) -> dict[str, Any]:
+    def document(self, routes: Sequence[Route], declared: Sequence[DialectRoute]) -> dict[str, Any]:
         paths: dict[str, Any] = {}
         for route in sorted(routes, key=lambda r: r.template):
             # OpenAPI has no pattern for the rest of a path; the name alone must do.
             path = re.sub(r"=\*\*?\}", "}", route.template)
             paths.setdefault(path, {})[route.method.lower()] = self._operation(route)
         services = {route.service: route.descriptor.containing_service for route in routes}
+        methods = registry.rpcs() if declared else {}
+        for of_field in sorted(declared, key=lambda r: r.template):
+            operation = documents.operation(of_field, methods, self._comments)
+            paths.setdefault(of_field.template, {})[of_field.method.lower()] = operation
+            service = methods[of_field.calls[-1].rpc].containing_service
+            services[service.name] = service
         tags = [
             {"name": name, "description": self._comments.get(service.full_name, name)}
             for name, service in sorted(services.items())
@@ -143,6 +151,7 @@ class _Builder:
                 "schemas": {
                     **dict(sorted(self._schemas.components.items())),
                     "Error": _ERROR_SCHEMA,
+                    **({"FieldError": documents.FAMILY_ERROR} if declared else {}),
                 },
                 "securitySchemes": _SECURITY,
             },

@@ -8,6 +8,7 @@ in C; only fields that need a change are touched again in Python. Many times fas
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections.abc import Callable, Iterable
 from operator import attrgetter
@@ -165,7 +166,9 @@ def _list(message: Any) -> list[Any]:
 
 
 def _number(number: float) -> int | float:
-    if number.is_integer() and abs(number) <= _EXACT_INTEGERS:
+    is_whole = number.is_integer() and abs(number) <= _EXACT_INTEGERS
+    # No integer says -0.0.
+    if is_whole and (number or math.copysign(1.0, number) > 0):
         return int(number)
     return number
 

@@ -32,7 +32,7 @@ _RANGE: Final = re.compile(r"(?<![\d.])(\d+)\.\.(\d+)(?! characters)\b")
 
 EXAMPLE_UUID: Final = "0198c5a2-7f3e-7c41-9d2b-5e6f7a8b9c0d"
 # What a field of this name usually holds, where neither type nor comment says it.
-_TYPICAL: Final[dict[str, Any]] = {
+TYPICAL: Final[dict[str, Any]] = {
     "az": "us-east-1a",
     "city": "Ashburn",
     "code": "us-east-1",
@@ -200,9 +200,9 @@ def _name(descriptor: Descriptor) -> str:
 def _text_example(name: str, comment: str) -> str:
     if comment.startswith("Positive integer"):
         return "7"
-    if name == "id" or _UUID.search(comment) or (name.endswith("_id") and name not in _TYPICAL):
+    if name == "id" or _UUID.search(comment) or (name.endswith("_id") and name not in TYPICAL):
         return EXAMPLE_UUID
-    if name in _TYPICAL:
-        return str(_TYPICAL[name])
+    if name in TYPICAL:
+        return str(TYPICAL[name])
     quoted = _QUOTED.search(comment)
     return quoted[1] if quoted else "text"

@@ -17,10 +17,12 @@ def openapi() -> None:
 
     try:
         from spotplane_bridge import openapi as documents
+        from spotplane_bridge.dialects import registry
         from spotplane_bridge.routes import load_routes
     except ModuleNotFoundError as err:
         needs("bridge", err)
-    typer.echo(json.dumps(documents.build(load_routes()), indent=2, ensure_ascii=False))
+    document = documents.build(load_routes(), registry.load())
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def envoy(
