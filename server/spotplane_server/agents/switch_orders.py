@@ -180,6 +180,8 @@ def _order(agent: Locked, target: Target, asked: Asked) -> Order:
     }
     if target.instance_type is not None:
         parameters["instance_type"] = target.instance_type
+    if asked.auto_terminate is not None:
+        parameters["auto_terminate"] = asked.auto_terminate
     if asked.reason is not None:
         parameters["reason"] = asked.reason
     return Order(
