@@ -57,6 +57,19 @@ def _switch(text: str) -> bool:
     return values[text.lower()]
 
 
+def _mail_server(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if scheme not in {"smtp", "smtps", "smtp+plain"} or not rest:
+        raise ValueError("must be smtp://, smtps:// or smtp+plain:// and a host")
+    return text
+
+
+def _address(text: str) -> str:
+    if "@" not in text:
+        raise ValueError("must be an e-mail address")
+    return text
+
+
 def _setting(default: Any, read: Callable[[str], Any] = str) -> Any:
     return field(default=default, metadata={"read": read})
 
@@ -86,6 +99,8 @@ class ServerConfig:
     offline_seconds: int = _setting(120, _natural)
     db_pool_size: int = _setting(10, _natural)
     drain_seconds: int = _setting(10, _natural)
+    smtp_url: str | None = _setting(None, _mail_server)  # without it no e-mail is sent
+    smtp_sender: str = _setting("spotplane@localhost", _address)
     log_level: str = _setting("INFO", _level)
     log_json: bool = _setting(True, _switch)
 

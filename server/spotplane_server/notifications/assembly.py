@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from spotplane.v1 import notification_pb2_grpc
+
 from spotplane_server.kernel.parts import Kernel, Parts
+from spotplane_server.notifications.jobs import NotificationsJob, PriceAlertsJob
+from spotplane_server.notifications.mail import MailJob, MailServer
+from spotplane_server.notifications.service import NotificationService
 
 
 def assemble(kernel: Kernel) -> Parts:
-    """Build the feature's services and jobs."""
-    return Parts()
+    """Build the feature's service and jobs; letters are sent where a mail server is set."""
+    url, sender = kernel.config.smtp_url, kernel.config.smtp_sender
+    mail = [MailJob(kernel.db, MailServer.parse(url, sender))] if url else []
+    return Parts(
+        services=[
+            (
+                notification_pb2_grpc.add_NotificationServiceServicer_to_server,
+                NotificationService(kernel.db, kernel.clock, kernel.tokens),
+            )
+        ],
+        jobs=[
+            NotificationsJob(kernel.db),
+            PriceAlertsJob(kernel.db, by_mail=bool(mail)),
+            *mail,
+        ],
+    )

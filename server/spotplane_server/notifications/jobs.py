@@ -1,0 +1,156 @@
+"""Making notifications of events, and firing price alerts on clean prices."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from spotplane_server import events
+from spotplane_server.events import store as outbox
+from spotplane_server.events.store import Row
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.market import prices
+from spotplane_server.market.prices import Fresh, Series
+from spotplane_server.market.rules import BUCKET
+from spotplane_server.notifications import alert_rules, alerts_store, mail, store, texts
+from spotplane_server.notifications.alerts_store import Watch
+
+CONSUMER: Final = "notifications"
+BATCH: Final = 500
+HOUR: Final = timedelta(hours=1)
+
+
+class NotificationsJob:
+    """Tells of every event once: its place in the outbox moves with what it made of the events."""
+
+    name = "notifications"
+    period = timedelta(seconds=1)
+    singleton = True
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def run_once(self, now: datetime) -> int:
+        """Read the outbox to its end; answer how many notifications it made."""
+        made = 0
+        more = True
+        while more:
+            async with self._db.transaction(EVERY_TENANT) as conn:
+                cursor = await store.lock_cursor(conn, CONSUMER)
+                rows = await outbox.list_after(conn, cursor, limit=BATCH)
+                if rows:
+                    made += await _tell(conn, rows)
+                    await store.move_cursor(conn, CONSUMER, (rows[-1].txid, rows[-1].seq))
+                more = len(rows) == BATCH
+        return made
+
+
+async def _tell(conn: Conn, rows: Sequence[Row]) -> int:
+    agents = {row.id: agent for row in rows if (agent := _agent(row)) is not None}
+    names = await store.agent_names(conn, set(agents.values())) if agents else {}
+    made = 0
+    for row in rows:
+        agent_id = agents.get(row.id)
+        told = texts.draft(row.event_type, row.data, names.get(agent_id) if agent_id else None)
+        if told is None:
+            continue
+        new = await store.record(conn, row.tenant_id, agent_id, told, row.occurred_at)
+        if new is not None:
+            made += 1
+            data = {"id": str(new), "message": told.message, "severity": told.severity}
+            created = events.Event("notification.created", str(new), data, row.tenant_id)
+            await events.append(conn, created, row.occurred_at)
+    return made
+
+
+def _agent(row: Row) -> UUID | None:
+    found = row.data.get("agent_id")
+    return UUID(found) if isinstance(found, str) else None
+
+
+class PriceAlertsJob:
+    """Steps every alert over every new clean price of the pools that it watches, in their order."""
+
+    name = "price_alerts"
+    period = timedelta(seconds=5)
+    singleton = True
+
+    def __init__(self, db: Database, *, by_mail: bool) -> None:
+        self._db = db
+        self._by_mail = by_mail
+
+    async def run_once(self, now: datetime) -> int:
+        """Read the news to its end; answer how many alerts fired."""
+        fired = 0
+        more = True
+        while more:
+            async with self._db.transaction(EVERY_TENANT) as conn:
+                place = await alerts_store.lock_place(conn)
+                news = await prices.list_clean_since(conn, place, BATCH)
+                if news:
+                    fired += await self._step(conn, news, now)
+                    await alerts_store.move_place(conn, news[-1].place)
+                more = len(news) == BATCH
+        return fired
+
+    async def _step(self, conn: Conn, news: Sequence[Fresh], now: datetime) -> int:
+        by_pool: dict[str, list[Fresh]] = defaultdict(list)
+        for price in sorted(news, key=lambda price: price.bucket_at):
+            by_pool[price.pool_id].append(price)
+        watches = await alerts_store.list_watches(conn, sorted(by_pool))
+        if not watches:
+            return 0
+        before = await prices.list_series(
+            conn,
+            {watch.pool_id for watch in watches},
+            min(price.bucket_at for price in news) - HOUR - prices.CARRIED,
+            max(price.bucket_at for price in news),
+        )
+        fired = 0
+        for watch in watches:
+            fired += await self._follow(
+                conn, watch, by_pool[watch.pool_id], before[watch.pool_id], now
+            )
+        return fired
+
+    async def _follow(
+        self, conn: Conn, watch: Watch, news: Sequence[Fresh], before: Series, now: datetime
+    ) -> int:
+        state, fired = watch.state, 0
+        for price in news:
+            if price.bucket_at + BUCKET <= watch.created_at:
+                continue
+            fires, state = alert_rules.step(
+                state,
+                watch.alert_type,
+                watch.threshold_nanousd,
+                price=price.price_nanousd,
+                hour_before=before.at(price.bucket_at - HOUR),
+                at=price.bucket_at,
+            )
+            if fires:
+                fired += 1
+                await self._fire(conn, watch, price, now)
+        if state != watch.state:
+            await alerts_store.put_state(conn, watch, state)
+        return fired
+
+    async def _fire(self, conn: Conn, watch: Watch, price: Fresh, now: datetime) -> None:
+        data = {
+            "alert_id": str(watch.id),
+            "alert_type": watch.alert_type,
+            "pool_id": watch.pool_id,
+            "price": price.price_nanousd / 1e9,
+            "threshold": watch.threshold_nanousd / 1e9,
+            "channels": list(watch.channels),
+        }
+        await alerts_store.note_trigger(conn, watch, now)
+        await events.append(
+            conn, events.Event("price_alert.triggered", str(watch.id), data, watch.tenant_id), now
+        )
+        if self._by_mail and "email" in watch.channels and mail.reachable(watch.email):
+            text = texts.alert_text(data)
+            await mail.queue(conn, watch.tenant_id, watch.email, f"Price alert: {text}", text, now)

@@ -1,0 +1,181 @@
+"""NotificationService: what a person is told, and price alerts."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import uuid4
+
+from spotplane.v1 import notification_pb2 as pb
+from spotplane.v1 import notification_pb2_grpc
+
+from spotplane_server.agents.errors import UnknownPool
+from spotplane_server.kernel import calls, claims, paging, wire
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.errors import NotFound, Precondition
+from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.notifications import alerts_store, store
+from spotplane_server.notifications.alert_rules import AlertType
+from spotplane_server.notifications.alerts_store import Alert
+from spotplane_server.tenants.errors import TenantNotFound
+
+MAX_PRICE_NANOUSD: Final = 100 * 10**9
+_TYPES: Final[dict[int, AlertType]] = {
+    pb.PRICING_ALERT_TYPE_UNSPECIFIED: "threshold_above",
+    pb.PRICING_ALERT_TYPE_PRICE_SPIKE: "price_spike",
+    pb.PRICING_ALERT_TYPE_PRICE_DROP: "price_drop",
+    pb.PRICING_ALERT_TYPE_THRESHOLD_ABOVE: "threshold_above",
+    pb.PRICING_ALERT_TYPE_THRESHOLD_BELOW: "threshold_below",
+}
+_CHANNELS: Final = ("dashboard", "email")
+
+
+class NotificationNotFound(NotFound):
+    """There is no such notification, or the caller cannot see it."""
+
+    reason = "NOTIFICATION_NOT_FOUND"
+
+
+class PricingAlertNotFound(NotFound):
+    """The tenant has no such alert."""
+
+    reason = "PRICING_ALERT_NOT_FOUND"
+
+
+class TooManyAlerts(Precondition):
+    """The tenant has as many alerts as it may."""
+
+    reason = "ALERT_LIMIT"
+
+
+class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
+    """Shows what was told, and keeps what is to be told."""
+
+    def __init__(self, db: Database, clock: Clock, tokens: PageTokens) -> None:
+        self._db = db
+        self._clock = clock
+        self._tokens = tokens
+
+    async def ListNotifications(
+        self, request: pb.ListNotificationsRequest, context: Context
+    ) -> pb.ListNotificationsResponse:
+        reader = calls.current().caller.tenant_id
+        tenant_id = claims.tenant(calls.current().caller, request)
+        page = paging.read(
+            request, self._tokens, default=10, maximum=100, filters={"tenant_id": tenant_id}
+        )
+        async with self._db.read(tenant_id or EVERY_TENANT) as conn:
+            found = await store.list_page(conn, reader, tenant_id, page)
+        items, pagination = paging.answer(
+            page, found, self._tokens, key=lambda n: (n.created_at, n.id)
+        )
+        return pb.ListNotificationsResponse(
+            notifications=[_notification(item) for item in items], pagination=pagination
+        )
+
+    async def MarkRead(self, request: pb.MarkReadRequest, context: Context) -> pb.MarkReadResponse:
+        reader = calls.current().caller.tenant_id
+        found = wire.uuid(request.notification_id, "notification_id", "notification ID")
+        async with self._db.transaction(reader or EVERY_TENANT) as conn:
+            if not await store.mark_read(conn, reader, found, self._clock.now()):
+                raise NotificationNotFound("notification not found", notification_id=str(found))
+        return pb.MarkReadResponse()
+
+    async def MarkAllRead(
+        self, request: pb.MarkAllReadRequest, context: Context
+    ) -> pb.MarkAllReadResponse:
+        reader = calls.current().caller.tenant_id
+        tenant_id = claims.tenant(calls.current().caller, request)
+        async with self._db.transaction(tenant_id or EVERY_TENANT) as conn:
+            marked = await store.mark_all_read(conn, reader, tenant_id, self._clock.now())
+        return pb.MarkAllReadResponse(marked_count=marked)
+
+    async def CreatePricingAlert(
+        self, request: pb.CreatePricingAlertRequest, context: Context
+    ) -> pb.PricingAlert:
+        tenant_id = claims.required_tenant(calls.current().caller, request)
+        alert = self._read_alert(tenant_id, request)
+        async with self._db.transaction(tenant_id) as conn:
+            await _check_tenant(conn, tenant_id)
+            if alert.pool_id and not await alerts_store.pool_exists(conn, alert.pool_id):
+                raise UnknownPool("nobody has reported this pool", field="pool_id")
+            made = await alerts_store.insert(conn, alert)
+        if made is None:
+            raise TooManyAlerts(f"a tenant has at most {alerts_store.MOST} price alerts")
+        calls.created()
+        return _alert(made)
+
+    async def ListPricingAlerts(
+        self, request: pb.ListPricingAlertsRequest, context: Context
+    ) -> pb.ListPricingAlertsResponse:
+        tenant_id = claims.required_tenant(calls.current().caller, request)
+        async with self._db.read(tenant_id) as conn:
+            await _check_tenant(conn, tenant_id)
+            found = await alerts_store.list_all(conn, tenant_id)
+        return pb.ListPricingAlertsResponse(alerts=[_alert(alert) for alert in found])
+
+    async def DeletePricingAlert(
+        self, request: pb.DeletePricingAlertRequest, context: Context
+    ) -> pb.DeletePricingAlertResponse:
+        tenant_id = claims.required_tenant(calls.current().caller, request)
+        alert_id = wire.uuid(request.alert_id, "alert_id", "alert ID")
+        async with self._db.transaction(tenant_id) as conn:
+            if not await alerts_store.delete(conn, tenant_id, alert_id):
+                raise PricingAlertNotFound("price alert not found", alert_id=str(alert_id))
+        return pb.DeletePricingAlertResponse()
+
+    def _read_alert(self, tenant_id: TenantId, request: pb.CreatePricingAlertRequest) -> Alert:
+        kind = _TYPES.get(request.alert_type)
+        if kind is None:
+            raise wire.out_of_range("alert_type", "a known type of alert")
+        if not request.HasField("threshold_nanousd"):
+            raise wire.missing("threshold_nanousd")
+        threshold = request.threshold_nanousd
+        if not 0 < threshold <= MAX_PRICE_NANOUSD:
+            raise wire.out_of_range("threshold_nanousd", "above 0 and at most 100 dollars an hour")
+        channels = [
+            wire.one_of(channel, "notification_channels", _CHANNELS)
+            for channel in request.notification_channels
+        ]
+        return Alert(
+            tenant_id,
+            uuid4(),
+            kind,
+            threshold,
+            wire.optional_text(request, "pool_id", maximum=128),
+            sorted(set(channels)) or ["dashboard"],
+            not request.HasField("enabled") or request.enabled,
+            self._clock.now(),
+        )
+
+
+async def _check_tenant(conn: Conn, tenant_id: TenantId) -> None:
+    if not await alerts_store.tenant_exists(conn, tenant_id):
+        raise TenantNotFound(tenant_id)
+
+
+def _notification(found: store.Notification) -> pb.Notification:
+    return pb.Notification(
+        id=str(found.id),
+        message=found.message,
+        severity=pb.Severity.Value(f"SEVERITY_{found.severity.upper()}"),
+        is_read=found.is_read,
+        create_time=wire.timestamp(found.created_at),
+        tenant_id=str(found.tenant_id) if found.tenant_id else None,
+    )
+
+
+def _alert(found: Alert) -> pb.PricingAlert:
+    return pb.PricingAlert(
+        id=str(found.id),
+        tenant_id=str(found.tenant_id),
+        alert_type=pb.PricingAlertType.Value(f"PRICING_ALERT_TYPE_{found.alert_type.upper()}"),
+        threshold_nanousd=found.threshold_nanousd,
+        pool_id=found.pool_id,
+        notification_channels=found.channels,
+        enabled=found.enabled,
+        create_time=wire.timestamp(found.created_at),
+        last_trigger_time=wire.timestamp(found.last_triggered_at),
+    )
