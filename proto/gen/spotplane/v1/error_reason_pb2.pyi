@@ -246,6 +246,32 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """The instance is not its agent's serving one. FAILED_PRECONDITION, 409."""
     ERROR_REASON_CONFIRM_REQUIRED: _ErrorReason.ValueType  # 351
     """The request must say `confirm: true`. FAILED_PRECONDITION, 409; 400 in the fleet's own routes."""
+    ERROR_REASON_TICKET_INVALID: _ErrorReason.ValueType  # 360
+    """A ticket is of another path, used, or older than 60 s. UNAUTHENTICATED, 401."""
+    ERROR_REASON_INVALID_AUTH_FORMAT: _ErrorReason.ValueType  # 361
+    """An `Authorization` header that is not `Bearer <token>`. UNAUTHENTICATED, 401; the fleet's own routes only."""
+    ERROR_REASON_CLIENT_EXISTS: _ErrorReason.ValueType  # 362
+    """Another client that is not deleted has the name, whatever its case. ALREADY_EXISTS, 409."""
+    ERROR_REASON_DUPLICATE_REQUEST: _ErrorReason.ValueType  # 363
+    """The first call under this idempotency key is still running. ABORTED, 409; retry after the delay for its answer."""
+    ERROR_REASON_IDEMPOTENCY_CONFLICT: _ErrorReason.ValueType  # 364
+    """The idempotency key was used with another request. ALREADY_EXISTS, 409; use a fresh key."""
+    ERROR_REASON_AUTO_SWITCH_DISABLED: _ErrorReason.ValueType  # 310
+    """Automatic switching is off for the agent. PERMISSION_DENIED, 403. Metadata: `auto_switch_enabled`."""
+    ERROR_REASON_SWITCH_LIMIT_REACHED: _ErrorReason.ValueType  # 311
+    """The agent has switched as often as its configuration allows in a day or a week. FAILED_PRECONDITION, 409. Metadata:
+    `limit`, `used`.
+    """
+    ERROR_REASON_DWELL_NOT_REACHED: _ErrorReason.ValueType  # 312
+    """The serving instance has not served as long as the configuration asks. FAILED_PRECONDITION, 409. Metadata: `limit`, `used`."""
+    ERROR_REASON_UNSUPPORTED_MODEL_FORMAT: _ErrorReason.ValueType  # 313
+    """An uploaded file is neither an ONNX model nor a JSON rule set. INVALID_ARGUMENT, 400; `suggestion` says what to upload."""
+    ERROR_REASON_MODEL_INVALID: _ErrorReason.ValueType  # 314
+    """An uploaded model or rule set cannot be used; the message says why. INVALID_ARGUMENT, 400."""
+    ERROR_REASON_SHADOW_FAILED: _ErrorReason.ValueType  # 315
+    """An engine failed its evaluation in shadow; the message says at what. FAILED_PRECONDITION, 409."""
+    ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 316
+    """There is no such session, or none with the role asked for. NOT_FOUND, 404."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed.
@@ -483,3 +509,29 @@ ERROR_REASON_NOT_PRIMARY: ErrorReason.ValueType  # 350
 """The instance is not its agent's serving one. FAILED_PRECONDITION, 409."""
 ERROR_REASON_CONFIRM_REQUIRED: ErrorReason.ValueType  # 351
 """The request must say `confirm: true`. FAILED_PRECONDITION, 409; 400 in the fleet's own routes."""
+ERROR_REASON_TICKET_INVALID: ErrorReason.ValueType  # 360
+"""A ticket is of another path, used, or older than 60 s. UNAUTHENTICATED, 401."""
+ERROR_REASON_INVALID_AUTH_FORMAT: ErrorReason.ValueType  # 361
+"""An `Authorization` header that is not `Bearer <token>`. UNAUTHENTICATED, 401; the fleet's own routes only."""
+ERROR_REASON_CLIENT_EXISTS: ErrorReason.ValueType  # 362
+"""Another client that is not deleted has the name, whatever its case. ALREADY_EXISTS, 409."""
+ERROR_REASON_DUPLICATE_REQUEST: ErrorReason.ValueType  # 363
+"""The first call under this idempotency key is still running. ABORTED, 409; retry after the delay for its answer."""
+ERROR_REASON_IDEMPOTENCY_CONFLICT: ErrorReason.ValueType  # 364
+"""The idempotency key was used with another request. ALREADY_EXISTS, 409; use a fresh key."""
+ERROR_REASON_AUTO_SWITCH_DISABLED: ErrorReason.ValueType  # 310
+"""Automatic switching is off for the agent. PERMISSION_DENIED, 403. Metadata: `auto_switch_enabled`."""
+ERROR_REASON_SWITCH_LIMIT_REACHED: ErrorReason.ValueType  # 311
+"""The agent has switched as often as its configuration allows in a day or a week. FAILED_PRECONDITION, 409. Metadata:
+`limit`, `used`.
+"""
+ERROR_REASON_DWELL_NOT_REACHED: ErrorReason.ValueType  # 312
+"""The serving instance has not served as long as the configuration asks. FAILED_PRECONDITION, 409. Metadata: `limit`, `used`."""
+ERROR_REASON_UNSUPPORTED_MODEL_FORMAT: ErrorReason.ValueType  # 313
+"""An uploaded file is neither an ONNX model nor a JSON rule set. INVALID_ARGUMENT, 400; `suggestion` says what to upload."""
+ERROR_REASON_MODEL_INVALID: ErrorReason.ValueType  # 314
+"""An uploaded model or rule set cannot be used; the message says why. INVALID_ARGUMENT, 400."""
+ERROR_REASON_SHADOW_FAILED: ErrorReason.ValueType  # 315
+"""An engine failed its evaluation in shadow; the message says at what. FAILED_PRECONDITION, 409."""
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 316
+"""There is no such session, or none with the role asked for. NOT_FOUND, 404."""
