@@ -52,7 +52,7 @@ CREATE TABLE announcement_reads (
 );
 CREATE INDEX announcement_reads_announcement ON announcement_reads (announcement_id);
 CALL isolate_tenants('announcement_reads');
-GRANT SELECT, INSERT, DELETE ON announcement_reads TO spotplane_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON announcement_reads TO spotplane_app;
 
 CREATE TABLE pricing_alerts (
     tenant_id         uuid NOT NULL REFERENCES tenants (id),
