@@ -1,0 +1,1 @@
+"""Clients as they are in the field, and the lives they lead."""

@@ -1,0 +1,83 @@
+"""A cloud that agents of the field run on: instances, and what it says to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+REGION: Final = "us-east-1"
+TYPE: Final = "m5.large"
+ON_DEMAND: Final = 0.096
+# Spot prices by zone.
+PRICES: Final = {"us-east-1a": 0.040, "us-east-1b": 0.035, "us-east-1c": 0.045}
+
+
+def pool(az: str) -> str:
+    """Id of the type's pool in a zone."""
+    return f"{TYPE}.{az}"
+
+
+@dataclass
+class Machine:
+    """One instance, as its metadata service tells it."""
+
+    id: str
+    az: str
+    mode: str
+    address: str
+    running: bool = True
+    # When it will be taken, once the cloud has said so.
+    notice: datetime | None = None
+    rebalance: bool = False
+
+    @property
+    def pool_id(self) -> str | None:
+        """Its pool; None on demand."""
+        return pool(self.az) if self.mode == "spot" else None
+
+    def describe(self) -> dict[str, object]:
+        """As reports name an instance."""
+        return {
+            "instance_id": self.id,
+            "instance_type": TYPE,
+            "region": REGION,
+            "az": self.az,
+            "ami_id": "ami-0abc",
+            "mode": self.mode,
+            "pool_id": self.pool_id,
+        }
+
+
+@dataclass
+class Cloud:
+    """Launches and ends machines, and gives notices.
+
+    Attributes:
+        now: The time.
+        prices: Spot prices by zone; the cloud may change them.
+    """
+
+    now: Callable[[], datetime]
+    prices: dict[str, float] = field(default_factory=lambda: dict(PRICES))
+    machines: dict[str, Machine] = field(default_factory=dict)
+
+    def launch(self, az: str, mode: str) -> Machine:
+        """Start a machine; it runs at once."""
+        number = len(self.machines) + 1
+        made = Machine(f"i-{number:017x}", az, mode, f"10.0.0.{number}")
+        self.machines[made.id] = made
+        return made
+
+    def terminate(self, instance_id: str) -> None:
+        """End a machine; ending it again does nothing."""
+        self.machines[instance_id].running = False
+
+    def give_notice(self, machine: Machine, seconds: int = 120) -> None:
+        """Say that a machine will be taken."""
+        machine.notice = self.now() + timedelta(seconds=seconds)
+
+    def running(self) -> set[str]:
+        """Ids of what runs, and costs."""
+        return {machine.id for machine in self.machines.values() if machine.running}

@@ -1,0 +1,277 @@
+"""The whole life of an agent of the field, over REST, as it has always led it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.clients.cloud import Cloud, pool
+from tests.clients.loop_agent import LoopAgent
+from tests.dialects.field import Field
+from tests.support.clock import FakeClock
+from tests.support.eventually import eventually
+
+
+class World:
+    """A tenant's agent, its cloud, and what its dashboard shows."""
+
+    def __init__(self, field: Field, clock: FakeClock) -> None:
+        self.field = field
+        self.clock = clock
+        self.cloud = Cloud(clock.now)
+        self.agent = self._agent("us-east-1a")
+
+    def _agent(self, az: str) -> LoopAgent:
+        machine = self.cloud.launch(az, "spot")
+        return LoopAgent(self.field.http, self.field.tenant.key, self.cloud, machine, "web-1")
+
+    async def instances(self) -> list[dict[str, Any]]:
+        """The tenant's instances, as its dashboard lists them."""
+        path = f"/api/client/{self.field.tenant.id}/instances"
+        found: list[dict[str, Any]] = await self.field.get(path)
+        return found
+
+    async def states(self) -> dict[str, str]:
+        """State by instance; at most one serves."""
+        found = {i["id"]: i["instanceStatus"] for i in await self.instances()}
+        assert list(found.values()).count("running_primary") <= 1
+        return found
+
+    async def primary(self) -> str | None:
+        """The one that serves."""
+        states = await self.states()
+        return next((i for i, state in states.items() if state == "running_primary"), None)
+
+    async def configure(self, **members: bool) -> dict[str, Any]:
+        """Set what the dashboard sets: all four members at once."""
+        body = {
+            "autoSwitchEnabled": False,
+            "manualReplicaEnabled": False,
+            "autoTerminateEnabled": True,
+            "terminateWaitMinutes": 5,
+        }
+        path = f"/api/client/agents/{self.agent.agent_id}/config"
+        said: dict[str, Any] = await self.field.post(path, body | members)
+        return said
+
+    async def with_replica(self) -> LoopAgent:
+        """Manual mode, until its replica is ready; the program on the replica's machine."""
+        await self.configure(manualReplicaEnabled=True)
+
+        async def launched() -> bool:
+            await self.agent.replicas()
+            return bool(self.agent.children)
+
+        await eventually(launched, every=0.15)
+        return self.agent.children[-1]
+
+    async def replicas(self) -> list[dict[str, Any]]:
+        """Live replicas, as the dashboard lists them."""
+        path = f"/api/client/{self.field.tenant.id}/replicas"
+        found: list[dict[str, Any]] = await self.field.get(path)
+        return found
+
+
+@pytest.fixture
+async def world(field: Field, clock: FakeClock) -> World:
+    """An agent that has started and told its prices, under an operator who decides himself."""
+    world = World(field, clock)
+    await world.agent.start()
+    await world.configure()
+    await world.agent.read_config()
+    return world
+
+
+async def test_first_second_makes_a_primary_that_may_work(world: World) -> None:
+    """Every answer is one that the agent can read."""
+    assert world.agent.alive
+    assert world.agent.enabled
+    assert await world.agent.heartbeat()
+    assert await world.states() == {world.agent.machine.id: "running_primary"}
+    (shown,) = await world.field.get(f"/api/client/{world.field.tenant.id}/agents")
+    assert (shown["logicalAgentId"], shown["status"]) == ("web-1", "online")
+    assert shown["currentPoolId"] == pool("us-east-1a")
+
+
+async def test_forced_switch_moves_the_agent_and_ends_its_old_instance(world: World) -> None:
+    """The new machine's program registers under the same name before the report comes."""
+    old = world.agent
+    said = await world.field.post(
+        f"/api/client/instances/{old.machine.id}/force-switch",
+        {"target": "pool", "pool_id": pool("us-east-1b")},
+    )
+    assert said["success"]
+
+    await old.commands()
+
+    (new,) = old.children
+    assert not old.alive
+    assert await world.states() == {old.machine.id: "terminated", new.machine.id: "running_primary"}
+    await new.read_config()
+    assert new.enabled
+    await new.heartbeat()
+    (shown,) = await world.field.get(f"/api/client/{world.field.tenant.id}/agents")
+    assert (shown["id"], shown["status"]) == (old.agent_id, "online")
+    (switch,) = await world.field.get(f"/api/client/{world.field.tenant.id}/switch-history")
+    assert (switch["trigger"], switch["success"]) == ("manual", True)
+    assert (switch["oldInstanceId"], switch["newInstanceId"]) == (old.machine.id, new.machine.id)
+    assert switch["savingsImpact"] == pytest.approx(0.005)
+    assert world.cloud.running() == {new.machine.id}
+
+
+async def test_command_is_given_once_whoever_polls_for_it(world: World) -> None:
+    """Not to the machine that boots meanwhile, nor to the agent that polls again."""
+    await world.field.post(
+        f"/api/client/instances/{world.agent.machine.id}/force-switch",
+        {"target": "ondemand"},
+    )
+    path = f"/api/agents/{world.agent.agent_id}/pending-commands"
+    (command,) = await world.field.get(path)
+
+    twin = world.cloud.launch("us-east-1c", "spot")
+    child = LoopAgent(world.field.http, world.field.tenant.key, world.cloud, twin, "web-1")
+    await child.start()
+
+    assert not child.enabled
+    assert child.children == []
+    assert await world.field.get(path) == []
+    assert command["target_mode"] == "ondemand"
+    assert await world.primary() == world.agent.machine.id
+
+
+async def test_manual_mode_keeps_a_replica_and_its_end_is_confirmed(world: World) -> None:
+    """The replica's own program stays quiet."""
+    child = await world.with_replica()
+
+    assert not child.enabled
+    (replica,) = await world.replicas()
+    assert replica["replica"]["status"] == "ready"
+    assert replica["replica"]["instanceId"] == child.machine.id
+    await world.configure(manualReplicaEnabled=False)
+
+    async def ended() -> bool:
+        await world.agent.replica_terminations()
+        return child.machine.id not in world.cloud.running()
+
+    await eventually(ended, every=0.15)
+    assert (await world.states())[child.machine.id] == "terminated"
+    answer = await world.field.get(f"/api/agents/{world.agent.agent_id}/replicas?status=terminated")
+    assert answer["replicas"] == []
+
+
+async def test_notice_with_a_ready_replica_promotes_it_within_the_call(world: World) -> None:
+    """The old agent stops; the replica's program finds itself the primary."""
+    child = await world.with_replica()
+    old = world.agent
+    world.cloud.give_notice(old.machine)
+
+    answer = await old.check_termination()
+
+    assert answer is not None
+    assert (answer["success"], answer["action"]) == (True, "replica_promoted")
+    assert answer["new_instance_id"] == child.machine.id
+    assert not old.alive
+    assert await world.primary() == child.machine.id
+    await child.read_config()
+    assert child.enabled
+    (switch,) = await world.field.get(f"/api/client/{world.field.tenant.id}/switch-history")
+    assert switch["trigger"] == "emergency"
+
+
+async def test_goodbye_of_the_old_process_leaves_the_moved_agent_online(world: World) -> None:
+    """It names no instance, and comes after the new one serves."""
+    child = await world.with_replica()
+    world.cloud.give_notice(world.agent.machine)
+    await world.agent.check_termination()
+
+    await world.agent.goodbye()
+
+    await child.heartbeat()
+    (shown,) = await world.field.get(f"/api/client/{world.field.tenant.id}/agents")
+    assert shown["status"] == "online"
+
+
+async def test_notice_without_a_replica_is_rescued_once_one_is_bound(world: World) -> None:
+    """The agent is told no success, goes on launching, and is not asked again."""
+    old = world.agent
+    world.cloud.give_notice(old.machine)
+
+    answer = await old.check_termination()
+
+    assert answer is not None
+    assert answer["success"] is False
+    assert old.alive
+    await old.replicas()
+    (child,) = old.children
+    assert await eventually(world.primary) == child.machine.id
+    assert child.machine.az != old.machine.az
+
+
+async def test_rebalance_gets_a_replica_that_a_later_notice_promotes(world: World) -> None:
+    """One signal, one replica, one promotion."""
+    old = world.agent
+    old.machine.rebalance = True
+    answer = await old.check_rebalance()
+    assert answer is not None
+    assert answer["success"]
+    await old.replicas()
+    (child,) = old.children
+
+    world.cloud.give_notice(old.machine)
+    taken = await old.check_termination()
+
+    assert taken is not None
+    assert taken["success"]
+    assert await world.primary() == child.machine.id
+    assert len(world.cloud.machines) == 2
+
+
+async def test_zombie_is_ended_only_with_consent_and_after_its_wait(world: World) -> None:
+    """Auto-terminate is the consent; without it nothing is listed."""
+    await world.configure(autoTerminateEnabled=False)
+    old = world.agent
+    path = f"/api/client/instances/{old.machine.id}/force-switch"
+    await world.field.post(path, {"target": "pool", "pool_id": pool("us-east-1b")})
+    await old.commands()
+    (new,) = old.children
+    assert (await world.states())[old.machine.id] == "zombie"
+    world.clock.advance(timedelta(minutes=10))
+    assert await new.clean_up() == []
+
+    await world.configure(autoTerminateEnabled=True)
+
+    assert await new.clean_up() == [old.machine.id]
+    assert (await world.states())[old.machine.id] == "terminated"
+    assert await new.clean_up() == []
+
+
+async def test_deleted_agent_meets_not_found_but_may_still_confirm(world: World) -> None:
+    """So that no instance is orphaned; nothing serves any more."""
+    child = await world.with_replica()
+
+    await world.field.delete(f"/api/client/agents/{world.agent.agent_id}")
+
+    assert not await world.agent.heartbeat()
+    await world.field.refused("NOT_FOUND", "GET", f"/api/agents/{world.agent.agent_id}", status=404)
+    await world.agent.replica_terminations()
+    assert child.machine.id not in world.cloud.running()
+    assert await world.primary() is None
+
+
+async def test_disabled_agent_keeps_beating_and_works_no_more(world: World) -> None:
+    """Until it is enabled again."""
+    agent = world.agent
+    path = f"/api/client/agents/{agent.agent_id}/toggle-enabled"
+    assert await world.field.post(path, {"enabled": False}) == {"success": True, "enabled": False}
+    await agent.read_config()
+    assert not agent.enabled
+    assert await agent.heartbeat()
+    (shown,) = await world.field.get(f"/api/client/{world.field.tenant.id}/agents")
+    assert shown["status"] == "disabled"
+
+    assert await world.field.post(path) == {"success": True, "enabled": True}
+
+    await agent.read_config()
+    assert agent.enabled
