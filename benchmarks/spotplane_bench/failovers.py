@@ -50,6 +50,11 @@ class Pair:
     primary: LightAgent
     replica: LightAgent
 
+    async def close(self) -> None:
+        """Leave without a word."""
+        await self.primary.close()
+        await self.replica.close()
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -66,18 +71,25 @@ async def run(up: stack.Stack, plan: Plan) -> Result:
         plane = await enter(up.plane())
         channel = await enter(grpc.aio.insecure_channel(plane.target))
         tenant = await stack.new_tenant(up, channel)
-        await _price(up)
-        pairs = await agents.few_at_a_time(
-            [_make(channel, plane.target, tenant, n) for n in range(plan.agents)], width=8
-        )
-        for pair in pairs:
-            opened.push_async_callback(pair.primary.close)
-            opened.push_async_callback(pair.replica.close)
+        await price(up)
+        made = await pairs(channel, plane.target, tenant, plan.agents)
+        for pair in made:
+            opened.push_async_callback(pair.close)
         bare = await _bare_writes(up, plan.agents)
-        taken = await agents.few_at_a_time([_failover(pair) for pair in pairs], width=plan.at_once)
-        responses = await _responses(channel, tenant, pairs)
+        taken = await agents.few_at_a_time([failover(pair) for pair in made], width=plan.at_once)
+        responses = await _responses(channel, tenant, made)
         bare += await _bare_writes(up, plan.agents)
     return _result(plan, taken, responses, bare)
+
+
+async def pairs(
+    channel: grpc.aio.Channel, target: str, tenant: stack.Tenant, count: int
+) -> list[Pair]:
+    """Agents of a tenant, each with a replica that stands by."""
+    made: list[Pair] = await agents.few_at_a_time(
+        [_make(channel, target, tenant, n) for n in range(count)], width=8
+    )
+    return made
 
 
 def _make(channel: grpc.aio.Channel, target: str, tenant: stack.Tenant, number: int) -> Any:
@@ -107,8 +119,10 @@ def _make(channel: grpc.aio.Channel, target: str, tenant: stack.Tenant, number: 
     return make
 
 
-def _failover(pair: Pair) -> Any:
-    async def failover() -> Taken:
+def failover(pair: Pair) -> Any:
+    """What tells a pair's primary that it will be taken, and waits for the promotion."""
+
+    async def taken() -> Taken:
         acknowledged = _once(pair.primary, "report_ack", lambda ack: not ack.HasField("error"))
         told = _once(pair.replica, "desired_state", lambda state: state.role == "primary")
         deadline = timestamp_pb2.Timestamp(seconds=int(time.time()) + NOTICE_SECONDS)
@@ -121,7 +135,7 @@ def _failover(pair: Pair) -> Any:
         async with asyncio.timeout(PATIENCE_SECONDS):
             return Taken(await acknowledged - started, await told - started)
 
-    return failover
+    return taken
 
 
 def _once(agent: LightAgent, kind: str, wanted: Any) -> asyncio.Future[float]:
@@ -136,7 +150,7 @@ def _once(agent: LightAgent, kind: str, wanted: Any) -> asyncio.Future[float]:
     return came
 
 
-async def _price(up: stack.Stack) -> None:
+async def price(up: stack.Stack) -> None:
     """Make the pools known, as agents' price reports would."""
     conn = await asyncpg.connect(up.database_url)
     try:

@@ -1,181 +1,222 @@
-"""Connected agents: memory, heartbeat acknowledgements, database statements, CPU."""
+"""A whole fleet at its own pace on one server and one bridge, and what waits meanwhile.
+
+Streams, polling agents and dashboards at their default periods; on top of them whole lives of
+polling agents, failovers, and listeners to events.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-import urllib.request
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import grpc.aio
 
-from spotplane_bench import agents, machine, stack
+from spotplane_bench import agents, failovers, fanout, machine, polling, stack
 from spotplane_bench.results import Aim, Result, Row, quantile
 
-HOLDERS = 2
+HOLDERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many agents, at first and in the end, and how long each is watched."""
+    """How large the fleet is, and what is done to it while it is watched."""
 
-    few: int = 500
-    many: int = 2000
-    settle_seconds: float = 15.0
-    watch_seconds: float = 30.0
+    streams: int = 5000
+    pollers: int = 500
+    watch_seconds: float = 90.0
+    settle_seconds: float = 20.0
+    lives: int = 20
+    failovers: int = 60
+    listeners: int = 200
+    rounds: int = 20
 
 
-QUICK = Plan(few=100, many=400, settle_seconds=6.0, watch_seconds=10.0)
-TINY = Plan(few=2, many=4, settle_seconds=0.1, watch_seconds=6.0)
+QUICK = Plan(500, 50, 30.0, 6.0, 5, 20, 50, 5)
+TINY = Plan(2, 2, 1.0, 0.1, 1, 1, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What was seen while so many agents were connected."""
+class Load:
+    """The processes of one run.
 
-    agents: int
-    rss_bytes: int
-    acks: list[float]
-    flushes_per_second: float
-    transactions_per_second: float
-    cpu_share: float
+    Attributes:
+        plane: The server.
+        bridge: The bridge.
+        streams: Holders of streams.
+        pollers: Holder of polling agents and dashboards.
+    """
+
+    plane: stack.Child
+    bridge: stack.Child
+    streams: Sequence[stack.Child]
+    pollers: stack.Child
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Shares of a core while the fleet was watched, and the server's memory."""
+
+    plane_cpu: float
+    bridge_cpu: float
+    plane_rss: int
+    bridge_rss: int
+    empty_rss: int
 
 
 async def run(up: stack.Stack, plan: Plan) -> Result:
     """Measure."""
     async with AsyncExitStack() as opened:
-        plane = await opened.enter_async_context(up.plane())
-        async with grpc.aio.insecure_channel(plane.target) as channel:
-            tenant = await stack.new_tenant(up, channel)
-        holders = [
-            await opened.enter_async_context(
-                up.child(agents.hold, plane.target, tenant.metadata, plan.many // HOLDERS)
-            )
-            for _ in range(HOLDERS)
-        ]
-        # The first streams fill caches and pools that do not grow with the agents.
-        await _each(holders, "connect", 1)
-        await asyncio.sleep(plan.settle_seconds / 2)
+        enter = opened.enter_async_context
+        plane = await enter(up.plane())
+        bridge = await enter(up.bridge(plane))
+        channel = await enter(grpc.aio.insecure_channel(plane.target))
+        tenants = [await stack.new_tenant(up, channel) for _ in range(HOLDERS + 3)]
+        await failovers.price(up)
+        pairs = await failovers.pairs(channel, plane.target, tenants[0], plan.failovers)
+        for pair in pairs:
+            opened.push_async_callback(pair.close)
         empty = machine.rss_bytes(plane.pid)
-        started = time.perf_counter()
-        few = await _watch(up, plane, holders, plan, plan.few, joined=HOLDERS)
-        many = await _watch(up, plane, holders, plan, plan.many, joined=plan.few)
-        elapsed = time.perf_counter() - started
-        await _each(holders, "stop", 0)
-    return _result(plan, empty, few, many, elapsed)
+        holders = [
+            await enter(
+                up.child(agents.hold, plane.target, tenant.metadata, plan.streams // HOLDERS)
+            )
+            for tenant in tenants[1 : 1 + HOLDERS]
+        ]
+        for holder in holders:
+            await _tell(holder, "connect", plan.streams // HOLDERS)
+        keys = [(tenant.id, tenant.key) for tenant in tenants[-2:]]
+        pollers = await enter(up.child(polling.hold, bridge.target, keys, plan.pollers))
+        load = Load(plane, bridge, holders, pollers)
+        await asyncio.sleep(plan.settle_seconds)
+        cost, taken, acks = await _watch(load, plan, empty)
+        busy = await _during(load, plan, channel, tenants[0], pairs)
+        routes = await _tell(pollers, "watch", 0)
+        bare = await _round_trips(up, 200)
+        for holder in (*holders, pollers):
+            await _tell(holder, "stop", 0)
+    return _result(plan, cost, taken, acks, busy, routes, bare)
 
 
-async def _watch(
-    up: stack.Stack,
-    plane: stack.Child,
-    holders: list[stack.Child],
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Seconds measured while the fleet ran on.
+
+    Attributes:
+        failovers: From a notice sent to its promotion acknowledged.
+        told: From a commit's answer to a listener's hearing of it.
+    """
+
+    failovers: list[float]
+    told: list[float]
+
+
+async def _during(
+    load: Load,
     plan: Plan,
-    wanted: int,
-    *,
-    joined: int,
-) -> Watched:
-    await _each(holders, "connect", (wanted - joined) // HOLDERS)
-    await asyncio.sleep(plan.settle_seconds)
-    flushes, transactions = await _flushes(plane), await _transactions(up)
-    cpu, at = machine.cpu_seconds(plane.pid), time.perf_counter()
-    acks = [
-        taken
-        for answer in await _each(holders, "watch", plan.watch_seconds)
-        for taken in answer["acks"]
-    ]
-    elapsed = time.perf_counter() - at
-    return Watched(
-        wanted,
-        machine.rss_bytes(plane.pid),
-        acks,
-        (await _flushes(plane) - flushes) / elapsed,
-        (await _transactions(up) - transactions) / elapsed,
-        (machine.cpu_seconds(plane.pid) - cpu) / elapsed,
+    channel: grpc.aio.Channel,
+    tenant: stack.Tenant,
+    pairs: Sequence[failovers.Pair],
+) -> Busy:
+    taken = await agents.few_at_a_time([failovers.failover(pair) for pair in pairs], width=2)
+    await _tell(load.pollers, "live", plan.lives)
+    told: list[float] = []
+    async with fanout.Listeners(load.bridge, tenant, plan.listeners) as listeners:
+        for number in range(plan.rounds):
+            told += await listeners.round(channel, tenant, number)
+    return Busy([found.acknowledged for found in taken], told)
+
+
+async def _watch(load: Load, plan: Plan, empty: int) -> tuple[Cost, dict[str, Any], list[float]]:
+    pids = (load.plane.pid, load.bridge.pid)
+    before, at = [machine.cpu_seconds(pid) for pid in pids], time.perf_counter()
+    answers = await asyncio.gather(
+        _tell(load.pollers, "watch", plan.watch_seconds),
+        *(_tell(holder, "watch", plan.watch_seconds) for holder in load.streams),
     )
+    elapsed = time.perf_counter() - at
+    plane_cpu, bridge_cpu = [
+        (machine.cpu_seconds(pid) - was) / elapsed for pid, was in zip(pids, before, strict=True)
+    ]
+    plane_rss, bridge_rss = [machine.rss_bytes(pid) for pid in pids]
+    cost = Cost(plane_cpu, bridge_cpu, plane_rss, bridge_rss, empty)
+    return cost, answers[0], [ack for answer in answers[1:] for ack in answer["acks"]]
 
 
-async def _each(holders: list[stack.Child], order: str, value: float) -> list[Any]:
-    for holder in holders:
-        holder.pipe.send((order, value))
-    return [await asyncio.to_thread(holder.pipe.recv) for holder in holders]
+async def _tell(child: stack.Child, order: str, value: float) -> Any:
+    child.pipe.send((order, value))
+    return await asyncio.to_thread(child.pipe.recv)
 
 
-async def _flushes(plane: stack.Child) -> float:
-    return await asyncio.to_thread(_metric, plane, "agent_heartbeat_flushes_total")
-
-
-def _metric(plane: stack.Child, name: str) -> float:
-    url = f"http://127.0.0.1:{plane.said['metrics_port']}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
-
-
-async def _transactions(up: stack.Stack) -> int:
+async def _round_trips(up: stack.Stack, count: int) -> list[float]:
+    """The yardstick: one indexed read and nothing else, while the fleet runs on."""
     conn = await asyncpg.connect(up.database_url)
+    taken = []
     try:
-        count: int = await conn.fetchval(
-            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-        )
+        for _ in range(count):
+            started = time.perf_counter()
+            await conn.fetchval("SELECT epoch FROM auth_epoch")
+            taken.append(time.perf_counter() - started)
     finally:
         await conn.close()
-    return count
+    return taken
 
 
-def _result(plan: Plan, empty: int, few: Watched, many: Watched, elapsed: float) -> Result:
-    per_agent = (many.rss_bytes - empty) / many.agents / 1024
-    ratio = many.flushes_per_second / max(few.flushes_per_second, 1e-9)
+def _result(
+    plan: Plan,
+    cost: Cost,
+    watched: dict[str, Any],
+    acks: list[float],
+    busy: Busy,
+    routes: dict[str, Any],
+    bare: list[float],
+) -> Result:
+    floor = quantile(bare, 0.99) * 1000
+
+    def milliseconds(name: str, values: Sequence[float], aim: float | None = None) -> Row:
+        return Row(
+            name,
+            quantile(values, 0.99) * 1000,
+            "ms",
+            floor,
+            aim=None if aim is None else Aim(aim, at_most=True),
+        )
+
+    per_agent = (cost.plane_rss - cost.empty_rss) / (plan.streams + plan.pollers) / 1024
     rows = [
-        Row(f"server memory per agent, {many.agents} agents", per_agent, "KiB", aim=Aim(60, True)),
-        Row(
-            "heartbeat to acknowledgement, p50",
-            quantile(many.acks, 0.5) * 1000,
-            "ms",
-            quantile(few.acks, 0.5) * 1000,
+        Row("server CPU", cost.plane_cpu * 100, "% of a core"),
+        Row("bridge CPU", cost.bridge_cpu * 100, "% of a core"),
+        Row("server memory per agent", max(per_agent, 0.0), "KiB", aim=Aim(60, at_most=True)),
+        milliseconds("heartbeat on a stream to its acknowledgement, p99", acks or [0.0], 50),
+        milliseconds("notice to committed promotion, p99", busy.failovers, 250),
+        milliseconds(f"commit to each of {plan.listeners} listeners, p99", busy.told, 1000),
+        *(
+            milliseconds(f"{name}, p99 of {len(values)}", values, 200)
+            for name, values in sorted(routes["taken"].items())
         ),
-        Row(
-            "heartbeat to acknowledgement, p99",
-            quantile(many.acks, 0.99) * 1000,
-            "ms",
-            quantile(few.acks, 0.99) * 1000,
-            aim=Aim(50, True),
-        ),
-        Row(
-            "statements that write heartbeats",
-            many.flushes_per_second,
-            "per s",
-            few.flushes_per_second,
-            ratio,
-            Aim(1.1, True),
-        ),
-        Row(
-            "database transactions of all kinds",
-            many.transactions_per_second,
-            "per s",
-            few.transactions_per_second,
-            many.transactions_per_second / max(few.transactions_per_second, 1e-9),
-        ),
-        Row("server CPU", many.cpu_share * 100, "% of a core", few.cpu_share * 100),
+        Row("calls that failed", sum(routes["failed"].values()), "", aim=Aim(0, at_most=True)),
     ]
     return Result(
         "fleet",
-        f"the same with {few.agents} agents",
+        "p99 of one indexed read on a connection of its own, while the fleet runs",
         rows,
         {
-            "heartbeat_seconds": 5,
+            "streams": plan.streams,
+            "polling_agents": plan.pollers,
+            "dashboards": 5,
             "watch_seconds": plan.watch_seconds,
+            "listeners_p50_ms": round(quantile(busy.told, 0.5) * 1000, 2),
+            "failover_p50_ms": round(quantile(busy.failovers, 0.5) * 1000, 2),
+            "calls_while_watched": sum(map(len, watched["taken"].values())),
             "rss_mib": {
-                "without_agents": round(empty / 2**20, 1),
-                str(few.agents): round(few.rss_bytes / 2**20, 1),
-                str(many.agents): round(many.rss_bytes / 2**20, 1),
+                "server_before": round(cost.empty_rss / 2**20, 1),
+                "server": round(cost.plane_rss / 2**20, 1),
+                "bridge": round(cost.bridge_rss / 2**20, 1),
             },
-            "marginal_kib_per_agent": round(
-                (many.rss_bytes - few.rss_bytes) / (many.agents - few.agents) / 1024, 1
-            ),
-            "acks": {str(few.agents): len(few.acks), str(many.agents): len(many.acks)},
-            "seconds": round(elapsed),
+            "failed": routes["failed"],
         },
     )

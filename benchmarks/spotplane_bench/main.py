@@ -24,6 +24,7 @@ from spotplane_bench import (
     pin_probe,
     results,
     stack,
+    streams,
     unary,
 )
 from spotplane_bench.results import Result, median
@@ -36,10 +37,11 @@ Bench: TypeAlias = Callable[[stack.Stack, Any], Awaitable[Result]]
 BENCHES: Final[dict[str, tuple[Bench, Any, Any]]] = {
     "unary": (unary.run, unary.Plan(), unary.QUICK),
     "doors": (doors.run, doors.Plan(), doors.QUICK),
-    "fleet": (fleet.run, fleet.Plan(), fleet.QUICK),
+    "streams": (streams.run, streams.Plan(), streams.QUICK),
     "commands": (commands.run, commands.Plan(), commands.QUICK),
     "failovers": (failovers.run, failovers.Plan(), failovers.QUICK),
     "ingest": (ingest.run, ingest.Plan(), ingest.QUICK),
+    "fleet": (fleet.run, fleet.Plan(), fleet.QUICK),
 }
 
 Only = Annotated[
@@ -61,7 +63,10 @@ def bench(
     """Run all benchmarks, or some, one after the other, each beside its yardstick."""
     if context.invoked_subcommand is not None:
         return
-    chosen = only or list(BENCHES)
+    _bench(only or list(BENCHES), file=file, quick=quick, note=note)
+
+
+def _bench(chosen: Sequence[str], *, file: Path | None, quick: bool, note: str) -> None:
     unknown = [name for name in chosen if name not in BENCHES]
     if unknown:
         raise typer.BadParameter(f"no such benchmark: {', '.join(unknown)}")
@@ -69,6 +74,16 @@ def bench(
     head = machine.describe(note)
     with stack.postgres() as server:
         uvloop.run(_run(server, head, chosen, quick=quick, file=file))
+
+
+def _command(name: str) -> None:
+    @app.command(name, help=f"Run `{name}` alone.")
+    def one(file: File = None, quick: Quick = False, note: Note = "") -> None:
+        _bench([name], file=file, quick=quick, note=note)
+
+
+for _name in BENCHES:
+    _command(_name)
 
 
 async def _run(

@@ -9,12 +9,23 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from spotplane_bench import commands, doors, failovers, fleet, ingest, machine, results, unary
+from spotplane_bench import (
+    commands,
+    doors,
+    failovers,
+    fleet,
+    ingest,
+    machine,
+    results,
+    streams,
+    unary,
+)
 from spotplane_bench.stack import Stack
 
 BENCHES: list[tuple[Callable[[Stack, Any], Awaitable[results.Result]], Any]] = [
     (unary.run, unary.TINY),
     (doors.run, doors.TINY),
+    (streams.run, streams.TINY),
     (fleet.run, fleet.TINY),
     (commands.run, commands.TINY),
     (failovers.run, failovers.TINY),
