@@ -11,7 +11,8 @@ from spotplane_server.decisions.engine import Action, Decision, ReasonClass, Sna
 
 MAX_REASONING: Final = 2000
 MAX_SCORES: Final = 256
-MAX_MEMORY: Final = 32
+# A few numbers for each pool of a type.
+MAX_MEMORY: Final = 512
 MAX_KEY: Final = 128
 
 

@@ -96,7 +96,9 @@ def _stay(snapshot: Snapshot) -> Decision:
     return Decision("stay", snapshot.mode, snapshot.pool_id, 1, 0, 0, "", memory=snapshot.memory)
 
 
-def _go(snapshot: Snapshot, pool: PoolView | None, memory: dict[str, float] | None = None) -> Decision:
+def _go(
+    snapshot: Snapshot, pool: PoolView | None, memory: dict[str, float] | None = None
+) -> Decision:
     memory = snapshot.memory if memory is None else memory
     if pool is None:
         if snapshot.mode == "ondemand" and snapshot.serving:

@@ -162,7 +162,9 @@ def _cells(
             raise BadRecording(f"{where}: column {zone.name}{AVAILABLE}: {text!r} is not 0 or 1")
         price = _price(row[zone.price].strip(), f"{where}: column {zone.name}{PRICE}")
         if state and price is None:
-            raise BadRecording(f"{where}: column {zone.name}{PRICE}: empty where spot was to be had")
+            raise BadRecording(
+                f"{where}: column {zone.name}{PRICE}: empty where spot was to be had"
+            )
         states.append(state)
         costs.append(price)
     return tuple(states), tuple(costs)

@@ -116,11 +116,10 @@ class Replay:
         self.outcome.switches += events.switched
         self.outcome.outages += events.went_down
         self._pools = self.view.pools(self._tick, frozenset(self._lost))
-        if fleet.moving is None or fleet.threatened:
-            asked = asked or events.any
-        else:
-            asked = False
-        if asked:
+        if fleet.moving is not None and not fleet.threatened:
+            # A switch is under way; it is let be, as it is live.
+            return
+        if asked or events.any:
             self._ask(now)
 
     def _ask(self, now: int) -> None:

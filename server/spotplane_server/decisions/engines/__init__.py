@@ -6,6 +6,13 @@ from collections.abc import Callable
 from typing import Final
 
 from spotplane_server.decisions.engine import Engine
+from spotplane_server.decisions.engines.hedge import HedgeEngine
+from spotplane_server.decisions.engines.risk import PriceAndRisk
+from spotplane_server.decisions.engines.rules import BuiltInRules
 
 # By the name under which they are chosen, live and in backtests.
-BUILT_IN: Final[dict[str, Callable[[], Engine]]] = {}
+BUILT_IN: Final[dict[str, Callable[[], Engine]]] = {
+    BuiltInRules.name: BuiltInRules,
+    PriceAndRisk.name: PriceAndRisk,
+    HedgeEngine.name: HedgeEngine,
+}
