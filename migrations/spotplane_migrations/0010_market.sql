@@ -67,21 +67,20 @@ INSERT INTO on_demand_price_history SELECT region, instance_type, observed_at, p
 -- Every report, for the health of an agent's pricing and an instance's log.
 CREATE TABLE price_reports (
     tenant_id         uuid NOT NULL,
+    agent_id          uuid NOT NULL,
     received_at       timestamptz NOT NULL,
     id                uuid NOT NULL,
-    agent_id          uuid NOT NULL,
     instance_id       text,
-    pool_id           text,
     observed_at       timestamptz NOT NULL,
     -- Of the instance's own pool, and of its type.
     spot_nanousd      bigint,
     on_demand_nanousd bigint,
     accepted          int NOT NULL,
     dropped           int NOT NULL,
-    PRIMARY KEY (tenant_id, received_at, id)
-) PARTITION BY RANGE (received_at);
-CREATE INDEX price_reports_agent ON price_reports (tenant_id, agent_id, received_at DESC);
+    PRIMARY KEY (tenant_id, agent_id, received_at, id)
+);
 CREATE INDEX price_reports_instance ON price_reports (tenant_id, instance_id, received_at DESC);
+CREATE INDEX price_reports_time ON price_reports USING brin (received_at) WITH (pages_per_range = 32);
 CALL isolate_tenants('price_reports');
 GRANT SELECT, INSERT, UPDATE, DELETE ON price_reports TO spotplane_app;
 
@@ -91,8 +90,6 @@ CREATE TABLE instance_prices (
     instance_id       text NOT NULL,
     spot_nanousd      bigint CHECK (spot_nanousd > 0),
     on_demand_nanousd bigint CHECK (on_demand_nanousd > 0),
-    -- Of its type when it was first seen.
-    baseline_nanousd  bigint NOT NULL CHECK (baseline_nanousd > 0),
     observed_at       timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, instance_id)
 );
@@ -150,9 +147,14 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON pipeline_runs TO spotplane_app;
 -- Choosing by the interruptions of a window over all pools; the index of 0005 leads with the pool.
 CREATE INDEX pool_interruptions_time ON pool_interruptions (occurred_at);
 
-INSERT INTO partitioned_tables VALUES ('raw_prices'), ('clean_prices'), ('price_reports'), ('price_features');
+-- How long whole months are kept; null is for ever. The database holds it, so that no mistake of a
+-- program drops what must stay.
+ALTER TABLE partitioned_tables ADD COLUMN kept_for interval;
+UPDATE partitioned_tables SET kept_for = '90 days' WHERE name = 'outbox_events';
+INSERT INTO partitioned_tables (name, kept_for) VALUES
+    ('raw_prices', '90 days'), ('clean_prices', '2 years'), ('price_features', '2 years');
 SELECT ensure_partition(parent, starts_at, starts_at + interval '1 month')
-  FROM unnest(ARRAY['raw_prices', 'clean_prices', 'price_reports', 'price_features']) AS parent,
+  FROM unnest(ARRAY['raw_prices', 'clean_prices', 'price_features']) AS parent,
        generate_series(date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '2 months',
                        date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' + interval '3 months',
                        interval '1 month') AS starts_at;

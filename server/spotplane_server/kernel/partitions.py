@@ -19,8 +19,8 @@ TABLES: Final = (
     "outbox_events",
     "raw_prices",
     "clean_prices",
-    "price_reports",
     "price_features",
+    "savings_buckets",
 )
 MONTHS_BACK: Final = 2
 MONTHS_AHEAD: Final = 3

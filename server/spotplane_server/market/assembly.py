@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Final
+
 from spotplane_server.kernel.parts import Kernel, Parts
+from spotplane_server.kernel.retention import Rule
+from spotplane_server.market.pipeline import PipelineJob
+
+RETENTION: Final = (
+    Rule("price_reports", "received_at", timedelta(days=30)),
+    Rule("pool_scores", "computed_at", timedelta(days=90)),
+    # What operators can look back at.
+    Rule("pipeline_runs", "started_at", timedelta(days=90)),
+)
 
 
 def assemble(kernel: Kernel) -> Parts:
-    """Build the feature's services and jobs."""
-    return Parts()
+    """Build the feature's jobs. Its service needs instances and is built by `fleet`."""
+    return Parts(jobs=[PipelineJob(kernel.db, kernel.wakeups)], retention=RETENTION)

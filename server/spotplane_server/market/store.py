@@ -8,29 +8,20 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from spotplane_server.kernel.db import Conn
+from spotplane_server.market.raw import Raw
 
 # Sorted, so that reports of many agents lock rows in one order and never deadlock.
 PUT_SPOT_PRICES: Final = """
     INSERT INTO pools AS p (id, instance_type, region, az, price_nanousd, price_observed_at,
                             created_at)
-    SELECT s.instance_type || '.' || s.az, s.instance_type, $1, s.az, s.price, $2, $3
-      FROM unnest($4::text[], $5::text[], $6::bigint[]) AS s (instance_type, az, price)
-     ORDER BY 1
+    SELECT DISTINCT ON (s.id) s.id, s.instance_type, $1, s.az, s.price, s.observed_at, $2
+      FROM unnest($3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[])
+           AS s (id, instance_type, az, price, observed_at)
+     ORDER BY s.id, s.observed_at DESC
     ON CONFLICT (id) DO UPDATE
        SET price_nanousd = excluded.price_nanousd,
            price_observed_at = excluded.price_observed_at
      WHERE p.price_observed_at IS NULL OR p.price_observed_at < excluded.price_observed_at
-"""
-
-PUT_ON_DEMAND_PRICES: Final = """
-    INSERT INTO on_demand_prices AS p (region, instance_type, price_nanousd, observed_at)
-    SELECT $1, o.instance_type, o.price, $2
-      FROM unnest($3::text[], $4::bigint[]) AS o (instance_type, price)
-     ORDER BY 2
-    ON CONFLICT (region, instance_type) DO UPDATE
-       SET price_nanousd = excluded.price_nanousd,
-           observed_at = excluded.observed_at
-     WHERE p.observed_at < excluded.observed_at
 """
 
 # A pool whose first report has not become clean yet has that report's price.
@@ -84,37 +75,22 @@ class Pool:
     interruptions: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SpotPrice:
-    """A price seen in a pool, nano-USD per hour."""
+async def put_spot_prices(conn: Conn, region: str, prices: Sequence[Raw], *, now: datetime) -> None:
+    """Remember the newest prices of pools, making pools at first sight.
 
-    instance_type: str
-    az: str
-    price_nanousd: int
-
-
-async def put_spot_prices(
-    conn: Conn, region: str, prices: Sequence[SpotPrice], *, observed_at: datetime, now: datetime
-) -> None:
-    """Remember prices, creating pools at first sight; an older observation changes nothing."""
-    newest = {(p.instance_type, p.az): p.price_nanousd for p in prices}
+    An older observation changes nothing.
+    """
+    if not prices:
+        return
     await conn.execute(
         PUT_SPOT_PRICES,
         region,
-        observed_at,
         now,
-        [key[0] for key in newest],
-        [key[1] for key in newest],
-        list(newest.values()),
-    )
-
-
-async def put_on_demand_prices(
-    conn: Conn, region: str, prices: dict[str, int], *, observed_at: datetime
-) -> None:
-    """Remember on-demand prices by type, nano-USD per hour."""
-    await conn.execute(
-        PUT_ON_DEMAND_PRICES, region, observed_at, list(prices), list(prices.values())
+        [price.pool_id for price in prices],
+        [price.instance_type for price in prices],
+        [price.az for price in prices],
+        [price.price_nanousd for price in prices],
+        [price.observed_at for price in prices],
     )
 
 

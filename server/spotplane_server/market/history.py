@@ -1,0 +1,38 @@
+"""What pools cost on average, by the hour or the day."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+from spotplane_server.kernel.db import Conn
+
+Interval: TypeAlias = Literal["hour", "day"]
+INTERVALS: Final[dict[Interval, timedelta]] = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+
+LIST_MEANS: Final = """
+    SELECT date_bin($4, bucket_at, '1970-01-01Z') AS start, pool_id,
+           round(avg(price_nanousd))::bigint AS mean_nanousd
+      FROM clean_prices
+     WHERE pool_id = ANY($1)
+       AND bucket_at >= $2
+       AND bucket_at < $3
+     GROUP BY 1, 2
+     ORDER BY 1
+"""
+
+
+async def list_means(
+    conn: Conn, pool_ids: Iterable[str], frm: datetime, to: datetime, interval: Interval
+) -> dict[datetime, dict[str, int]]:
+    """Mean clean price by start of the hour or day, oldest first, and by pool.
+
+    Hours and days are those of UTC; one in which no pool has a price is absent.
+    """
+    rows = await conn.fetch(LIST_MEANS, sorted(set(pool_ids)), frm, to, INTERVALS[interval])
+    means: dict[datetime, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        means[row["start"]][row["pool_id"]] = row["mean_nanousd"]
+    return dict(means)
