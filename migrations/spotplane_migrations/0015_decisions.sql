@@ -35,8 +35,8 @@ CREATE TABLE decisions (
     outcome          text NOT NULL
         CONSTRAINT decisions_outcome_check CHECK (outcome IN ('executed', 'blocked', 'stay')),
     command_id       uuid,
-    PRIMARY KEY (tenant_id, decided_at, id)
-) PARTITION BY RANGE (decided_at);
+    PRIMARY KEY (tenant_id, id)
+);
 CREATE INDEX decisions_agent ON decisions (tenant_id, agent_id, decided_at DESC, id);
 CREATE INDEX decisions_time ON decisions (decided_at);
 CALL isolate_tenants('decisions');
@@ -125,8 +125,9 @@ CREATE TABLE engine_state (
 INSERT INTO engine_state DEFAULT VALUES;
 GRANT SELECT, UPDATE ON engine_state TO spotplane_app;
 
-INSERT INTO partitioned_tables VALUES ('decisions');
-SELECT ensure_partition('decisions', starts_at, starts_at + interval '1 month')
-  FROM generate_series(date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '2 months',
-                       date_trunc('month', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' + interval '3 months',
-                       interval '1 month') AS starts_at;
+-- What happened to an agent, without the changes of state that live views are made of.
+CREATE INDEX outbox_events_agent ON outbox_events (tenant_id, aggregate_id, occurred_at DESC)
+    WHERE tenant_id IS NOT NULL AND event_type NOT LIKE '%.status\_changed';
+
+-- Pools that refuse launches, across tenants.
+CREATE INDEX replicas_failed ON replicas (updated_at) WHERE status = 'failed';

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
@@ -70,6 +71,13 @@ def _address(text: str) -> str:
     return text
 
 
+def _key(text: str) -> bytes:
+    value = base64.b64decode(text, validate=True)
+    if len(value) != 32:
+        raise ValueError("must be 32 bytes in base64")
+    return value
+
+
 def _setting(default: Any, read: Callable[[str], Any] = str) -> Any:
     return field(default=default, metadata={"read": read})
 
@@ -90,6 +98,9 @@ class ServerConfig:
     tenant_rpm: int = _setting(50_000, _natural)
     key_default_rpm: int = _setting(60, _natural)
     key_default_concurrency: int = _setting(5, _natural)
+    auth_failures_per_minute: int = _setting(100, _natural)  # of one address
+    # Keeps copies of client tokens under this key, 32 bytes in base64; without it there are none.
+    token_escrow_key: bytes | None = _setting(None, _key)
     usage_late_days: int = _setting(35, _late_days)
     usage_future_minutes: int = _setting(5, _natural)
     launch_estimate_days: int = _setting(30, _natural)
@@ -99,6 +110,9 @@ class ServerConfig:
     offline_seconds: int = _setting(120, _natural)
     db_pool_size: int = _setting(10, _natural)
     drain_seconds: int = _setting(10, _natural)
+    # What decides while no uploaded engine is live: a built-in or installed one's name, or the
+    # address of a remote one, grpc://host:port or grpcs://host:port.
+    decision_engine: str = _setting("rules")
     smtp_url: str | None = _setting(None, _mail_server)  # without it no e-mail is sent
     smtp_sender: str = _setting("spotplane@localhost", _address)
     log_level: str = _setting("INFO", _level)

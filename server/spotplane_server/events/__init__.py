@@ -1,5 +1,5 @@
 """What happened: a transactional outbox, read in commit order."""
 
-from spotplane_server.events.store import Event, append
+from spotplane_server.events.store import Event, append, append_many
 
-__all__ = ["Event", "append"]
+__all__ = ["Event", "append", "append_many"]

@@ -89,6 +89,25 @@ async def append(conn: Conn, event: Event, now: datetime) -> None:
     )
 
 
+async def append_many(conn: Conn, happened: Sequence[Event], now: datetime) -> None:
+    """Write events in the transaction of their cause, in their order and in one round trip."""
+    correlation_id = calls.correlation_id()
+    await conn.executemany(
+        INSERT_EVENT,
+        [
+            (
+                now,
+                uuid4(),
+                event.type,
+                event.tenant_id,
+                event.aggregate_id,
+                {**event.data, "correlation_id": correlation_id},
+            )
+            for event in happened
+        ],
+    )
+
+
 async def list_after(conn: Conn, cursor: tuple[int, int], *, limit: int) -> Sequence[Row]:
     """Events after a cursor in commit order; empty when there is none that may be shown yet."""
     rows = await conn.fetch(LIST_EVENTS, str(cursor[0]), cursor[1], limit)

@@ -40,6 +40,9 @@ LIMITED: Final = Counter("rate_limit_rejections", "Calls refused for a budget.",
 POOL: Final = Gauge("db_pool_connections", "Connections to PostgreSQL.", ["state"])
 DEPENDENCY_UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ["service"])
 JOB_RUNS: Final = Counter("job_runs", "Runs of background jobs.", ["job", "outcome"])
+ENGINE_FAULTS: Final = Counter(
+    "engine_faults", "Questions that a decision engine failed to answer.", ["kind"]
+)
 JOB_SECONDS: Final = Histogram(
     "job_duration_seconds", "Time of a job's run.", ["job"], buckets=_SECONDS
 )

@@ -1,0 +1,192 @@
+"""Handlers of `DecisionService`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from spotplane.v1 import decision_pb2 as pb
+from spotplane.v1 import decision_pb2_grpc
+
+from spotplane_server.agents import access
+from spotplane_server.agents.ledger import Ledger
+from spotplane_server.decisions import (
+    answers,
+    asking,
+    overview,
+    overview_store,
+    recording,
+    requests,
+    sessions_store,
+    store,
+    switching,
+)
+from spotplane_server.decisions.panel import Panel
+from spotplane_server.decisions.sessions import Sessions
+from spotplane_server.decisions.sessions_store import Session
+from spotplane_server.kernel import calls, claims, wire
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.middleware import Context
+from spotplane_server.tenants.errors import TenantNotFound
+
+LISTED: Final = 10
+
+
+class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
+    """Recommends, takes and explains switches, and keeps the engines that decide."""
+
+    def __init__(
+        self, db: Database, clock: Clock, panel: Panel, sessions: Sessions, ledger: Ledger
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._panel = panel
+        self._sessions = sessions
+        self._ledger = ledger
+
+    async def GetRecommendation(
+        self, request: pb.GetRecommendationRequest, context: Context
+    ) -> pb.GetRecommendationResponse:
+        caller = calls.current().caller
+        agent_id = access.agent_id(caller, request.agent_id)
+        now = self._clock.now()
+        async with self._db.read(access.scope(caller)) as conn:
+            subject = await asking.get_subject(conn, agent_id, now)
+            view = await asking.get_view(conn, self._panel, subject, now)
+        if view is None:
+            return answers.nothing_serves(subject)
+        return answers.recommendation(await asking.rule(self._panel, view))
+
+    async def IssueSwitch(
+        self, request: pb.IssueSwitchRequest, context: Context
+    ) -> pb.IssueSwitchResponse:
+        call = calls.current()
+        agent_id = access.agent_id(call.caller, request.agent_id)
+        wanted = requests.wanted(request)
+        now = self._clock.now()
+        async with self._db.transaction(access.scope(call.caller)) as conn:
+            subject = await asking.get_subject(conn, agent_id, now)
+            issued = await switching.issue(conn, self._ledger, call, subject, wanted, now)
+        if issued.queued is not None:
+            self._ledger.wake(issued.agent.tenant_id, issued.queued.command.instance_id)
+            calls.created()
+        return answers.issued(issued, wanted)
+
+    async def Decide(self, request: pb.DecideRequest, context: Context) -> pb.DecideResponse:
+        caller = calls.current().caller
+        agent_id = access.agent_id(caller, request.agent_id)
+        seen = requests.seen(request)
+        now = self._clock.now()
+        async with self._db.read(access.scope(caller)) as conn:
+            subject = await asking.get_subject(conn, agent_id, now)
+            view = await asking.get_view(conn, self._panel, subject, now, seen)
+        if view is None:
+            raise asking.NothingServes("no instance serves this agent, and none was described")
+        ruling = asking.obeying(await asking.rule(self._panel, view))
+        row = recording.record(ruling, "request", outcome=asking.outcome_of(ruling))
+        async with self._db.transaction(subject.tenant_id) as conn:
+            await store.insert(conn, [row])
+        return answers.decided(ruling, str(row.id))
+
+    async def ListAgentDecisions(
+        self, request: pb.ListAgentDecisionsRequest, context: Context
+    ) -> pb.ListAgentDecisionsResponse:
+        tenant_id = claims.required_tenant(calls.current().caller, request)
+        now = self._clock.now()
+        async with self._db.read(tenant_id) as conn:
+            if not await overview_store.tenant_exists(conn, tenant_id):
+                raise TenantNotFound(tenant_id)
+            rows = await overview_store.list_agents(conn, tenant_id, now)
+            ids = [row.id for row in rows]
+            decisions = await overview_store.list_decisions(conn, tenant_id, ids)
+            reports = await overview_store.list_reports(conn, tenant_id, ids)
+            happened = await overview_store.list_events(conn, tenant_id, ids)
+        return pb.ListAgentDecisionsResponse(
+            agents=[
+                overview.agent(row, decisions[row.id], reports[row.id], happened[str(row.id)], now)
+                for row in rows
+            ]
+        )
+
+    async def UploadEngine(
+        self, request_iterator: AsyncIterator[pb.UploadEngineRequest], context: Context
+    ) -> pb.UploadEngineResponse:
+        call = calls.current()
+        received = await requests.received(request_iterator)
+        session_id = await self._sessions.upload(call, "engine", received.files, received.named)
+        live = await self._sessions.activate(call, session_id, force=received.force)
+        return pb.UploadEngineResponse(
+            session_id=str(session_id),
+            files=[file.name for file in received.files],
+            message=f"engine {live.name} {live.version} decides now",
+            engine=await self._engine_status(),
+        )
+
+    async def UploadModel(
+        self, request_iterator: AsyncIterator[pb.UploadModelRequest], context: Context
+    ) -> pb.UploadModelResponse:
+        received = await requests.received(request_iterator)
+        session_id = await self._sessions.upload(
+            calls.current(), "model", received.files, received.named
+        )
+        return pb.UploadModelResponse(
+            session_id=str(session_id),
+            files=[file.name for file in received.files],
+            total_bytes=sum(len(file.data) for file in received.files),
+            message="uploaded; activate the session to let it decide",
+        )
+
+    async def ActivateSession(
+        self, request: pb.ActivateSessionRequest, context: Context
+    ) -> pb.ActivateSessionResponse:
+        session_id = wire.uuid(request.session_id, "session_id", "session ID")
+        live = await self._sessions.activate(calls.current(), session_id, force=request.force)
+        return pb.ActivateSessionResponse(
+            session_id=str(live.id),
+            message=f"{live.name} {live.version} decides now",
+            engine=await self._engine_status(),
+        )
+
+    async def ActivateFallback(
+        self, request: pb.ActivateFallbackRequest, context: Context
+    ) -> pb.ActivateFallbackResponse:
+        live = await self._sessions.swap(calls.current())
+        return pb.ActivateFallbackResponse(
+            session_id=str(live.id),
+            message=f"{live.name} {live.version} decides again",
+            engine=await self._engine_status(),
+        )
+
+    async def ListSessions(
+        self, request: pb.ListSessionsRequest, context: Context
+    ) -> pb.ListSessionsResponse:
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await sessions_store.list_sessions(conn, LISTED)
+            return pb.ListSessionsResponse(sessions=await _with_files(conn, found))
+
+    async def GetEngineStatus(
+        self, request: pb.GetEngineStatusRequest, context: Context
+    ) -> pb.GetEngineStatusResponse:
+        async with self._db.read(EVERY_TENANT) as conn:
+            roles = [
+                found
+                for role in sessions_store.ROLES
+                if (found := await sessions_store.find_role(conn, role)) is not None
+            ]
+            sessions = await _with_files(conn, roles)
+            count = await sessions_store.count_files(conn)
+        return pb.GetEngineStatusResponse(
+            engine=await self._engine_status(), file_count=count, sessions=sessions
+        )
+
+    async def _engine_status(self) -> pb.EngineStatus:
+        async with self._db.read(EVERY_TENANT) as conn:
+            state = await sessions_store.read_state(conn)
+        judge = self._panel.judge
+        return answers.engine_status(judge, stands_in=state.active_fallback or judge.failing)
+
+
+async def _with_files(conn: Conn, found: list[Session]) -> list[pb.ModelSession]:
+    files = await sessions_store.list_files(conn, [session.id for session in found])
+    return [answers.session(session, files[session.id]) for session in found]
