@@ -17,19 +17,18 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from spotplane.v1 import (
     agent_pb2_grpc,
-    api_key_pb2_grpc,
     event_pb2_grpc,
     failover_pb2_grpc,
     instance_type_pb2_grpc,
     model_pb2_grpc,
     region_pb2_grpc,
     replica_pb2_grpc,
-    tenant_pb2_grpc,
     usage_pb2_grpc,
 )
 
 from spotplane_server.agents import moves
-from spotplane_server.agents.jobs import CommandsJob, LivenessJob
+from spotplane_server.agents.handlers import Standby
+from spotplane_server.agents.jobs import RETENTION, CommandsJob, LeftoversJob, LivenessJob
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.service import AgentService
 from spotplane_server.agents.sessions import AGENTS_TOPIC, Sessions
@@ -40,34 +39,41 @@ from spotplane_server.catalog.models_service import ModelService
 from spotplane_server.catalog.regions_service import RegionService
 from spotplane_server.config import ServerConfig
 from spotplane_server.decisions import assembly as decisions
+from spotplane_server.decisions.loop import DecisionLoop, Pacer
 from spotplane_server.events.hub import EventHub
 from spotplane_server.events.service import EventService
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
 from spotplane_server.fleet import assembly as fleet
+from spotplane_server.fleet.market_reports import AgentsPrices
 from spotplane_server.insights import assembly as insights
-from spotplane_server.kernel import bootstrap, logs, metrics, migrate, partitions, policy
+from spotplane_server.kernel import bootstrap, logs, metrics, migrate, partitions, policy, retention
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.idempotency import Repeats
 from spotplane_server.kernel.jobs import JobRunner
 from spotplane_server.kernel.limits import Limiter
 from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.parts import Kernel, Parts
 from spotplane_server.kernel.tasks import owned
+from spotplane_server.kernel.tickets import Tickets
 from spotplane_server.kernel.wakeups import Wakeups
 from spotplane_server.market import assembly as market
-from spotplane_server.market import reports as prices
+from spotplane_server.market import reports as market_reports
+from spotplane_server.market.pipeline import TOPIC as CLEAN_PRICES_TOPIC
+from spotplane_server.market.pipeline import PipelineJob
+from spotplane_server.market.reports import PriceReports
 from spotplane_server.notifications import assembly as notifications
+from spotplane_server.replicas.binding import Binding
+from spotplane_server.replicas.handover import Handover
 from spotplane_server.replicas.jobs import CoordinatorJob
 from spotplane_server.replicas.lifecycle import Replicas
+from spotplane_server.replicas.reports import ReplicaReports
 from spotplane_server.replicas.service import ReplicaService
 from spotplane_server.savings import assembly as savings
-from spotplane_server.tenants.export import Exporter
-from spotplane_server.tenants.jobs import LastUsedJob
-from spotplane_server.tenants.keys_service import ApiKeyService, Defaults
-from spotplane_server.tenants.service import TenantService
+from spotplane_server.tenants import assembly as tenants
 from spotplane_server.usage import reports as usage_reports
 from spotplane_server.usage.jobs import RequestIdRetention
 from spotplane_server.usage.rules import AcceptedWindow
@@ -84,7 +90,7 @@ def build(kernel: Kernel) -> Parts:
     """Build every feature."""
     features = [
         _events(kernel),
-        _tenants(kernel),
+        tenants.assemble(kernel),
         _catalog(kernel),
         _usage(kernel),
         _agents(kernel),
@@ -99,6 +105,9 @@ def build(kernel: Kernel) -> Parts:
         services=[service for feature in features for service in feature.services],
         jobs=[
             partitions.PartitionJob(kernel.db),
+            retention.RetentionJob(
+                kernel.db, [rule for feature in features for rule in feature.retention]
+            ),
             *(job for feature in features for job in feature.jobs),
         ],
         background=[background for feature in features for background in feature.background],
@@ -127,10 +136,15 @@ def _agents(kernel: Kernel) -> Parts:
         server_id=kernel.server_id,
         heartbeat=timedelta(seconds=config.heartbeat_seconds),
     )
-    replicas = Replicas(db, ledger)
+    replicas = Replicas(ledger)
+    binding = Binding(replicas)
+    replica_reports = ReplicaReports(db, replicas, binding)
     reconciler = Reconciler(db, clock, replicas, ledger, sessions, offline_after)
-    failovers = FailoverService(db, clock, tokens, reconciler, replicas)
-    ledger.on_final({"create_replica": replicas.on_create_command, "switch": moves.on_switch})
+    failovers = FailoverService(db, clock, tokens, reconciler, replica_reports)
+    handover = Handover(replicas)
+    ledger.on_final(
+        {"create_replica": replica_reports.on_create_command, "switch": moves.on_switch}
+    )
     stream = AgentStream(
         db,
         clock,
@@ -138,9 +152,9 @@ def _agents(kernel: Kernel) -> Parts:
         ledger,
         {
             "notice": failovers.on_notice,
-            "replica": sessions.telling(replicas.on_report),
+            "replica": sessions.telling(replica_reports.on_report),
             "termination": sessions.telling(failovers.on_termination),
-            "prices": lambda _origin, report, now: prices.take(db, report, now),
+            "prices": AgentsPrices(db, PriceReports(db, kernel.wakeups)).on_report,
             "usage": lambda origin, report, now: usage_reports.take(
                 db, origin, report, now, window
             ),
@@ -153,7 +167,9 @@ def _agents(kernel: Kernel) -> Parts:
         sessions,
         ledger,
         stream,
-        bind_replica=replicas.bind,
+        Standby(
+            binding.bind, handover.end_all, replica_reports.confirm_gone, failovers.on_termination
+        ),
         offline_after=offline_after,
     )
     return Parts(
@@ -161,18 +177,22 @@ def _agents(kernel: Kernel) -> Parts:
             (agent_pb2_grpc.add_AgentServiceServicer_to_server, agents),
             (
                 replica_pb2_grpc.add_ReplicaServiceServicer_to_server,
-                ReplicaService(db, clock, tokens, replicas, ledger, sessions),
+                ReplicaService(
+                    db, clock, tokens, replicas, binding, replica_reports, ledger, sessions
+                ),
             ),
             (failover_pb2_grpc.add_FailoverServiceServicer_to_server, failovers),
         ],
         jobs=[
             LivenessJob(db, offline_after),
             CommandsJob(db, ledger),
-            CoordinatorJob(db, ledger, replicas, sessions.signal_agent),
+            LeftoversJob(db),
+            CoordinatorJob(db, ledger, replicas, sessions.signal_agent, offline_after),
             reconciler,
         ],
         background=[sessions.run, sessions.sweep],
         drain=[sessions.drain],
+        retention=RETENTION,
     )
 
 
@@ -199,30 +219,6 @@ def _usage(kernel: Kernel) -> Parts:
     return Parts(
         services=[(usage_pb2_grpc.add_UsageServiceServicer_to_server, service)],
         jobs=[RequestIdRetention(kernel.db)],
-    )
-
-
-def _tenants(kernel: Kernel) -> Parts:
-    config = kernel.config
-    tenants = TenantService(
-        kernel.db,
-        kernel.clock,
-        kernel.tokens,
-        Exporter(kernel.db),
-        region_code=config.default_region_code,
-    )
-    keys = ApiKeyService(
-        kernel.db,
-        kernel.clock,
-        kernel.tokens,
-        defaults=Defaults(config.key_default_rpm, config.key_default_concurrency),
-    )
-    return Parts(
-        services=[
-            (tenant_pb2_grpc.add_TenantServiceServicer_to_server, tenants),
-            (api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys),
-        ],
-        jobs=[LastUsedJob(kernel.db, kernel.auth)],
     )
 
 
@@ -254,12 +250,16 @@ class Server:
             await db.close()
             raise
         parts = build(kernel)
+        repeats = Repeats(db, clock)
         gate = Gate(
             kernel.auth,
             Limiter(),
             clock,
             tenant_rpm=config.tenant_rpm,
             refused=Refusals(db, clock).record,
+            tickets=kernel.tickets,
+            repeats=repeats,
+            auth_failures_per_minute=config.auth_failures_per_minute,
             trusted_proxies=config.trusted_proxies,
             message_limits={CONNECT: STREAM_MESSAGE_BYTES},
         )
@@ -271,10 +271,10 @@ class Server:
         reflection.enable_server_reflection(_service_names(), grpc_server)
         port = grpc_server.add_insecure_port(f"{config.host}:{config.port}")
         server = cls(kernel, parts, grpc_server, port)
-        await server._run(gate, healthy)
+        await server._run(gate, repeats, healthy)
         return server
 
-    async def _run(self, gate: Gate, healthy: Any) -> None:
+    async def _run(self, gate: Gate, repeats: Repeats, healthy: Any) -> None:
         enter = self._stack.enter_async_context
         self._stack.push_async_callback(self.kernel.db.close)
         await partitions.PartitionJob(self.kernel.db).run_once(self.kernel.clock.now())
@@ -289,12 +289,20 @@ class Server:
             runner.signal(Reconciler.name)
 
         self.kernel.wakeups.listen(AGENTS_TOPIC, look_again)
+        self.kernel.wakeups.listen(
+            market_reports.TOPIC, lambda _key: runner.signal(PipelineJob.name)
+        )
+        pacer = Pacer(lambda: runner.signal(DecisionLoop.name))
+        self.kernel.wakeups.listen(AGENTS_TOPIC, pacer.hint)
+        self.kernel.wakeups.listen(CLEAN_PRICES_TOPIC, pacer.hint)
+        await enter(owned(pacer.run(), "decision-pacer"))
         await enter(owned(self.kernel.wakeups.run(), "wakeups"))
         await enter(owned(gate.recheck_streams(), "recheck"))
         await enter(owned(_report_health(self.kernel, healthy), "health"))
         for background in self.parts.background:
             await enter(owned(background(), "background"))
         await self._grpc.start()
+        self._stack.push_async_callback(repeats.settle)
         self._stack.push_async_callback(self._stop_grpc, healthy)
         await enter(owned(runner.run(), "jobs"))
         log.info("serving", port=self.port, server_id=self.kernel.server_id)
@@ -335,6 +343,7 @@ async def _kernel(config: ServerConfig, db: Database, clock: Clock) -> Kernel:
         if not await migrate.current(conn):
             raise migrate.MigrationRefused("the database is not migrated: run `spotplane migrate`")
         secret = await bootstrap.shared_secret(conn, "page_tokens")
+        tickets = Tickets(db, await bootstrap.shared_secret(conn, "tickets"))
         if config.admin_token:
             await bootstrap.put_admin(
                 conn,
@@ -352,6 +361,7 @@ async def _kernel(config: ServerConfig, db: Database, clock: Clock) -> Kernel:
         Authenticator(db, clock),
         Wakeups(config.database_url, server_id),
         server_id,
+        tickets,
     )
 
 

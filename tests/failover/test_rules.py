@@ -32,6 +32,9 @@ BASE = Situation(
     replica_status=None,
     replica_bound=False,
     replica_created_by=None,
+    replica_alive=True,
+    switch_count=0,
+    switch_queued_at=None,
     manual_mode=False,
     launcher_online=True,
     switch_open=False,
@@ -45,6 +48,7 @@ READY: dict[str, Any] = {
 SYNCING: dict[str, Any] = READY | {"replica_status": "syncing"}
 LAUNCHING: dict[str, Any] = READY | {"replica_status": "launching", "replica_bound": False}
 SILENT: dict[str, Any] = {"kind": "silence", "heard": False, "launcher_online": False}
+NOBODY: dict[str, Any] = {"primary_id": None, "instance_status": "terminated"}
 HOURS = timedelta(hours=2)
 
 
@@ -85,7 +89,22 @@ HOURS = timedelta(hours=2)
         ({"primary_id": "i-2", "instance_status": "running_replica"}, 0, "fail_replica"),
         ({"primary_id": "i-2", "instance_status": "zombie"}, 0, "ignore"),
         ({"primary_id": "i-2", "instance_status": "zombie", "status": "handling"}, 0, "resolve"),
-        ({"primary_id": None, "instance_status": None}, 0, "ignore"),
+        ({"primary_id": None, "instance_status": "terminated"}, 0, None),
+        ({"primary_id": None, "instance_status": "terminated"}, 400, "fail"),
+        ({"primary_id": None, "instance_status": "terminated"} | SYNCING, 0, "promote"),
+        ({"primary_id": None, "instance_status": "running_replica"} | READY, 0, "fail_replica"),
+        (NOBODY | {"kind": "drain", "deadline": None} | SYNCING, 0, "promote"),
+        (NOBODY | {"kind": "rebalance"} | READY, 0, "promote"),
+        (NOBODY | {"kind": "rebalance"}, 7200, "fail"),
+        (READY | {"replica_alive": False}, 0, None),
+        (READY | {"replica_alive": False}, 400, "fail"),
+        (SILENT | READY | {"replica_alive": False}, 0, None),
+        (NOBODY | READY | {"replica_alive": False}, 0, None),
+        ({"switch_count": 1, "switch_queued_at": NOW}, 9, None),
+        ({"switch_count": 1, "switch_queued_at": NOW}, 10, "launch"),
+        ({"switch_count": 2, "switch_queued_at": NOW}, 19, None),
+        ({"switch_count": 2, "switch_queued_at": NOW}, 20, "launch"),
+        ({"switch_count": 9, "switch_queued_at": NOW}, 120, "launch"),
     ],
 )
 def test_each_situation_has_its_step(fields: dict[str, Any], after: int, step: str | None) -> None:
@@ -109,6 +128,9 @@ SITUATIONS = st.builds(
     replica_status=st.sampled_from([None, "launching", "syncing", "ready"]),
     replica_bound=st.booleans(),
     replica_created_by=st.sampled_from([None, "user", "coordinator", "emergency"]),
+    replica_alive=st.booleans(),
+    switch_count=st.integers(0, 20),
+    switch_queued_at=st.none() | st.just(NOW),
     manual_mode=st.booleans(),
     launcher_online=st.booleans(),
     switch_open=st.booleans(),
@@ -132,11 +154,12 @@ def test_plan_is_at_most_one_move_for_each_failover_in_their_order(
 def test_nothing_is_promoted_but_a_bound_replica_of_the_instance_that_serves(
     situation: Situation, now: datetime
 ) -> None:
-    """Nor launched where something stands by, or nobody could."""
+    """Or of nobody; nor launched where something stands by, or nobody could."""
     for move in rules.plan([situation], now):
         if move.step == "promote":
             assert situation.replica_bound
-            assert situation.primary_id == situation.instance_id
+            assert situation.replica_alive
+            assert situation.primary_id in {None, situation.instance_id}
         if move.step == "launch":
             assert situation.replica_status is None
             assert situation.launcher_online

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
 
 from spotplane.v1 import agent_stream_pb2, failover_pb2_grpc
 from spotplane.v1 import failover_pb2 as pb
@@ -12,24 +11,40 @@ from spotplane.v1 import failover_pb2 as pb
 from spotplane_server import audit
 from spotplane_server.agents import access
 from spotplane_server.agents.stream import Origin
-from spotplane_server.failover import store
+from spotplane_server.decisions import sessions_store as engines
+from spotplane_server.failover import answers, queries
+from spotplane_server.failover.queries import Outcome
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.rules import Kind
-from spotplane_server.failover.store import Failover, Step
+from spotplane_server.failover.signals import Signal
+from spotplane_server.failover.store import ANYWHERE, Wanted
 from spotplane_server.instances import store as instances
 from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Database
-from spotplane_server.kernel.errors import NotFound
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.errors import Invalid, NotFound
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.replicas.lifecycle import Replicas
+from spotplane_server.market import risk
+from spotplane_server.replicas import convert
+from spotplane_server.replicas import queries as replicas
+from spotplane_server.replicas import store as replicas_store
+from spotplane_server.replicas.reports import ReplicaReports
 
 _KINDS: Final[dict[str, Kind]] = {
     "rebalance": "rebalance",
     "termination": "termination",
     "drain": "drain",
 }
+_SIGNALS: Final[dict[str, Kind]] = {
+    "rebalance-recommendation": "rebalance",
+    "termination-notice": "termination",
+}
+_Emergency: TypeAlias = (
+    pb.CreateEmergencyReplicaRequest | pb.HandleTerminationNoticeRequest | pb.HandleRebalanceRequest
+)
+DEFAULT_DAYS: Final = 30
+
 _STREAM_KINDS: Final[dict[int, Kind]] = {
     agent_stream_pb2.Notice.KIND_REBALANCE: "rebalance",
     agent_stream_pb2.Notice.KIND_TERMINATION: "termination",
@@ -54,13 +69,13 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         clock: Clock,
         tokens: PageTokens,
         reconciler: Reconciler,
-        replicas: Replicas,
+        reports: ReplicaReports,
     ) -> None:
         self._db = db
         self._clock = clock
         self._tokens = tokens
         self._reconciler = reconciler
-        self._replicas = replicas
+        self._reports = reports
 
     async def ReportNotice(self, request: pb.ReportNoticeRequest, context: Context) -> pb.Failover:
         call, now = calls.current(), self._clock.now()
@@ -73,28 +88,23 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
                 "failover.report", "agent", str(agent_id), agent.tenant_id, after={"kind": kind}
             )
             await audit.record(conn, call, change, now)
-        failover_id = await self._reconciler.signal(
-            agent.tenant_id,
-            agent_id,
-            wire.optional_text(request, "instance_id", maximum=128),
-            kind,
-            deadline=deadline,
-            now=now,
-        )
+        instance_id = wire.optional_text(request, "instance_id", maximum=128)
+        signal = Signal(agent.tenant_id, agent_id, instance_id, kind, deadline)
+        failover_id = (await self._reconciler.signal(signal, now)).failover_id
         async with self._db.read(agent.tenant_id) as conn:
-            found = await store.find(conn, agent.tenant_id, agent_id, failover_id)
-            steps = await store.list_steps(conn, agent.tenant_id, failover_id)
+            found = await queries.find(conn, agent.tenant_id, agent_id, failover_id)
+            steps = await queries.list_steps(conn, agent.tenant_id, failover_id)
         if found is None:
             raise FailoverNotFound
         calls.created()
-        return _failover(found, steps)
+        return answers.failover(found, steps)
 
     async def ListFailovers(
         self, request: pb.ListFailoversRequest, context: Context
     ) -> pb.ListFailoversResponse:
         caller = calls.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
-        status = wire.optional_one_of(request, "status", store.STATUSES)
+        status = wire.optional_one_of(request, "status", queries.STATUSES)
         page = paging.read(
             request,
             self._tokens,
@@ -104,11 +114,11 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         )
         async with self._db.read(access.scope(caller)) as conn:
             agent = await access.get(conn, agent_id, self._clock.now())
-            found = await store.list_failovers(
+            found = await queries.list_failovers(
                 conn, agent.tenant_id, agent_id, status=status, page=page
             )
         data, pagination = paging.answer(page, found, self._tokens, lambda f: (f.detected_at, f.id))
-        return pb.ListFailoversResponse(data=map(_failover, data), pagination=pagination)
+        return pb.ListFailoversResponse(data=map(answers.failover, data), pagination=pagination)
 
     async def GetFailover(self, request: pb.GetFailoverRequest, context: Context) -> pb.Failover:
         caller = calls.current().caller
@@ -116,11 +126,96 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         failover_id = wire.uuid(request.failover_id, "failover_id", "failover ID")
         async with self._db.read(access.scope(caller)) as conn:
             agent = await access.get(conn, agent_id, self._clock.now())
-            found = await store.find(conn, agent.tenant_id, agent_id, failover_id)
-            steps = await store.list_steps(conn, agent.tenant_id, failover_id)
+            found = await queries.find(conn, agent.tenant_id, agent_id, failover_id)
+            steps = await queries.list_steps(conn, agent.tenant_id, failover_id)
         if found is None:
             raise FailoverNotFound
-        return _failover(found, steps)
+        return answers.failover(found, steps)
+
+    async def CreateEmergencyReplica(
+        self, request: pb.CreateEmergencyReplicaRequest, context: Context
+    ) -> pb.CreateEmergencyReplicaResponse:
+        deadline = _deadline(request)
+        kind = _SIGNALS[
+            wire.optional_one_of(request, "signal_type", _SIGNALS)
+            or ("termination-notice" if deadline else "rebalance-recommendation")
+        ]
+        wanted = Wanted(
+            wire.optional_text(request, "pool_id", maximum=128),
+            list(request.preferred_zones),
+            list(request.exclude_zones),
+        )
+        found, launched = await self._rescue(request, kind, deadline, wanted)
+        calls.created()
+        return answers.emergency_replica(found, launched=launched)
+
+    async def HandleTerminationNotice(
+        self, request: pb.HandleTerminationNoticeRequest, context: Context
+    ) -> pb.HandleTerminationNoticeResponse:
+        found, _ = await self._rescue(request, "termination", _deadline(request))
+        return answers.termination(found)
+
+    async def HandleRebalance(
+        self, request: pb.HandleRebalanceRequest, context: Context
+    ) -> pb.HandleRebalanceResponse:
+        found, _ = await self._rescue(request, "rebalance", None)
+        weighed = 0.0
+        if found.pool_id and found.mode != "ondemand":
+            now = self._clock.now()
+            async with self._db.read(EVERY_TENANT) as conn:
+                weighed = (await risk.assess(conn, [found.pool_id], now=now))[found.pool_id].value
+        return answers.rebalance(found, weighed)
+
+    async def GetEmergencyStatus(
+        self, request: pb.GetEmergencyStatusRequest, context: Context
+    ) -> pb.GetEmergencyStatusResponse:
+        caller, now = calls.current().caller, self._clock.now()
+        agent_id = access.agent_id(caller, request.agent_id)
+        async with self._db.read(access.scope(caller)) as conn:
+            tenant_id = (await access.get(conn, agent_id, now)).tenant_id
+            last = await queries.find_newest(conn, tenant_id, agent_id)
+            around = await queries.count_around(conn, tenant_id, agent_id, now)
+            steps = await queries.list_steps(conn, tenant_id, last.id) if last else []
+            live = await replicas_store.find_live(conn, tenant_id, agent_id)
+            replica = await replicas.find(conn, tenant_id, agent_id, live.id, now) if live else None
+            model = await engines.find_role(conn, "live")
+        answer = answers.status(last, around, steps, now, model_loaded=model is not None)
+        if replica is not None and (answer.emergency_mode_active or around.replicas):
+            answer.emergency_replica.CopyFrom(convert.replica(replica))
+        return answer
+
+    async def ListEmergencyEvents(
+        self, request: pb.ListEmergencyEventsRequest, context: Context
+    ) -> pb.ListEmergencyEventsResponse:
+        days = wire.optional_integer(request, "days", 1, 365) or DEFAULT_DAYS
+        since = self._clock.now() - timedelta(days=days)
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await queries.list_emergencies(conn, since)
+            summed = await queries.sum_emergencies(conn, since)
+        return pb.ListEmergencyEventsResponse(
+            events=map(answers.emergency, found), summary=answers.summary(summed)
+        )
+
+    async def _rescue(
+        self,
+        request: _Emergency,
+        kind: Kind,
+        deadline: datetime | None,
+        wanted: Wanted = ANYWHERE,
+    ) -> tuple[Outcome, bool]:
+        """Take an agent's signal; what was committed, and whether it launched a replacement."""
+        call, now = calls.current(), self._clock.now()
+        agent_id = access.agent_id(call.caller, request.agent_id)
+        instance_id = wire.optional_text(request, "instance_id", maximum=128)
+        async with self._db.read(access.scope(call.caller)) as conn:
+            tenant_id = (await access.get(conn, agent_id, now)).tenant_id
+        signalled = await self._reconciler.signal(
+            Signal(tenant_id, agent_id, instance_id, kind, deadline, by_agent=True, wanted=wanted),
+            now,
+        )
+        async with self._db.read(tenant_id) as conn:
+            found = await queries.get_outcome(conn, tenant_id, signalled.failover_id)
+        return found, signalled.launched
 
     async def on_notice(
         self, origin: Origin, notice: agent_stream_pb2.Notice, now: datetime
@@ -137,14 +232,15 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         deadline = None
         if kind == "termination" and notice.HasField("deadline"):
             deadline = wire.from_timestamp(notice.deadline)
-        await self._reconciler.signal(
+        signal = Signal(
             origin.tenant_id,
             origin.agent_id,
             instance_id or origin.instance_id,
             kind,
-            deadline=deadline,
-            now=now,
+            deadline,
+            by_agent=True,
         )
+        await self._reconciler.signal(signal, now)
 
     async def on_termination(
         self, origin: Origin, report: agent_stream_pb2.TerminationReport, now: datetime
@@ -157,34 +253,19 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         async with self._db.read(origin.tenant_id) as conn:
             primary = await instances.find_primary(conn, origin.tenant_id, origin.agent_id)
         if primary is not None and primary.id == report.instance_id:
-            await self._reconciler.signal(
-                origin.tenant_id, origin.agent_id, primary.id, "termination", deadline=now, now=now
-            )
-        await self._replicas.on_termination(origin, report, now)
+            signal = Signal(origin.tenant_id, origin.agent_id, primary.id, "termination", now)
+            await self._reconciler.signal(signal, now)
+        await self._reports.on_termination(origin, report, now)
 
 
-def _failover(row: Failover, steps: Sequence[Step] = ()) -> pb.Failover:
-    response = row.promoted_at - row.detected_at if row.promoted_at else None
-    return pb.Failover(
-        id=str(row.id),
-        agent_id=str(row.agent_id),
-        instance_id=row.instance_id,
-        kind=row.kind,
-        status=row.status,
-        action=row.action,
-        replica_id=str(row.replica_id) if row.replica_id else None,
-        new_instance_id=row.new_instance_id,
-        pool_id=row.pool_id,
-        message=row.message,
-        detected_at=wire.timestamp(row.detected_at),
-        deadline=wire.timestamp(row.deadline),
-        promoted_at=wire.timestamp(row.promoted_at),
-        resolved_at=wire.timestamp(row.resolved_at),
-        response_ms=None if response is None else response.total_seconds() * 1000,
-        steps=[
-            pb.FailoverStep(
-                kind=step.kind, occurred_at=wire.timestamp(step.occurred_at), detail=step.detail
-            )
-            for step in steps
-        ],
-    )
+def _deadline(
+    request: pb.CreateEmergencyReplicaRequest | pb.HandleTerminationNoticeRequest,
+) -> datetime | None:
+    """When the instance goes; None when that was not told, or so that nobody can read it.
+
+    A rescue is never refused for the sake of a time.
+    """
+    try:
+        return wire.optional_instant(request, "termination_time")
+    except Invalid:
+        return None

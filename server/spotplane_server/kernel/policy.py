@@ -39,6 +39,8 @@ class Access:
         agent: Whether an agent's own credential is enough (the handler checks that it is its own).
         public: Whether no credential is needed.
         fleet: Whether the budgets of the fleet apply instead of the key's requests a minute.
+        emergency: Whether its budgets are its own, so that no other call starves it.
+        ticket: Whether a ticket is a credential here.
     """
 
     roles: frozenset[Role] = NOBODY
@@ -46,6 +48,8 @@ class Access:
     agent: bool = False
     public: bool = False
     fleet: bool = False
+    emergency: bool = False
+    ticket: bool = False
 
     @property
     def admin_only(self) -> bool:
@@ -71,6 +75,14 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "SuspendTenant": _ADMIN_WRITE,
         "ActivateTenant": _ADMIN_WRITE,
         "ExportTenant": Access(scope="export"),
+        "CreateClient": Access(scope="admin:write", fleet=True),
+        "RotateClientToken": Access(scope="admin:write", fleet=True),
+        "RevealClientToken": Access(scope="admin:read", fleet=True),
+    },
+    "CallerService": {
+        "ValidateCaller": Access(FLEET_READ, "admin:read", agent=True, fleet=True),
+        "MintTicket": Access(FLEET_READ, "admin:read", agent=True, fleet=True),
+        "GetServiceInfo": Access(FLEET_READ, "admin:read", agent=True, fleet=True),
     },
     "ApiKeyService": {
         "CreateApiKey": _ADMIN_WRITE,
@@ -122,6 +134,19 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "ListCommands": _FLEET_READ,
         "GetCommand": _FLEET_READ,
         "CancelCommand": _FLEET_WRITE,
+        "Heartbeat": _FLEET_AGENT,
+        "GetAgentConfig": _FLEET_READ,
+        "SetAgentEnabled": _FLEET_WRITE,
+        "ListAgentOverviews": Access(FLEET_READ, "admin:read", fleet=True),
+        "ListAgentHistory": Access(FLEET_READ, "admin:read", fleet=True),
+        "GetHealthSummary": _ADMIN_READ,
+        "LeaseCommands": _FLEET_AGENT,
+        "CompleteCommand": _FLEET_AGENT,
+        "ReportTermination": _FLEET_AGENT,
+        "ReportShutdown": _FLEET_AGENT,
+        "UninstallAgent": Access(AGENTS, "admin:write", fleet=True),
+        "GetFleetSettings": _ADMIN_READ,
+        "UpdateFleetSettings": _ADMIN_WRITE,
     },
     "ReplicaService": {
         "CreateReplica": _FLEET_AGENT,
@@ -174,6 +199,25 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "CreatePricingAlert": _FLEET_WRITE,
         "ListPricingAlerts": Access(FLEET_READ, "admin:read", fleet=True),
         "DeletePricingAlert": _FLEET_WRITE,
+    },
+    "SavingsService": {
+        "GetSavings": Access(FLEET_READ, "admin:read", fleet=True),
+        "GetCharts": Access(FLEET_READ, "admin:read", fleet=True),
+        "ExportSavings": Access(FLEET_READ, "admin:read", fleet=True),
+        "GetDowntime": Access(FLEET_READ, "admin:read", fleet=True),
+    },
+    "InsightService": {
+        "GetFleetStats": _ADMIN_READ,
+        "ListTenantSummaries": _ADMIN_READ,
+        "GetTenantGrowth": _ADMIN_READ,
+        "ListActivity": _ADMIN_READ,
+        "GetSystemHealth": _ADMIN_READ,
+        "GetTenantSummary": Access(FLEET_READ, "admin:read", fleet=True),
+        "GetInstanceMetrics": Access(FLEET_READ, "admin:read", fleet=True),
+        "GetAgentStatistics": _FLEET_READ,
+        "ExportGlobalStats": _ADMIN_READ,
+        "Search": _ADMIN_READ,
+        "GetOperationalMetrics": _ADMIN_READ,
     },
     "EventService": {
         "WatchEvents": Access(FLEET_READ, "admin:read"),

@@ -26,13 +26,16 @@ class ReplicaLimit(Precondition):
     reason = "REPLICA_LIMIT"
 
     def __init__(self) -> None:
-        super().__init__("the agent has a live replica already")
+        super().__init__("the agent has a live replica already", current_count="1", max_allowed="1")
 
 
 class ReplicaAlreadyBound(Precondition):
     """The replica is bound to another instance."""
 
     reason = "REPLICA_ALREADY_BOUND"
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__("the replica is bound to another instance", instance_id=instance_id)
 
 
 class ReplicaAlreadyFinal(Precondition):
@@ -57,3 +60,18 @@ class UnknownPool(Invalid):
     """The named pool is not known."""
 
     reason = "UNKNOWN_POOL"
+
+
+class TypeMismatch(Invalid):
+    """The named pool is of another type or region."""
+
+    reason = "TYPE_MISMATCH"
+
+
+class ManualReplicaDisabled(Precondition):
+    """The agent is not in manual mode, and the caller insists on it."""
+
+    reason = "MANUAL_REPLICA_DISABLED"
+
+    def __init__(self) -> None:
+        super().__init__("the agent keeps no manual replica: manual mode is off")

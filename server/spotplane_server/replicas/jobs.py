@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Final
 from uuid import UUID
 
 import structlog
 
+from spotplane_server import events
 from spotplane_server.agents import store as agents
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Database
+from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
-from spotplane_server.replicas import placement, rules, store
+from spotplane_server.replicas import coordination, placement, rules, store
+from spotplane_server.replicas.coordination import Found, Uncovered
 from spotplane_server.replicas.lifecycle import Replicas
+from spotplane_server.replicas.placement import Wish
+from spotplane_server.replicas.store import Replica
 
 log = structlog.get_logger(__name__)
 
-BATCH: Final = 200
-# How often, and for how long, an instance is ordered to be ended until the cloud confirms it.
-ORDER_EVERY: Final = timedelta(minutes=6)
-ORDERED_FOR: Final = timedelta(hours=24)
+# Does something about a replica that is locked.
+Step = Callable[[Conn, Replica, datetime], Awaitable[None]]
 
 
 class CoordinatorJob:
@@ -33,6 +34,7 @@ class CoordinatorJob:
         ledger: To wake primaries.
         replicas: What may be done with replicas.
         changed: Called with an agent whose instances have new roles.
+        offline_after: Silence that counts.
     """
 
     name = "replica-coordinator"
@@ -45,31 +47,36 @@ class CoordinatorJob:
         ledger: Ledger,
         replicas: Replicas,
         changed: Callable[[UUID], None],
+        offline_after: timedelta,
     ) -> None:
         self._db = db
         self._ledger = ledger
         self._replicas = replicas
         self._changed = changed
+        self._offline_after = offline_after
 
     async def run_once(self, now: datetime) -> int:
-        """Cover and clear; answer how many replicas were requested or ended."""
+        """Cover, clear and confirm; answer how many replicas something was done about."""
         async with self._db.read(EVERY_TENANT) as conn:
-            uncovered = await store.list_uncovered(conn, limit=BATCH)
-            unwanted = await store.list_unwanted(conn, limit=BATCH)
-            stranded = await store.list_stranded(conn, limit=BATCH)
-            unconfirmed = await store.list_unconfirmed(
-                conn, ended_since=now - ORDERED_FOR, ordered_before=now - ORDER_EVERY, limit=BATCH
-            )
-        done = 0
-        for replica in unconfirmed:
-            done += await self._guarded(replica.agent_id, self._order_again(replica, now))
-        for replica in stranded:
-            done += await self._guarded(replica.agent_id, self._give_up(replica, now))
+            await coordination.accrue_costs(conn, now)
+            work: list[tuple[Step, list[Found]]] = [
+                (self._order_again, await coordination.list_unconfirmed(conn, now)),
+                (self._give_up, await coordination.list_stranded(conn, now)),
+                (
+                    self._lose,
+                    await coordination.list_lost(conn, silent_since=now - self._offline_after),
+                ),
+                (self._end, await coordination.list_left_running(conn, now)),
+                (self._end, await coordination.list_unwanted(conn)),
+            ]
+            uncovered = await coordination.list_uncovered(conn, now)
+        done = await self._tell_unconfirmed(now)
+        for step, found in work:
+            for one in found:
+                done += await self._guarded(one.agent_id, self._apply(step, one, now))
         for agent in uncovered:
             if agent.failed_at is None or rules.retry_at(agent.failed_at, agent.failures) <= now:
                 done += await self._guarded(agent.agent_id, self._cover(agent, now))
-        for replica in unwanted:
-            done += await self._guarded(replica.agent_id, self._clear(replica, now))
         return done
 
     async def _guarded(self, agent_id: UUID, step: Awaitable[None]) -> int:
@@ -85,40 +92,54 @@ class CoordinatorJob:
         self._changed(agent_id)
         return 1
 
-    async def _cover(self, agent: store.Uncovered, now: datetime) -> None:
+    async def _cover(self, agent: Uncovered, now: datetime) -> None:
         async with self._db.transaction(agent.tenant_id) as conn:
             await agents.lock(conn, agent.agent_id)
             primary = await instances.find_primary(conn, agent.tenant_id, agent.agent_id)
             if primary is None:
                 return
-            place = await placement.for_manual(conn, primary, created_by="coordinator", now=now)
+            wish = Wish("coordinator", for_manual_mode=True)
+            place = await placement.for_manual(conn, primary, wish, now)
             await self._replicas.request(conn, primary, place, now)
         self._ledger.wake(agent.tenant_id, primary.id)
 
-    async def _order_again(self, unconfirmed: store.Unwanted, now: datetime) -> None:
-        tenant_id, agent_id = unconfirmed.tenant_id, unconfirmed.agent_id
+    async def _apply(self, step: Step, found: Found, now: datetime) -> None:
+        tenant_id, agent_id = found.tenant_id, found.agent_id
         async with self._db.transaction(tenant_id) as conn:
-            await agents.lock(conn, agent_id)
-            replica = await store.lock(conn, tenant_id, agent_id, unconfirmed.id)
+            await agents.lock_any(conn, tenant_id, agent_id)
+            replica = await store.lock(conn, tenant_id, agent_id, found.id)
             primary = await instances.find_primary(conn, tenant_id, agent_id)
-            if replica is not None and not replica.termination_confirmed:
-                await self._replicas.order_end(conn, replica, replica.instance_id, now)
+            if replica is not None:
+                await step(conn, replica, now)
         if primary is not None:
             self._ledger.wake(tenant_id, primary.id)
 
-    async def _give_up(self, stranded: store.Unwanted, now: datetime) -> None:
-        async with self._db.transaction(stranded.tenant_id) as conn:
-            await agents.lock(conn, stranded.agent_id)
-            replica = await store.lock(conn, stranded.tenant_id, stranded.agent_id, stranded.id)
-            if replica is not None and not replica.bound:
-                await self._replicas.fail(conn, replica, "its launch was called off", now)
+    async def _order_again(self, conn: Conn, replica: Replica, now: datetime) -> None:
+        if not replica.termination_confirmed:
+            await self._replicas.order_end(conn, replica, replica.instance_id, now)
 
-    async def _clear(self, unwanted: store.Unwanted, now: datetime) -> None:
-        async with self._db.transaction(unwanted.tenant_id) as conn:
-            await agents.lock(conn, unwanted.agent_id)
-            replica = await store.lock(conn, unwanted.tenant_id, unwanted.agent_id, unwanted.id)
-            primary = await instances.find_primary(conn, unwanted.tenant_id, unwanted.agent_id)
-            if replica is not None:
-                await self._replicas.end(conn, replica, now)
-        if primary is not None:
-            self._ledger.wake(unwanted.tenant_id, primary.id)
+    async def _give_up(self, conn: Conn, replica: Replica, now: datetime) -> None:
+        if not replica.bound:
+            await self._replicas.fail(conn, replica, "nobody launched it", now)
+
+    async def _lose(self, conn: Conn, replica: Replica, now: datetime) -> None:
+        await self._replicas.fail(conn, replica, "its instance went silent", now)
+
+    async def _end(self, conn: Conn, replica: Replica, now: datetime) -> None:
+        await self._replicas.end(conn, replica, now)
+
+    async def _tell_unconfirmed(self, now: datetime) -> int:
+        async with self._db.transaction(EVERY_TENANT) as conn:
+            told = await coordination.tell_unconfirmed(conn, now)
+            for one in told:
+                data = {
+                    "agent_id": str(one.agent_id),
+                    "replica_id": str(one.id),
+                    "instance_id": one.instance_id,
+                    "pool_id": one.pool_id,
+                    "severity": "error",
+                    "message": "a replica's end has not been confirmed for a day; it may still run",
+                }
+                event = events.Event("replica.unconfirmed", str(one.agent_id), data, one.tenant_id)
+                await events.append(conn, event, now)
+        return len(told)

@@ -4,130 +4,72 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from spotplane.v1 import agent_stream_pb2 as pb
-
-from spotplane_server import events
+from spotplane_server.agents import commands_queries, commands_store, moves
 from spotplane_server.agents import ledger as ledger_rules
-from spotplane_server.agents import moves
 from spotplane_server.agents import store as agents
-from spotplane_server.agents.commands_store import Command
-from spotplane_server.agents.errors import InstanceTaken
 from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.stream import Origin
 from spotplane_server.instances import store as instances
-from spotplane_server.instances.store import Instance, Machine
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.errors import NotFound, Precondition
-from spotplane_server.replicas import errors, rules, store
+from spotplane_server.instances.store import Instance
+from spotplane_server.kernel.db import Conn
+from spotplane_server.replicas import errors, queries, rules, store
+from spotplane_server.replicas.announcing import announce
 from spotplane_server.replicas.store import Placement, Replica
 
 MAX_MESSAGE: Final = 2000
 
 
 class Replicas:
-    """What may be done with replicas, for the service, the coordinator and the failover alike."""
+    """What may be done with replicas, for the service, the coordinator and the failover alike.
 
-    def __init__(self, db: Database, ledger: Ledger) -> None:
-        self._db = db
+    Every method wants the agent's row held by the caller's transaction, as everywhere, so that no
+    two transactions wait for each other.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def request(
         self, conn: Conn, primary: Instance, place: Placement, now: datetime
     ) -> Replica:
-        """Ask for a replica and order the primary to launch it; wake the primary afterwards.
+        """Ask for a replica and have the primary launch it; wake the primary afterwards.
+
+        An agent that polls for its replicas finds it there; any other gets an order.
 
         Raises:
             ReplicaLimit: One is live already.
         """
         replica_id = uuid4()
-        prefix = {"user": "manual", "emergency": "emergency"}.get(place.created_by, "replica")
         made = await store.insert(
             conn,
             primary.tenant_id,
             replica_id,
             primary.agent_id,
-            f"{prefix}-{replica_id.hex[:8]}",
+            f"{_prefix(place)}-{replica_id.hex[:8]}",
             place,
             now,
         )
         if not made:
             raise errors.ReplicaLimit
-        order = ledger_rules.emergency(
-            "create_replica",
-            {
-                "replica_id": str(replica_id),
-                "pool_id": place.pool_id,
-                "instance_type": place.instance_type,
-                "region": place.region,
-                "az": place.az,
-                "mode": "spot",
-            },
-            place.created_by,
-            f"create-replica-{replica_id}",
-        )
-        await self._ledger.issue(conn, primary.tenant_id, primary.agent_id, primary.id, order, now)
         replica = await store.find(conn, primary.tenant_id, primary.agent_id, replica_id)
         if replica is None:
             raise errors.ReplicaNotFound
-        await _announce(conn, "replica.created", replica, now)
+        if not await queries.polls(conn, replica.tenant_id, replica.agent_id, now):
+            await self._order_launch(conn, primary, replica, now)
+        await announce(conn, "replica.created", replica, now)
         return replica
 
-    async def bind(
+    async def promote(
         self,
         conn: Conn,
-        tenant_id: TenantId,
-        agent_id: UUID,
-        replica_id: UUID,
-        instance_id: str,
+        replica: Replica,
+        *,
+        cause: str,
         now: datetime,
-    ) -> bool:
-        """Bind a replica to its real instance; repeating it changes nothing.
-
-        Returns:
-            Whether the instance stands by now; False when the replica was given up meanwhile.
-
-        Raises:
-            ReplicaNotFound: There is none. ReplicaAlreadyBound: To another instance.
-            InstanceTaken: The instance is no candidate of this agent's.
-        """
-        replica = await store.lock(conn, tenant_id, agent_id, replica_id)
-        if replica is None:
-            raise errors.ReplicaNotFound
-        if replica.bound:
-            if replica.instance_id != instance_id:
-                raise errors.ReplicaAlreadyBound(
-                    "the replica is bound to another instance", instance_id=replica.instance_id
-                )
-            return replica.status in {*rules.LIVE, "promoted"}
-        await instances.insert(
-            conn, tenant_id, agent_id, _machine(replica, instance_id), "launching", now
-        )
-        known = await instances.find(conn, tenant_id, instance_id)
-        if known is None or known.agent_id != agent_id or known.status != "launching":
-            raise InstanceTaken("the instance is another agent's, or has another part already")
-        status = await store.bind(conn, tenant_id, agent_id, replica_id, instance_id, now)
-        wanted = status in rules.LIVE
-        await instances.move(
-            conn,
-            tenant_id,
-            instance_id,
-            frm=("launching",),
-            to="running_replica" if wanted else "zombie",
-            now=now,
-        )
-        await agents.raise_generation(conn, tenant_id, agent_id, now=now)
-        if not wanted:
-            await self.order_end(conn, replica, instance_id, now)
-        return wanted
-
-    async def promote(
-        self, conn: Conn, replica: Replica, *, cause: str, now: datetime
+        reason: moves.Reason = moves.PLAIN,
     ) -> str | None:
-        """Make a replica's instance the primary; the caller holds the agent's row.
+        """Make a replica's instance the primary.
 
         Returns:
             The former primary, None when there was none.
@@ -152,10 +94,32 @@ class Replicas:
                 status=replica.status,
             )
         former = await moves.move_primary(
-            conn, replica.tenant_id, replica.agent_id, replica.instance_id, cause=cause, now=now
+            conn,
+            replica.tenant_id,
+            replica.agent_id,
+            replica.instance_id,
+            cause=cause,
+            now=now,
+            reason=reason,
         )
-        await _announce(conn, "replica.promoted", replica, now, old_instance_id=former)
+        await announce(conn, "replica.promoted", replica, now, old_instance_id=former, cause=cause)
         return former
+
+    async def demote(self, conn: Conn, former: Instance, place: Placement, now: datetime) -> None:
+        """Keep a former primary, which stands by already, as the agent's replica.
+
+        Raises:
+            ReplicaLimit: Another one is live.
+        """
+        replica_id = uuid4()
+        made = await store.insert_running(
+            conn, former.tenant_id, replica_id, former.agent_id, former.id, place, "ready", now
+        )
+        if not made:
+            raise errors.ReplicaLimit
+        replica = await store.find(conn, former.tenant_id, former.agent_id, replica_id)
+        if replica is not None:
+            await announce(conn, "replica.created", replica, now)
 
     async def end(self, conn: Conn, replica: Replica, now: datetime) -> None:
         """Mark a replica terminated and order its instance's end; wake the primary afterwards.
@@ -184,8 +148,10 @@ class Replicas:
                 now=now,
             )
             await self.order_end(conn, replica, replica.instance_id, now)
+        else:
+            await self._call_off_launch(conn, replica, now)
         await agents.raise_generation(conn, replica.tenant_id, replica.agent_id, now=now)
-        await _announce(conn, "replica.terminated", replica, now)
+        await announce(conn, "replica.terminated", replica, now)
 
     async def fail(self, conn: Conn, replica: Replica, message: str, now: datetime) -> None:
         """Mark a live replica failed; a final one stays as it is."""
@@ -199,133 +165,54 @@ class Replicas:
             now=now,
             message=message[:MAX_MESSAGE],
         )
-        if moved:
-            if replica.bound:
-                await instances.move(
-                    conn,
-                    replica.tenant_id,
-                    replica.instance_id,
-                    frm=("running_replica", "launching"),
-                    to="zombie",
-                    now=now,
-                )
-            await _announce(conn, "replica.failed", replica, now, message=message)
-
-    async def on_create_command(self, conn: Conn, command: Command, now: datetime) -> None:
-        """What a finished launch means: bound when it succeeded, failed when it did not."""
-        replica_id = UUID(str(command.parameters["replica_id"]))
-        instance_id = (command.result or {}).get("instance_id")
-        message = command.message or f"launch {command.status}"
-        # The agent's row first, as everywhere, so that no two transactions wait for each other.
-        await agents.lock(conn, command.agent_id)
-        if command.status == "completed" and isinstance(instance_id, str) and instance_id:
-            try:
-                await self.bind(
-                    conn, command.tenant_id, command.agent_id, replica_id, instance_id, now
-                )
-            except (Precondition, NotFound) as err:
-                message = err.message
-            else:
-                return
-        replica = await store.lock(conn, command.tenant_id, command.agent_id, replica_id)
-        if replica is not None and not replica.bound:
-            await self.fail(conn, replica, message, now)
-
-    async def on_report(self, origin: Origin, report: pb.ReplicaReport, now: datetime) -> None:
-        """Take what an agent says of a replica; a repeat changes nothing.
-
-        Raises:
-            Invalid: A bad field. ReplicaNotFound, ReplicaAlreadyBound, InvalidTransition.
-        """
-        replica_id = wire.uuid(report.replica_id, "replica.replica_id", "replica ID")
-        status = wire.one_of(report.status, "replica.status", rules.SOURCES)
-        message = wire.text(report.message, "replica.message", maximum=MAX_MESSAGE) or None
-        instance_id = wire.text(report.instance_id, "replica.instance_id", maximum=128)
-        progress = wire.optional(report, "sync_progress")
-        if progress is not None and not 0 <= progress <= 100:
-            raise wire.out_of_range("replica.sync_progress", "between 0 and 100")
-        async with self._db.transaction(origin.tenant_id) as conn:
-            # The agent's row first, as everywhere, so that no two transactions wait for each other.
-            await agents.lock(conn, origin.agent_id)
-            if instance_id and status != "launching":
-                await self.bind(
-                    conn, origin.tenant_id, origin.agent_id, replica_id, instance_id, now
-                )
-            replica = await store.lock(conn, origin.tenant_id, origin.agent_id, replica_id)
-            if replica is None:
-                raise errors.ReplicaNotFound
-            await self._follow(conn, replica, status, progress, message, now)
-
-    async def on_termination(
-        self, origin: Origin, report: pb.TerminationReport, now: datetime
-    ) -> None:
-        """Note that an instance of the agent is gone; a repeat changes nothing."""
-        instance_id = wire.text(
-            report.instance_id, "termination.instance_id", maximum=128, required=True
-        )
-        async with self._db.transaction(origin.tenant_id) as conn:
-            await agents.lock(conn, origin.agent_id)
-            known = await instances.find(conn, origin.tenant_id, instance_id)
-            if known is None or known.agent_id != origin.agent_id:
-                return
+        if not moved:
+            return
+        if replica.bound:
             await instances.move(
                 conn,
-                origin.tenant_id,
-                instance_id,
-                frm=("launching", "running_replica", "promoting", "zombie", "terminating"),
-                to="terminated",
+                replica.tenant_id,
+                replica.instance_id,
+                frm=("running_replica", "launching"),
+                to="zombie",
                 now=now,
             )
-            await store.confirm_termination(conn, origin.tenant_id, instance_id, now)
-            await agents.raise_generation(conn, origin.tenant_id, origin.agent_id, now=now)
+            await agents.raise_generation(conn, replica.tenant_id, replica.agent_id, now=now)
+        else:
+            await self.settle_launch(conn, replica, None, message[:MAX_MESSAGE], now)
+        await announce(conn, "replica.failed", replica, now, message=message, severity="warning")
 
-    async def _follow(
-        self,
-        conn: Conn,
-        replica: Replica,
-        status: str,
-        progress: float | None,
-        message: str | None,
-        now: datetime,
+    async def settle_launch(
+        self, conn: Conn, replica: Replica, instance_id: str | None, message: str, now: datetime
     ) -> None:
-        # Agents say so right after binding, perhaps after the plane has promoted already.
-        if replica.status == "promoted" and status in {"syncing", "ready"}:
+        """Finish the open order to launch, if any: its outcome is known, whoever told it."""
+        command = await commands_queries.find(
+            conn, replica.tenant_id, replica.agent_id, request_id=_launch_id(replica)
+        )
+        if command is None or command.status not in commands_store.OPEN:
             return
-        # The launcher's word that the instance runs, overtaken by the instance's own that it is
-        # ready.
-        if replica.status == "ready" and status == "syncing" and progress is None:
-            return
-        if status == "failed" and replica.status in rules.LIVE:
-            await self.fail(conn, replica, message or "the agent reported a failure", now)
-            return
-        moved = await store.move(
+        done = await commands_store.finish(
             conn,
             replica.tenant_id,
+            command.id,
             replica.agent_id,
-            replica.id,
-            frm=rules.SOURCES[status],
-            to=status,
-            now=now,
-            progress=progress,
+            success=instance_id is not None,
             message=message,
+            result={"instance_id": instance_id} if instance_id else {},
+            now=now,
         )
-        if not moved:
-            if replica.status == status:
-                return
-            raise errors.InvalidTransition(
-                f"a replica does not go from {replica.status} to {status}",
-                metadata={"from": replica.status, "to": status},
-            )
-        if status == "ready" and replica.status != "ready":
-            await _announce(conn, "replica.ready", replica, now)
+        if done is not None:
+            await self._ledger.take_effect(conn, done, now)
 
     async def order_end(
         self, conn: Conn, replica: Replica, instance_id: str, now: datetime
     ) -> None:
         """Order the primary to end a replica's instance; wake it afterwards.
 
-        Without a primary nothing is ordered: the coordinator does, once there is one.
+        Without a primary nothing is ordered: the coordinator does, once there is one. An agent
+        that polls finds what is to be ended by polling.
         """
+        if await queries.polls(conn, replica.tenant_id, replica.agent_id, now):
+            return
         primary = await instances.find_primary(conn, replica.tenant_id, replica.agent_id)
         if primary is None:
             return
@@ -337,29 +224,46 @@ class Replicas:
         )
         await self._ledger.issue(conn, replica.tenant_id, replica.agent_id, primary.id, order, now)
 
-
-def _machine(replica: Replica, instance_id: str) -> Machine:
-    return Machine(
-        instance_id, replica.instance_type, replica.region, replica.az, "spot", replica.pool_id
-    )
-
-
-async def _announce(
-    conn: Conn, kind: str, replica: Replica, now: datetime, **more: str | None
-) -> None:
-    await events.append(
-        conn,
-        events.Event(
-            kind,
-            str(replica.agent_id),
+    async def _order_launch(
+        self, conn: Conn, primary: Instance, replica: Replica, now: datetime
+    ) -> None:
+        order = ledger_rules.emergency(
+            "create_replica",
             {
-                "agent_id": str(replica.agent_id),
                 "replica_id": str(replica.id),
-                "instance_id": replica.instance_id,
                 "pool_id": replica.pool_id,
-                **more,
+                "instance_type": replica.instance_type,
+                "region": replica.region,
+                "az": replica.az,
+                "mode": "spot",
             },
-            replica.tenant_id,
-        ),
-        now,
-    )
+            replica.created_by,
+            _launch_id(replica),
+        )
+        await self._ledger.issue(conn, primary.tenant_id, primary.agent_id, primary.id, order, now)
+
+    async def _call_off_launch(self, conn: Conn, replica: Replica, now: datetime) -> None:
+        # One that was delivered may be under way: what it launches is ended when it is bound.
+        command = await commands_queries.find(
+            conn, replica.tenant_id, replica.agent_id, request_id=_launch_id(replica)
+        )
+        if command is not None:
+            await commands_store.cancel(
+                conn,
+                replica.tenant_id,
+                replica.agent_id,
+                command_id=command.id,
+                statuses=("pending",),
+                reason="the replica is not wanted any more",
+                now=now,
+            )
+
+
+def _launch_id(replica: Replica) -> str:
+    """The order's request id: the same launch is never ordered twice."""
+    return f"create-replica-{replica.id}"
+
+
+def _prefix(place: Placement) -> str:
+    by_creator = {"emergency": "emergency", "coordinator": "replica"}
+    return by_creator.get(place.created_by, "manual")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
@@ -10,25 +9,42 @@ from spotplane.v1 import replica_pb2 as pb
 from spotplane.v1 import replica_pb2_grpc
 
 from spotplane_server import audit
-from spotplane_server.agents import access
+from spotplane_server.agents import access, replica_polls
 from spotplane_server.agents import errors as agent_errors
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.sessions import Sessions
 from spotplane_server.instances import store as instances
 from spotplane_server.kernel import calls, paging, wire
+from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.replicas import errors, placement, rules, store
-from spotplane_server.replicas.lifecycle import Replicas
+from spotplane_server.replicas import (
+    convert,
+    errors,
+    placement,
+    queries,
+    reach,
+    rules,
+    store,
+)
+from spotplane_server.replicas.binding import Binding
+from spotplane_server.replicas.lifecycle import MAX_MESSAGE, Replicas
+from spotplane_server.replicas.operations import Operations, Promotion
+from spotplane_server.replicas.placement import Wish
+from spotplane_server.replicas.reports import Progress, ReplicaReports
 from spotplane_server.replicas.store import Replica
+from spotplane_server.tenants import store as tenants
+from spotplane_server.tenants.errors import TenantNotFound
 
-NANO: Final = Decimal(10**9)
+# Asked by every polling agent in its own rhythm; a person who looks at the list does not make it
+# an agent that polls.
+_AGENTS_LISTS: Final = frozenset({"launching", "terminated"})
 
 
 class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
-    """Creates, shows, promotes and deletes replicas."""
+    """Creates, shows, promotes and deletes replicas, and takes what polling agents say of them."""
 
     def __init__(
         self,
@@ -36,6 +52,8 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         clock: Clock,
         tokens: PageTokens,
         replicas: Replicas,
+        binding: Binding,
+        reports: ReplicaReports,
         ledger: Ledger,
         sessions: Sessions,
     ) -> None:
@@ -43,37 +61,37 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         self._clock = clock
         self._tokens = tokens
         self._replicas = replicas
+        self._binding = binding
+        self._reports = reports
+        self._operations = Operations(replicas)
         self._ledger = ledger
         self._sessions = sessions
 
     async def CreateReplica(self, request: pb.CreateReplicaRequest, context: Context) -> pb.Replica:
         call, now = calls.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
-        most = _nanousd(request)
         async with self._db.transaction(access.scope(call.caller)) as conn:
             agent = await access.lock(conn, agent_id)
+            manual_mode = agent.config.manual_replica_enabled
+            if request.require_manual_mode and not manual_mode:
+                raise errors.ManualReplicaDisabled
             primary = await instances.find_primary(conn, agent.tenant_id, agent_id)
             if primary is None or agent.status == "offline":
                 raise agent_errors.AgentOffline("the agent is offline, so nobody could launch")
-            place = await placement.for_manual(
-                conn,
-                primary,
-                created_by="user",
-                now=now,
-                pool_id=wire.optional(request, "pool_id"),
-                exclude_zones=list(request.exclude_zones),
-                max_nanousd=most,
-            )
+            if await store.find_live(conn, agent.tenant_id, agent_id) is not None:
+                raise errors.ReplicaLimit
+            wish = convert.wish(request, manual_mode=manual_mode)
+            place = await placement.for_manual(conn, primary, wish, now)
             replica = await self._replicas.request(conn, primary, place, now)
-            await audit.record(conn, call, _change("replica.create", replica), now)
+            await audit.record(conn, call, convert.change("replica.create", replica), now)
         self._ledger.wake(replica.tenant_id, primary.id)
         calls.created()
-        return _replica(replica)
+        return await self._answer(replica)
 
     async def ListReplicas(
         self, request: pb.ListReplicasRequest, context: Context
     ) -> pb.ListReplicasResponse:
-        caller = calls.current().caller
+        caller, now = calls.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         status = wire.optional_one_of(request, "status", rules.STATUSES)
         statuses = rules.STATUSES if request.include_terminated else rules.LIVE
@@ -84,28 +102,25 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
             maximum=100,
             filters={"agent": agent_id, "status": status, "all": request.include_terminated},
         )
+        wanted = queries.Wanted((status,) if status else statuses)
         async with self._db.read(access.scope(caller)) as conn:
-            agent = await access.get(conn, agent_id, self._clock.now())
-            found = await store.list_replicas(
-                conn,
-                agent.tenant_id,
-                agent_id,
-                statuses=(status,) if status else statuses,
-                page=page,
+            agent = await access.get(conn, agent_id, now)
+            found = await queries.list_replicas(
+                conn, agent.tenant_id, agent_id, wanted=wanted, page=page, now=now
             )
         data, pagination = paging.answer(page, found, self._tokens, lambda r: (r.created_at, r.id))
-        return pb.ListReplicasResponse(data=map(_replica, data), pagination=pagination)
+        return pb.ListReplicasResponse(data=map(convert.replica, data), pagination=pagination)
 
     async def GetReplica(self, request: pb.GetReplicaRequest, context: Context) -> pb.Replica:
-        caller = calls.current().caller
+        caller, now = calls.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
         async with self._db.read(access.scope(caller)) as conn:
-            agent = await access.get(conn, agent_id, self._clock.now())
-            found = await store.find(conn, agent.tenant_id, agent_id, replica_id)
+            tenant_id = await reach.find(conn, agent_id, now)
+            found = await queries.find(conn, tenant_id, agent_id, replica_id, now)
         if found is None:
             raise errors.ReplicaNotFound
-        return _replica(found)
+        return convert.replica(found)
 
     async def PromoteReplica(
         self, request: pb.PromoteReplicaRequest, context: Context
@@ -113,79 +128,190 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         call, now = calls.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
+        promotion = Promotion(
+            wait_for_sync=request.wait_for_sync,
+            demote=request.demote_old_primary,
+            consent=request.auto_terminate_old_primary,
+            renew=wire.optional(request, "create_new_replica"),
+        )
         async with self._db.transaction(access.scope(call.caller)) as conn:
-            replica = await self._lock_replica(conn, agent_id, replica_id)
+            agent = await access.lock(conn, agent_id)
+            replica = await self._locked(conn, agent.tenant_id, agent_id, replica_id)
             if replica.status != "promoted":
-                if request.wait_for_sync and replica.status != "ready":
-                    raise errors.ReplicaNotPromotable(
-                        f"the replica is {replica.status}, not ready", status=replica.status
-                    )
-                await self._replicas.promote(conn, replica, cause="user", now=now)
-                await audit.record(conn, call, _change("replica.promote", replica), now)
-            replica = await self._lock_replica(conn, agent_id, replica_id)
-        self._sessions.signal_agent(agent_id)
-        return _replica(replica)
+                await self._operations.promote(conn, agent, replica, promotion, now)
+                change = convert.change("replica.promote", replica, consent=promotion.consent)
+                await audit.record(conn, call, change, now)
+        await self._tell(agent.tenant_id, agent_id)
+        return await self._answer(replica)
 
     async def DeleteReplica(self, request: pb.DeleteReplicaRequest, context: Context) -> pb.Replica:
         call, now = calls.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
         async with self._db.transaction(access.scope(call.caller)) as conn:
-            replica = await self._lock_replica(conn, agent_id, replica_id)
-            await self._replicas.end(conn, replica, now)
-            await audit.record(conn, call, _change("replica.delete", replica), now)
-            primary = await instances.find_primary(conn, replica.tenant_id, agent_id)
-            replica = await self._lock_replica(conn, agent_id, replica_id)
-        self._sessions.signal_agent(agent_id)
-        if primary is not None:
-            self._ledger.wake(replica.tenant_id, primary.id)
-        return _replica(replica)
+            agent = await access.lock(conn, agent_id)
+            replica = await self._locked(conn, agent.tenant_id, agent_id, replica_id)
+            await self._operations.end(conn, agent, replica, now)
+            await audit.record(conn, call, convert.change("replica.delete", replica), now)
+        await self._tell(agent.tenant_id, agent_id)
+        return await self._answer(replica)
 
-    async def _lock_replica(self, conn: Conn, agent_id: UUID, replica_id: UUID) -> Replica:
-        agent = await access.lock(conn, agent_id)
-        replica = await store.lock(conn, agent.tenant_id, agent_id, replica_id)
+    async def PollReplicas(
+        self, request: pb.PollReplicasRequest, context: Context
+    ) -> pb.PollReplicasResponse:
+        caller, now = calls.current().caller, self._clock.now()
+        agent_id = access.agent_id(caller, request.agent_id)
+        status = wire.optional_one_of(request, "status", rules.STATUSES)
+        wanted = queries.polled(status, all_of_them=request.include_terminated)
+        async with self._db.read(access.scope(caller)) as conn:
+            tenant_id = await reach.find(conn, agent_id, now)
+            if status in _AGENTS_LISTS and caller.kind != "admin":
+                await replica_polls.note(conn, tenant_id, agent_id, now)
+            found = await queries.list_newest(conn, tenant_id, agent_id, wanted=wanted, now=now)
+        data = [convert.replica(row) for row in found.items]
+        return pb.PollReplicasResponse(replicas=data, total=found.total)
+
+    async def ListTenantReplicas(
+        self, request: pb.ListTenantReplicasRequest, context: Context
+    ) -> pb.ListTenantReplicasResponse:
+        caller, now = calls.current().caller, self._clock.now()
+        tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
+        if caller.tenant_id not in {None, tenant_id}:
+            raise TenantNotFound(tenant_id)
+        async with self._db.read(tenant_id) as conn:
+            if await tenants.find_tenant(conn, tenant_id) is None:
+                raise TenantNotFound(tenant_id)
+            found = await queries.list_live_of_tenant(conn, tenant_id, now)
+        return pb.ListTenantReplicasResponse(replicas=map(convert.tenant_replica, found))
+
+    async def GetReplicaConfig(
+        self, request: pb.GetReplicaConfigRequest, context: Context
+    ) -> pb.GetReplicaConfigResponse:
+        caller, now = calls.current().caller, self._clock.now()
+        agent_id = access.agent_id(caller, request.agent_id)
+        async with self._db.read(access.scope(caller)) as conn:
+            agent = await access.get(conn, agent_id, now)
+            primary = await instances.find_primary(conn, agent.tenant_id, agent_id)
+            best = await placement.list_preferred(conn, primary, now) if primary else []
+        return pb.GetReplicaConfigResponse(
+            enabled=agent.replica_enabled,
+            count=agent.replica_count,
+            manual_replica_enabled=agent.manual_replica_enabled,
+            preferred_replica_pools=best,
+            min_sync_percentage=rules.READY_AT_PERCENT,
+        )
+
+    async def RegisterReplicaInstance(
+        self, request: pb.RegisterReplicaInstanceRequest, context: Context
+    ) -> pb.Replica:
+        call, now = calls.current(), self._clock.now()
+        agent_id = access.agent_id(call.caller, request.agent_id)
+        instance_id = wire.text(request.instance_id, "instance_id", maximum=128, required=True)
+        status = wire.optional_one_of(request, "status", convert.BOUND_STATUSES)
+        kind = wire.optional_one_of(request, "replica_type", convert.TYPES) or "manual"
+        wish = Wish(
+            "agent",
+            pool_id=wire.optional_text(request, "pool_id", maximum=128) or None,
+            for_manual_mode=kind == "manual",
+            tags=convert.tags(request),
+        )
+        async with self._db.transaction(access.scope(call.caller)) as conn:
+            agent = await access.lock(conn, agent_id)
+            primary = await instances.find_primary(conn, agent.tenant_id, agent_id)
+            if primary is None:
+                raise agent_errors.AgentOffline("no instance serves this agent at present")
+            place = placement.of_instance(primary, kind, wish)
+            replica, outcome = await self._binding.register(
+                conn, agent.tenant_id, agent_id, instance_id, place, now
+            )
+            if outcome == "bound" and status == "ready":
+                await self._reports.follow(conn, replica, status, now)
+        self._sessions.signal_agent(agent_id)
+        if outcome == "extra":
+            raise errors.ReplicaLimit
+        calls.created()
+        return await self._answer(replica)
+
+    async def BindReplicaInstance(
+        self, request: pb.BindReplicaInstanceRequest, context: Context
+    ) -> pb.Replica:
+        call, now = calls.current(), self._clock.now()
+        agent_id = access.agent_id(call.caller, request.agent_id)
+        replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
+        instance_id = wire.text(request.instance_id, "instance_id", maximum=128, required=True)
+        status = wire.optional_one_of(request, "status", convert.BOUND_STATUSES)
+        async with self._db.transaction(access.scope(call.caller)) as conn:
+            tenant_id = await reach.lock(conn, agent_id, now)
+            outcome = await self._binding.take(
+                conn, tenant_id, agent_id, replica_id, instance_id, now
+            )
+            replica = await self._locked(conn, tenant_id, agent_id, replica_id)
+            if outcome == "bound" and status == "ready":
+                await self._reports.follow(conn, replica, status, now)
+        # A failover may wait for it; and only after the commit is the extra instance known.
+        self._sessions.signal_agent(agent_id)
+        if outcome == "extra":
+            raise errors.ReplicaAlreadyBound(replica.instance_id)
+        return await self._answer(replica)
+
+    async def ReportReplicaStatus(
+        self, request: pb.ReportReplicaStatusRequest, context: Context
+    ) -> pb.Replica:
+        call, now = calls.current(), self._clock.now()
+        agent_id = access.agent_id(call.caller, request.agent_id)
+        replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
+        status = wire.one_of(request.status, "status", rules.SOURCES)
+        message = wire.optional_text(request, "error_message", maximum=MAX_MESSAGE)
+        progress = convert.transfer(request)
+        async with self._db.transaction(access.scope(call.caller)) as conn:
+            tenant_id = await reach.lock(conn, agent_id, now)
+            replica = await self._locked(conn, tenant_id, agent_id, replica_id)
+            if progress != Progress():
+                await self._reports.note_progress(conn, replica, progress, now)
+            await self._reports.follow(conn, replica, status, now, message=message)
+        self._sessions.signal_agent(agent_id)
+        return await self._answer(replica)
+
+    async def ReportReplicaSync(
+        self, request: pb.ReportReplicaSyncRequest, context: Context
+    ) -> pb.Replica:
+        call, now = calls.current(), self._clock.now()
+        agent_id = access.agent_id(call.caller, request.agent_id)
+        replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
+        status = wire.optional_one_of(request, "status", rules.SOURCES)
+        progress = convert.progress(request)
+        async with self._db.transaction(access.scope(call.caller)) as conn:
+            agent = await access.lock(conn, agent_id)
+            replica = await self._locked(conn, agent.tenant_id, agent_id, replica_id)
+            if status is not None and replica.status in rules.LIVE:
+                await self._reports.follow(conn, replica, status, now)
+                replica = await self._locked(conn, agent.tenant_id, agent_id, replica_id)
+            await self._reports.note_progress(conn, replica, progress, now)
+        self._sessions.signal_agent(agent_id)
+        return await self._answer(replica)
+
+    async def _locked(
+        self, conn: Conn, tenant_id: TenantId, agent_id: UUID, replica_id: UUID
+    ) -> Replica:
+        replica = await store.lock(conn, tenant_id, agent_id, replica_id)
         if replica is None:
             raise errors.ReplicaNotFound
         return replica
 
+    async def _answer(self, replica: Replica) -> pb.Replica:
+        """What was committed."""
+        async with self._db.read(replica.tenant_id) as conn:
+            found = await queries.find(
+                conn, replica.tenant_id, replica.agent_id, replica.id, self._clock.now()
+            )
+        if found is None:
+            raise errors.ReplicaNotFound
+        return convert.replica(found)
 
-def _nanousd(request: pb.CreateReplicaRequest) -> int | None:
-    if not request.HasField("max_hourly_cost"):
-        return None
-    return int(wire.decimal(request.max_hourly_cost, "max_hourly_cost", digits=6) * NANO)
-
-
-def _change(action: str, replica: Replica) -> audit.Change:
-    return audit.Change(
-        action,
-        "replica",
-        str(replica.id),
-        replica.tenant_id,
-        after={"agent_id": str(replica.agent_id), "pool_id": replica.pool_id},
-    )
-
-
-def _replica(row: Replica) -> pb.Replica:
-    cost = row.hourly_cost_nanousd
-    return pb.Replica(
-        id=str(row.id),
-        agent_id=str(row.agent_id),
-        instance_id=row.instance_id,
-        type=row.type,
-        status=row.status,
-        sync_status=row.sync_status,
-        sync_progress=row.sync_progress,
-        pool_id=row.pool_id,
-        instance_type=row.instance_type,
-        region=row.region,
-        az=row.az,
-        created_by=row.created_by,
-        hourly_cost_usd=None if cost is None else float(Decimal(cost) / NANO),
-        message=row.message,
-        termination_confirmed=row.termination_confirmed,
-        created_at=wire.timestamp(row.created_at),
-        launched_at=wire.timestamp(row.launched_at),
-        ready_at=wire.timestamp(row.ready_at),
-        promoted_at=wire.timestamp(row.promoted_at),
-        terminated_at=wire.timestamp(row.terminated_at),
-    )
+    async def _tell(self, tenant_id: TenantId, agent_id: UUID) -> None:
+        """Have the agent's instances look at their parts and orders again."""
+        self._sessions.signal_agent(agent_id)
+        async with self._db.read(tenant_id) as conn:
+            primary = await instances.find_primary(conn, tenant_id, agent_id)
+        if primary is not None:
+            self._ledger.wake(tenant_id, primary.id)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
 
 INSERT_REPLICA: Final = """
     INSERT INTO replicas (tenant_id, id, agent_id, instance_id, type, status, pool_id,
-                          instance_type, region, az, created_by, hourly_cost_nanousd, created_at,
-                          updated_at)
-    VALUES ($1, $2, $3, $4, $5, 'launching', $6, $7, $8, $9, $10, $11, $12, $12)
+                          instance_type, region, az, created_by, hourly_cost_nanousd, tags,
+                          for_manual_mode, created_at, updated_at)
+    VALUES ($1, $2, $3, $4, $5, 'launching', $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)
+    ON CONFLICT (tenant_id, agent_id) WHERE status IN ('launching', 'syncing', 'ready') DO NOTHING
+    RETURNING id
+"""
+
+# An instance that runs already: launched by the agent on its own, or a primary that was demoted.
+INSERT_RUNNING: Final = """
+    INSERT INTO replicas (tenant_id, id, agent_id, instance_id, bound, type, status, sync_status,
+                          sync_progress, pool_id, instance_type, region, az, created_by,
+                          hourly_cost_nanousd, tags, for_manual_mode, created_at, updated_at,
+                          launched_at, cost_until, ready_at)
+    VALUES ($1, $2, $3, $4, true, $5, $15, CASE WHEN $15 = 'ready' THEN 'synced' ELSE 'syncing' END,
+            CASE WHEN $15 = 'ready' THEN 100 ELSE 0 END, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+            $14, $14, $14, CASE WHEN $15 = 'ready' THEN $14 END)
     ON CONFLICT (tenant_id, agent_id) WHERE status IN ('launching', 'syncing', 'ready') DO NOTHING
     RETURNING id
 """
@@ -24,7 +36,8 @@ INSERT_REPLICA: Final = """
 LOCK_REPLICA: Final = """
     SELECT tenant_id, id, agent_id, instance_id, bound, type, status, sync_status, sync_progress,
            pool_id, instance_type, region, az, created_by, hourly_cost_nanousd, message,
-           termination_confirmed, created_at, launched_at, ready_at, promoted_at, terminated_at
+           termination_confirmed, for_manual_mode, created_at, launched_at, ready_at, promoted_at,
+           terminated_at
       FROM replicas
      WHERE tenant_id = $1 AND agent_id = $2 AND id = $3
        FOR UPDATE
@@ -33,7 +46,8 @@ LOCK_REPLICA: Final = """
 FIND_REPLICA: Final = """
     SELECT tenant_id, id, agent_id, instance_id, bound, type, status, sync_status, sync_progress,
            pool_id, instance_type, region, az, created_by, hourly_cost_nanousd, message,
-           termination_confirmed, created_at, launched_at, ready_at, promoted_at, terminated_at
+           termination_confirmed, for_manual_mode, created_at, launched_at, ready_at, promoted_at,
+           terminated_at
       FROM replicas
      WHERE tenant_id = $1 AND agent_id = $2 AND id = $3
 """
@@ -41,33 +55,20 @@ FIND_REPLICA: Final = """
 FIND_LIVE: Final = """
     SELECT tenant_id, id, agent_id, instance_id, bound, type, status, sync_status, sync_progress,
            pool_id, instance_type, region, az, created_by, hourly_cost_nanousd, message,
-           termination_confirmed, created_at, launched_at, ready_at, promoted_at, terminated_at
+           termination_confirmed, for_manual_mode, created_at, launched_at, ready_at, promoted_at,
+           terminated_at
       FROM replicas
      WHERE tenant_id = $1 AND agent_id = $2 AND status IN ('launching', 'syncing', 'ready')
 """
 
-LIST_REPLICAS: Final = """
-    SELECT tenant_id, id, agent_id, instance_id, bound, type, status, sync_status, sync_progress,
-           pool_id, instance_type, region, az, created_by, hourly_cost_nanousd, message,
-           termination_confirmed, created_at, launched_at, ready_at, promoted_at, terminated_at
-      FROM replicas
-     WHERE tenant_id = $1 AND agent_id = $2 AND status = ANY($3)
-       AND ($4::timestamptz IS NULL OR (created_at, id) < ($4, $5))
-     ORDER BY created_at DESC, id DESC
-     LIMIT $6 OFFSET $7
-"""
-
-COUNT_REPLICAS: Final = """
-    SELECT count(*) FROM replicas WHERE tenant_id = $1 AND agent_id = $2 AND status = ANY($3)
-"""
-
 BIND_REPLICA: Final = """
     UPDATE replicas
-       SET instance_id = $4, bound = true, launched_at = $5, updated_at = $5,
+       SET instance_id = $4, bound = true, launched_at = $5, cost_until = $5, updated_at = $5,
            status = CASE WHEN status = 'launching' THEN 'syncing' ELSE status END,
            sync_status = CASE WHEN status = 'launching' THEN 'syncing' ELSE sync_status END,
            -- Bound after it was given up: the instance exists, so its end is to be confirmed again.
-           termination_confirmed = false
+           termination_confirmed = false,
+           termination_confirmed_at = NULL
      WHERE tenant_id = $1 AND agent_id = $2 AND id = $3 AND NOT bound
     RETURNING status
 """
@@ -85,83 +86,58 @@ MOVE_REPLICA: Final = """
                                 ELSE terminated_at END,
            -- What never had an instance has nothing to confirm.
            termination_confirmed = termination_confirmed OR ($4 = 'terminated' AND NOT bound),
+           termination_confirmed_at = CASE WHEN $4 = 'terminated' AND NOT bound
+                                           THEN coalesce(termination_confirmed_at, $8)
+                                           ELSE termination_confirmed_at END,
            updated_at = $8
      WHERE tenant_id = $1 AND agent_id = $2 AND id = $3 AND status = ANY($5)
-       AND ($4 NOT IN ('ready', 'promoted') OR bound)
+       AND ($4 <> 'promoted' OR bound)
+"""
+
+NOTE_SYNC: Final = """
+    UPDATE replicas
+       SET sync_status = coalesce($4, sync_status),
+           sync_latency_ms = coalesce($5, sync_latency_ms),
+           sync_progress = coalesce($6, sync_progress),
+           sync_started_at = coalesce(sync_started_at, $7),
+           sync_completed_at = coalesce(sync_completed_at, $8),
+           updated_at = $9
+     WHERE tenant_id = $1 AND agent_id = $2 AND id = $3
+       AND status IN ('launching', 'syncing', 'ready')
+"""
+
+NOTE_PROMOTION: Final = """
+    UPDATE replicas
+       SET replaced_instance_id = $3, demoted = $4
+     WHERE tenant_id = $1 AND id = $2 AND status = 'promoted'
+"""
+
+NOTE_SUCCESSOR: Final = """
+    UPDATE replicas
+       SET successor_id = $3
+     WHERE tenant_id = $1 AND id = $2 AND status IN ('promoted', 'terminated')
+"""
+
+FIND_BY_INSTANCE: Final = """
+    SELECT tenant_id, id, agent_id, instance_id, bound, type, status, sync_status, sync_progress,
+           pool_id, instance_type, region, az, created_by, hourly_cost_nanousd, message,
+           termination_confirmed, for_manual_mode, created_at, launched_at, ready_at, promoted_at,
+           terminated_at
+      FROM replicas
+     WHERE tenant_id = $1 AND agent_id = $2 AND instance_id = $3
+     ORDER BY created_at DESC
+     LIMIT 1
 """
 
 CONFIRM_TERMINATION: Final = """
     UPDATE replicas
        SET termination_confirmed = true, updated_at = $3,
+           termination_confirmed_at = coalesce(termination_confirmed_at, $3),
            status = CASE WHEN status IN ('launching', 'syncing', 'ready', 'failed')
                          THEN 'terminated' ELSE status END,
            terminated_at = coalesce(terminated_at, $3)
      WHERE tenant_id = $1 AND instance_id = $2 AND status <> 'promoted'
     RETURNING id, agent_id
-"""
-
-# Agents in manual mode whose primary serves and that have nothing standing by. The failures are
-# those since the last replica that came to stand. In no order, so that those for whom no pool is
-# left do not keep the others out.
-LIST_UNCOVERED: Final = """
-    SELECT a.tenant_id, a.id AS agent_id, f.failures, f.failed_at
-      FROM agents a
-      JOIN instances i
-        ON i.tenant_id = a.tenant_id AND i.agent_id = a.id AND i.status = 'running_primary'
-     CROSS JOIN LATERAL (
-            SELECT count(*) AS failures, max(r.updated_at) AS failed_at
-              FROM replicas r
-             WHERE r.tenant_id = a.tenant_id AND r.agent_id = a.id AND r.status = 'failed'
-               AND r.created_at > coalesce((SELECT max(g.ready_at)
-                                              FROM replicas g
-                                             WHERE g.tenant_id = a.tenant_id AND g.agent_id = a.id),
-                                           '-infinity')) f
-     WHERE a.manual_replica_enabled
-       AND a.enabled
-       AND a.status = 'online'
-       AND NOT EXISTS (SELECT
-                         FROM replicas r
-                        WHERE r.tenant_id = a.tenant_id AND r.agent_id = a.id
-                          AND r.status IN ('launching', 'syncing', 'ready'))
-     ORDER BY random()
-     LIMIT $1
-"""
-
-# Live replicas that nobody asked to keep: those of deleted agents, manual ones of agents that left
-# manual mode, and what an emergency left behind that is over for an agent that is well.
-LIST_UNWANTED: Final = """
-    SELECT r.tenant_id, r.id, r.agent_id
-      FROM replicas r
-      JOIN agents a ON a.tenant_id = r.tenant_id AND a.id = r.agent_id
-     WHERE r.status IN ('launching', 'syncing', 'ready')
-       AND (a.deleted_at IS NOT NULL
-            OR (NOT a.manual_replica_enabled AND r.created_by = 'coordinator')
-            OR (NOT a.manual_replica_enabled AND r.created_by = 'emergency'
-                AND a.status IN ('online', 'disabled')
-                AND NOT EXISTS (SELECT
-                                  FROM failovers f
-                                 WHERE f.tenant_id = a.tenant_id AND f.agent_id = a.id
-                                   AND f.status IN ('detected', 'handling'))))
-     LIMIT $1
-"""
-
-# Replicas whose instance should be gone and perhaps is not: whoever was to end it has died, or
-# never got the order.
-LIST_UNCONFIRMED: Final = """
-    SELECT r.tenant_id, r.id, r.agent_id
-      FROM replicas r
-      JOIN instances p
-        ON p.tenant_id = r.tenant_id AND p.agent_id = r.agent_id AND p.status = 'running_primary'
-     WHERE r.status = 'terminated' AND r.bound AND NOT r.termination_confirmed
-       AND r.terminated_at > $1
-       AND NOT EXISTS (SELECT
-                         FROM agent_commands c
-                        WHERE c.tenant_id = r.tenant_id AND c.agent_id = r.agent_id
-                          AND c.type = 'terminate_replica'
-                          AND c.parameters ->> 'replica_id' = r.id::text
-                          AND (c.status IN ('pending', 'leased', 'executing')
-                               OR c.created_at > $2))
-     LIMIT $3
 """
 
 LIST_FAILED_POOLS: Final = """
@@ -172,17 +148,7 @@ LIST_FAILED_POOLS: Final = """
     HAVING count(*) >= $4
 """
 
-# Replicas that nobody will launch any more: their order was cancelled, because the agent has moved.
-LIST_STRANDED: Final = """
-    SELECT r.tenant_id, r.id, r.agent_id
-      FROM replicas r
-      JOIN agent_commands c
-        ON c.tenant_id = r.tenant_id AND c.agent_id = r.agent_id
-       AND c.request_id = 'create-replica-' || r.id
-     WHERE r.status = 'launching' AND NOT r.bound
-       AND c.status IN ('cancelled', 'expired', 'failed')
-     LIMIT $1
-"""
+POOL_EXISTS: Final = "SELECT EXISTS (SELECT FROM pools WHERE id = $1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,30 +172,12 @@ class Replica:
     hourly_cost_nanousd: int | None
     message: str | None
     termination_confirmed: bool
+    for_manual_mode: bool
     created_at: datetime
     launched_at: datetime | None
     ready_at: datetime | None
     promoted_at: datetime | None
     terminated_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Uncovered:
-    """An agent that should have a replica; ``failures`` launches in a row went wrong."""
-
-    tenant_id: TenantId
-    agent_id: UUID
-    failures: int
-    failed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Unwanted:
-    """A replica that should not be there."""
-
-    tenant_id: TenantId
-    id: UUID
-    agent_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +191,8 @@ class Placement:
     az: str
     created_by: str
     hourly_cost_nanousd: int | None
+    for_manual_mode: bool = False
+    tags: Mapping[str, Any] = field(default_factory=dict)
 
 
 async def insert(
@@ -268,7 +218,41 @@ async def insert(
         place.az,
         place.created_by,
         place.hourly_cost_nanousd,
+        dict(place.tags),
+        place.for_manual_mode,
         now,
+    )
+    return made is not None
+
+
+async def insert_running(
+    conn: Conn,
+    tenant_id: TenantId,
+    replica_id: UUID,
+    agent_id: UUID,
+    instance_id: str,
+    place: Placement,
+    status: str,
+    now: datetime,
+) -> bool:
+    """Make a replica of an instance that runs; False when another one is live."""
+    made = await conn.fetchval(
+        INSERT_RUNNING,
+        tenant_id,
+        replica_id,
+        agent_id,
+        instance_id,
+        place.type,
+        place.pool_id,
+        place.instance_type,
+        place.region,
+        place.az,
+        place.created_by,
+        place.hourly_cost_nanousd,
+        dict(place.tags),
+        place.for_manual_mode,
+        now,
+        status,
     )
     return made is not None
 
@@ -291,23 +275,12 @@ async def find_live(conn: Conn, tenant_id: TenantId, agent_id: UUID) -> Replica 
     return Replica(**row) if row else None
 
 
-async def list_replicas(
-    conn: Conn, tenant_id: TenantId, agent_id: UUID, *, statuses: Sequence[str], page: Page
-) -> Slice[Replica]:
-    """An agent's replicas, newest first."""
-    at, last = page.after_instant()
-    rows = await conn.fetch(
-        LIST_REPLICAS,
-        tenant_id,
-        agent_id,
-        list(statuses),
-        at,
-        last,
-        page.limit + 1,
-        page.offset,
-    )
-    total = await conn.fetchval(COUNT_REPLICAS, tenant_id, agent_id, list(statuses))
-    return Slice([Replica(**row) for row in rows], total)
+async def find_by_instance(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str
+) -> Replica | None:
+    """The newest replica that an instance is or was, None when it never was one."""
+    row = await conn.fetchrow(FIND_BY_INSTANCE, tenant_id, agent_id, instance_id)
+    return Replica(**row) if row else None
 
 
 async def bind(
@@ -352,17 +325,42 @@ async def confirm_termination(
     return row["agent_id"] if row else None
 
 
-async def list_uncovered(conn: Conn, *, limit: int) -> list[Uncovered]:
-    """Agents that should have a replica and have none."""
-    return [Uncovered(**row) for row in await conn.fetch(LIST_UNCOVERED, limit)]
+async def note_sync(
+    conn: Conn,
+    replica: Replica,
+    *,
+    now: datetime,
+    status: str | None = None,
+    latency_ms: int | None = None,
+    progress: float | None = None,
+    started_at: datetime | None = None,
+    completed_at: datetime | None = None,
+) -> None:
+    """Note how far a live replica's transfer is, where it was told; the first instants stay."""
+    await conn.execute(
+        NOTE_SYNC,
+        replica.tenant_id,
+        replica.agent_id,
+        replica.id,
+        status,
+        latency_ms,
+        progress,
+        started_at,
+        completed_at,
+        now,
+    )
 
 
-async def list_unconfirmed(
-    conn: Conn, *, ended_since: datetime, ordered_before: datetime, limit: int
-) -> list[Unwanted]:
-    """Replicas whose end nobody has confirmed and nobody works on."""
-    rows = await conn.fetch(LIST_UNCONFIRMED, ended_since, ordered_before, limit)
-    return [Unwanted(**row) for row in rows]
+async def note_promotion(
+    conn: Conn, replica: Replica, *, replaced: str | None, demoted: bool
+) -> None:
+    """Remember what a promotion did, so that a repeat answers the same."""
+    await conn.execute(NOTE_PROMOTION, replica.tenant_id, replica.id, replaced, demoted)
+
+
+async def note_successor(conn: Conn, replica: Replica, successor_id: UUID) -> None:
+    """Remember which replica was requested in the place of a final one."""
+    await conn.execute(NOTE_SUCCESSOR, replica.tenant_id, replica.id, successor_id)
 
 
 async def list_failed_pools(
@@ -373,11 +371,7 @@ async def list_failed_pools(
     return {row["pool_id"] for row in rows}
 
 
-async def list_stranded(conn: Conn, *, limit: int) -> list[Unwanted]:
-    """Replicas whose launch was called off."""
-    return [Unwanted(**row) for row in await conn.fetch(LIST_STRANDED, limit)]
-
-
-async def list_unwanted(conn: Conn, *, limit: int) -> list[Unwanted]:
-    """Replicas that nobody wants any more."""
-    return [Unwanted(**row) for row in await conn.fetch(LIST_UNWANTED, limit)]
+async def pool_exists(conn: Conn, pool_id: str) -> bool:
+    """Whether a pool is known, of whatever type and region."""
+    found: bool = await conn.fetchval(POOL_EXISTS, pool_id)
+    return found

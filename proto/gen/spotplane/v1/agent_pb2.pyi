@@ -161,6 +161,8 @@ class RegisterRequest(message.Message):
     REPLICA_ID_FIELD_NUMBER: builtins.int
     ISSUE_AGENT_TOKEN_FIELD_NUMBER: builtins.int
     TENANT_ID_FIELD_NUMBER: builtins.int
+    CLOUD_ACCOUNT_FIELD_NUMBER: builtins.int
+    PROJECT_ID_FIELD_NUMBER: builtins.int
     logical_agent_id: builtins.str
     """Name of the agent; 1..255 characters; default the instance id."""
     instance_id: builtins.str
@@ -189,6 +191,10 @@ class RegisterRequest(message.Message):
     """Issue a credential of the agent's own; the former one dies."""
     tenant_id: builtins.str
     """UUID; a claim that must match for tenant keys, required from administrators."""
+    cloud_account: builtins.str
+    """Account at the cloud; at most 128 characters."""
+    project_id: builtins.str
+    """Project at the cloud; at most 128 characters."""
     def __init__(
         self,
         *,
@@ -206,13 +212,17 @@ class RegisterRequest(message.Message):
         replica_id: builtins.str | None = ...,
         issue_agent_token: builtins.bool | None = ...,
         tenant_id: builtins.str | None = ...,
+        cloud_account: builtins.str | None = ...,
+        project_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_agent_version", b"_agent_version", "_hostname", b"_hostname", "_image_id", b"_image_id", "_issue_agent_token", b"_issue_agent_token", "_logical_agent_id", b"_logical_agent_id", "_mode", b"_mode", "_private_ip", b"_private_ip", "_public_ip", b"_public_ip", "_replica_id", b"_replica_id", "_tenant_id", b"_tenant_id", "agent_version", b"agent_version", "hostname", b"hostname", "image_id", b"image_id", "issue_agent_token", b"issue_agent_token", "logical_agent_id", b"logical_agent_id", "mode", b"mode", "private_ip", b"private_ip", "public_ip", b"public_ip", "replica_id", b"replica_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_agent_version", b"_agent_version", "_cloud_account", b"_cloud_account", "_hostname", b"_hostname", "_image_id", b"_image_id", "_issue_agent_token", b"_issue_agent_token", "_logical_agent_id", b"_logical_agent_id", "_mode", b"_mode", "_private_ip", b"_private_ip", "_project_id", b"_project_id", "_public_ip", b"_public_ip", "_replica_id", b"_replica_id", "_tenant_id", b"_tenant_id", "agent_version", b"agent_version", "cloud_account", b"cloud_account", "hostname", b"hostname", "image_id", b"image_id", "issue_agent_token", b"issue_agent_token", "logical_agent_id", b"logical_agent_id", "mode", b"mode", "private_ip", b"private_ip", "project_id", b"project_id", "public_ip", b"public_ip", "replica_id", b"replica_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_agent_version", b"_agent_version", "_hostname", b"_hostname", "_image_id", b"_image_id", "_issue_agent_token", b"_issue_agent_token", "_logical_agent_id", b"_logical_agent_id", "_mode", b"_mode", "_private_ip", b"_private_ip", "_public_ip", b"_public_ip", "_replica_id", b"_replica_id", "_tenant_id", b"_tenant_id", "agent_version", b"agent_version", "az", b"az", "hostname", b"hostname", "image_id", b"image_id", "instance_id", b"instance_id", "instance_type", b"instance_type", "issue_agent_token", b"issue_agent_token", "logical_agent_id", b"logical_agent_id", "mode", b"mode", "private_ip", b"private_ip", "public_ip", b"public_ip", "region", b"region", "replica_id", b"replica_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_agent_version", b"_agent_version", "_cloud_account", b"_cloud_account", "_hostname", b"_hostname", "_image_id", b"_image_id", "_issue_agent_token", b"_issue_agent_token", "_logical_agent_id", b"_logical_agent_id", "_mode", b"_mode", "_private_ip", b"_private_ip", "_project_id", b"_project_id", "_public_ip", b"_public_ip", "_replica_id", b"_replica_id", "_tenant_id", b"_tenant_id", "agent_version", b"agent_version", "az", b"az", "cloud_account", b"cloud_account", "hostname", b"hostname", "image_id", b"image_id", "instance_id", b"instance_id", "instance_type", b"instance_type", "issue_agent_token", b"issue_agent_token", "logical_agent_id", b"logical_agent_id", "mode", b"mode", "private_ip", b"private_ip", "project_id", b"project_id", "public_ip", b"public_ip", "region", b"region", "replica_id", b"replica_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__agent_version: _TypeAlias = typing.Literal["agent_version"]  # noqa: Y015
     _WhichOneofArgType__agent_version: _TypeAlias = typing.Literal["_agent_version", b"_agent_version"]  # noqa: Y015
+    _WhichOneofReturnType__cloud_account: _TypeAlias = typing.Literal["cloud_account"]  # noqa: Y015
+    _WhichOneofArgType__cloud_account: _TypeAlias = typing.Literal["_cloud_account", b"_cloud_account"]  # noqa: Y015
     _WhichOneofReturnType__hostname: _TypeAlias = typing.Literal["hostname"]  # noqa: Y015
     _WhichOneofArgType__hostname: _TypeAlias = typing.Literal["_hostname", b"_hostname"]  # noqa: Y015
     _WhichOneofReturnType__image_id: _TypeAlias = typing.Literal["image_id"]  # noqa: Y015
@@ -225,6 +235,8 @@ class RegisterRequest(message.Message):
     _WhichOneofArgType__mode: _TypeAlias = typing.Literal["_mode", b"_mode"]  # noqa: Y015
     _WhichOneofReturnType__private_ip: _TypeAlias = typing.Literal["private_ip"]  # noqa: Y015
     _WhichOneofArgType__private_ip: _TypeAlias = typing.Literal["_private_ip", b"_private_ip"]  # noqa: Y015
+    _WhichOneofReturnType__project_id: _TypeAlias = typing.Literal["project_id"]  # noqa: Y015
+    _WhichOneofArgType__project_id: _TypeAlias = typing.Literal["_project_id", b"_project_id"]  # noqa: Y015
     _WhichOneofReturnType__public_ip: _TypeAlias = typing.Literal["public_ip"]  # noqa: Y015
     _WhichOneofArgType__public_ip: _TypeAlias = typing.Literal["_public_ip", b"_public_ip"]  # noqa: Y015
     _WhichOneofReturnType__replica_id: _TypeAlias = typing.Literal["replica_id"]  # noqa: Y015
@@ -233,6 +245,8 @@ class RegisterRequest(message.Message):
     _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__agent_version) -> _WhichOneofReturnType__agent_version | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cloud_account) -> _WhichOneofReturnType__cloud_account | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hostname) -> _WhichOneofReturnType__hostname | None: ...
     @typing.overload
@@ -245,6 +259,8 @@ class RegisterRequest(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mode) -> _WhichOneofReturnType__mode | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__private_ip) -> _WhichOneofReturnType__private_ip | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__project_id) -> _WhichOneofReturnType__project_id | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__public_ip) -> _WhichOneofReturnType__public_ip | None: ...
     @typing.overload
@@ -263,6 +279,7 @@ class RegisterResponse(message.Message):
     DESIRED_STATE_FIELD_NUMBER: builtins.int
     AGENT_TOKEN_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    CONFIG_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """UUID of the agent."""
     tenant_id: builtins.str
@@ -275,6 +292,12 @@ class RegisterResponse(message.Message):
     def desired_state(self) -> agent_stream_pb2.DesiredState:
         """What the instance is to be now."""
 
+    @builtins.property
+    def config(self) -> agent_stream_pb2.AgentConfig:
+        """Configuration that this instance is to follow without a stream: the agent's for the one that serves, and for any other
+        all flags false and all numbers 0.
+        """
+
     def __init__(
         self,
         *,
@@ -283,10 +306,11 @@ class RegisterResponse(message.Message):
         desired_state: agent_stream_pb2.DesiredState | None = ...,
         agent_token: builtins.str | None = ...,
         message: builtins.str | None = ...,
+        config: agent_stream_pb2.AgentConfig | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_agent_token", b"_agent_token", "_message", b"_message", "agent_token", b"agent_token", "desired_state", b"desired_state", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_agent_token", b"_agent_token", "_message", b"_message", "agent_token", b"agent_token", "config", b"config", "desired_state", b"desired_state", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_agent_token", b"_agent_token", "_message", b"_message", "agent_id", b"agent_id", "agent_token", b"agent_token", "desired_state", b"desired_state", "message", b"message", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_agent_token", b"_agent_token", "_message", b"_message", "agent_id", b"agent_id", "agent_token", b"agent_token", "config", b"config", "desired_state", b"desired_state", "message", b"message", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__agent_token: _TypeAlias = typing.Literal["agent_token"]  # noqa: Y015
     _WhichOneofArgType__agent_token: _TypeAlias = typing.Literal["_agent_token", b"_agent_token"]  # noqa: Y015
@@ -425,6 +449,9 @@ class UpdateAgentConfigRequest(message.Message):
     MAX_SWITCHES_PER_WEEK_FIELD_NUMBER: builtins.int
     MAX_SWITCHES_PER_DAY_FIELD_NUMBER: builtins.int
     MIN_POOL_DURATION_HOURS_FIELD_NUMBER: builtins.int
+    REPLICA_ENABLED_FIELD_NUMBER: builtins.int
+    REPLICA_COUNT_FIELD_NUMBER: builtins.int
+    TERMINATE_WAIT_MINUTES_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """UUID."""
     enabled: builtins.bool
@@ -447,6 +474,14 @@ class UpdateAgentConfigRequest(message.Message):
     """Most switches in 24 hours, 0..1000."""
     min_pool_duration_hours: builtins.int
     """Least hours in a pool before the next switch, 0..720."""
+    replica_enabled: builtins.bool
+    """Shown to agents that keep replicas themselves."""
+    replica_count: builtins.int
+    """Shown to agents that keep replicas themselves, 0..1."""
+    terminate_wait_minutes: builtins.int
+    """The wait in whole minutes, 0..1440, instead of `terminate_wait_seconds`. The number that the present seconds show as
+    leaves them as they are.
+    """
     def __init__(
         self,
         *,
@@ -461,10 +496,13 @@ class UpdateAgentConfigRequest(message.Message):
         max_switches_per_week: builtins.int | None = ...,
         max_switches_per_day: builtins.int | None = ...,
         min_pool_duration_hours: builtins.int | None = ...,
+        replica_enabled: builtins.bool | None = ...,
+        replica_count: builtins.int | None = ...,
+        terminate_wait_minutes: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_auto_switch_enabled", b"_auto_switch_enabled", "_auto_terminate_enabled", b"_auto_terminate_enabled", "_enabled", b"_enabled", "_manual_replica_enabled", b"_manual_replica_enabled", "_max_switches_per_day", b"_max_switches_per_day", "_max_switches_per_week", b"_max_switches_per_week", "_min_pool_duration_hours", b"_min_pool_duration_hours", "_min_savings_percent", b"_min_savings_percent", "_risk_threshold", b"_risk_threshold", "_terminate_wait_seconds", b"_terminate_wait_seconds", "auto_switch_enabled", b"auto_switch_enabled", "auto_terminate_enabled", b"auto_terminate_enabled", "enabled", b"enabled", "manual_replica_enabled", b"manual_replica_enabled", "max_switches_per_day", b"max_switches_per_day", "max_switches_per_week", b"max_switches_per_week", "min_pool_duration_hours", b"min_pool_duration_hours", "min_savings_percent", b"min_savings_percent", "risk_threshold", b"risk_threshold", "terminate_wait_seconds", b"terminate_wait_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_auto_switch_enabled", b"_auto_switch_enabled", "_auto_terminate_enabled", b"_auto_terminate_enabled", "_enabled", b"_enabled", "_manual_replica_enabled", b"_manual_replica_enabled", "_max_switches_per_day", b"_max_switches_per_day", "_max_switches_per_week", b"_max_switches_per_week", "_min_pool_duration_hours", b"_min_pool_duration_hours", "_min_savings_percent", b"_min_savings_percent", "_replica_count", b"_replica_count", "_replica_enabled", b"_replica_enabled", "_risk_threshold", b"_risk_threshold", "_terminate_wait_minutes", b"_terminate_wait_minutes", "_terminate_wait_seconds", b"_terminate_wait_seconds", "auto_switch_enabled", b"auto_switch_enabled", "auto_terminate_enabled", b"auto_terminate_enabled", "enabled", b"enabled", "manual_replica_enabled", b"manual_replica_enabled", "max_switches_per_day", b"max_switches_per_day", "max_switches_per_week", b"max_switches_per_week", "min_pool_duration_hours", b"min_pool_duration_hours", "min_savings_percent", b"min_savings_percent", "replica_count", b"replica_count", "replica_enabled", b"replica_enabled", "risk_threshold", b"risk_threshold", "terminate_wait_minutes", b"terminate_wait_minutes", "terminate_wait_seconds", b"terminate_wait_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_auto_switch_enabled", b"_auto_switch_enabled", "_auto_terminate_enabled", b"_auto_terminate_enabled", "_enabled", b"_enabled", "_manual_replica_enabled", b"_manual_replica_enabled", "_max_switches_per_day", b"_max_switches_per_day", "_max_switches_per_week", b"_max_switches_per_week", "_min_pool_duration_hours", b"_min_pool_duration_hours", "_min_savings_percent", b"_min_savings_percent", "_risk_threshold", b"_risk_threshold", "_terminate_wait_seconds", b"_terminate_wait_seconds", "agent_id", b"agent_id", "auto_switch_enabled", b"auto_switch_enabled", "auto_terminate_enabled", b"auto_terminate_enabled", "enabled", b"enabled", "manual_replica_enabled", b"manual_replica_enabled", "max_switches_per_day", b"max_switches_per_day", "max_switches_per_week", b"max_switches_per_week", "min_pool_duration_hours", b"min_pool_duration_hours", "min_savings_percent", b"min_savings_percent", "risk_threshold", b"risk_threshold", "terminate_wait_seconds", b"terminate_wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_auto_switch_enabled", b"_auto_switch_enabled", "_auto_terminate_enabled", b"_auto_terminate_enabled", "_enabled", b"_enabled", "_manual_replica_enabled", b"_manual_replica_enabled", "_max_switches_per_day", b"_max_switches_per_day", "_max_switches_per_week", b"_max_switches_per_week", "_min_pool_duration_hours", b"_min_pool_duration_hours", "_min_savings_percent", b"_min_savings_percent", "_replica_count", b"_replica_count", "_replica_enabled", b"_replica_enabled", "_risk_threshold", b"_risk_threshold", "_terminate_wait_minutes", b"_terminate_wait_minutes", "_terminate_wait_seconds", b"_terminate_wait_seconds", "agent_id", b"agent_id", "auto_switch_enabled", b"auto_switch_enabled", "auto_terminate_enabled", b"auto_terminate_enabled", "enabled", b"enabled", "manual_replica_enabled", b"manual_replica_enabled", "max_switches_per_day", b"max_switches_per_day", "max_switches_per_week", b"max_switches_per_week", "min_pool_duration_hours", b"min_pool_duration_hours", "min_savings_percent", b"min_savings_percent", "replica_count", b"replica_count", "replica_enabled", b"replica_enabled", "risk_threshold", b"risk_threshold", "terminate_wait_minutes", b"terminate_wait_minutes", "terminate_wait_seconds", b"terminate_wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__auto_switch_enabled: _TypeAlias = typing.Literal["auto_switch_enabled"]  # noqa: Y015
     _WhichOneofArgType__auto_switch_enabled: _TypeAlias = typing.Literal["_auto_switch_enabled", b"_auto_switch_enabled"]  # noqa: Y015
@@ -482,8 +520,14 @@ class UpdateAgentConfigRequest(message.Message):
     _WhichOneofArgType__min_pool_duration_hours: _TypeAlias = typing.Literal["_min_pool_duration_hours", b"_min_pool_duration_hours"]  # noqa: Y015
     _WhichOneofReturnType__min_savings_percent: _TypeAlias = typing.Literal["min_savings_percent"]  # noqa: Y015
     _WhichOneofArgType__min_savings_percent: _TypeAlias = typing.Literal["_min_savings_percent", b"_min_savings_percent"]  # noqa: Y015
+    _WhichOneofReturnType__replica_count: _TypeAlias = typing.Literal["replica_count"]  # noqa: Y015
+    _WhichOneofArgType__replica_count: _TypeAlias = typing.Literal["_replica_count", b"_replica_count"]  # noqa: Y015
+    _WhichOneofReturnType__replica_enabled: _TypeAlias = typing.Literal["replica_enabled"]  # noqa: Y015
+    _WhichOneofArgType__replica_enabled: _TypeAlias = typing.Literal["_replica_enabled", b"_replica_enabled"]  # noqa: Y015
     _WhichOneofReturnType__risk_threshold: _TypeAlias = typing.Literal["risk_threshold"]  # noqa: Y015
     _WhichOneofArgType__risk_threshold: _TypeAlias = typing.Literal["_risk_threshold", b"_risk_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__terminate_wait_minutes: _TypeAlias = typing.Literal["terminate_wait_minutes"]  # noqa: Y015
+    _WhichOneofArgType__terminate_wait_minutes: _TypeAlias = typing.Literal["_terminate_wait_minutes", b"_terminate_wait_minutes"]  # noqa: Y015
     _WhichOneofReturnType__terminate_wait_seconds: _TypeAlias = typing.Literal["terminate_wait_seconds"]  # noqa: Y015
     _WhichOneofArgType__terminate_wait_seconds: _TypeAlias = typing.Literal["_terminate_wait_seconds", b"_terminate_wait_seconds"]  # noqa: Y015
     @typing.overload
@@ -503,7 +547,13 @@ class UpdateAgentConfigRequest(message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_savings_percent) -> _WhichOneofReturnType__min_savings_percent | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_count) -> _WhichOneofReturnType__replica_count | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_enabled) -> _WhichOneofReturnType__replica_enabled | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__risk_threshold) -> _WhichOneofReturnType__risk_threshold | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__terminate_wait_minutes) -> _WhichOneofReturnType__terminate_wait_minutes | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__terminate_wait_seconds) -> _WhichOneofReturnType__terminate_wait_seconds | None: ...
 
@@ -909,3 +959,1347 @@ class CancelCommandRequest(message.Message):
     _WhichOneofReturnType__reason: _TypeAlias = typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = typing.Literal["_reason", b"_reason"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+
+@typing.final
+class HeartbeatRequest(message.Message):
+    """A sign of life, or a goodbye, of an agent without a stream."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class InventoryInstance(message.Message):
+        """An instance as the cloud's own listing has it."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        INSTANCE_ID_FIELD_NUMBER: builtins.int
+        STATE_FIELD_NUMBER: builtins.int
+        instance_id: builtins.str
+        """The cloud's id."""
+        state: builtins.str
+        """`running`, `terminated` or another word of the cloud's."""
+        def __init__(
+            self,
+            *,
+            instance_id: builtins.str = ...,
+            state: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["instance_id", b"instance_id", "state", b"state"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    MONITORED_INSTANCES_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
+    AZ_FIELD_NUMBER: builtins.int
+    POOL_ID_FIELD_NUMBER: builtins.int
+    INVENTORY_FIELD_NUMBER: builtins.int
+    CPU_PERCENT_FIELD_NUMBER: builtins.int
+    MEMORY_PERCENT_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    status: builtins.str
+    """`online`, `offline`, `disabled`, `switching` or `error`; `running` means online, `stopping`, `stopped` and `terminated`
+    mean offline, and any other word means online.
+    """
+    instance_id: builtins.str
+    """The instance that speaks; at most 128 characters."""
+    instance_type: builtins.str
+    """Its type; at most 64 characters."""
+    mode: builtins.str
+    """`spot`, `ondemand` or `unknown`; another word says nothing."""
+    az: builtins.str
+    """Its zone; at most 64 characters."""
+    pool_id: builtins.str
+    """Its pool; at most 128 characters."""
+    cpu_percent: builtins.float
+    """CPU in use, 0..100; another number is ignored."""
+    memory_percent: builtins.float
+    """Memory in use, 0..100; another number is ignored."""
+    @builtins.property
+    def monitored_instances(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Instances that the agent watches. Exactly one that is known as its own names the instance that speaks."""
+
+    @builtins.property
+    def inventory(self) -> containers.RepeatedCompositeFieldContainer[HeartbeatRequest.InventoryInstance]:
+        """What the cloud says. Confirms that a zombie has ended; informational otherwise. At most 1000."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        status: builtins.str | None = ...,
+        monitored_instances: abc.Iterable[builtins.str] | None = ...,
+        instance_id: builtins.str | None = ...,
+        instance_type: builtins.str | None = ...,
+        mode: builtins.str | None = ...,
+        az: builtins.str | None = ...,
+        pool_id: builtins.str | None = ...,
+        inventory: abc.Iterable[HeartbeatRequest.InventoryInstance] | None = ...,
+        cpu_percent: builtins.float | None = ...,
+        memory_percent: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_az", b"_az", "_cpu_percent", b"_cpu_percent", "_instance_id", b"_instance_id", "_instance_type", b"_instance_type", "_memory_percent", b"_memory_percent", "_mode", b"_mode", "_pool_id", b"_pool_id", "_status", b"_status", "az", b"az", "cpu_percent", b"cpu_percent", "instance_id", b"instance_id", "instance_type", b"instance_type", "memory_percent", b"memory_percent", "mode", b"mode", "pool_id", b"pool_id", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_az", b"_az", "_cpu_percent", b"_cpu_percent", "_instance_id", b"_instance_id", "_instance_type", b"_instance_type", "_memory_percent", b"_memory_percent", "_mode", b"_mode", "_pool_id", b"_pool_id", "_status", b"_status", "agent_id", b"agent_id", "az", b"az", "cpu_percent", b"cpu_percent", "instance_id", b"instance_id", "instance_type", b"instance_type", "inventory", b"inventory", "memory_percent", b"memory_percent", "mode", b"mode", "monitored_instances", b"monitored_instances", "pool_id", b"pool_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__az: _TypeAlias = typing.Literal["az"]  # noqa: Y015
+    _WhichOneofArgType__az: _TypeAlias = typing.Literal["_az", b"_az"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_percent: _TypeAlias = typing.Literal["cpu_percent"]  # noqa: Y015
+    _WhichOneofArgType__cpu_percent: _TypeAlias = typing.Literal["_cpu_percent", b"_cpu_percent"]  # noqa: Y015
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__instance_type: _TypeAlias = typing.Literal["instance_type"]  # noqa: Y015
+    _WhichOneofArgType__instance_type: _TypeAlias = typing.Literal["_instance_type", b"_instance_type"]  # noqa: Y015
+    _WhichOneofReturnType__memory_percent: _TypeAlias = typing.Literal["memory_percent"]  # noqa: Y015
+    _WhichOneofArgType__memory_percent: _TypeAlias = typing.Literal["_memory_percent", b"_memory_percent"]  # noqa: Y015
+    _WhichOneofReturnType__mode: _TypeAlias = typing.Literal["mode"]  # noqa: Y015
+    _WhichOneofArgType__mode: _TypeAlias = typing.Literal["_mode", b"_mode"]  # noqa: Y015
+    _WhichOneofReturnType__pool_id: _TypeAlias = typing.Literal["pool_id"]  # noqa: Y015
+    _WhichOneofArgType__pool_id: _TypeAlias = typing.Literal["_pool_id", b"_pool_id"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__az) -> _WhichOneofReturnType__az | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_percent) -> _WhichOneofReturnType__cpu_percent | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_type) -> _WhichOneofReturnType__instance_type | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_percent) -> _WhichOneofReturnType__memory_percent | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mode) -> _WhichOneofReturnType__mode | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_id) -> _WhichOneofReturnType__pool_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+
+@typing.final
+class HeartbeatResponse(message.Message):
+    """What an agent without a stream is to know."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CONFIG_VERSION_FIELD_NUMBER: builtins.int
+    COMMANDS_PENDING_FIELD_NUMBER: builtins.int
+    CONFIG_FIELD_NUMBER: builtins.int
+    NEXT_HEARTBEAT_SECONDS_FIELD_NUMBER: builtins.int
+    config_version: builtins.int
+    """Version of the configuration in force."""
+    commands_pending: builtins.bool
+    """Whether a command waits to be polled."""
+    next_heartbeat_seconds: builtins.int
+    """When to send the next one."""
+    @builtins.property
+    def config(self) -> agent_stream_pb2.AgentConfig:
+        """Configuration that the instance is to follow."""
+
+    def __init__(
+        self,
+        *,
+        config_version: builtins.int = ...,
+        commands_pending: builtins.bool = ...,
+        config: agent_stream_pb2.AgentConfig | None = ...,
+        next_heartbeat_seconds: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["commands_pending", b"commands_pending", "config", b"config", "config_version", b"config_version", "next_heartbeat_seconds", b"next_heartbeat_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetAgentConfigRequest(message.Message):
+    """Names an agent, and the instance that asks."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """The instance that asks; at most 128 characters."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "instance_id", b"instance_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "agent_id", b"agent_id", "instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+
+@typing.final
+class SetAgentEnabledRequest(message.Message):
+    """Whether an agent is to carry out commands."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    ENABLED_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    enabled: builtins.bool
+    """Default true."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        enabled: builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_enabled", b"_enabled", "enabled", b"enabled"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_enabled", b"_enabled", "agent_id", b"agent_id", "enabled", b"enabled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enabled: _TypeAlias = typing.Literal["enabled"]  # noqa: Y015
+    _WhichOneofArgType__enabled: _TypeAlias = typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+
+@typing.final
+class SetAgentEnabledResponse(message.Message):
+    """Whether it does now."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: builtins.int
+    enabled: builtins.bool
+    """As asked for."""
+    def __init__(
+        self,
+        *,
+        enabled: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["enabled", b"enabled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AgentOverview(message.Message):
+    """An agent as pages show it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    LOGICAL_AGENT_ID_FIELD_NUMBER: builtins.int
+    HOSTNAME_FIELD_NUMBER: builtins.int
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    TENANT_NAME_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
+    AZ_FIELD_NUMBER: builtins.int
+    MODE_FIELD_NUMBER: builtins.int
+    POOL_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    ENABLED_FIELD_NUMBER: builtins.int
+    AUTO_SWITCH_ENABLED_FIELD_NUMBER: builtins.int
+    MANUAL_REPLICA_ENABLED_FIELD_NUMBER: builtins.int
+    AUTO_TERMINATE_ENABLED_FIELD_NUMBER: builtins.int
+    TERMINATE_WAIT_MINUTES_FIELD_NUMBER: builtins.int
+    AGENT_VERSION_FIELD_NUMBER: builtins.int
+    LAST_HEARTBEAT_AT_FIELD_NUMBER: builtins.int
+    INSTANCE_COUNT_FIELD_NUMBER: builtins.int
+    CREATED_AT_FIELD_NUMBER: builtins.int
+    UPDATED_AT_FIELD_NUMBER: builtins.int
+    INSTALLED_AT_FIELD_NUMBER: builtins.int
+    TERMINATED_AT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    logical_agent_id: builtins.str
+    """The name it registers under."""
+    hostname: builtins.str
+    """Host name last told."""
+    tenant_id: builtins.str
+    """UUID of its tenant."""
+    tenant_name: builtins.str
+    """Name of its tenant."""
+    instance_id: builtins.str
+    """Instance that serves; of a deleted agent the last one that did."""
+    instance_type: builtins.str
+    """Type of that instance."""
+    region: builtins.str
+    """Region of that instance."""
+    az: builtins.str
+    """Zone of that instance."""
+    mode: builtins.str
+    """`spot`, `ondemand` or `unknown`."""
+    pool_id: builtins.str
+    """Its pool, when it is a spot instance."""
+    status: builtins.str
+    """`online`, `offline`, `disabled`, `switching`, `error` or `deleted`."""
+    enabled: builtins.bool
+    """Whether it carries out commands other than emergencies."""
+    auto_switch_enabled: builtins.bool
+    """Whether the decision engine may move it."""
+    manual_replica_enabled: builtins.bool
+    """Whether one replica is kept standing."""
+    auto_terminate_enabled: builtins.bool
+    """Whether old instances may be terminated."""
+    terminate_wait_minutes: builtins.int
+    """How long an old instance stays, in minutes: rounded, at least 1 unless 0."""
+    agent_version: builtins.str
+    """Version of the agent program."""
+    instance_count: builtins.int
+    """Instances that are launching, serving or standing by."""
+    @builtins.property
+    def last_heartbeat_at(self) -> timestamp_pb2.Timestamp:
+        """Last sign of life."""
+
+    @builtins.property
+    def created_at(self) -> timestamp_pb2.Timestamp:
+        """When it first registered."""
+
+    @builtins.property
+    def updated_at(self) -> timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    @builtins.property
+    def installed_at(self) -> timestamp_pb2.Timestamp:
+        """When the instance above became the agent's."""
+
+    @builtins.property
+    def terminated_at(self) -> timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        logical_agent_id: builtins.str = ...,
+        hostname: builtins.str | None = ...,
+        tenant_id: builtins.str = ...,
+        tenant_name: builtins.str = ...,
+        instance_id: builtins.str | None = ...,
+        instance_type: builtins.str | None = ...,
+        region: builtins.str | None = ...,
+        az: builtins.str | None = ...,
+        mode: builtins.str = ...,
+        pool_id: builtins.str | None = ...,
+        status: builtins.str = ...,
+        enabled: builtins.bool = ...,
+        auto_switch_enabled: builtins.bool = ...,
+        manual_replica_enabled: builtins.bool = ...,
+        auto_terminate_enabled: builtins.bool = ...,
+        terminate_wait_minutes: builtins.int = ...,
+        agent_version: builtins.str | None = ...,
+        last_heartbeat_at: timestamp_pb2.Timestamp | None = ...,
+        instance_count: builtins.int = ...,
+        created_at: timestamp_pb2.Timestamp | None = ...,
+        updated_at: timestamp_pb2.Timestamp | None = ...,
+        installed_at: timestamp_pb2.Timestamp | None = ...,
+        terminated_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_agent_version", b"_agent_version", "_az", b"_az", "_hostname", b"_hostname", "_instance_id", b"_instance_id", "_instance_type", b"_instance_type", "_pool_id", b"_pool_id", "_region", b"_region", "agent_version", b"agent_version", "az", b"az", "created_at", b"created_at", "hostname", b"hostname", "installed_at", b"installed_at", "instance_id", b"instance_id", "instance_type", b"instance_type", "last_heartbeat_at", b"last_heartbeat_at", "pool_id", b"pool_id", "region", b"region", "terminated_at", b"terminated_at", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_agent_version", b"_agent_version", "_az", b"_az", "_hostname", b"_hostname", "_instance_id", b"_instance_id", "_instance_type", b"_instance_type", "_pool_id", b"_pool_id", "_region", b"_region", "agent_version", b"agent_version", "auto_switch_enabled", b"auto_switch_enabled", "auto_terminate_enabled", b"auto_terminate_enabled", "az", b"az", "created_at", b"created_at", "enabled", b"enabled", "hostname", b"hostname", "id", b"id", "installed_at", b"installed_at", "instance_count", b"instance_count", "instance_id", b"instance_id", "instance_type", b"instance_type", "last_heartbeat_at", b"last_heartbeat_at", "logical_agent_id", b"logical_agent_id", "manual_replica_enabled", b"manual_replica_enabled", "mode", b"mode", "pool_id", b"pool_id", "region", b"region", "status", b"status", "tenant_id", b"tenant_id", "tenant_name", b"tenant_name", "terminate_wait_minutes", b"terminate_wait_minutes", "terminated_at", b"terminated_at", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agent_version: _TypeAlias = typing.Literal["agent_version"]  # noqa: Y015
+    _WhichOneofArgType__agent_version: _TypeAlias = typing.Literal["_agent_version", b"_agent_version"]  # noqa: Y015
+    _WhichOneofReturnType__az: _TypeAlias = typing.Literal["az"]  # noqa: Y015
+    _WhichOneofArgType__az: _TypeAlias = typing.Literal["_az", b"_az"]  # noqa: Y015
+    _WhichOneofReturnType__hostname: _TypeAlias = typing.Literal["hostname"]  # noqa: Y015
+    _WhichOneofArgType__hostname: _TypeAlias = typing.Literal["_hostname", b"_hostname"]  # noqa: Y015
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__instance_type: _TypeAlias = typing.Literal["instance_type"]  # noqa: Y015
+    _WhichOneofArgType__instance_type: _TypeAlias = typing.Literal["_instance_type", b"_instance_type"]  # noqa: Y015
+    _WhichOneofReturnType__pool_id: _TypeAlias = typing.Literal["pool_id"]  # noqa: Y015
+    _WhichOneofArgType__pool_id: _TypeAlias = typing.Literal["_pool_id", b"_pool_id"]  # noqa: Y015
+    _WhichOneofReturnType__region: _TypeAlias = typing.Literal["region"]  # noqa: Y015
+    _WhichOneofArgType__region: _TypeAlias = typing.Literal["_region", b"_region"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agent_version) -> _WhichOneofReturnType__agent_version | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__az) -> _WhichOneofReturnType__az | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hostname) -> _WhichOneofReturnType__hostname | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_type) -> _WhichOneofReturnType__instance_type | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_id) -> _WhichOneofReturnType__pool_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region) -> _WhichOneofReturnType__region | None: ...
+
+@typing.final
+class ListAgentOverviewsRequest(message.Message):
+    """Filters and page of a list of overviews."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    SEARCH_FIELD_NUMBER: builtins.int
+    HIDE_DELETED_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID; only this tenant's. For tenant keys a claim that must match."""
+    status: builtins.str
+    """One status; absent for all."""
+    search: builtins.str
+    """Part of the logical id, host name, tenant name or instance id, whatever its case; at most 255 characters."""
+    hide_deleted: builtins.bool
+    """Leave deleted agents out unless `status` asks for them."""
+    limit: builtins.int
+    """Page size, 1..500; default 500."""
+    page_token: builtins.str
+    """From the previous page."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str | None = ...,
+        status: builtins.str | None = ...,
+        search: builtins.str | None = ...,
+        hide_deleted: builtins.bool = ...,
+        limit: builtins.int | None = ...,
+        page_token: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "limit", b"limit", "page_token", b"page_token", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "hide_deleted", b"hide_deleted", "limit", b"limit", "page_token", b"page_token", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    _WhichOneofReturnType__search: _TypeAlias = typing.Literal["search"]  # noqa: Y015
+    _WhichOneofArgType__search: _TypeAlias = typing.Literal["_search", b"_search"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__search) -> _WhichOneofReturnType__search | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+
+@typing.final
+class ListAgentOverviewsResponse(message.Message):
+    """A page of overviews."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: builtins.int
+    PAGINATION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def agents(self) -> containers.RepeatedCompositeFieldContainer[AgentOverview]:
+        """The one heard of last first, deleted ones last."""
+
+    @builtins.property
+    def pagination(self) -> pagination_pb2.Pagination:
+        """Where the page stands."""
+
+    def __init__(
+        self,
+        *,
+        agents: abc.Iterable[AgentOverview] | None = ...,
+        pagination: pagination_pb2.Pagination | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["pagination", b"pagination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "pagination", b"pagination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListAgentHistoryRequest(message.Message):
+    """Whose agents, and which page."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID; for tenant keys a claim that must match, required from administrators."""
+    limit: builtins.int
+    """Page size, 1..500; default 500."""
+    page_token: builtins.str
+    """From the previous page."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str | None = ...,
+        limit: builtins.int | None = ...,
+        page_token: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_tenant_id", b"_tenant_id", "limit", b"limit", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_tenant_id", b"_tenant_id", "limit", b"limit", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+
+@typing.final
+class ListAgentHistoryResponse(message.Message):
+    """A page of a tenant's agents, past ones included."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: builtins.int
+    PAGINATION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def agents(self) -> containers.RepeatedCompositeFieldContainer[AgentOverview]:
+        """Online, then others, then deleted."""
+
+    @builtins.property
+    def pagination(self) -> pagination_pb2.Pagination:
+        """Where the page stands."""
+
+    def __init__(
+        self,
+        *,
+        agents: abc.Iterable[AgentOverview] | None = ...,
+        pagination: pagination_pb2.Pagination | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["pagination", b"pagination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "pagination", b"pagination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetHealthSummaryRequest(message.Message):
+    """Asks for the health of all fleets."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class HealthSummary(message.Message):
+    """How lately agents were heard of: healthy within 5 minutes, warning within 15, critical otherwise or never."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Tenant(message.Message):
+        """One tenant's agents."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        TENANT_ID_FIELD_NUMBER: builtins.int
+        TENANT_NAME_FIELD_NUMBER: builtins.int
+        TOTAL_AGENTS_FIELD_NUMBER: builtins.int
+        ACTIVE_AGENTS_FIELD_NUMBER: builtins.int
+        HEALTHY_AGENTS_FIELD_NUMBER: builtins.int
+        OFFLINE_AGENTS_FIELD_NUMBER: builtins.int
+        tenant_id: builtins.str
+        """UUID."""
+        tenant_name: builtins.str
+        """Its name."""
+        total_agents: builtins.int
+        """Not deleted."""
+        active_agents: builtins.int
+        """Online or switching."""
+        healthy_agents: builtins.int
+        """Heard of within 5 minutes."""
+        offline_agents: builtins.int
+        """Neither online nor switching."""
+        def __init__(
+            self,
+            *,
+            tenant_id: builtins.str = ...,
+            tenant_name: builtins.str = ...,
+            total_agents: builtins.int = ...,
+            active_agents: builtins.int = ...,
+            healthy_agents: builtins.int = ...,
+            offline_agents: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["active_agents", b"active_agents", "healthy_agents", b"healthy_agents", "offline_agents", b"offline_agents", "tenant_id", b"tenant_id", "tenant_name", b"tenant_name", "total_agents", b"total_agents"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class Offline(message.Message):
+        """An agent that is offline."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        AGENT_ID_FIELD_NUMBER: builtins.int
+        HOSTNAME_FIELD_NUMBER: builtins.int
+        TENANT_NAME_FIELD_NUMBER: builtins.int
+        LAST_HEARTBEAT_AT_FIELD_NUMBER: builtins.int
+        OFFLINE_MINUTES_FIELD_NUMBER: builtins.int
+        agent_id: builtins.str
+        """UUID."""
+        hostname: builtins.str
+        """Host name last told."""
+        tenant_name: builtins.str
+        """Name of its tenant."""
+        offline_minutes: builtins.int
+        """Whole minutes since then; 0 when there was none."""
+        @builtins.property
+        def last_heartbeat_at(self) -> timestamp_pb2.Timestamp:
+            """Last sign of life."""
+
+        def __init__(
+            self,
+            *,
+            agent_id: builtins.str = ...,
+            hostname: builtins.str | None = ...,
+            tenant_name: builtins.str = ...,
+            last_heartbeat_at: timestamp_pb2.Timestamp | None = ...,
+            offline_minutes: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_hostname", b"_hostname", "hostname", b"hostname", "last_heartbeat_at", b"last_heartbeat_at"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_hostname", b"_hostname", "agent_id", b"agent_id", "hostname", b"hostname", "last_heartbeat_at", b"last_heartbeat_at", "offline_minutes", b"offline_minutes", "tenant_name", b"tenant_name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__hostname: _TypeAlias = typing.Literal["hostname"]  # noqa: Y015
+        _WhichOneofArgType__hostname: _TypeAlias = typing.Literal["_hostname", b"_hostname"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__hostname) -> _WhichOneofReturnType__hostname | None: ...
+
+    TOTAL_AGENTS_FIELD_NUMBER: builtins.int
+    ACTIVE_AGENTS_FIELD_NUMBER: builtins.int
+    HEALTHY_AGENTS_FIELD_NUMBER: builtins.int
+    WARNING_AGENTS_FIELD_NUMBER: builtins.int
+    CRITICAL_AGENTS_FIELD_NUMBER: builtins.int
+    HEALTH_PERCENTAGE_FIELD_NUMBER: builtins.int
+    AVERAGE_HEARTBEAT_DELAY_SECONDS_FIELD_NUMBER: builtins.int
+    OFFLINE_AGENTS_FIELD_NUMBER: builtins.int
+    DELETED_AGENTS_FIELD_NUMBER: builtins.int
+    TENANTS_FIELD_NUMBER: builtins.int
+    RECENT_OFFLINE_FIELD_NUMBER: builtins.int
+    total_agents: builtins.int
+    """Not deleted."""
+    active_agents: builtins.int
+    """Online or switching."""
+    healthy_agents: builtins.int
+    """Heard of within 5 minutes."""
+    warning_agents: builtins.int
+    """Heard of within 15 minutes, not within 5."""
+    critical_agents: builtins.int
+    """Not heard of for 15 minutes, or never."""
+    health_percentage: builtins.float
+    """Of the total, 0..100; 0 without agents."""
+    average_heartbeat_delay_seconds: builtins.float
+    """Mean age of the last sign of life of active agents, in seconds; 0 without any."""
+    offline_agents: builtins.int
+    """Neither online nor switching."""
+    deleted_agents: builtins.int
+    """Deleted ones, which count nowhere else."""
+    @builtins.property
+    def tenants(self) -> containers.RepeatedCompositeFieldContainer[HealthSummary.Tenant]:
+        """By tenant, by name."""
+
+    @builtins.property
+    def recent_offline(self) -> containers.RepeatedCompositeFieldContainer[HealthSummary.Offline]:
+        """At most 10, the one that was heard of last first."""
+
+    def __init__(
+        self,
+        *,
+        total_agents: builtins.int = ...,
+        active_agents: builtins.int = ...,
+        healthy_agents: builtins.int = ...,
+        warning_agents: builtins.int = ...,
+        critical_agents: builtins.int = ...,
+        health_percentage: builtins.float = ...,
+        average_heartbeat_delay_seconds: builtins.float = ...,
+        offline_agents: builtins.int = ...,
+        deleted_agents: builtins.int = ...,
+        tenants: abc.Iterable[HealthSummary.Tenant] | None = ...,
+        recent_offline: abc.Iterable[HealthSummary.Offline] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["active_agents", b"active_agents", "average_heartbeat_delay_seconds", b"average_heartbeat_delay_seconds", "critical_agents", b"critical_agents", "deleted_agents", b"deleted_agents", "health_percentage", b"health_percentage", "healthy_agents", b"healthy_agents", "offline_agents", b"offline_agents", "recent_offline", b"recent_offline", "tenants", b"tenants", "total_agents", b"total_agents", "warning_agents", b"warning_agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LeaseCommandsRequest(message.Message):
+    """A poll."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    DIALECT_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """The instance that polls; at most 128 characters."""
+    dialect: builtins.str
+    """`loop` (default) or `action`: which commands the agent understands, and how."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str | None = ...,
+        dialect: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_dialect", b"_dialect", "_instance_id", b"_instance_id", "dialect", b"dialect", "instance_id", b"instance_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_dialect", b"_dialect", "_instance_id", b"_instance_id", "agent_id", b"agent_id", "dialect", b"dialect", "instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dialect: _TypeAlias = typing.Literal["dialect"]  # noqa: Y015
+    _WhichOneofArgType__dialect: _TypeAlias = typing.Literal["_dialect", b"_dialect"]  # noqa: Y015
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dialect) -> _WhichOneofReturnType__dialect | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+
+@typing.final
+class LeasedCommand(message.Message):
+    """A command, leased to the poll that it answers."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Action(message.Message):
+        """The command in words of the action dialect."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        TYPE_FIELD_NUMBER: builtins.int
+        INSTANCE_ID_FIELD_NUMBER: builtins.int
+        PARAMS_FIELD_NUMBER: builtins.int
+        type: builtins.str
+        """`LAUNCH_INSTANCE`, `TERMINATE_INSTANCE`, `PROMOTE_REPLICA_TO_PRIMARY`, `APPLY_CONFIG` or `SELF_DESTRUCT`."""
+        instance_id: builtins.str
+        """Instance it is about; of a launch what stands for it until it is reported."""
+        @builtins.property
+        def params(self) -> struct_pb2.Struct:
+            """What the handler gets."""
+
+        def __init__(
+            self,
+            *,
+            type: builtins.str = ...,
+            instance_id: builtins.str | None = ...,
+            params: struct_pb2.Struct | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "instance_id", b"instance_id", "params", b"params"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "instance_id", b"instance_id", "params", b"params", "type", b"type"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+        _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+
+    ID_FIELD_NUMBER: builtins.int
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    TARGET_MODE_FIELD_NUMBER: builtins.int
+    TARGET_POOL_ID_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    TERMINATE_WAIT_SECONDS_FIELD_NUMBER: builtins.int
+    CREATED_AT_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    agent_id: builtins.str
+    """UUID of the agent."""
+    instance_id: builtins.str
+    """Instance it is bound to."""
+    type: builtins.str
+    """`switch`, `create_replica` or `terminate_replica`; in the action dialect any type."""
+    target_mode: builtins.str
+    """Of a switch `spot` or `ondemand`, never empty."""
+    target_pool_id: builtins.str
+    """Of a switch to spot."""
+    replica_id: builtins.str
+    """UUID, of an order about a replica."""
+    priority: builtins.int
+    """1..100."""
+    terminate_wait_seconds: builtins.int
+    """How long the old instance stays, then to be ended by the agent; 0 when it is to stay."""
+    @builtins.property
+    def created_at(self) -> timestamp_pb2.Timestamp:
+        """When it was issued."""
+
+    @builtins.property
+    def expires_at(self) -> timestamp_pb2.Timestamp:
+        """When it expires if it is not final by then."""
+
+    @builtins.property
+    def metadata(self) -> struct_pb2.Struct:
+        """Whatever else belongs to it."""
+
+    @builtins.property
+    def action(self) -> LeasedCommand.Action:
+        """Of the action dialect only."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str = ...,
+        type: builtins.str = ...,
+        target_mode: builtins.str | None = ...,
+        target_pool_id: builtins.str | None = ...,
+        replica_id: builtins.str | None = ...,
+        priority: builtins.int = ...,
+        terminate_wait_seconds: builtins.int = ...,
+        created_at: timestamp_pb2.Timestamp | None = ...,
+        expires_at: timestamp_pb2.Timestamp | None = ...,
+        metadata: struct_pb2.Struct | None = ...,
+        action: LeasedCommand.Action | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_replica_id", b"_replica_id", "_target_mode", b"_target_mode", "_target_pool_id", b"_target_pool_id", "action", b"action", "created_at", b"created_at", "expires_at", b"expires_at", "metadata", b"metadata", "replica_id", b"replica_id", "target_mode", b"target_mode", "target_pool_id", b"target_pool_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_replica_id", b"_replica_id", "_target_mode", b"_target_mode", "_target_pool_id", b"_target_pool_id", "action", b"action", "agent_id", b"agent_id", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "instance_id", b"instance_id", "metadata", b"metadata", "priority", b"priority", "replica_id", b"replica_id", "target_mode", b"target_mode", "target_pool_id", b"target_pool_id", "terminate_wait_seconds", b"terminate_wait_seconds", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__replica_id: _TypeAlias = typing.Literal["replica_id"]  # noqa: Y015
+    _WhichOneofArgType__replica_id: _TypeAlias = typing.Literal["_replica_id", b"_replica_id"]  # noqa: Y015
+    _WhichOneofReturnType__target_mode: _TypeAlias = typing.Literal["target_mode"]  # noqa: Y015
+    _WhichOneofArgType__target_mode: _TypeAlias = typing.Literal["_target_mode", b"_target_mode"]  # noqa: Y015
+    _WhichOneofReturnType__target_pool_id: _TypeAlias = typing.Literal["target_pool_id"]  # noqa: Y015
+    _WhichOneofArgType__target_pool_id: _TypeAlias = typing.Literal["_target_pool_id", b"_target_pool_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_id) -> _WhichOneofReturnType__replica_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_mode) -> _WhichOneofReturnType__target_mode | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_pool_id) -> _WhichOneofReturnType__target_pool_id | None: ...
+
+@typing.final
+class LeaseCommandsResponse(message.Message):
+    """What a poll is answered with."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def commands(self) -> containers.RepeatedCompositeFieldContainer[LeasedCommand]:
+        """At most one."""
+
+    def __init__(
+        self,
+        *,
+        commands: abc.Iterable[LeasedCommand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["commands", b"commands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CompleteCommandRequest(message.Message):
+    """A command's result, as agents without a stream report it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    COMMAND_ID_FIELD_NUMBER: builtins.int
+    SUCCESS_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    DURATION_SECONDS_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    command_id: builtins.str
+    """UUID."""
+    success: builtins.bool
+    """Default as `outcome` says, or true."""
+    outcome: builtins.str
+    """`failed`, `failure` or `error`, whatever its case, mean no success; any other word does. At most 64 characters."""
+    message: builtins.str
+    """For a person; cut at 2000 characters."""
+    error: builtins.str
+    """Why it failed; cut at 2000 characters."""
+    instance_id: builtins.str
+    """The instance that was launched, if one was; at most 128 characters."""
+    duration_seconds: builtins.float
+    """How long it took."""
+    @builtins.property
+    def result(self) -> struct_pb2.Struct:
+        """What the handler returned; at most 64 KiB as JSON."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        command_id: builtins.str = ...,
+        success: builtins.bool | None = ...,
+        outcome: builtins.str | None = ...,
+        message: builtins.str | None = ...,
+        error: builtins.str | None = ...,
+        instance_id: builtins.str | None = ...,
+        duration_seconds: builtins.float | None = ...,
+        result: struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_duration_seconds", b"_duration_seconds", "_error", b"_error", "_instance_id", b"_instance_id", "_message", b"_message", "_outcome", b"_outcome", "_success", b"_success", "duration_seconds", b"duration_seconds", "error", b"error", "instance_id", b"instance_id", "message", b"message", "outcome", b"outcome", "result", b"result", "success", b"success"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_duration_seconds", b"_duration_seconds", "_error", b"_error", "_instance_id", b"_instance_id", "_message", b"_message", "_outcome", b"_outcome", "_success", b"_success", "agent_id", b"agent_id", "command_id", b"command_id", "duration_seconds", b"duration_seconds", "error", b"error", "instance_id", b"instance_id", "message", b"message", "outcome", b"outcome", "result", b"result", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__duration_seconds: _TypeAlias = typing.Literal["duration_seconds"]  # noqa: Y015
+    _WhichOneofArgType__duration_seconds: _TypeAlias = typing.Literal["_duration_seconds", b"_duration_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__error: _TypeAlias = typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__message: _TypeAlias = typing.Literal["message"]  # noqa: Y015
+    _WhichOneofArgType__message: _TypeAlias = typing.Literal["_message", b"_message"]  # noqa: Y015
+    _WhichOneofReturnType__outcome: _TypeAlias = typing.Literal["outcome"]  # noqa: Y015
+    _WhichOneofArgType__outcome: _TypeAlias = typing.Literal["_outcome", b"_outcome"]  # noqa: Y015
+    _WhichOneofReturnType__success: _TypeAlias = typing.Literal["success"]  # noqa: Y015
+    _WhichOneofArgType__success: _TypeAlias = typing.Literal["_success", b"_success"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duration_seconds) -> _WhichOneofReturnType__duration_seconds | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outcome) -> _WhichOneofReturnType__outcome | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__success) -> _WhichOneofReturnType__success | None: ...
+
+@typing.final
+class CompleteCommandResponse(message.Message):
+    """A result was taken, now or before."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    status: builtins.str
+    """The command's state."""
+    def __init__(
+        self,
+        *,
+        status: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReportTerminationRequest(message.Message):
+    """An instance's end, told afterwards."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    TERMINATION_TYPE_FIELD_NUMBER: builtins.int
+    OCCURRED_AT_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """The cloud's id, at most 128 characters; absent for the instance that owes a goodbye, else the primary."""
+    reason: builtins.str
+    """Why; at most 500 characters."""
+    termination_type: builtins.str
+    """The cloud's word for the kind of end; at most 64 characters."""
+    @builtins.property
+    def occurred_at(self) -> timestamp_pb2.Timestamp:
+        """When, by the agent's clock."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str | None = ...,
+        reason: builtins.str | None = ...,
+        termination_type: builtins.str | None = ...,
+        occurred_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "_reason", b"_reason", "_termination_type", b"_termination_type", "instance_id", b"instance_id", "occurred_at", b"occurred_at", "reason", b"reason", "termination_type", b"termination_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "_reason", b"_reason", "_termination_type", b"_termination_type", "agent_id", b"agent_id", "instance_id", b"instance_id", "occurred_at", b"occurred_at", "reason", b"reason", "termination_type", b"termination_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__reason: _TypeAlias = typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    _WhichOneofReturnType__termination_type: _TypeAlias = typing.Literal["termination_type"]  # noqa: Y015
+    _WhichOneofArgType__termination_type: _TypeAlias = typing.Literal["_termination_type", b"_termination_type"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__termination_type) -> _WhichOneofReturnType__termination_type | None: ...
+
+@typing.final
+class ReportTerminationResponse(message.Message):
+    """An end was taken down."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWN_FIELD_NUMBER: builtins.int
+    known: builtins.bool
+    """Whether the instance is known as the agent's."""
+    def __init__(
+        self,
+        *,
+        known: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["known", b"known"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReportShutdownRequest(message.Message):
+    """A goodbye by name."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """The cloud's id, at most 128 characters; absent for the instance that owes a goodbye, else the primary."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "instance_id", b"instance_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "agent_id", b"agent_id", "instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+
+@typing.final
+class ReportShutdownResponse(message.Message):
+    """A goodbye was taken."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OFFLINE_FIELD_NUMBER: builtins.int
+    offline: builtins.bool
+    """Whether the agent is offline by it."""
+    def __init__(
+        self,
+        *,
+        offline: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["offline", b"offline"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UninstallAgentRequest(message.Message):
+    """Which agent removes itself; the first that is given counts."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    LOGICAL_AGENT_ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """The cloud's id; at most 128 characters."""
+    logical_agent_id: builtins.str
+    """The name it registers under; at most 255 characters."""
+    reason: builtins.str
+    """Why; at most 500 characters."""
+    tenant_id: builtins.str
+    """UUID; a claim that must match for tenant keys."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str | None = ...,
+        instance_id: builtins.str | None = ...,
+        logical_agent_id: builtins.str | None = ...,
+        reason: builtins.str | None = ...,
+        tenant_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_agent_id", b"_agent_id", "_instance_id", b"_instance_id", "_logical_agent_id", b"_logical_agent_id", "_reason", b"_reason", "_tenant_id", b"_tenant_id", "agent_id", b"agent_id", "instance_id", b"instance_id", "logical_agent_id", b"logical_agent_id", "reason", b"reason", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_agent_id", b"_agent_id", "_instance_id", b"_instance_id", "_logical_agent_id", b"_logical_agent_id", "_reason", b"_reason", "_tenant_id", b"_tenant_id", "agent_id", b"agent_id", "instance_id", b"instance_id", "logical_agent_id", b"logical_agent_id", "reason", b"reason", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agent_id: _TypeAlias = typing.Literal["agent_id"]  # noqa: Y015
+    _WhichOneofArgType__agent_id: _TypeAlias = typing.Literal["_agent_id", b"_agent_id"]  # noqa: Y015
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__logical_agent_id: _TypeAlias = typing.Literal["logical_agent_id"]  # noqa: Y015
+    _WhichOneofArgType__logical_agent_id: _TypeAlias = typing.Literal["_logical_agent_id", b"_logical_agent_id"]  # noqa: Y015
+    _WhichOneofReturnType__reason: _TypeAlias = typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agent_id) -> _WhichOneofReturnType__agent_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logical_agent_id) -> _WhichOneofReturnType__logical_agent_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+
+@typing.final
+class UninstallAgentResponse(message.Message):
+    """What was removed."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID of the agent that was deleted; absent when none was."""
+    message: builtins.str
+    """For a person."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str | None = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_agent_id", b"_agent_id", "agent_id", b"agent_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_agent_id", b"_agent_id", "agent_id", b"agent_id", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agent_id: _TypeAlias = typing.Literal["agent_id"]  # noqa: Y015
+    _WhichOneofArgType__agent_id: _TypeAlias = typing.Literal["_agent_id", b"_agent_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agent_id) -> _WhichOneofReturnType__agent_id | None: ...
+
+@typing.final
+class FleetSettings(message.Message):
+    """What a tenant's new agents start with, and how many there may be."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    MAX_AGENTS_FIELD_NUMBER: builtins.int
+    MAX_INSTANCES_FIELD_NUMBER: builtins.int
+    AUTO_SWITCH_ENABLED_FIELD_NUMBER: builtins.int
+    AUTO_TERMINATE_ENABLED_FIELD_NUMBER: builtins.int
+    TERMINATE_WAIT_SECONDS_FIELD_NUMBER: builtins.int
+    MIN_SAVINGS_PERCENT_FIELD_NUMBER: builtins.int
+    RISK_THRESHOLD_FIELD_NUMBER: builtins.int
+    MAX_SWITCHES_PER_WEEK_FIELD_NUMBER: builtins.int
+    MAX_SWITCHES_PER_DAY_FIELD_NUMBER: builtins.int
+    MIN_POOL_DURATION_HOURS_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID."""
+    max_agents: builtins.int
+    """Most agents that are not deleted; absent for no limit."""
+    max_instances: builtins.int
+    """Most instances that are launching, serving or standing by, counted when a new agent registers; absent for no limit."""
+    auto_switch_enabled: builtins.bool
+    """See `AgentConfig`."""
+    auto_terminate_enabled: builtins.bool
+    """See `AgentConfig`."""
+    terminate_wait_seconds: builtins.int
+    """See `AgentConfig`."""
+    min_savings_percent: builtins.float
+    """See `AgentConfig`."""
+    risk_threshold: builtins.float
+    """See `AgentConfig`."""
+    max_switches_per_week: builtins.int
+    """See `AgentConfig`."""
+    max_switches_per_day: builtins.int
+    """See `AgentConfig`."""
+    min_pool_duration_hours: builtins.int
+    """See `AgentConfig`."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        max_agents: builtins.int | None = ...,
+        max_instances: builtins.int | None = ...,
+        auto_switch_enabled: builtins.bool = ...,
+        auto_terminate_enabled: builtins.bool = ...,
+        terminate_wait_seconds: builtins.int = ...,
+        min_savings_percent: builtins.float = ...,
+        risk_threshold: builtins.float = ...,
+        max_switches_per_week: builtins.int = ...,
+        max_switches_per_day: builtins.int = ...,
+        min_pool_duration_hours: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_max_agents", b"_max_agents", "_max_instances", b"_max_instances", "max_agents", b"max_agents", "max_instances", b"max_instances"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_agents", b"_max_agents", "_max_instances", b"_max_instances", "auto_switch_enabled", b"auto_switch_enabled", "auto_terminate_enabled", b"auto_terminate_enabled", "max_agents", b"max_agents", "max_instances", b"max_instances", "max_switches_per_day", b"max_switches_per_day", "max_switches_per_week", b"max_switches_per_week", "min_pool_duration_hours", b"min_pool_duration_hours", "min_savings_percent", b"min_savings_percent", "risk_threshold", b"risk_threshold", "tenant_id", b"tenant_id", "terminate_wait_seconds", b"terminate_wait_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_agents: _TypeAlias = typing.Literal["max_agents"]  # noqa: Y015
+    _WhichOneofArgType__max_agents: _TypeAlias = typing.Literal["_max_agents", b"_max_agents"]  # noqa: Y015
+    _WhichOneofReturnType__max_instances: _TypeAlias = typing.Literal["max_instances"]  # noqa: Y015
+    _WhichOneofArgType__max_instances: _TypeAlias = typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_agents) -> _WhichOneofReturnType__max_agents | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
+
+@typing.final
+class GetFleetSettingsRequest(message.Message):
+    """Names a tenant whose settings to read."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UpdateFleetSettingsRequest(message.Message):
+    """A tenant's settings to change; an absent field stays."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    MAX_AGENTS_FIELD_NUMBER: builtins.int
+    MAX_INSTANCES_FIELD_NUMBER: builtins.int
+    AUTO_SWITCH_ENABLED_FIELD_NUMBER: builtins.int
+    AUTO_TERMINATE_ENABLED_FIELD_NUMBER: builtins.int
+    TERMINATE_WAIT_SECONDS_FIELD_NUMBER: builtins.int
+    MIN_SAVINGS_PERCENT_FIELD_NUMBER: builtins.int
+    RISK_THRESHOLD_FIELD_NUMBER: builtins.int
+    MAX_SWITCHES_PER_WEEK_FIELD_NUMBER: builtins.int
+    MAX_SWITCHES_PER_DAY_FIELD_NUMBER: builtins.int
+    MIN_POOL_DURATION_HOURS_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID."""
+    max_agents: builtins.int
+    """Most agents, 0..1000000; -1 for no limit."""
+    max_instances: builtins.int
+    """Most instances, 0..1000000; -1 for no limit."""
+    auto_switch_enabled: builtins.bool
+    """See `AgentConfig`."""
+    auto_terminate_enabled: builtins.bool
+    """See `AgentConfig`."""
+    terminate_wait_seconds: builtins.int
+    """0..86400."""
+    min_savings_percent: builtins.float
+    """0..100."""
+    risk_threshold: builtins.float
+    """0..1."""
+    max_switches_per_week: builtins.int
+    """0..1000."""
+    max_switches_per_day: builtins.int
+    """0..1000."""
+    min_pool_duration_hours: builtins.int
+    """0..720."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        max_agents: builtins.int | None = ...,
+        max_instances: builtins.int | None = ...,
+        auto_switch_enabled: builtins.bool | None = ...,
+        auto_terminate_enabled: builtins.bool | None = ...,
+        terminate_wait_seconds: builtins.int | None = ...,
+        min_savings_percent: builtins.float | None = ...,
+        risk_threshold: builtins.float | None = ...,
+        max_switches_per_week: builtins.int | None = ...,
+        max_switches_per_day: builtins.int | None = ...,
+        min_pool_duration_hours: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_auto_switch_enabled", b"_auto_switch_enabled", "_auto_terminate_enabled", b"_auto_terminate_enabled", "_max_agents", b"_max_agents", "_max_instances", b"_max_instances", "_max_switches_per_day", b"_max_switches_per_day", "_max_switches_per_week", b"_max_switches_per_week", "_min_pool_duration_hours", b"_min_pool_duration_hours", "_min_savings_percent", b"_min_savings_percent", "_risk_threshold", b"_risk_threshold", "_terminate_wait_seconds", b"_terminate_wait_seconds", "auto_switch_enabled", b"auto_switch_enabled", "auto_terminate_enabled", b"auto_terminate_enabled", "max_agents", b"max_agents", "max_instances", b"max_instances", "max_switches_per_day", b"max_switches_per_day", "max_switches_per_week", b"max_switches_per_week", "min_pool_duration_hours", b"min_pool_duration_hours", "min_savings_percent", b"min_savings_percent", "risk_threshold", b"risk_threshold", "terminate_wait_seconds", b"terminate_wait_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_auto_switch_enabled", b"_auto_switch_enabled", "_auto_terminate_enabled", b"_auto_terminate_enabled", "_max_agents", b"_max_agents", "_max_instances", b"_max_instances", "_max_switches_per_day", b"_max_switches_per_day", "_max_switches_per_week", b"_max_switches_per_week", "_min_pool_duration_hours", b"_min_pool_duration_hours", "_min_savings_percent", b"_min_savings_percent", "_risk_threshold", b"_risk_threshold", "_terminate_wait_seconds", b"_terminate_wait_seconds", "auto_switch_enabled", b"auto_switch_enabled", "auto_terminate_enabled", b"auto_terminate_enabled", "max_agents", b"max_agents", "max_instances", b"max_instances", "max_switches_per_day", b"max_switches_per_day", "max_switches_per_week", b"max_switches_per_week", "min_pool_duration_hours", b"min_pool_duration_hours", "min_savings_percent", b"min_savings_percent", "risk_threshold", b"risk_threshold", "tenant_id", b"tenant_id", "terminate_wait_seconds", b"terminate_wait_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auto_switch_enabled: _TypeAlias = typing.Literal["auto_switch_enabled"]  # noqa: Y015
+    _WhichOneofArgType__auto_switch_enabled: _TypeAlias = typing.Literal["_auto_switch_enabled", b"_auto_switch_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__auto_terminate_enabled: _TypeAlias = typing.Literal["auto_terminate_enabled"]  # noqa: Y015
+    _WhichOneofArgType__auto_terminate_enabled: _TypeAlias = typing.Literal["_auto_terminate_enabled", b"_auto_terminate_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__max_agents: _TypeAlias = typing.Literal["max_agents"]  # noqa: Y015
+    _WhichOneofArgType__max_agents: _TypeAlias = typing.Literal["_max_agents", b"_max_agents"]  # noqa: Y015
+    _WhichOneofReturnType__max_instances: _TypeAlias = typing.Literal["max_instances"]  # noqa: Y015
+    _WhichOneofArgType__max_instances: _TypeAlias = typing.Literal["_max_instances", b"_max_instances"]  # noqa: Y015
+    _WhichOneofReturnType__max_switches_per_day: _TypeAlias = typing.Literal["max_switches_per_day"]  # noqa: Y015
+    _WhichOneofArgType__max_switches_per_day: _TypeAlias = typing.Literal["_max_switches_per_day", b"_max_switches_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__max_switches_per_week: _TypeAlias = typing.Literal["max_switches_per_week"]  # noqa: Y015
+    _WhichOneofArgType__max_switches_per_week: _TypeAlias = typing.Literal["_max_switches_per_week", b"_max_switches_per_week"]  # noqa: Y015
+    _WhichOneofReturnType__min_pool_duration_hours: _TypeAlias = typing.Literal["min_pool_duration_hours"]  # noqa: Y015
+    _WhichOneofArgType__min_pool_duration_hours: _TypeAlias = typing.Literal["_min_pool_duration_hours", b"_min_pool_duration_hours"]  # noqa: Y015
+    _WhichOneofReturnType__min_savings_percent: _TypeAlias = typing.Literal["min_savings_percent"]  # noqa: Y015
+    _WhichOneofArgType__min_savings_percent: _TypeAlias = typing.Literal["_min_savings_percent", b"_min_savings_percent"]  # noqa: Y015
+    _WhichOneofReturnType__risk_threshold: _TypeAlias = typing.Literal["risk_threshold"]  # noqa: Y015
+    _WhichOneofArgType__risk_threshold: _TypeAlias = typing.Literal["_risk_threshold", b"_risk_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__terminate_wait_seconds: _TypeAlias = typing.Literal["terminate_wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__terminate_wait_seconds: _TypeAlias = typing.Literal["_terminate_wait_seconds", b"_terminate_wait_seconds"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_switch_enabled) -> _WhichOneofReturnType__auto_switch_enabled | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_terminate_enabled) -> _WhichOneofReturnType__auto_terminate_enabled | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_agents) -> _WhichOneofReturnType__max_agents | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_instances) -> _WhichOneofReturnType__max_instances | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_switches_per_day) -> _WhichOneofReturnType__max_switches_per_day | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_switches_per_week) -> _WhichOneofReturnType__max_switches_per_week | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_pool_duration_hours) -> _WhichOneofReturnType__min_pool_duration_hours | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_savings_percent) -> _WhichOneofReturnType__min_savings_percent | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__risk_threshold) -> _WhichOneofReturnType__risk_threshold | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__terminate_wait_seconds) -> _WhichOneofReturnType__terminate_wait_seconds | None: ...

@@ -91,6 +91,71 @@ class AgentServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_agent__pb2.CancelCommandRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_agent__pb2.Command.FromString,
                 _registered_method=True)
+        self.Heartbeat = channel.unary_unary(
+                '/spotplane.v1.AgentService/Heartbeat',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.HeartbeatRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.HeartbeatResponse.FromString,
+                _registered_method=True)
+        self.GetAgentConfig = channel.unary_unary(
+                '/spotplane.v1.AgentService/GetAgentConfig',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.GetAgentConfigRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__stream__pb2.AgentConfig.FromString,
+                _registered_method=True)
+        self.SetAgentEnabled = channel.unary_unary(
+                '/spotplane.v1.AgentService/SetAgentEnabled',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.SetAgentEnabledRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.SetAgentEnabledResponse.FromString,
+                _registered_method=True)
+        self.ListAgentOverviews = channel.unary_unary(
+                '/spotplane.v1.AgentService/ListAgentOverviews',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsResponse.FromString,
+                _registered_method=True)
+        self.ListAgentHistory = channel.unary_unary(
+                '/spotplane.v1.AgentService/ListAgentHistory',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.ListAgentHistoryRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.ListAgentHistoryResponse.FromString,
+                _registered_method=True)
+        self.GetHealthSummary = channel.unary_unary(
+                '/spotplane.v1.AgentService/GetHealthSummary',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.GetHealthSummaryRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.HealthSummary.FromString,
+                _registered_method=True)
+        self.LeaseCommands = channel.unary_unary(
+                '/spotplane.v1.AgentService/LeaseCommands',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.LeaseCommandsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.LeaseCommandsResponse.FromString,
+                _registered_method=True)
+        self.CompleteCommand = channel.unary_unary(
+                '/spotplane.v1.AgentService/CompleteCommand',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.CompleteCommandRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.CompleteCommandResponse.FromString,
+                _registered_method=True)
+        self.ReportTermination = channel.unary_unary(
+                '/spotplane.v1.AgentService/ReportTermination',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.ReportTerminationRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.ReportTerminationResponse.FromString,
+                _registered_method=True)
+        self.ReportShutdown = channel.unary_unary(
+                '/spotplane.v1.AgentService/ReportShutdown',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.ReportShutdownRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.ReportShutdownResponse.FromString,
+                _registered_method=True)
+        self.UninstallAgent = channel.unary_unary(
+                '/spotplane.v1.AgentService/UninstallAgent',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.UninstallAgentRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.UninstallAgentResponse.FromString,
+                _registered_method=True)
+        self.GetFleetSettings = channel.unary_unary(
+                '/spotplane.v1.AgentService/GetFleetSettings',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.GetFleetSettingsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.FleetSettings.FromString,
+                _registered_method=True)
+        self.UpdateFleetSettings = channel.unary_unary(
+                '/spotplane.v1.AgentService/UpdateFleetSettings',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.UpdateFleetSettingsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.FleetSettings.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer(object):
@@ -192,6 +257,110 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Heartbeat(self, request, context):
+        """Says that an agent without a stream lives, or leaves. Safe to repeat.
+
+        What it tells of itself overwrites what was known of the primary. A heartbeat that names another instance counts as
+        that instance's sign of life and changes nothing else; a candidate becomes primary by it once no launch is under way and
+        the former primary has been silent for 120 seconds. An `offline` without an instance is the goodbye that the last switch
+        or promotion still waits for, if there is one, and the primary's otherwise. Also answers the goodbye of an agent whose
+        instance was taken over by a younger one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAgentConfig(self, request, context):
+        """Reads an agent's configuration as the instance that asks is to follow it: with `enabled` false for one that does not
+        serve, known by its name or, without one, by an address that only such an instance has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAgentEnabled(self, request, context):
+        """Lets an agent carry out commands, or emergencies only. What waits for a disabled agent is cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAgentOverviews(self, request, context):
+        """Lists agents with what pages show of them: the one heard of last first, deleted ones last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAgentHistory(self, request, context):
+        """Lists all agents that a tenant ever had, deleted ones included: online, then others, then deleted, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHealthSummary(self, request, context):
+        """Counts the agents of all tenants by how lately they were heard of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaseCommands(self, request, context):
+        """Leases at most one command to an agent that polls: the most urgent, then the oldest.
+
+        For `terminate_wait_seconds` and 600 seconds more, emergencies for 300, it is delivered to nobody else. An instance
+        that names itself gets only what is bound to it; one that does not is taken for the primary unless its address is that
+        of another instance. An agent that holds a stream gets nothing here. Not safe to repeat: the next call leases the next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteCommand(self, request, context):
+        """Reports a command's result. The first one stays; a repeat is answered alike and changes nothing. `COMMAND_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportTermination(self, request, context):
+        """Reports, afterwards, that an instance was terminated. Only of the primary does it take the agent offline. Safe to
+        repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportShutdown(self, request, context):
+        """Says goodbye for an instance by its name. Only of the primary does it take the agent offline. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UninstallAgent(self, request, context):
+        """Deletes the caller's agent whose primary is the instance named, or the agent named. Of another instance it only notes
+        that it is gone, and of an unknown one nothing: an agent that removes itself needs no more. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFleetSettings(self, request, context):
+        """Reads what a tenant's new agents start with, and how many there may be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateFleetSettings(self, request, context):
+        """Changes the fields that are present. `NO_FIELDS`. Agents that exist keep their configuration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -244,6 +413,71 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.CancelCommand,
                     request_deserializer=spotplane_dot_v1_dot_agent__pb2.CancelCommandRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_agent__pb2.Command.SerializeToString,
+            ),
+            'Heartbeat': grpc.unary_unary_rpc_method_handler(
+                    servicer.Heartbeat,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.HeartbeatRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'GetAgentConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAgentConfig,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.GetAgentConfigRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__stream__pb2.AgentConfig.SerializeToString,
+            ),
+            'SetAgentEnabled': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAgentEnabled,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.SetAgentEnabledRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.SetAgentEnabledResponse.SerializeToString,
+            ),
+            'ListAgentOverviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgentOverviews,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsResponse.SerializeToString,
+            ),
+            'ListAgentHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgentHistory,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.ListAgentHistoryRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.ListAgentHistoryResponse.SerializeToString,
+            ),
+            'GetHealthSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealthSummary,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.GetHealthSummaryRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.HealthSummary.SerializeToString,
+            ),
+            'LeaseCommands': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseCommands,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.LeaseCommandsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.LeaseCommandsResponse.SerializeToString,
+            ),
+            'CompleteCommand': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteCommand,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.CompleteCommandRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.CompleteCommandResponse.SerializeToString,
+            ),
+            'ReportTermination': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportTermination,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.ReportTerminationRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.ReportTerminationResponse.SerializeToString,
+            ),
+            'ReportShutdown': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportShutdown,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.ReportShutdownRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.ReportShutdownResponse.SerializeToString,
+            ),
+            'UninstallAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.UninstallAgent,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.UninstallAgentRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.UninstallAgentResponse.SerializeToString,
+            ),
+            'GetFleetSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFleetSettings,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.GetFleetSettingsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.FleetSettings.SerializeToString,
+            ),
+            'UpdateFleetSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateFleetSettings,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.UpdateFleetSettingsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.FleetSettings.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -522,6 +756,357 @@ class AgentService(object):
             '/spotplane.v1.AgentService/CancelCommand',
             spotplane_dot_v1_dot_agent__pb2.CancelCommandRequest.SerializeToString,
             spotplane_dot_v1_dot_agent__pb2.Command.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Heartbeat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/Heartbeat',
+            spotplane_dot_v1_dot_agent__pb2.HeartbeatRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAgentConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/GetAgentConfig',
+            spotplane_dot_v1_dot_agent__pb2.GetAgentConfigRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__stream__pb2.AgentConfig.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAgentEnabled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/SetAgentEnabled',
+            spotplane_dot_v1_dot_agent__pb2.SetAgentEnabledRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.SetAgentEnabledResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgentOverviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/ListAgentOverviews',
+            spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgentHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/ListAgentHistory',
+            spotplane_dot_v1_dot_agent__pb2.ListAgentHistoryRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.ListAgentHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealthSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/GetHealthSummary',
+            spotplane_dot_v1_dot_agent__pb2.GetHealthSummaryRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.HealthSummary.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaseCommands(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/LeaseCommands',
+            spotplane_dot_v1_dot_agent__pb2.LeaseCommandsRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.LeaseCommandsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteCommand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/CompleteCommand',
+            spotplane_dot_v1_dot_agent__pb2.CompleteCommandRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.CompleteCommandResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportTermination(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/ReportTermination',
+            spotplane_dot_v1_dot_agent__pb2.ReportTerminationRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.ReportTerminationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportShutdown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/ReportShutdown',
+            spotplane_dot_v1_dot_agent__pb2.ReportShutdownRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.ReportShutdownResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UninstallAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/UninstallAgent',
+            spotplane_dot_v1_dot_agent__pb2.UninstallAgentRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.UninstallAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFleetSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/GetFleetSettings',
+            spotplane_dot_v1_dot_agent__pb2.GetFleetSettingsRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.FleetSettings.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateFleetSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/UpdateFleetSettings',
+            spotplane_dot_v1_dot_agent__pb2.UpdateFleetSettingsRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.FleetSettings.FromString,
             options,
             channel_credentials,
             insecure,

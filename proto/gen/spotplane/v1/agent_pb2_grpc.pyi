@@ -69,6 +69,50 @@ class AgentServiceStub:
     """Cancels a command that is not final. A command already being executed may still take effect; its result is then
     recorded in the story, and the command stays cancelled. `COMMAND_FINAL`.
     """
+    Heartbeat: aio.UnaryUnaryMultiCallable[agent_pb2.HeartbeatRequest, agent_pb2.HeartbeatResponse]
+    """Says that an agent without a stream lives, or leaves. Safe to repeat.
+
+    What it tells of itself overwrites what was known of the primary. A heartbeat that names another instance counts as
+    that instance's sign of life and changes nothing else; a candidate becomes primary by it once no launch is under way and
+    the former primary has been silent for 120 seconds. An `offline` without an instance is the goodbye that the last switch
+    or promotion still waits for, if there is one, and the primary's otherwise. Also answers the goodbye of an agent whose
+    instance was taken over by a younger one.
+    """
+    GetAgentConfig: aio.UnaryUnaryMultiCallable[agent_pb2.GetAgentConfigRequest, agent_stream_pb2.AgentConfig]
+    """Reads an agent's configuration as the instance that asks is to follow it: with `enabled` false for one that does not
+    serve, known by its name or, without one, by an address that only such an instance has.
+    """
+    SetAgentEnabled: aio.UnaryUnaryMultiCallable[agent_pb2.SetAgentEnabledRequest, agent_pb2.SetAgentEnabledResponse]
+    """Lets an agent carry out commands, or emergencies only. What waits for a disabled agent is cancelled."""
+    ListAgentOverviews: aio.UnaryUnaryMultiCallable[agent_pb2.ListAgentOverviewsRequest, agent_pb2.ListAgentOverviewsResponse]
+    """Lists agents with what pages show of them: the one heard of last first, deleted ones last."""
+    ListAgentHistory: aio.UnaryUnaryMultiCallable[agent_pb2.ListAgentHistoryRequest, agent_pb2.ListAgentHistoryResponse]
+    """Lists all agents that a tenant ever had, deleted ones included: online, then others, then deleted, newest first."""
+    GetHealthSummary: aio.UnaryUnaryMultiCallable[agent_pb2.GetHealthSummaryRequest, agent_pb2.HealthSummary]
+    """Counts the agents of all tenants by how lately they were heard of."""
+    LeaseCommands: aio.UnaryUnaryMultiCallable[agent_pb2.LeaseCommandsRequest, agent_pb2.LeaseCommandsResponse]
+    """Leases at most one command to an agent that polls: the most urgent, then the oldest.
+
+    For `terminate_wait_seconds` and 600 seconds more, emergencies for 300, it is delivered to nobody else. An instance
+    that names itself gets only what is bound to it; one that does not is taken for the primary unless its address is that
+    of another instance. An agent that holds a stream gets nothing here. Not safe to repeat: the next call leases the next.
+    """
+    CompleteCommand: aio.UnaryUnaryMultiCallable[agent_pb2.CompleteCommandRequest, agent_pb2.CompleteCommandResponse]
+    """Reports a command's result. The first one stays; a repeat is answered alike and changes nothing. `COMMAND_NOT_FOUND`."""
+    ReportTermination: aio.UnaryUnaryMultiCallable[agent_pb2.ReportTerminationRequest, agent_pb2.ReportTerminationResponse]
+    """Reports, afterwards, that an instance was terminated. Only of the primary does it take the agent offline. Safe to
+    repeat.
+    """
+    ReportShutdown: aio.UnaryUnaryMultiCallable[agent_pb2.ReportShutdownRequest, agent_pb2.ReportShutdownResponse]
+    """Says goodbye for an instance by its name. Only of the primary does it take the agent offline. Safe to repeat."""
+    UninstallAgent: aio.UnaryUnaryMultiCallable[agent_pb2.UninstallAgentRequest, agent_pb2.UninstallAgentResponse]
+    """Deletes the caller's agent whose primary is the instance named, or the agent named. Of another instance it only notes
+    that it is gone, and of an unknown one nothing: an agent that removes itself needs no more. Safe to repeat.
+    """
+    GetFleetSettings: aio.UnaryUnaryMultiCallable[agent_pb2.GetFleetSettingsRequest, agent_pb2.FleetSettings]
+    """Reads what a tenant's new agents start with, and how many there may be."""
+    UpdateFleetSettings: aio.UnaryUnaryMultiCallable[agent_pb2.UpdateFleetSettingsRequest, agent_pb2.FleetSettings]
+    """Changes the fields that are present. `NO_FIELDS`. Agents that exist keep their configuration."""
 
 class AgentServiceServicer(metaclass=abc_1.ABCMeta):
     """Registers agents, holds their streams, and keeps their configuration and the ledger of their commands.
@@ -184,5 +228,127 @@ class AgentServiceServicer(metaclass=abc_1.ABCMeta):
         """Cancels a command that is not final. A command already being executed may still take effect; its result is then
         recorded in the story, and the command stays cancelled. `COMMAND_FINAL`.
         """
+
+    @abc_1.abstractmethod
+    def Heartbeat(
+        self,
+        request: agent_pb2.HeartbeatRequest,
+        context: aio.ServicerContext[agent_pb2.HeartbeatRequest, abc.Awaitable[agent_pb2.HeartbeatResponse]],
+    ) -> abc.Awaitable[agent_pb2.HeartbeatResponse]:
+        """Says that an agent without a stream lives, or leaves. Safe to repeat.
+
+        What it tells of itself overwrites what was known of the primary. A heartbeat that names another instance counts as
+        that instance's sign of life and changes nothing else; a candidate becomes primary by it once no launch is under way and
+        the former primary has been silent for 120 seconds. An `offline` without an instance is the goodbye that the last switch
+        or promotion still waits for, if there is one, and the primary's otherwise. Also answers the goodbye of an agent whose
+        instance was taken over by a younger one.
+        """
+
+    @abc_1.abstractmethod
+    def GetAgentConfig(
+        self,
+        request: agent_pb2.GetAgentConfigRequest,
+        context: aio.ServicerContext[agent_pb2.GetAgentConfigRequest, abc.Awaitable[agent_stream_pb2.AgentConfig]],
+    ) -> abc.Awaitable[agent_stream_pb2.AgentConfig]:
+        """Reads an agent's configuration as the instance that asks is to follow it: with `enabled` false for one that does not
+        serve, known by its name or, without one, by an address that only such an instance has.
+        """
+
+    @abc_1.abstractmethod
+    def SetAgentEnabled(
+        self,
+        request: agent_pb2.SetAgentEnabledRequest,
+        context: aio.ServicerContext[agent_pb2.SetAgentEnabledRequest, abc.Awaitable[agent_pb2.SetAgentEnabledResponse]],
+    ) -> abc.Awaitable[agent_pb2.SetAgentEnabledResponse]:
+        """Lets an agent carry out commands, or emergencies only. What waits for a disabled agent is cancelled."""
+
+    @abc_1.abstractmethod
+    def ListAgentOverviews(
+        self,
+        request: agent_pb2.ListAgentOverviewsRequest,
+        context: aio.ServicerContext[agent_pb2.ListAgentOverviewsRequest, abc.Awaitable[agent_pb2.ListAgentOverviewsResponse]],
+    ) -> abc.Awaitable[agent_pb2.ListAgentOverviewsResponse]:
+        """Lists agents with what pages show of them: the one heard of last first, deleted ones last."""
+
+    @abc_1.abstractmethod
+    def ListAgentHistory(
+        self,
+        request: agent_pb2.ListAgentHistoryRequest,
+        context: aio.ServicerContext[agent_pb2.ListAgentHistoryRequest, abc.Awaitable[agent_pb2.ListAgentHistoryResponse]],
+    ) -> abc.Awaitable[agent_pb2.ListAgentHistoryResponse]:
+        """Lists all agents that a tenant ever had, deleted ones included: online, then others, then deleted, newest first."""
+
+    @abc_1.abstractmethod
+    def GetHealthSummary(
+        self,
+        request: agent_pb2.GetHealthSummaryRequest,
+        context: aio.ServicerContext[agent_pb2.GetHealthSummaryRequest, abc.Awaitable[agent_pb2.HealthSummary]],
+    ) -> abc.Awaitable[agent_pb2.HealthSummary]:
+        """Counts the agents of all tenants by how lately they were heard of."""
+
+    @abc_1.abstractmethod
+    def LeaseCommands(
+        self,
+        request: agent_pb2.LeaseCommandsRequest,
+        context: aio.ServicerContext[agent_pb2.LeaseCommandsRequest, abc.Awaitable[agent_pb2.LeaseCommandsResponse]],
+    ) -> abc.Awaitable[agent_pb2.LeaseCommandsResponse]:
+        """Leases at most one command to an agent that polls: the most urgent, then the oldest.
+
+        For `terminate_wait_seconds` and 600 seconds more, emergencies for 300, it is delivered to nobody else. An instance
+        that names itself gets only what is bound to it; one that does not is taken for the primary unless its address is that
+        of another instance. An agent that holds a stream gets nothing here. Not safe to repeat: the next call leases the next.
+        """
+
+    @abc_1.abstractmethod
+    def CompleteCommand(
+        self,
+        request: agent_pb2.CompleteCommandRequest,
+        context: aio.ServicerContext[agent_pb2.CompleteCommandRequest, abc.Awaitable[agent_pb2.CompleteCommandResponse]],
+    ) -> abc.Awaitable[agent_pb2.CompleteCommandResponse]:
+        """Reports a command's result. The first one stays; a repeat is answered alike and changes nothing. `COMMAND_NOT_FOUND`."""
+
+    @abc_1.abstractmethod
+    def ReportTermination(
+        self,
+        request: agent_pb2.ReportTerminationRequest,
+        context: aio.ServicerContext[agent_pb2.ReportTerminationRequest, abc.Awaitable[agent_pb2.ReportTerminationResponse]],
+    ) -> abc.Awaitable[agent_pb2.ReportTerminationResponse]:
+        """Reports, afterwards, that an instance was terminated. Only of the primary does it take the agent offline. Safe to
+        repeat.
+        """
+
+    @abc_1.abstractmethod
+    def ReportShutdown(
+        self,
+        request: agent_pb2.ReportShutdownRequest,
+        context: aio.ServicerContext[agent_pb2.ReportShutdownRequest, abc.Awaitable[agent_pb2.ReportShutdownResponse]],
+    ) -> abc.Awaitable[agent_pb2.ReportShutdownResponse]:
+        """Says goodbye for an instance by its name. Only of the primary does it take the agent offline. Safe to repeat."""
+
+    @abc_1.abstractmethod
+    def UninstallAgent(
+        self,
+        request: agent_pb2.UninstallAgentRequest,
+        context: aio.ServicerContext[agent_pb2.UninstallAgentRequest, abc.Awaitable[agent_pb2.UninstallAgentResponse]],
+    ) -> abc.Awaitable[agent_pb2.UninstallAgentResponse]:
+        """Deletes the caller's agent whose primary is the instance named, or the agent named. Of another instance it only notes
+        that it is gone, and of an unknown one nothing: an agent that removes itself needs no more. Safe to repeat.
+        """
+
+    @abc_1.abstractmethod
+    def GetFleetSettings(
+        self,
+        request: agent_pb2.GetFleetSettingsRequest,
+        context: aio.ServicerContext[agent_pb2.GetFleetSettingsRequest, abc.Awaitable[agent_pb2.FleetSettings]],
+    ) -> abc.Awaitable[agent_pb2.FleetSettings]:
+        """Reads what a tenant's new agents start with, and how many there may be."""
+
+    @abc_1.abstractmethod
+    def UpdateFleetSettings(
+        self,
+        request: agent_pb2.UpdateFleetSettingsRequest,
+        context: aio.ServicerContext[agent_pb2.UpdateFleetSettingsRequest, abc.Awaitable[agent_pb2.FleetSettings]],
+    ) -> abc.Awaitable[agent_pb2.FleetSettings]:
+        """Changes the fields that are present. `NO_FIELDS`. Agents that exist keep their configuration."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: aio.Server) -> None: ...

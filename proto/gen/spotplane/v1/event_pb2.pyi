@@ -127,7 +127,7 @@ class SubscribeRequest(message.Message):
     """
     @builtins.property
     def types(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Only these, by their names in lower case, e.g. `agent_status_change`. Empty for all."""
+        """Only these, by their names, e.g. `agent_status_change`. Empty for all; `UNKNOWN_ENUM` for a name that is none."""
 
     def __init__(
         self,

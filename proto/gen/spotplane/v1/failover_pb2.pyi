@@ -9,6 +9,7 @@ from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from spotplane.v1 import pagination_pb2 as pagination_pb2
+from spotplane.v1 import replica_pb2 as replica_pb2
 import builtins as builtins
 import sys
 import typing as typing
@@ -53,7 +54,9 @@ class Failover(message.Message):
     status: builtins.str
     """`detected`, `handling`, `resolved`, `failed` or `ignored`; the last three are final."""
     action: builtins.str
-    """What was done: `none`, `promoted_replica`, `created_replica` or `queued_ondemand_switch`."""
+    """What was done: `none`, `promoted_replica`, `created_replica`, `queued_ondemand_switch`, or `failed_replica` when the
+    instance was the replica itself.
+    """
     replica_id: builtins.str
     """UUID of the replica promoted or launched."""
     new_instance_id: builtins.str
@@ -302,3 +305,619 @@ class GetFailoverRequest(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id", "failover_id", b"failover_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CreateEmergencyReplicaRequest(message.Message):
+    """A signal, and what is asked of the replacement's place."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    SIGNAL_TYPE_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    TERMINATION_TIME_FIELD_NUMBER: builtins.int
+    POOL_ID_FIELD_NUMBER: builtins.int
+    PREFERRED_ZONES_FIELD_NUMBER: builtins.int
+    EXCLUDE_ZONES_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    signal_type: builtins.str
+    """`rebalance-recommendation` or `termination-notice`; default the latter when there is a `termination_time`."""
+    instance_id: builtins.str
+    """Instance that goes; default, and when it is not known, the primary."""
+    termination_time: builtins.str
+    """When it goes, RFC 3339; one that cannot be read counts as absent. Default in 120 seconds for a termination."""
+    pool_id: builtins.str
+    """Pool to use if it is another one of the same type and region; it does not bind."""
+    @builtins.property
+    def preferred_zones(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Zones to use if possible; they do not bind."""
+
+    @builtins.property
+    def exclude_zones(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Zones to avoid."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        signal_type: builtins.str | None = ...,
+        instance_id: builtins.str | None = ...,
+        termination_time: builtins.str | None = ...,
+        pool_id: builtins.str | None = ...,
+        preferred_zones: abc.Iterable[builtins.str] | None = ...,
+        exclude_zones: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "_pool_id", b"_pool_id", "_signal_type", b"_signal_type", "_termination_time", b"_termination_time", "instance_id", b"instance_id", "pool_id", b"pool_id", "signal_type", b"signal_type", "termination_time", b"termination_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "_pool_id", b"_pool_id", "_signal_type", b"_signal_type", "_termination_time", b"_termination_time", "agent_id", b"agent_id", "exclude_zones", b"exclude_zones", "instance_id", b"instance_id", "pool_id", b"pool_id", "preferred_zones", b"preferred_zones", "signal_type", b"signal_type", "termination_time", b"termination_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__pool_id: _TypeAlias = typing.Literal["pool_id"]  # noqa: Y015
+    _WhichOneofArgType__pool_id: _TypeAlias = typing.Literal["_pool_id", b"_pool_id"]  # noqa: Y015
+    _WhichOneofReturnType__signal_type: _TypeAlias = typing.Literal["signal_type"]  # noqa: Y015
+    _WhichOneofArgType__signal_type: _TypeAlias = typing.Literal["_signal_type", b"_signal_type"]  # noqa: Y015
+    _WhichOneofReturnType__termination_time: _TypeAlias = typing.Literal["termination_time"]  # noqa: Y015
+    _WhichOneofArgType__termination_time: _TypeAlias = typing.Literal["_termination_time", b"_termination_time"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_id) -> _WhichOneofReturnType__pool_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signal_type) -> _WhichOneofReturnType__signal_type | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__termination_time) -> _WhichOneofReturnType__termination_time | None: ...
+
+@typing.final
+class CreateEmergencyReplicaResponse(message.Message):
+    """What became of a signal."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FAILOVER_ID_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    POOL_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: builtins.int
+    AZ_FIELD_NUMBER: builtins.int
+    HOURLY_COST_NANOUSD_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    URGENCY_FIELD_NUMBER: builtins.int
+    EXISTING_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    COMMAND_ID_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    failover_id: builtins.str
+    """UUID of the failover."""
+    replica_id: builtins.str
+    """UUID of the replica; absent with a switch to on-demand and for an instance that does not serve."""
+    instance_id: builtins.str
+    """The replica's instance, a placeholder (`emergency-…`) until it is bound."""
+    pool_id: builtins.str
+    """Its pool."""
+    instance_type: builtins.str
+    """Its type."""
+    az: builtins.str
+    """Its zone."""
+    hourly_cost_nanousd: builtins.int
+    """What it is planned to cost, nano-USD per hour; 50,000,000 when no price is known."""
+    message: builtins.str
+    """For a person."""
+    urgency: builtins.str
+    """`high` for a rebalance, `critical` for a termination."""
+    existing: builtins.bool
+    """Whether the replica was there before this call."""
+    action: builtins.str
+    """`created_replica`, `existing_replica`, `replica_promoted`, `switch_to_ondemand`, `replica_failed` (the instance stood by
+    itself), `ignored` (it does not serve) or `pending` (nothing could be done yet; the plane keeps trying).
+    """
+    command_id: builtins.str
+    """UUID of the switch to on-demand."""
+    error: builtins.str
+    """Why nothing could be done."""
+    def __init__(
+        self,
+        *,
+        failover_id: builtins.str = ...,
+        replica_id: builtins.str | None = ...,
+        instance_id: builtins.str | None = ...,
+        pool_id: builtins.str | None = ...,
+        instance_type: builtins.str | None = ...,
+        az: builtins.str | None = ...,
+        hourly_cost_nanousd: builtins.int | None = ...,
+        message: builtins.str = ...,
+        urgency: builtins.str = ...,
+        existing: builtins.bool = ...,
+        action: builtins.str = ...,
+        command_id: builtins.str | None = ...,
+        error: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_az", b"_az", "_command_id", b"_command_id", "_error", b"_error", "_hourly_cost_nanousd", b"_hourly_cost_nanousd", "_instance_id", b"_instance_id", "_instance_type", b"_instance_type", "_pool_id", b"_pool_id", "_replica_id", b"_replica_id", "az", b"az", "command_id", b"command_id", "error", b"error", "hourly_cost_nanousd", b"hourly_cost_nanousd", "instance_id", b"instance_id", "instance_type", b"instance_type", "pool_id", b"pool_id", "replica_id", b"replica_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_az", b"_az", "_command_id", b"_command_id", "_error", b"_error", "_hourly_cost_nanousd", b"_hourly_cost_nanousd", "_instance_id", b"_instance_id", "_instance_type", b"_instance_type", "_pool_id", b"_pool_id", "_replica_id", b"_replica_id", "action", b"action", "az", b"az", "command_id", b"command_id", "error", b"error", "existing", b"existing", "failover_id", b"failover_id", "hourly_cost_nanousd", b"hourly_cost_nanousd", "instance_id", b"instance_id", "instance_type", b"instance_type", "message", b"message", "pool_id", b"pool_id", "replica_id", b"replica_id", "urgency", b"urgency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__az: _TypeAlias = typing.Literal["az"]  # noqa: Y015
+    _WhichOneofArgType__az: _TypeAlias = typing.Literal["_az", b"_az"]  # noqa: Y015
+    _WhichOneofReturnType__command_id: _TypeAlias = typing.Literal["command_id"]  # noqa: Y015
+    _WhichOneofArgType__command_id: _TypeAlias = typing.Literal["_command_id", b"_command_id"]  # noqa: Y015
+    _WhichOneofReturnType__error: _TypeAlias = typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__hourly_cost_nanousd: _TypeAlias = typing.Literal["hourly_cost_nanousd"]  # noqa: Y015
+    _WhichOneofArgType__hourly_cost_nanousd: _TypeAlias = typing.Literal["_hourly_cost_nanousd", b"_hourly_cost_nanousd"]  # noqa: Y015
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__instance_type: _TypeAlias = typing.Literal["instance_type"]  # noqa: Y015
+    _WhichOneofArgType__instance_type: _TypeAlias = typing.Literal["_instance_type", b"_instance_type"]  # noqa: Y015
+    _WhichOneofReturnType__pool_id: _TypeAlias = typing.Literal["pool_id"]  # noqa: Y015
+    _WhichOneofArgType__pool_id: _TypeAlias = typing.Literal["_pool_id", b"_pool_id"]  # noqa: Y015
+    _WhichOneofReturnType__replica_id: _TypeAlias = typing.Literal["replica_id"]  # noqa: Y015
+    _WhichOneofArgType__replica_id: _TypeAlias = typing.Literal["_replica_id", b"_replica_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__az) -> _WhichOneofReturnType__az | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__command_id) -> _WhichOneofReturnType__command_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hourly_cost_nanousd) -> _WhichOneofReturnType__hourly_cost_nanousd | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_type) -> _WhichOneofReturnType__instance_type | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_id) -> _WhichOneofReturnType__pool_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_id) -> _WhichOneofReturnType__replica_id | None: ...
+
+@typing.final
+class HandleTerminationNoticeRequest(message.Message):
+    """A termination notice."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    TERMINATION_TIME_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """Instance that goes; default, and when it is not known, the primary."""
+    termination_time: builtins.str
+    """When it goes, RFC 3339; one that cannot be read counts as absent. Default in 120 seconds."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str | None = ...,
+        termination_time: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "_termination_time", b"_termination_time", "instance_id", b"instance_id", "termination_time", b"termination_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "_termination_time", b"_termination_time", "agent_id", b"agent_id", "instance_id", b"instance_id", "termination_time", b"termination_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__termination_time: _TypeAlias = typing.Literal["termination_time"]  # noqa: Y015
+    _WhichOneofArgType__termination_time: _TypeAlias = typing.Literal["_termination_time", b"_termination_time"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__termination_time) -> _WhichOneofReturnType__termination_time | None: ...
+
+@typing.final
+class HandleTerminationNoticeResponse(message.Message):
+    """What became of a termination notice."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FAILOVER_ID_FIELD_NUMBER: builtins.int
+    SUCCESS_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    NEW_INSTANCE_ID_FIELD_NUMBER: builtins.int
+    OLD_INSTANCE_ID_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    FAILOVER_TIME_MS_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    failover_id: builtins.str
+    """UUID of the failover."""
+    success: builtins.bool
+    """Whether a real instance has been promoted."""
+    message: builtins.str
+    """For a person."""
+    new_instance_id: builtins.str
+    """Instance that serves now; absent without success."""
+    old_instance_id: builtins.str
+    """Instance that goes."""
+    replica_id: builtins.str
+    """UUID of the replica promoted, or awaited."""
+    failover_time_ms: builtins.int
+    """Milliseconds from the notice to the promotion; absent without success."""
+    action: builtins.str
+    """`replica_promoted`, `launching_replica`, `switch_queued`, `replica_failed` (the instance stood by itself), `ignored` (it does
+    not serve) or `pending` (nothing could be done yet; the plane keeps trying).
+    """
+    def __init__(
+        self,
+        *,
+        failover_id: builtins.str = ...,
+        success: builtins.bool = ...,
+        message: builtins.str = ...,
+        new_instance_id: builtins.str | None = ...,
+        old_instance_id: builtins.str | None = ...,
+        replica_id: builtins.str | None = ...,
+        failover_time_ms: builtins.int | None = ...,
+        action: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_failover_time_ms", b"_failover_time_ms", "_new_instance_id", b"_new_instance_id", "_old_instance_id", b"_old_instance_id", "_replica_id", b"_replica_id", "failover_time_ms", b"failover_time_ms", "new_instance_id", b"new_instance_id", "old_instance_id", b"old_instance_id", "replica_id", b"replica_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_failover_time_ms", b"_failover_time_ms", "_new_instance_id", b"_new_instance_id", "_old_instance_id", b"_old_instance_id", "_replica_id", b"_replica_id", "action", b"action", "failover_id", b"failover_id", "failover_time_ms", b"failover_time_ms", "message", b"message", "new_instance_id", b"new_instance_id", "old_instance_id", b"old_instance_id", "replica_id", b"replica_id", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__failover_time_ms: _TypeAlias = typing.Literal["failover_time_ms"]  # noqa: Y015
+    _WhichOneofArgType__failover_time_ms: _TypeAlias = typing.Literal["_failover_time_ms", b"_failover_time_ms"]  # noqa: Y015
+    _WhichOneofReturnType__new_instance_id: _TypeAlias = typing.Literal["new_instance_id"]  # noqa: Y015
+    _WhichOneofArgType__new_instance_id: _TypeAlias = typing.Literal["_new_instance_id", b"_new_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__old_instance_id: _TypeAlias = typing.Literal["old_instance_id"]  # noqa: Y015
+    _WhichOneofArgType__old_instance_id: _TypeAlias = typing.Literal["_old_instance_id", b"_old_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__replica_id: _TypeAlias = typing.Literal["replica_id"]  # noqa: Y015
+    _WhichOneofArgType__replica_id: _TypeAlias = typing.Literal["_replica_id", b"_replica_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failover_time_ms) -> _WhichOneofReturnType__failover_time_ms | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__new_instance_id) -> _WhichOneofReturnType__new_instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__old_instance_id) -> _WhichOneofReturnType__old_instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_id) -> _WhichOneofReturnType__replica_id | None: ...
+
+@typing.final
+class HandleRebalanceRequest(message.Message):
+    """A rebalance recommendation."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """Instance it is for; default, and when it is not known, the primary."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "instance_id", b"instance_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_instance_id", b"_instance_id", "agent_id", b"agent_id", "instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_id: _TypeAlias = typing.Literal["instance_id"]  # noqa: Y015
+    _WhichOneofArgType__instance_id: _TypeAlias = typing.Literal["_instance_id", b"_instance_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_id) -> _WhichOneofReturnType__instance_id | None: ...
+
+@typing.final
+class HandleRebalanceResponse(message.Message):
+    """What became of a rebalance recommendation."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FAILOVER_ID_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    RISK_SCORE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    TARGET_MODE_FIELD_NUMBER: builtins.int
+    TARGET_POOL_ID_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    COMMAND_ID_FIELD_NUMBER: builtins.int
+    failover_id: builtins.str
+    """UUID of the failover."""
+    action: builtins.str
+    """`switch` when the risk is above 0.30 and the replica stands in another zone, else `monitor`; `ignored` for an instance that
+    does not serve.
+    """
+    risk_score: builtins.float
+    """Risk of the instance's pool by `risk-v1`, 0..1."""
+    reason: builtins.str
+    """For a person."""
+    target_mode: builtins.str
+    """`spot` or `ondemand`, with action `switch`."""
+    target_pool_id: builtins.str
+    """Pool to go to, with action `switch` and mode `spot`."""
+    replica_id: builtins.str
+    """UUID of the replica."""
+    command_id: builtins.str
+    """UUID of the switch to on-demand, when no pool was left."""
+    def __init__(
+        self,
+        *,
+        failover_id: builtins.str = ...,
+        action: builtins.str = ...,
+        risk_score: builtins.float = ...,
+        reason: builtins.str = ...,
+        target_mode: builtins.str | None = ...,
+        target_pool_id: builtins.str | None = ...,
+        replica_id: builtins.str | None = ...,
+        command_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_command_id", b"_command_id", "_replica_id", b"_replica_id", "_target_mode", b"_target_mode", "_target_pool_id", b"_target_pool_id", "command_id", b"command_id", "replica_id", b"replica_id", "target_mode", b"target_mode", "target_pool_id", b"target_pool_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_command_id", b"_command_id", "_replica_id", b"_replica_id", "_target_mode", b"_target_mode", "_target_pool_id", b"_target_pool_id", "action", b"action", "command_id", b"command_id", "failover_id", b"failover_id", "reason", b"reason", "replica_id", b"replica_id", "risk_score", b"risk_score", "target_mode", b"target_mode", "target_pool_id", b"target_pool_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__command_id: _TypeAlias = typing.Literal["command_id"]  # noqa: Y015
+    _WhichOneofArgType__command_id: _TypeAlias = typing.Literal["_command_id", b"_command_id"]  # noqa: Y015
+    _WhichOneofReturnType__replica_id: _TypeAlias = typing.Literal["replica_id"]  # noqa: Y015
+    _WhichOneofArgType__replica_id: _TypeAlias = typing.Literal["_replica_id", b"_replica_id"]  # noqa: Y015
+    _WhichOneofReturnType__target_mode: _TypeAlias = typing.Literal["target_mode"]  # noqa: Y015
+    _WhichOneofArgType__target_mode: _TypeAlias = typing.Literal["_target_mode", b"_target_mode"]  # noqa: Y015
+    _WhichOneofReturnType__target_pool_id: _TypeAlias = typing.Literal["target_pool_id"]  # noqa: Y015
+    _WhichOneofArgType__target_pool_id: _TypeAlias = typing.Literal["_target_pool_id", b"_target_pool_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__command_id) -> _WhichOneofReturnType__command_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_id) -> _WhichOneofReturnType__replica_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_mode) -> _WhichOneofReturnType__target_mode | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_pool_id) -> _WhichOneofReturnType__target_pool_id | None: ...
+
+@typing.final
+class GetEmergencyStatusRequest(message.Message):
+    """Names an agent."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetEmergencyStatusResponse(message.Message):
+    """What emergency an agent is in."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    EMERGENCY_MODE_ACTIVE_FIELD_NUMBER: builtins.int
+    REBALANCE_ONLY_MODE_FIELD_NUMBER: builtins.int
+    ML_MODELS_LOADED_FIELD_NUMBER: builtins.int
+    DECISION_ENGINE_ACTIVE_FIELD_NUMBER: builtins.int
+    LAST_EVENT_FIELD_NUMBER: builtins.int
+    EMERGENCY_REPLICAS_COUNT_FIELD_NUMBER: builtins.int
+    TERMINATION_NOTICES_24H_FIELD_NUMBER: builtins.int
+    NOTICE_STATUS_FIELD_NUMBER: builtins.int
+    NOTICE_RECEIVED_AT_FIELD_NUMBER: builtins.int
+    NOTICE_DEADLINE_FIELD_NUMBER: builtins.int
+    EMERGENCY_REPLICA_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    emergency_mode_active: builtins.bool
+    """Whether a signal of the last two hours is unresolved."""
+    rebalance_only_mode: builtins.bool
+    """Whether that is so without a termination notice."""
+    ml_models_loaded: builtins.bool
+    """Whether an uploaded model is live."""
+    decision_engine_active: builtins.bool
+    """Whether decisions are made."""
+    emergency_replicas_count: builtins.int
+    """Live replicas that an emergency asked for."""
+    termination_notices_24h: builtins.int
+    """Termination notices of the last 24 hours."""
+    notice_status: builtins.str
+    """`none`, `rebalance` or `termination`: of the unresolved signal."""
+    @builtins.property
+    def last_event(self) -> EmergencyEvent:
+        """The newest signal; absent when there was none."""
+
+    @builtins.property
+    def notice_received_at(self) -> timestamp_pb2.Timestamp:
+        """When it came."""
+
+    @builtins.property
+    def notice_deadline(self) -> timestamp_pb2.Timestamp:
+        """When the instance goes."""
+
+    @builtins.property
+    def emergency_replica(self) -> replica_pb2.Replica:
+        """The live replica that it relies on; absent when there is none."""
+
+    @builtins.property
+    def actions(self) -> containers.RepeatedCompositeFieldContainer[FailoverStep]:
+        """What was done about the newest signal, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        emergency_mode_active: builtins.bool = ...,
+        rebalance_only_mode: builtins.bool = ...,
+        ml_models_loaded: builtins.bool = ...,
+        decision_engine_active: builtins.bool = ...,
+        last_event: EmergencyEvent | None = ...,
+        emergency_replicas_count: builtins.int = ...,
+        termination_notices_24h: builtins.int = ...,
+        notice_status: builtins.str = ...,
+        notice_received_at: timestamp_pb2.Timestamp | None = ...,
+        notice_deadline: timestamp_pb2.Timestamp | None = ...,
+        emergency_replica: replica_pb2.Replica | None = ...,
+        actions: abc.Iterable[FailoverStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["emergency_replica", b"emergency_replica", "last_event", b"last_event", "notice_deadline", b"notice_deadline", "notice_received_at", b"notice_received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["actions", b"actions", "decision_engine_active", b"decision_engine_active", "emergency_mode_active", b"emergency_mode_active", "emergency_replica", b"emergency_replica", "emergency_replicas_count", b"emergency_replicas_count", "last_event", b"last_event", "ml_models_loaded", b"ml_models_loaded", "notice_deadline", b"notice_deadline", "notice_received_at", b"notice_received_at", "notice_status", b"notice_status", "rebalance_only_mode", b"rebalance_only_mode", "termination_notices_24h", b"termination_notices_24h"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListEmergencyEventsRequest(message.Message):
+    """Days to look back."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: builtins.int
+    days: builtins.int
+    """1..365; default 30."""
+    def __init__(
+        self,
+        *,
+        days: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_days", b"_days", "days", b"days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_days", b"_days", "days", b"days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__days: _TypeAlias = typing.Literal["days"]  # noqa: Y015
+    _WhichOneofArgType__days: _TypeAlias = typing.Literal["_days", b"_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__days) -> _WhichOneofReturnType__days | None: ...
+
+@typing.final
+class ListEmergencyEventsResponse(message.Message):
+    """Emergencies, and how many of each."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    SUMMARY_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def events(self) -> containers.RepeatedCompositeFieldContainer[EmergencyEvent]:
+        """Newest first, at most 500."""
+
+    @builtins.property
+    def summary(self) -> EmergencySummary:
+        """Of all, listed or not."""
+
+    def __init__(
+        self,
+        *,
+        events: abc.Iterable[EmergencyEvent] | None = ...,
+        summary: EmergencySummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["events", b"events", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EmergencySummary(message.Message):
+    """How many emergencies there were."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: builtins.int
+    REBALANCE_FIELD_NUMBER: builtins.int
+    TERMINATION_FIELD_NUMBER: builtins.int
+    PROMOTED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    total: builtins.int
+    """All."""
+    rebalance: builtins.int
+    """Whose strongest signal was a rebalance recommendation."""
+    termination: builtins.int
+    """Whose strongest signal was a termination notice."""
+    promoted: builtins.int
+    """That ended with a promoted replica."""
+    failed: builtins.int
+    """That ended without a way out."""
+    def __init__(
+        self,
+        *,
+        total: builtins.int = ...,
+        rebalance: builtins.int = ...,
+        termination: builtins.int = ...,
+        promoted: builtins.int = ...,
+        failed: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["failed", b"failed", "promoted", b"promoted", "rebalance", b"rebalance", "termination", b"termination", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class EmergencyEvent(message.Message):
+    """One emergency."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    SIGNAL_TYPE_FIELD_NUMBER: builtins.int
+    DETECTED_AT_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    RESPONSE_ACTION_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    NEW_INSTANCE_ID_FIELD_NUMBER: builtins.int
+    RESPONSE_TIME_MS_FIELD_NUMBER: builtins.int
+    BYPASSED_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID of the failover."""
+    tenant_id: builtins.str
+    """UUID of its tenant."""
+    agent_id: builtins.str
+    """UUID of its agent."""
+    instance_id: builtins.str
+    """Instance that went."""
+    signal_type: builtins.str
+    """`rebalance-recommendation`, `termination-notice` or `silence`."""
+    status: builtins.str
+    """As `Failover.status`."""
+    response_action: builtins.str
+    """`created-replica`, `promoted-existing-replica`, `queued-ondemand-switch` or `no-action`."""
+    replica_id: builtins.str
+    """UUID of the replica promoted or launched."""
+    new_instance_id: builtins.str
+    """Instance that took over."""
+    response_time_ms: builtins.int
+    """Milliseconds from the strongest signal to the promotion, or to the first step without one; absent before."""
+    @builtins.property
+    def detected_at(self) -> timestamp_pb2.Timestamp:
+        """When the first signal came."""
+
+    @builtins.property
+    def bypassed(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What would have held a routine change back: `auto_switch`, `manual_replica_mode`, `agent_disabled`, `switch_limits`, `dwell`,
+        `savings`, `risk`, `quotas`.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        tenant_id: builtins.str = ...,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str = ...,
+        signal_type: builtins.str = ...,
+        detected_at: timestamp_pb2.Timestamp | None = ...,
+        status: builtins.str = ...,
+        response_action: builtins.str = ...,
+        replica_id: builtins.str | None = ...,
+        new_instance_id: builtins.str | None = ...,
+        response_time_ms: builtins.int | None = ...,
+        bypassed: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_new_instance_id", b"_new_instance_id", "_replica_id", b"_replica_id", "_response_time_ms", b"_response_time_ms", "detected_at", b"detected_at", "new_instance_id", b"new_instance_id", "replica_id", b"replica_id", "response_time_ms", b"response_time_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_new_instance_id", b"_new_instance_id", "_replica_id", b"_replica_id", "_response_time_ms", b"_response_time_ms", "agent_id", b"agent_id", "bypassed", b"bypassed", "detected_at", b"detected_at", "id", b"id", "instance_id", b"instance_id", "new_instance_id", b"new_instance_id", "replica_id", b"replica_id", "response_action", b"response_action", "response_time_ms", b"response_time_ms", "signal_type", b"signal_type", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__new_instance_id: _TypeAlias = typing.Literal["new_instance_id"]  # noqa: Y015
+    _WhichOneofArgType__new_instance_id: _TypeAlias = typing.Literal["_new_instance_id", b"_new_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__replica_id: _TypeAlias = typing.Literal["replica_id"]  # noqa: Y015
+    _WhichOneofArgType__replica_id: _TypeAlias = typing.Literal["_replica_id", b"_replica_id"]  # noqa: Y015
+    _WhichOneofReturnType__response_time_ms: _TypeAlias = typing.Literal["response_time_ms"]  # noqa: Y015
+    _WhichOneofArgType__response_time_ms: _TypeAlias = typing.Literal["_response_time_ms", b"_response_time_ms"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__new_instance_id) -> _WhichOneofReturnType__new_instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_id) -> _WhichOneofReturnType__replica_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__response_time_ms) -> _WhichOneofReturnType__response_time_ms | None: ...

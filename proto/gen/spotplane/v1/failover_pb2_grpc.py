@@ -54,6 +54,31 @@ class FailoverServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_failover__pb2.GetFailoverRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_failover__pb2.Failover.FromString,
                 _registered_method=True)
+        self.CreateEmergencyReplica = channel.unary_unary(
+                '/spotplane.v1.FailoverService/CreateEmergencyReplica',
+                request_serializer=spotplane_dot_v1_dot_failover__pb2.CreateEmergencyReplicaRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_failover__pb2.CreateEmergencyReplicaResponse.FromString,
+                _registered_method=True)
+        self.HandleTerminationNotice = channel.unary_unary(
+                '/spotplane.v1.FailoverService/HandleTerminationNotice',
+                request_serializer=spotplane_dot_v1_dot_failover__pb2.HandleTerminationNoticeRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_failover__pb2.HandleTerminationNoticeResponse.FromString,
+                _registered_method=True)
+        self.HandleRebalance = channel.unary_unary(
+                '/spotplane.v1.FailoverService/HandleRebalance',
+                request_serializer=spotplane_dot_v1_dot_failover__pb2.HandleRebalanceRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_failover__pb2.HandleRebalanceResponse.FromString,
+                _registered_method=True)
+        self.GetEmergencyStatus = channel.unary_unary(
+                '/spotplane.v1.FailoverService/GetEmergencyStatus',
+                request_serializer=spotplane_dot_v1_dot_failover__pb2.GetEmergencyStatusRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_failover__pb2.GetEmergencyStatusResponse.FromString,
+                _registered_method=True)
+        self.ListEmergencyEvents = channel.unary_unary(
+                '/spotplane.v1.FailoverService/ListEmergencyEvents',
+                request_serializer=spotplane_dot_v1_dot_failover__pb2.ListEmergencyEventsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_failover__pb2.ListEmergencyEventsResponse.FromString,
+                _registered_method=True)
 
 
 class FailoverServiceServicer(object):
@@ -88,6 +113,47 @@ class FailoverServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateEmergencyReplica(self, request, context):
+        """Takes a signal from a polling agent and sees to a replacement; answers 201, also with a replica that stood by before.
+
+        Opens or joins the failover of the instance, as `ReportNotice` does, and is carried out before it answers. Always executes.
+        A repeat answers with the same replica and `existing`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HandleTerminationNotice(self, request, context):
+        """Takes a termination notice from a polling agent, and promotes within the call what can be promoted.
+
+        `success` only when a real instance has been promoted: the agent then stops. Otherwise a replica is launched or a switch to
+        on-demand queued, and the plane promotes by itself what the agent binds. A repeat answers the stored outcome.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HandleRebalance(self, request, context):
+        """Takes a rebalance recommendation: sees to a replica, and says how likely the pool is to be interrupted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEmergencyStatus(self, request, context):
+        """Says what emergency an agent is in, and what was done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEmergencyEvents(self, request, context):
+        """Lists emergencies of all tenants, newest first, at most 500, with a summary of all. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FailoverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -105,6 +171,31 @@ def add_FailoverServiceServicer_to_server(servicer, server):
                     servicer.GetFailover,
                     request_deserializer=spotplane_dot_v1_dot_failover__pb2.GetFailoverRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_failover__pb2.Failover.SerializeToString,
+            ),
+            'CreateEmergencyReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateEmergencyReplica,
+                    request_deserializer=spotplane_dot_v1_dot_failover__pb2.CreateEmergencyReplicaRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_failover__pb2.CreateEmergencyReplicaResponse.SerializeToString,
+            ),
+            'HandleTerminationNotice': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandleTerminationNotice,
+                    request_deserializer=spotplane_dot_v1_dot_failover__pb2.HandleTerminationNoticeRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_failover__pb2.HandleTerminationNoticeResponse.SerializeToString,
+            ),
+            'HandleRebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandleRebalance,
+                    request_deserializer=spotplane_dot_v1_dot_failover__pb2.HandleRebalanceRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_failover__pb2.HandleRebalanceResponse.SerializeToString,
+            ),
+            'GetEmergencyStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEmergencyStatus,
+                    request_deserializer=spotplane_dot_v1_dot_failover__pb2.GetEmergencyStatusRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_failover__pb2.GetEmergencyStatusResponse.SerializeToString,
+            ),
+            'ListEmergencyEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEmergencyEvents,
+                    request_deserializer=spotplane_dot_v1_dot_failover__pb2.ListEmergencyEventsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_failover__pb2.ListEmergencyEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -193,6 +284,141 @@ class FailoverService(object):
             '/spotplane.v1.FailoverService/GetFailover',
             spotplane_dot_v1_dot_failover__pb2.GetFailoverRequest.SerializeToString,
             spotplane_dot_v1_dot_failover__pb2.Failover.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateEmergencyReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.FailoverService/CreateEmergencyReplica',
+            spotplane_dot_v1_dot_failover__pb2.CreateEmergencyReplicaRequest.SerializeToString,
+            spotplane_dot_v1_dot_failover__pb2.CreateEmergencyReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandleTerminationNotice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.FailoverService/HandleTerminationNotice',
+            spotplane_dot_v1_dot_failover__pb2.HandleTerminationNoticeRequest.SerializeToString,
+            spotplane_dot_v1_dot_failover__pb2.HandleTerminationNoticeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandleRebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.FailoverService/HandleRebalance',
+            spotplane_dot_v1_dot_failover__pb2.HandleRebalanceRequest.SerializeToString,
+            spotplane_dot_v1_dot_failover__pb2.HandleRebalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEmergencyStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.FailoverService/GetEmergencyStatus',
+            spotplane_dot_v1_dot_failover__pb2.GetEmergencyStatusRequest.SerializeToString,
+            spotplane_dot_v1_dot_failover__pb2.GetEmergencyStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEmergencyEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.FailoverService/ListEmergencyEvents',
+            spotplane_dot_v1_dot_failover__pb2.ListEmergencyEventsRequest.SerializeToString,
+            spotplane_dot_v1_dot_failover__pb2.ListEmergencyEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

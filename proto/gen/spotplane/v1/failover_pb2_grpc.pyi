@@ -31,6 +31,24 @@ class FailoverServiceStub:
     """Lists an agent's failovers, newest first, without their steps."""
     GetFailover: aio.UnaryUnaryMultiCallable[failover_pb2.GetFailoverRequest, failover_pb2.Failover]
     """Reads one failover with its steps."""
+    CreateEmergencyReplica: aio.UnaryUnaryMultiCallable[failover_pb2.CreateEmergencyReplicaRequest, failover_pb2.CreateEmergencyReplicaResponse]
+    """Takes a signal from a polling agent and sees to a replacement; answers 201, also with a replica that stood by before.
+
+    Opens or joins the failover of the instance, as `ReportNotice` does, and is carried out before it answers. Always executes.
+    A repeat answers with the same replica and `existing`.
+    """
+    HandleTerminationNotice: aio.UnaryUnaryMultiCallable[failover_pb2.HandleTerminationNoticeRequest, failover_pb2.HandleTerminationNoticeResponse]
+    """Takes a termination notice from a polling agent, and promotes within the call what can be promoted.
+
+    `success` only when a real instance has been promoted: the agent then stops. Otherwise a replica is launched or a switch to
+    on-demand queued, and the plane promotes by itself what the agent binds. A repeat answers the stored outcome.
+    """
+    HandleRebalance: aio.UnaryUnaryMultiCallable[failover_pb2.HandleRebalanceRequest, failover_pb2.HandleRebalanceResponse]
+    """Takes a rebalance recommendation: sees to a replica, and says how likely the pool is to be interrupted."""
+    GetEmergencyStatus: aio.UnaryUnaryMultiCallable[failover_pb2.GetEmergencyStatusRequest, failover_pb2.GetEmergencyStatusResponse]
+    """Says what emergency an agent is in, and what was done."""
+    ListEmergencyEvents: aio.UnaryUnaryMultiCallable[failover_pb2.ListEmergencyEventsRequest, failover_pb2.ListEmergencyEventsResponse]
+    """Lists emergencies of all tenants, newest first, at most 500, with a summary of all. For administrators."""
 
 class FailoverServiceServicer(metaclass=abc_1.ABCMeta):
     """Takes signals and shows what became of them.
@@ -67,5 +85,53 @@ class FailoverServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[failover_pb2.GetFailoverRequest, abc.Awaitable[failover_pb2.Failover]],
     ) -> abc.Awaitable[failover_pb2.Failover]:
         """Reads one failover with its steps."""
+
+    @abc_1.abstractmethod
+    def CreateEmergencyReplica(
+        self,
+        request: failover_pb2.CreateEmergencyReplicaRequest,
+        context: aio.ServicerContext[failover_pb2.CreateEmergencyReplicaRequest, abc.Awaitable[failover_pb2.CreateEmergencyReplicaResponse]],
+    ) -> abc.Awaitable[failover_pb2.CreateEmergencyReplicaResponse]:
+        """Takes a signal from a polling agent and sees to a replacement; answers 201, also with a replica that stood by before.
+
+        Opens or joins the failover of the instance, as `ReportNotice` does, and is carried out before it answers. Always executes.
+        A repeat answers with the same replica and `existing`.
+        """
+
+    @abc_1.abstractmethod
+    def HandleTerminationNotice(
+        self,
+        request: failover_pb2.HandleTerminationNoticeRequest,
+        context: aio.ServicerContext[failover_pb2.HandleTerminationNoticeRequest, abc.Awaitable[failover_pb2.HandleTerminationNoticeResponse]],
+    ) -> abc.Awaitable[failover_pb2.HandleTerminationNoticeResponse]:
+        """Takes a termination notice from a polling agent, and promotes within the call what can be promoted.
+
+        `success` only when a real instance has been promoted: the agent then stops. Otherwise a replica is launched or a switch to
+        on-demand queued, and the plane promotes by itself what the agent binds. A repeat answers the stored outcome.
+        """
+
+    @abc_1.abstractmethod
+    def HandleRebalance(
+        self,
+        request: failover_pb2.HandleRebalanceRequest,
+        context: aio.ServicerContext[failover_pb2.HandleRebalanceRequest, abc.Awaitable[failover_pb2.HandleRebalanceResponse]],
+    ) -> abc.Awaitable[failover_pb2.HandleRebalanceResponse]:
+        """Takes a rebalance recommendation: sees to a replica, and says how likely the pool is to be interrupted."""
+
+    @abc_1.abstractmethod
+    def GetEmergencyStatus(
+        self,
+        request: failover_pb2.GetEmergencyStatusRequest,
+        context: aio.ServicerContext[failover_pb2.GetEmergencyStatusRequest, abc.Awaitable[failover_pb2.GetEmergencyStatusResponse]],
+    ) -> abc.Awaitable[failover_pb2.GetEmergencyStatusResponse]:
+        """Says what emergency an agent is in, and what was done."""
+
+    @abc_1.abstractmethod
+    def ListEmergencyEvents(
+        self,
+        request: failover_pb2.ListEmergencyEventsRequest,
+        context: aio.ServicerContext[failover_pb2.ListEmergencyEventsRequest, abc.Awaitable[failover_pb2.ListEmergencyEventsResponse]],
+    ) -> abc.Awaitable[failover_pb2.ListEmergencyEventsResponse]:
+        """Lists emergencies of all tenants, newest first, at most 500, with a summary of all. For administrators."""
 
 def add_FailoverServiceServicer_to_server(servicer: FailoverServiceServicer, server: aio.Server) -> None: ...

@@ -6,6 +6,7 @@ Replicas: instances that stand by to take over."""
 from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
+from google.protobuf import struct_pb2 as struct_pb2
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from spotplane.v1 import pagination_pb2 as pagination_pb2
@@ -46,6 +47,13 @@ class Replica(message.Message):
     READY_AT_FIELD_NUMBER: builtins.int
     PROMOTED_AT_FIELD_NUMBER: builtins.int
     TERMINATED_AT_FIELD_NUMBER: builtins.int
+    SYNC_LATENCY_MS_FIELD_NUMBER: builtins.int
+    PRICE_NANOUSD_PER_HOUR_FIELD_NUMBER: builtins.int
+    COST_NANOUSD_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    REPLACED_INSTANCE_ID_FIELD_NUMBER: builtins.int
+    DEMOTED_FIELD_NUMBER: builtins.int
+    SUCCESSOR_ID_FIELD_NUMBER: builtins.int
     id: builtins.str
     """UUID."""
     agent_id: builtins.str
@@ -76,6 +84,18 @@ class Replica(message.Message):
     """Why it failed."""
     termination_confirmed: builtins.bool
     """Whether the cloud's termination of its instance is confirmed."""
+    sync_latency_ms: builtins.int
+    """Milliseconds that it lags behind the primary, as last reported; absent when never."""
+    price_nanousd_per_hour: builtins.int
+    """Newest price of its pool, nano-USD per hour; absent when none was ever seen."""
+    cost_nanousd: builtins.int
+    """What it has cost from its launch to its promotion or confirmed end, or until now, in nano-USD."""
+    replaced_instance_id: builtins.str
+    """Of a promoted one: the instance that served before; absent when none did."""
+    demoted: builtins.bool
+    """Of a promoted one: whether the instance that served before now stands by."""
+    successor_id: builtins.str
+    """UUID of the replica requested in its place when it was promoted or deleted."""
     @builtins.property
     def created_at(self) -> timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -95,6 +115,10 @@ class Replica(message.Message):
     @builtins.property
     def terminated_at(self) -> timestamp_pb2.Timestamp:
         """When it was marked terminated."""
+
+    @builtins.property
+    def tags(self) -> struct_pb2.Struct:
+        """Free members that its creator gave."""
 
     def __init__(
         self,
@@ -119,19 +143,42 @@ class Replica(message.Message):
         ready_at: timestamp_pb2.Timestamp | None = ...,
         promoted_at: timestamp_pb2.Timestamp | None = ...,
         terminated_at: timestamp_pb2.Timestamp | None = ...,
+        sync_latency_ms: builtins.int | None = ...,
+        price_nanousd_per_hour: builtins.int | None = ...,
+        cost_nanousd: builtins.int = ...,
+        tags: struct_pb2.Struct | None = ...,
+        replaced_instance_id: builtins.str | None = ...,
+        demoted: builtins.bool = ...,
+        successor_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd", "_message", b"_message", "created_at", b"created_at", "hourly_cost_usd", b"hourly_cost_usd", "launched_at", b"launched_at", "message", b"message", "promoted_at", b"promoted_at", "ready_at", b"ready_at", "terminated_at", b"terminated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd", "_message", b"_message", "_price_nanousd_per_hour", b"_price_nanousd_per_hour", "_replaced_instance_id", b"_replaced_instance_id", "_successor_id", b"_successor_id", "_sync_latency_ms", b"_sync_latency_ms", "created_at", b"created_at", "hourly_cost_usd", b"hourly_cost_usd", "launched_at", b"launched_at", "message", b"message", "price_nanousd_per_hour", b"price_nanousd_per_hour", "promoted_at", b"promoted_at", "ready_at", b"ready_at", "replaced_instance_id", b"replaced_instance_id", "successor_id", b"successor_id", "sync_latency_ms", b"sync_latency_ms", "tags", b"tags", "terminated_at", b"terminated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd", "_message", b"_message", "agent_id", b"agent_id", "az", b"az", "created_at", b"created_at", "created_by", b"created_by", "hourly_cost_usd", b"hourly_cost_usd", "id", b"id", "instance_id", b"instance_id", "instance_type", b"instance_type", "launched_at", b"launched_at", "message", b"message", "pool_id", b"pool_id", "promoted_at", b"promoted_at", "ready_at", b"ready_at", "region", b"region", "status", b"status", "sync_progress", b"sync_progress", "sync_status", b"sync_status", "terminated_at", b"terminated_at", "termination_confirmed", b"termination_confirmed", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd", "_message", b"_message", "_price_nanousd_per_hour", b"_price_nanousd_per_hour", "_replaced_instance_id", b"_replaced_instance_id", "_successor_id", b"_successor_id", "_sync_latency_ms", b"_sync_latency_ms", "agent_id", b"agent_id", "az", b"az", "cost_nanousd", b"cost_nanousd", "created_at", b"created_at", "created_by", b"created_by", "demoted", b"demoted", "hourly_cost_usd", b"hourly_cost_usd", "id", b"id", "instance_id", b"instance_id", "instance_type", b"instance_type", "launched_at", b"launched_at", "message", b"message", "pool_id", b"pool_id", "price_nanousd_per_hour", b"price_nanousd_per_hour", "promoted_at", b"promoted_at", "ready_at", b"ready_at", "region", b"region", "replaced_instance_id", b"replaced_instance_id", "status", b"status", "successor_id", b"successor_id", "sync_latency_ms", b"sync_latency_ms", "sync_progress", b"sync_progress", "sync_status", b"sync_status", "tags", b"tags", "terminated_at", b"terminated_at", "termination_confirmed", b"termination_confirmed", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__hourly_cost_usd: _TypeAlias = typing.Literal["hourly_cost_usd"]  # noqa: Y015
     _WhichOneofArgType__hourly_cost_usd: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd"]  # noqa: Y015
     _WhichOneofReturnType__message: _TypeAlias = typing.Literal["message"]  # noqa: Y015
     _WhichOneofArgType__message: _TypeAlias = typing.Literal["_message", b"_message"]  # noqa: Y015
+    _WhichOneofReturnType__price_nanousd_per_hour: _TypeAlias = typing.Literal["price_nanousd_per_hour"]  # noqa: Y015
+    _WhichOneofArgType__price_nanousd_per_hour: _TypeAlias = typing.Literal["_price_nanousd_per_hour", b"_price_nanousd_per_hour"]  # noqa: Y015
+    _WhichOneofReturnType__replaced_instance_id: _TypeAlias = typing.Literal["replaced_instance_id"]  # noqa: Y015
+    _WhichOneofArgType__replaced_instance_id: _TypeAlias = typing.Literal["_replaced_instance_id", b"_replaced_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__successor_id: _TypeAlias = typing.Literal["successor_id"]  # noqa: Y015
+    _WhichOneofArgType__successor_id: _TypeAlias = typing.Literal["_successor_id", b"_successor_id"]  # noqa: Y015
+    _WhichOneofReturnType__sync_latency_ms: _TypeAlias = typing.Literal["sync_latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__sync_latency_ms: _TypeAlias = typing.Literal["_sync_latency_ms", b"_sync_latency_ms"]  # noqa: Y015
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hourly_cost_usd) -> _WhichOneofReturnType__hourly_cost_usd | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_nanousd_per_hour) -> _WhichOneofReturnType__price_nanousd_per_hour | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replaced_instance_id) -> _WhichOneofReturnType__replaced_instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__successor_id) -> _WhichOneofReturnType__successor_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sync_latency_ms) -> _WhichOneofReturnType__sync_latency_ms | None: ...
 
 @typing.final
 class CreateReplicaRequest(message.Message):
@@ -143,15 +190,26 @@ class CreateReplicaRequest(message.Message):
     POOL_ID_FIELD_NUMBER: builtins.int
     EXCLUDE_ZONES_FIELD_NUMBER: builtins.int
     MAX_HOURLY_COST_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    CREATED_BY_FIELD_NUMBER: builtins.int
+    REQUIRE_MANUAL_MODE_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """UUID."""
     pool_id: builtins.str
     """Pool to use; default the cheapest other pool of the same type and region."""
     max_hourly_cost: builtins.float
     """Most the pool may cost, USD per hour."""
+    created_by: builtins.str
+    """Who asked, at most 64 characters; default `user`."""
+    require_manual_mode: builtins.bool
+    """Refuse with `MANUAL_REPLICA_DISABLED` unless the agent is in manual mode. Default false."""
     @builtins.property
     def exclude_zones(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Zones not to use."""
+
+    @builtins.property
+    def tags(self) -> struct_pb2.Struct:
+        """Kept with the replica; at most 4 KiB."""
 
     def __init__(
         self,
@@ -160,19 +218,30 @@ class CreateReplicaRequest(message.Message):
         pool_id: builtins.str | None = ...,
         exclude_zones: abc.Iterable[builtins.str] | None = ...,
         max_hourly_cost: builtins.float | None = ...,
+        tags: struct_pb2.Struct | None = ...,
+        created_by: builtins.str | None = ...,
+        require_manual_mode: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "_pool_id", b"_pool_id", "max_hourly_cost", b"max_hourly_cost", "pool_id", b"pool_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_created_by", b"_created_by", "_max_hourly_cost", b"_max_hourly_cost", "_pool_id", b"_pool_id", "_require_manual_mode", b"_require_manual_mode", "created_by", b"created_by", "max_hourly_cost", b"max_hourly_cost", "pool_id", b"pool_id", "require_manual_mode", b"require_manual_mode", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_hourly_cost", b"_max_hourly_cost", "_pool_id", b"_pool_id", "agent_id", b"agent_id", "exclude_zones", b"exclude_zones", "max_hourly_cost", b"max_hourly_cost", "pool_id", b"pool_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_created_by", b"_created_by", "_max_hourly_cost", b"_max_hourly_cost", "_pool_id", b"_pool_id", "_require_manual_mode", b"_require_manual_mode", "agent_id", b"agent_id", "created_by", b"created_by", "exclude_zones", b"exclude_zones", "max_hourly_cost", b"max_hourly_cost", "pool_id", b"pool_id", "require_manual_mode", b"require_manual_mode", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__created_by: _TypeAlias = typing.Literal["created_by"]  # noqa: Y015
+    _WhichOneofArgType__created_by: _TypeAlias = typing.Literal["_created_by", b"_created_by"]  # noqa: Y015
     _WhichOneofReturnType__max_hourly_cost: _TypeAlias = typing.Literal["max_hourly_cost"]  # noqa: Y015
     _WhichOneofArgType__max_hourly_cost: _TypeAlias = typing.Literal["_max_hourly_cost", b"_max_hourly_cost"]  # noqa: Y015
     _WhichOneofReturnType__pool_id: _TypeAlias = typing.Literal["pool_id"]  # noqa: Y015
     _WhichOneofArgType__pool_id: _TypeAlias = typing.Literal["_pool_id", b"_pool_id"]  # noqa: Y015
+    _WhichOneofReturnType__require_manual_mode: _TypeAlias = typing.Literal["require_manual_mode"]  # noqa: Y015
+    _WhichOneofArgType__require_manual_mode: _TypeAlias = typing.Literal["_require_manual_mode", b"_require_manual_mode"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__created_by) -> _WhichOneofReturnType__created_by | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_hourly_cost) -> _WhichOneofReturnType__max_hourly_cost | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_id) -> _WhichOneofReturnType__pool_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__require_manual_mode) -> _WhichOneofReturnType__require_manual_mode | None: ...
 
 @typing.final
 class ListReplicasRequest(message.Message):
@@ -294,25 +363,50 @@ class PromoteReplicaRequest(message.Message):
     AGENT_ID_FIELD_NUMBER: builtins.int
     REPLICA_ID_FIELD_NUMBER: builtins.int
     WAIT_FOR_SYNC_FIELD_NUMBER: builtins.int
+    DEMOTE_OLD_PRIMARY_FIELD_NUMBER: builtins.int
+    AUTO_TERMINATE_OLD_PRIMARY_FIELD_NUMBER: builtins.int
+    CREATE_NEW_REPLICA_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """UUID."""
     replica_id: builtins.str
     """UUID."""
     wait_for_sync: builtins.bool
     """Accept only state `ready`. Default false."""
+    demote_old_primary: builtins.bool
+    """Keep the old primary as the agent's replica. Default false."""
+    auto_terminate_old_primary: builtins.bool
+    """Consent to ending the old primary, whatever the agent's configuration. Default false."""
+    create_new_replica: builtins.bool
+    """Ask for another replica in the same transaction; default in manual mode, unless the old primary is demoted."""
     def __init__(
         self,
         *,
         agent_id: builtins.str = ...,
         replica_id: builtins.str = ...,
         wait_for_sync: builtins.bool | None = ...,
+        demote_old_primary: builtins.bool | None = ...,
+        auto_terminate_old_primary: builtins.bool | None = ...,
+        create_new_replica: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_wait_for_sync", b"_wait_for_sync", "wait_for_sync", b"wait_for_sync"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_auto_terminate_old_primary", b"_auto_terminate_old_primary", "_create_new_replica", b"_create_new_replica", "_demote_old_primary", b"_demote_old_primary", "_wait_for_sync", b"_wait_for_sync", "auto_terminate_old_primary", b"auto_terminate_old_primary", "create_new_replica", b"create_new_replica", "demote_old_primary", b"demote_old_primary", "wait_for_sync", b"wait_for_sync"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_wait_for_sync", b"_wait_for_sync", "agent_id", b"agent_id", "replica_id", b"replica_id", "wait_for_sync", b"wait_for_sync"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_auto_terminate_old_primary", b"_auto_terminate_old_primary", "_create_new_replica", b"_create_new_replica", "_demote_old_primary", b"_demote_old_primary", "_wait_for_sync", b"_wait_for_sync", "agent_id", b"agent_id", "auto_terminate_old_primary", b"auto_terminate_old_primary", "create_new_replica", b"create_new_replica", "demote_old_primary", b"demote_old_primary", "replica_id", b"replica_id", "wait_for_sync", b"wait_for_sync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auto_terminate_old_primary: _TypeAlias = typing.Literal["auto_terminate_old_primary"]  # noqa: Y015
+    _WhichOneofArgType__auto_terminate_old_primary: _TypeAlias = typing.Literal["_auto_terminate_old_primary", b"_auto_terminate_old_primary"]  # noqa: Y015
+    _WhichOneofReturnType__create_new_replica: _TypeAlias = typing.Literal["create_new_replica"]  # noqa: Y015
+    _WhichOneofArgType__create_new_replica: _TypeAlias = typing.Literal["_create_new_replica", b"_create_new_replica"]  # noqa: Y015
+    _WhichOneofReturnType__demote_old_primary: _TypeAlias = typing.Literal["demote_old_primary"]  # noqa: Y015
+    _WhichOneofArgType__demote_old_primary: _TypeAlias = typing.Literal["_demote_old_primary", b"_demote_old_primary"]  # noqa: Y015
     _WhichOneofReturnType__wait_for_sync: _TypeAlias = typing.Literal["wait_for_sync"]  # noqa: Y015
     _WhichOneofArgType__wait_for_sync: _TypeAlias = typing.Literal["_wait_for_sync", b"_wait_for_sync"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_terminate_old_primary) -> _WhichOneofReturnType__auto_terminate_old_primary | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__create_new_replica) -> _WhichOneofReturnType__create_new_replica | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__demote_old_primary) -> _WhichOneofReturnType__demote_old_primary | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_for_sync) -> _WhichOneofReturnType__wait_for_sync | None: ...
 
 @typing.final
@@ -338,3 +432,408 @@ class DeleteReplicaRequest(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id", "replica_id", b"replica_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PollReplicasRequest(message.Message):
+    """What a polling agent asks for."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    INCLUDE_TERMINATED_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    status: builtins.str
+    """`launching`: those that await their launch, under their placeholders. `terminated`: real instances whose end awaits
+    confirmation. Another status: the replicas in it. Absent: the live ones.
+    """
+    include_terminated: builtins.bool
+    """Without a status: all of them, whatever their status."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        status: builtins.str | None = ...,
+        include_terminated: builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_include_terminated", b"_include_terminated", "_status", b"_status", "include_terminated", b"include_terminated", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_include_terminated", b"_include_terminated", "_status", b"_status", "agent_id", b"agent_id", "include_terminated", b"include_terminated", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__include_terminated: _TypeAlias = typing.Literal["include_terminated"]  # noqa: Y015
+    _WhichOneofArgType__include_terminated: _TypeAlias = typing.Literal["_include_terminated", b"_include_terminated"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__include_terminated) -> _WhichOneofReturnType__include_terminated | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+
+@typing.final
+class PollReplicasResponse(message.Message):
+    """Replicas of one agent."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    total: builtins.int
+    """How many they are."""
+    @builtins.property
+    def replicas(self) -> containers.RepeatedCompositeFieldContainer[Replica]:
+        """Newest first, at most 500."""
+
+    def __init__(
+        self,
+        *,
+        replicas: abc.Iterable[Replica] | None = ...,
+        total: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["replicas", b"replicas", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListTenantReplicasRequest(message.Message):
+    """Names a tenant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID; a tenant's own credential may name its tenant only."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListTenantReplicasResponse(message.Message):
+    """Live replicas of a tenant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def replicas(self) -> containers.RepeatedCompositeFieldContainer[TenantReplica]:
+        """Newest first, at most 500."""
+
+    def __init__(
+        self,
+        *,
+        replicas: abc.Iterable[TenantReplica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class TenantReplica(message.Message):
+    """A live replica and the instance it stands by for."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    PRIMARY_INSTANCE_ID_FIELD_NUMBER: builtins.int
+    PRIMARY_INSTANCE_TYPE_FIELD_NUMBER: builtins.int
+    PRIMARY_REGION_FIELD_NUMBER: builtins.int
+    PRIMARY_AZ_FIELD_NUMBER: builtins.int
+    PRIMARY_MODE_FIELD_NUMBER: builtins.int
+    REPLICA_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID of the agent."""
+    primary_instance_id: builtins.str
+    """The cloud's id of the primary; empty while none serves."""
+    primary_instance_type: builtins.str
+    """Its type."""
+    primary_region: builtins.str
+    """Its region."""
+    primary_az: builtins.str
+    """Its zone."""
+    primary_mode: builtins.str
+    """`spot`, `ondemand` or `unknown`."""
+    @builtins.property
+    def replica(self) -> Replica:
+        """The replica."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        primary_instance_id: builtins.str = ...,
+        primary_instance_type: builtins.str = ...,
+        primary_region: builtins.str = ...,
+        primary_az: builtins.str = ...,
+        primary_mode: builtins.str = ...,
+        replica: Replica | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id", "primary_az", b"primary_az", "primary_instance_id", b"primary_instance_id", "primary_instance_type", b"primary_instance_type", "primary_mode", b"primary_mode", "primary_region", b"primary_region", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetReplicaConfigRequest(message.Message):
+    """Names an agent."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetReplicaConfigResponse(message.Message):
+    """What an agent's configuration says of replicas."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    MANUAL_REPLICA_ENABLED_FIELD_NUMBER: builtins.int
+    PREFERRED_REPLICA_POOLS_FIELD_NUMBER: builtins.int
+    MIN_SYNC_PERCENTAGE_FIELD_NUMBER: builtins.int
+    enabled: builtins.bool
+    """Setting `replica_enabled`; shown only, manual mode and emergencies alone start replicas."""
+    count: builtins.int
+    """Setting `replica_count`; shown only."""
+    manual_replica_enabled: builtins.bool
+    """Whether a replica is kept standing by."""
+    min_sync_percentage: builtins.float
+    """Progress of the transfer at which a replica counts as ready, percent."""
+    @builtins.property
+    def preferred_replica_pools(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of the pools that the next replica would be placed in, best first; empty when none has a fresh price."""
+
+    def __init__(
+        self,
+        *,
+        enabled: builtins.bool = ...,
+        count: builtins.int = ...,
+        manual_replica_enabled: builtins.bool = ...,
+        preferred_replica_pools: abc.Iterable[builtins.str] | None = ...,
+        min_sync_percentage: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "enabled", b"enabled", "manual_replica_enabled", b"manual_replica_enabled", "min_sync_percentage", b"min_sync_percentage", "preferred_replica_pools", b"preferred_replica_pools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RegisterReplicaInstanceRequest(message.Message):
+    """An instance that the agent has launched to stand by."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    REPLICA_TYPE_FIELD_NUMBER: builtins.int
+    PARENT_INSTANCE_ID_FIELD_NUMBER: builtins.int
+    POOL_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """Required; the cloud's id."""
+    replica_type: builtins.str
+    """`manual` (default), `automatic-rebalance` or `automatic-termination`."""
+    parent_instance_id: builtins.str
+    """Instance that it was launched from; kept for the record."""
+    pool_id: builtins.str
+    """Pool that it runs in, `<type>.<zone>`; default the primary's."""
+    status: builtins.str
+    """`launching` or `syncing` (default, both the same) or `ready`."""
+    @builtins.property
+    def tags(self) -> struct_pb2.Struct:
+        """Kept with the replica; at most 4 KiB."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        instance_id: builtins.str = ...,
+        replica_type: builtins.str | None = ...,
+        parent_instance_id: builtins.str | None = ...,
+        pool_id: builtins.str | None = ...,
+        status: builtins.str | None = ...,
+        tags: struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_parent_instance_id", b"_parent_instance_id", "_pool_id", b"_pool_id", "_replica_type", b"_replica_type", "_status", b"_status", "parent_instance_id", b"parent_instance_id", "pool_id", b"pool_id", "replica_type", b"replica_type", "status", b"status", "tags", b"tags"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_parent_instance_id", b"_parent_instance_id", "_pool_id", b"_pool_id", "_replica_type", b"_replica_type", "_status", b"_status", "agent_id", b"agent_id", "instance_id", b"instance_id", "parent_instance_id", b"parent_instance_id", "pool_id", b"pool_id", "replica_type", b"replica_type", "status", b"status", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parent_instance_id: _TypeAlias = typing.Literal["parent_instance_id"]  # noqa: Y015
+    _WhichOneofArgType__parent_instance_id: _TypeAlias = typing.Literal["_parent_instance_id", b"_parent_instance_id"]  # noqa: Y015
+    _WhichOneofReturnType__pool_id: _TypeAlias = typing.Literal["pool_id"]  # noqa: Y015
+    _WhichOneofArgType__pool_id: _TypeAlias = typing.Literal["_pool_id", b"_pool_id"]  # noqa: Y015
+    _WhichOneofReturnType__replica_type: _TypeAlias = typing.Literal["replica_type"]  # noqa: Y015
+    _WhichOneofArgType__replica_type: _TypeAlias = typing.Literal["_replica_type", b"_replica_type"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_instance_id) -> _WhichOneofReturnType__parent_instance_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_id) -> _WhichOneofReturnType__pool_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replica_type) -> _WhichOneofReturnType__replica_type | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+
+@typing.final
+class BindReplicaInstanceRequest(message.Message):
+    """Which instance a replica has become."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    INSTANCE_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    replica_id: builtins.str
+    """UUID."""
+    instance_id: builtins.str
+    """Required; the cloud's id."""
+    status: builtins.str
+    """`launching` or `syncing` (default, both the same) or `ready`."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        replica_id: builtins.str = ...,
+        instance_id: builtins.str = ...,
+        status: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_status", b"_status", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_status", b"_status", "agent_id", b"agent_id", "instance_id", b"instance_id", "replica_id", b"replica_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__status: _TypeAlias = typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+
+@typing.final
+class ReportReplicaStatusRequest(message.Message):
+    """A replica's state as its agent sees it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    SYNC_STARTED_AT_FIELD_NUMBER: builtins.int
+    SYNC_COMPLETED_AT_FIELD_NUMBER: builtins.int
+    ERROR_MESSAGE_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    replica_id: builtins.str
+    """UUID."""
+    status: builtins.str
+    """Required; `launching`, `syncing`, `ready`, `failed` or `terminated`."""
+    error_message: builtins.str
+    """Why it failed, at most 2,000 characters."""
+    @builtins.property
+    def sync_started_at(self) -> timestamp_pb2.Timestamp:
+        """When the transfer of state began."""
+
+    @builtins.property
+    def sync_completed_at(self) -> timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        replica_id: builtins.str = ...,
+        status: builtins.str = ...,
+        sync_started_at: timestamp_pb2.Timestamp | None = ...,
+        sync_completed_at: timestamp_pb2.Timestamp | None = ...,
+        error_message: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_error_message", b"_error_message", "error_message", b"error_message", "sync_completed_at", b"sync_completed_at", "sync_started_at", b"sync_started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_error_message", b"_error_message", "agent_id", b"agent_id", "error_message", b"error_message", "replica_id", b"replica_id", "status", b"status", "sync_completed_at", b"sync_completed_at", "sync_started_at", b"sync_started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error_message: _TypeAlias = typing.Literal["error_message"]  # noqa: Y015
+    _WhichOneofArgType__error_message: _TypeAlias = typing.Literal["_error_message", b"_error_message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_message) -> _WhichOneofReturnType__error_message | None: ...
+
+@typing.final
+class ReportReplicaSyncRequest(message.Message):
+    """How far the transfer of state is."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    SYNC_STATUS_FIELD_NUMBER: builtins.int
+    SYNC_LATENCY_MS_FIELD_NUMBER: builtins.int
+    STATE_TRANSFER_PROGRESS_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """UUID."""
+    replica_id: builtins.str
+    """UUID."""
+    sync_status: builtins.str
+    """`initializing`, `syncing`, `synced` or `out-of-sync`; absent leaves it."""
+    sync_latency_ms: builtins.int
+    """Milliseconds behind the primary, at least 0."""
+    state_transfer_progress: builtins.float
+    """Percent, 0..100; 100 makes the replica ready."""
+    status: builtins.str
+    """As in `ReportReplicaStatusRequest.status`, applied first."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        replica_id: builtins.str = ...,
+        sync_status: builtins.str | None = ...,
+        sync_latency_ms: builtins.int | None = ...,
+        state_transfer_progress: builtins.float | None = ...,
+        status: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_state_transfer_progress", b"_state_transfer_progress", "_status", b"_status", "_sync_latency_ms", b"_sync_latency_ms", "_sync_status", b"_sync_status", "state_transfer_progress", b"state_transfer_progress", "status", b"status", "sync_latency_ms", b"sync_latency_ms", "sync_status", b"sync_status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_state_transfer_progress", b"_state_transfer_progress", "_status", b"_status", "_sync_latency_ms", b"_sync_latency_ms", "_sync_status", b"_sync_status", "agent_id", b"agent_id", "replica_id", b"replica_id", "state_transfer_progress", b"state_transfer_progress", "status", b"status", "sync_latency_ms", b"sync_latency_ms", "sync_status", b"sync_status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__state_transfer_progress: _TypeAlias = typing.Literal["state_transfer_progress"]  # noqa: Y015
+    _WhichOneofArgType__state_transfer_progress: _TypeAlias = typing.Literal["_state_transfer_progress", b"_state_transfer_progress"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
+    _WhichOneofReturnType__sync_latency_ms: _TypeAlias = typing.Literal["sync_latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__sync_latency_ms: _TypeAlias = typing.Literal["_sync_latency_ms", b"_sync_latency_ms"]  # noqa: Y015
+    _WhichOneofReturnType__sync_status: _TypeAlias = typing.Literal["sync_status"]  # noqa: Y015
+    _WhichOneofArgType__sync_status: _TypeAlias = typing.Literal["_sync_status", b"_sync_status"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_transfer_progress) -> _WhichOneofReturnType__state_transfer_progress | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sync_latency_ms) -> _WhichOneofReturnType__sync_latency_ms | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sync_status) -> _WhichOneofReturnType__sync_status | None: ...

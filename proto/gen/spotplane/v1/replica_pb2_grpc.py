@@ -26,8 +26,13 @@ if _version_not_supported:
 
 
 class ReplicaServiceStub(object):
-    """Creates, shows, promotes and deletes replicas. Reads need role `read_only` (or scope `admin:read`), changes role `admin`
-    (or `admin:write`). An agent has at most one live replica.
+    """Creates, shows, promotes and deletes replicas, and takes what polling agents say of them. Reads need role `read_only` (or
+    scope `admin:read`), changes role `admin` (or `admin:write`), what agents say role `agent` too. An agent has at most one
+    live replica.
+
+    A replica goes launching → syncing → ready → promoted; `failed` leads to `terminated` only, and `promoted` and `terminated`
+    are final. Its end has two steps: it is marked terminated at once, and confirmed when the agent says that the cloud has
+    ended the instance. All calls of agents may be repeated.
     """
 
     def __init__(self, channel):
@@ -61,17 +66,58 @@ class ReplicaServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_replica__pb2.DeleteReplicaRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
                 _registered_method=True)
+        self.PollReplicas = channel.unary_unary(
+                '/spotplane.v1.ReplicaService/PollReplicas',
+                request_serializer=spotplane_dot_v1_dot_replica__pb2.PollReplicasRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_replica__pb2.PollReplicasResponse.FromString,
+                _registered_method=True)
+        self.ListTenantReplicas = channel.unary_unary(
+                '/spotplane.v1.ReplicaService/ListTenantReplicas',
+                request_serializer=spotplane_dot_v1_dot_replica__pb2.ListTenantReplicasRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_replica__pb2.ListTenantReplicasResponse.FromString,
+                _registered_method=True)
+        self.GetReplicaConfig = channel.unary_unary(
+                '/spotplane.v1.ReplicaService/GetReplicaConfig',
+                request_serializer=spotplane_dot_v1_dot_replica__pb2.GetReplicaConfigRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_replica__pb2.GetReplicaConfigResponse.FromString,
+                _registered_method=True)
+        self.RegisterReplicaInstance = channel.unary_unary(
+                '/spotplane.v1.ReplicaService/RegisterReplicaInstance',
+                request_serializer=spotplane_dot_v1_dot_replica__pb2.RegisterReplicaInstanceRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
+                _registered_method=True)
+        self.BindReplicaInstance = channel.unary_unary(
+                '/spotplane.v1.ReplicaService/BindReplicaInstance',
+                request_serializer=spotplane_dot_v1_dot_replica__pb2.BindReplicaInstanceRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
+                _registered_method=True)
+        self.ReportReplicaStatus = channel.unary_unary(
+                '/spotplane.v1.ReplicaService/ReportReplicaStatus',
+                request_serializer=spotplane_dot_v1_dot_replica__pb2.ReportReplicaStatusRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
+                _registered_method=True)
+        self.ReportReplicaSync = channel.unary_unary(
+                '/spotplane.v1.ReplicaService/ReportReplicaSync',
+                request_serializer=spotplane_dot_v1_dot_replica__pb2.ReportReplicaSyncRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
+                _registered_method=True)
 
 
 class ReplicaServiceServicer(object):
-    """Creates, shows, promotes and deletes replicas. Reads need role `read_only` (or scope `admin:read`), changes role `admin`
-    (or `admin:write`). An agent has at most one live replica.
+    """Creates, shows, promotes and deletes replicas, and takes what polling agents say of them. Reads need role `read_only` (or
+    scope `admin:read`), changes role `admin` (or `admin:write`), what agents say role `agent` too. An agent has at most one
+    live replica.
+
+    A replica goes launching → syncing → ready → promoted; `failed` leads to `terminated` only, and `promoted` and `terminated`
+    are final. Its end has two steps: it is marked terminated at once, and confirmed when the agent says that the cloud has
+    ended the instance. All calls of agents may be repeated.
     """
 
     def CreateReplica(self, request, context):
         """Asks for a replica: chooses a pool and orders the agent to launch there. Answers 201 with state `launching`.
 
-        `REPLICA_LIMIT` when one is live; `AGENT_OFFLINE`; `NO_POOL_AVAILABLE`; `UNKNOWN_POOL`.
+        `REPLICA_LIMIT` when one is live; `AGENT_OFFLINE`; `NO_POOL_AVAILABLE`; `UNKNOWN_POOL`; `TYPE_MISMATCH` for a pool of
+        another type or region; `MANUAL_REPLICA_DISABLED` when the request insists on manual mode.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,15 +138,77 @@ class ReplicaServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PromoteReplica(self, request, context):
-        """Makes the replica's instance the primary, in one transaction; the old primary becomes a zombie. Repeating it for a
-        promoted replica answers the same. `REPLICA_NOT_PROMOTABLE` unless a real instance is `ready` or `syncing`.
+        """Makes the replica's instance the primary, in one transaction; the old primary becomes a zombie, or the agent's next
+        replica. Repeating it for a promoted replica answers the same. `REPLICA_NOT_PROMOTABLE` unless a real instance is `ready`
+        or `syncing`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteReplica(self, request, context):
-        """Marks the replica terminated and orders its instance's end. `REPLICA_ALREADY_FINAL`.
+        """Marks the replica terminated and orders its instance's end, whatever the agent's consent to ending others. An agent in
+        manual mode gets another in the same transaction (`successor_id`). `REPLICA_ALREADY_FINAL`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PollReplicas(self, request, context):
+        """Lists what a polling agent is to work on, or its replicas at large; see `PollReplicasRequest.status`. Answers for 24 hours
+        after the agent was deleted too, so that its instances can be ended.
+
+        Polling is how such an agent learns of launches and ends, so it gets no commands for them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenantReplicas(self, request, context):
+        """Lists a tenant's live replicas with the primaries they stand by for, newest first, at most 500.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReplicaConfig(self, request, context):
+        """Reads what an agent's configuration says of replicas.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterReplicaInstance(self, request, context):
+        """Registers an instance that the agent has launched already as its replica; answers 201.
+
+        It is bound to the launching replica if there is one, else a replica is made for it; naming the same instance again
+        answers the same replica. `REPLICA_LIMIT` when another instance stands by: this one is kept as a zombie, with a warning.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BindReplicaInstance(self, request, context):
+        """Puts the real instance in the place of a replica's placeholder. The same instance again changes nothing.
+
+        `REPLICA_ALREADY_BOUND` for another one, which is kept as a zombie with a warning. A replica that was terminated meanwhile
+        stays so and awaits the confirmation of its instance's end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportReplicaStatus(self, request, context):
+        """Moves a replica's state as the agent sees it; the same state again changes nothing. `INVALID_TRANSITION`.
+
+        `terminated` is the cloud's confirmation. `syncing` and `ready` for a promoted replica are taken and change nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportReplicaSync(self, request, context):
+        """Notes how far the transfer of state is; 100 makes a live replica ready, and nothing moves a final one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +242,41 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     request_deserializer=spotplane_dot_v1_dot_replica__pb2.DeleteReplicaRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_replica__pb2.Replica.SerializeToString,
             ),
+            'PollReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.PollReplicas,
+                    request_deserializer=spotplane_dot_v1_dot_replica__pb2.PollReplicasRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_replica__pb2.PollReplicasResponse.SerializeToString,
+            ),
+            'ListTenantReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenantReplicas,
+                    request_deserializer=spotplane_dot_v1_dot_replica__pb2.ListTenantReplicasRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_replica__pb2.ListTenantReplicasResponse.SerializeToString,
+            ),
+            'GetReplicaConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReplicaConfig,
+                    request_deserializer=spotplane_dot_v1_dot_replica__pb2.GetReplicaConfigRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_replica__pb2.GetReplicaConfigResponse.SerializeToString,
+            ),
+            'RegisterReplicaInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterReplicaInstance,
+                    request_deserializer=spotplane_dot_v1_dot_replica__pb2.RegisterReplicaInstanceRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_replica__pb2.Replica.SerializeToString,
+            ),
+            'BindReplicaInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.BindReplicaInstance,
+                    request_deserializer=spotplane_dot_v1_dot_replica__pb2.BindReplicaInstanceRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_replica__pb2.Replica.SerializeToString,
+            ),
+            'ReportReplicaStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportReplicaStatus,
+                    request_deserializer=spotplane_dot_v1_dot_replica__pb2.ReportReplicaStatusRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_replica__pb2.Replica.SerializeToString,
+            ),
+            'ReportReplicaSync': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportReplicaSync,
+                    request_deserializer=spotplane_dot_v1_dot_replica__pb2.ReportReplicaSyncRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_replica__pb2.Replica.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'spotplane.v1.ReplicaService', rpc_method_handlers)
@@ -143,8 +286,13 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReplicaService(object):
-    """Creates, shows, promotes and deletes replicas. Reads need role `read_only` (or scope `admin:read`), changes role `admin`
-    (or `admin:write`). An agent has at most one live replica.
+    """Creates, shows, promotes and deletes replicas, and takes what polling agents say of them. Reads need role `read_only` (or
+    scope `admin:read`), changes role `admin` (or `admin:write`), what agents say role `agent` too. An agent has at most one
+    live replica.
+
+    A replica goes launching → syncing → ready → promoted; `failed` leads to `terminated` only, and `promoted` and `terminated`
+    are final. Its end has two steps: it is marked terminated at once, and confirmed when the agent says that the cloud has
+    ended the instance. All calls of agents may be repeated.
     """
 
     @staticmethod
@@ -271,6 +419,195 @@ class ReplicaService(object):
             target,
             '/spotplane.v1.ReplicaService/DeleteReplica',
             spotplane_dot_v1_dot_replica__pb2.DeleteReplicaRequest.SerializeToString,
+            spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PollReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ReplicaService/PollReplicas',
+            spotplane_dot_v1_dot_replica__pb2.PollReplicasRequest.SerializeToString,
+            spotplane_dot_v1_dot_replica__pb2.PollReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenantReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ReplicaService/ListTenantReplicas',
+            spotplane_dot_v1_dot_replica__pb2.ListTenantReplicasRequest.SerializeToString,
+            spotplane_dot_v1_dot_replica__pb2.ListTenantReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReplicaConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ReplicaService/GetReplicaConfig',
+            spotplane_dot_v1_dot_replica__pb2.GetReplicaConfigRequest.SerializeToString,
+            spotplane_dot_v1_dot_replica__pb2.GetReplicaConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterReplicaInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ReplicaService/RegisterReplicaInstance',
+            spotplane_dot_v1_dot_replica__pb2.RegisterReplicaInstanceRequest.SerializeToString,
+            spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BindReplicaInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ReplicaService/BindReplicaInstance',
+            spotplane_dot_v1_dot_replica__pb2.BindReplicaInstanceRequest.SerializeToString,
+            spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportReplicaStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ReplicaService/ReportReplicaStatus',
+            spotplane_dot_v1_dot_replica__pb2.ReportReplicaStatusRequest.SerializeToString,
+            spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportReplicaSync(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ReplicaService/ReportReplicaSync',
+            spotplane_dot_v1_dot_replica__pb2.ReportReplicaSyncRequest.SerializeToString,
             spotplane_dot_v1_dot_replica__pb2.Replica.FromString,
             options,
             channel_credentials,

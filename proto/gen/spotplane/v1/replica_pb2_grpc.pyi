@@ -13,30 +13,73 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReplicaServiceStub:
-    """Creates, shows, promotes and deletes replicas. Reads need role `read_only` (or scope `admin:read`), changes role `admin`
-    (or `admin:write`). An agent has at most one live replica.
+    """Creates, shows, promotes and deletes replicas, and takes what polling agents say of them. Reads need role `read_only` (or
+    scope `admin:read`), changes role `admin` (or `admin:write`), what agents say role `agent` too. An agent has at most one
+    live replica.
+
+    A replica goes launching → syncing → ready → promoted; `failed` leads to `terminated` only, and `promoted` and `terminated`
+    are final. Its end has two steps: it is marked terminated at once, and confirmed when the agent says that the cloud has
+    ended the instance. All calls of agents may be repeated.
     """
 
     def __init__(self, channel: aio.Channel) -> None: ...
     CreateReplica: aio.UnaryUnaryMultiCallable[replica_pb2.CreateReplicaRequest, replica_pb2.Replica]
     """Asks for a replica: chooses a pool and orders the agent to launch there. Answers 201 with state `launching`.
 
-    `REPLICA_LIMIT` when one is live; `AGENT_OFFLINE`; `NO_POOL_AVAILABLE`; `UNKNOWN_POOL`.
+    `REPLICA_LIMIT` when one is live; `AGENT_OFFLINE`; `NO_POOL_AVAILABLE`; `UNKNOWN_POOL`; `TYPE_MISMATCH` for a pool of
+    another type or region; `MANUAL_REPLICA_DISABLED` when the request insists on manual mode.
     """
     ListReplicas: aio.UnaryUnaryMultiCallable[replica_pb2.ListReplicasRequest, replica_pb2.ListReplicasResponse]
     """Lists an agent's replicas, newest first; live ones unless asked otherwise."""
     GetReplica: aio.UnaryUnaryMultiCallable[replica_pb2.GetReplicaRequest, replica_pb2.Replica]
     """Reads one replica."""
     PromoteReplica: aio.UnaryUnaryMultiCallable[replica_pb2.PromoteReplicaRequest, replica_pb2.Replica]
-    """Makes the replica's instance the primary, in one transaction; the old primary becomes a zombie. Repeating it for a
-    promoted replica answers the same. `REPLICA_NOT_PROMOTABLE` unless a real instance is `ready` or `syncing`.
+    """Makes the replica's instance the primary, in one transaction; the old primary becomes a zombie, or the agent's next
+    replica. Repeating it for a promoted replica answers the same. `REPLICA_NOT_PROMOTABLE` unless a real instance is `ready`
+    or `syncing`.
     """
     DeleteReplica: aio.UnaryUnaryMultiCallable[replica_pb2.DeleteReplicaRequest, replica_pb2.Replica]
-    """Marks the replica terminated and orders its instance's end. `REPLICA_ALREADY_FINAL`."""
+    """Marks the replica terminated and orders its instance's end, whatever the agent's consent to ending others. An agent in
+    manual mode gets another in the same transaction (`successor_id`). `REPLICA_ALREADY_FINAL`.
+    """
+    PollReplicas: aio.UnaryUnaryMultiCallable[replica_pb2.PollReplicasRequest, replica_pb2.PollReplicasResponse]
+    """Lists what a polling agent is to work on, or its replicas at large; see `PollReplicasRequest.status`. Answers for 24 hours
+    after the agent was deleted too, so that its instances can be ended.
+
+    Polling is how such an agent learns of launches and ends, so it gets no commands for them.
+    """
+    ListTenantReplicas: aio.UnaryUnaryMultiCallable[replica_pb2.ListTenantReplicasRequest, replica_pb2.ListTenantReplicasResponse]
+    """Lists a tenant's live replicas with the primaries they stand by for, newest first, at most 500."""
+    GetReplicaConfig: aio.UnaryUnaryMultiCallable[replica_pb2.GetReplicaConfigRequest, replica_pb2.GetReplicaConfigResponse]
+    """Reads what an agent's configuration says of replicas."""
+    RegisterReplicaInstance: aio.UnaryUnaryMultiCallable[replica_pb2.RegisterReplicaInstanceRequest, replica_pb2.Replica]
+    """Registers an instance that the agent has launched already as its replica; answers 201.
+
+    It is bound to the launching replica if there is one, else a replica is made for it; naming the same instance again
+    answers the same replica. `REPLICA_LIMIT` when another instance stands by: this one is kept as a zombie, with a warning.
+    """
+    BindReplicaInstance: aio.UnaryUnaryMultiCallable[replica_pb2.BindReplicaInstanceRequest, replica_pb2.Replica]
+    """Puts the real instance in the place of a replica's placeholder. The same instance again changes nothing.
+
+    `REPLICA_ALREADY_BOUND` for another one, which is kept as a zombie with a warning. A replica that was terminated meanwhile
+    stays so and awaits the confirmation of its instance's end.
+    """
+    ReportReplicaStatus: aio.UnaryUnaryMultiCallable[replica_pb2.ReportReplicaStatusRequest, replica_pb2.Replica]
+    """Moves a replica's state as the agent sees it; the same state again changes nothing. `INVALID_TRANSITION`.
+
+    `terminated` is the cloud's confirmation. `syncing` and `ready` for a promoted replica are taken and change nothing.
+    """
+    ReportReplicaSync: aio.UnaryUnaryMultiCallable[replica_pb2.ReportReplicaSyncRequest, replica_pb2.Replica]
+    """Notes how far the transfer of state is; 100 makes a live replica ready, and nothing moves a final one."""
 
 class ReplicaServiceServicer(metaclass=abc_1.ABCMeta):
-    """Creates, shows, promotes and deletes replicas. Reads need role `read_only` (or scope `admin:read`), changes role `admin`
-    (or `admin:write`). An agent has at most one live replica.
+    """Creates, shows, promotes and deletes replicas, and takes what polling agents say of them. Reads need role `read_only` (or
+    scope `admin:read`), changes role `admin` (or `admin:write`), what agents say role `agent` too. An agent has at most one
+    live replica.
+
+    A replica goes launching → syncing → ready → promoted; `failed` leads to `terminated` only, and `promoted` and `terminated`
+    are final. Its end has two steps: it is marked terminated at once, and confirmed when the agent says that the cloud has
+    ended the instance. All calls of agents may be repeated.
     """
 
     @abc_1.abstractmethod
@@ -47,7 +90,8 @@ class ReplicaServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[replica_pb2.Replica]:
         """Asks for a replica: chooses a pool and orders the agent to launch there. Answers 201 with state `launching`.
 
-        `REPLICA_LIMIT` when one is live; `AGENT_OFFLINE`; `NO_POOL_AVAILABLE`; `UNKNOWN_POOL`.
+        `REPLICA_LIMIT` when one is live; `AGENT_OFFLINE`; `NO_POOL_AVAILABLE`; `UNKNOWN_POOL`; `TYPE_MISMATCH` for a pool of
+        another type or region; `MANUAL_REPLICA_DISABLED` when the request insists on manual mode.
         """
 
     @abc_1.abstractmethod
@@ -72,8 +116,9 @@ class ReplicaServiceServicer(metaclass=abc_1.ABCMeta):
         request: replica_pb2.PromoteReplicaRequest,
         context: aio.ServicerContext[replica_pb2.PromoteReplicaRequest, abc.Awaitable[replica_pb2.Replica]],
     ) -> abc.Awaitable[replica_pb2.Replica]:
-        """Makes the replica's instance the primary, in one transaction; the old primary becomes a zombie. Repeating it for a
-        promoted replica answers the same. `REPLICA_NOT_PROMOTABLE` unless a real instance is `ready` or `syncing`.
+        """Makes the replica's instance the primary, in one transaction; the old primary becomes a zombie, or the agent's next
+        replica. Repeating it for a promoted replica answers the same. `REPLICA_NOT_PROMOTABLE` unless a real instance is `ready`
+        or `syncing`.
         """
 
     @abc_1.abstractmethod
@@ -82,6 +127,79 @@ class ReplicaServiceServicer(metaclass=abc_1.ABCMeta):
         request: replica_pb2.DeleteReplicaRequest,
         context: aio.ServicerContext[replica_pb2.DeleteReplicaRequest, abc.Awaitable[replica_pb2.Replica]],
     ) -> abc.Awaitable[replica_pb2.Replica]:
-        """Marks the replica terminated and orders its instance's end. `REPLICA_ALREADY_FINAL`."""
+        """Marks the replica terminated and orders its instance's end, whatever the agent's consent to ending others. An agent in
+        manual mode gets another in the same transaction (`successor_id`). `REPLICA_ALREADY_FINAL`.
+        """
+
+    @abc_1.abstractmethod
+    def PollReplicas(
+        self,
+        request: replica_pb2.PollReplicasRequest,
+        context: aio.ServicerContext[replica_pb2.PollReplicasRequest, abc.Awaitable[replica_pb2.PollReplicasResponse]],
+    ) -> abc.Awaitable[replica_pb2.PollReplicasResponse]:
+        """Lists what a polling agent is to work on, or its replicas at large; see `PollReplicasRequest.status`. Answers for 24 hours
+        after the agent was deleted too, so that its instances can be ended.
+
+        Polling is how such an agent learns of launches and ends, so it gets no commands for them.
+        """
+
+    @abc_1.abstractmethod
+    def ListTenantReplicas(
+        self,
+        request: replica_pb2.ListTenantReplicasRequest,
+        context: aio.ServicerContext[replica_pb2.ListTenantReplicasRequest, abc.Awaitable[replica_pb2.ListTenantReplicasResponse]],
+    ) -> abc.Awaitable[replica_pb2.ListTenantReplicasResponse]:
+        """Lists a tenant's live replicas with the primaries they stand by for, newest first, at most 500."""
+
+    @abc_1.abstractmethod
+    def GetReplicaConfig(
+        self,
+        request: replica_pb2.GetReplicaConfigRequest,
+        context: aio.ServicerContext[replica_pb2.GetReplicaConfigRequest, abc.Awaitable[replica_pb2.GetReplicaConfigResponse]],
+    ) -> abc.Awaitable[replica_pb2.GetReplicaConfigResponse]:
+        """Reads what an agent's configuration says of replicas."""
+
+    @abc_1.abstractmethod
+    def RegisterReplicaInstance(
+        self,
+        request: replica_pb2.RegisterReplicaInstanceRequest,
+        context: aio.ServicerContext[replica_pb2.RegisterReplicaInstanceRequest, abc.Awaitable[replica_pb2.Replica]],
+    ) -> abc.Awaitable[replica_pb2.Replica]:
+        """Registers an instance that the agent has launched already as its replica; answers 201.
+
+        It is bound to the launching replica if there is one, else a replica is made for it; naming the same instance again
+        answers the same replica. `REPLICA_LIMIT` when another instance stands by: this one is kept as a zombie, with a warning.
+        """
+
+    @abc_1.abstractmethod
+    def BindReplicaInstance(
+        self,
+        request: replica_pb2.BindReplicaInstanceRequest,
+        context: aio.ServicerContext[replica_pb2.BindReplicaInstanceRequest, abc.Awaitable[replica_pb2.Replica]],
+    ) -> abc.Awaitable[replica_pb2.Replica]:
+        """Puts the real instance in the place of a replica's placeholder. The same instance again changes nothing.
+
+        `REPLICA_ALREADY_BOUND` for another one, which is kept as a zombie with a warning. A replica that was terminated meanwhile
+        stays so and awaits the confirmation of its instance's end.
+        """
+
+    @abc_1.abstractmethod
+    def ReportReplicaStatus(
+        self,
+        request: replica_pb2.ReportReplicaStatusRequest,
+        context: aio.ServicerContext[replica_pb2.ReportReplicaStatusRequest, abc.Awaitable[replica_pb2.Replica]],
+    ) -> abc.Awaitable[replica_pb2.Replica]:
+        """Moves a replica's state as the agent sees it; the same state again changes nothing. `INVALID_TRANSITION`.
+
+        `terminated` is the cloud's confirmation. `syncing` and `ready` for a promoted replica are taken and change nothing.
+        """
+
+    @abc_1.abstractmethod
+    def ReportReplicaSync(
+        self,
+        request: replica_pb2.ReportReplicaSyncRequest,
+        context: aio.ServicerContext[replica_pb2.ReportReplicaSyncRequest, abc.Awaitable[replica_pb2.Replica]],
+    ) -> abc.Awaitable[replica_pb2.Replica]:
+        """Notes how far the transfer of state is; 100 makes a live replica ready, and nothing moves a final one."""
 
 def add_ReplicaServiceServicer_to_server(servicer: ReplicaServiceServicer, server: aio.Server) -> None: ...

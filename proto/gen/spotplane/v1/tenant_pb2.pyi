@@ -576,3 +576,165 @@ class ExportTenantRequest(message.Message):
     _WhichOneofReturnType__format: _TypeAlias = typing.Literal["format"]  # noqa: Y015
     _WhichOneofArgType__format: _TypeAlias = typing.Literal["_format", b"_format"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__format) -> _WhichOneofReturnType__format | None: ...
+
+@typing.final
+class CreateClientRequest(message.Message):
+    """Asks for a tenant with its first key."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    EMAIL_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Required, 1 to 255 characters; blanks around it are dropped."""
+    email: builtins.str
+    """E-mail address, unique among tenants that are not deleted. Without it one at `example.com` is made of the name; nothing
+    is ever sent there.
+    """
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        email: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_email", b"_email", "email", b"email"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_email", b"_email", "email", b"email", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__email: _TypeAlias = typing.Literal["email"]  # noqa: Y015
+    _WhichOneofArgType__email: _TypeAlias = typing.Literal["_email", b"_email"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__email) -> _WhichOneofReturnType__email | None: ...
+
+@typing.final
+class CreateClientResponse(message.Message):
+    """A fresh tenant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    TOKEN_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    EMAIL_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    name: builtins.str
+    """As it is stored."""
+    token: builtins.str
+    """The client token, in clear. It cannot be read again unless the operator keeps encrypted copies."""
+    status: builtins.str
+    """`active`."""
+    email: builtins.str
+    """The given address, or the one made of the name."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        name: builtins.str = ...,
+        token: builtins.str = ...,
+        status: builtins.str = ...,
+        email: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["email", b"email", "id", b"id", "name", b"name", "status", b"status", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RotateClientTokenRequest(message.Message):
+    """Asks for a new client token."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    GRACE_SECONDS_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID."""
+    grace_seconds: builtins.int
+    """For how long the old token stays valid, in seconds: 0..86400, default 0."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        grace_seconds: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_grace_seconds", b"_grace_seconds", "grace_seconds", b"grace_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_grace_seconds", b"_grace_seconds", "grace_seconds", b"grace_seconds", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__grace_seconds: _TypeAlias = typing.Literal["grace_seconds"]  # noqa: Y015
+    _WhichOneofArgType__grace_seconds: _TypeAlias = typing.Literal["_grace_seconds", b"_grace_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grace_seconds) -> _WhichOneofReturnType__grace_seconds | None: ...
+
+@typing.final
+class RotateClientTokenResponse(message.Message):
+    """A fresh client token."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """The token, in clear."""
+    message: builtins.str
+    """For a person: what became of the old one."""
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevealClientTokenRequest(message.Message):
+    """Asks for the client token of a tenant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RevealClientTokenResponse(message.Message):
+    """A client token as far as it may be shown."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: builtins.int
+    CLIENT_NAME_FIELD_NUMBER: builtins.int
+    MASKED_FIELD_NUMBER: builtins.int
+    token: builtins.str
+    """In clear, or its first 6 and last 4 characters around `…`."""
+    client_name: builtins.str
+    """Name of the tenant."""
+    masked: builtins.bool
+    """Whether `token` is only a part."""
+    def __init__(
+        self,
+        *,
+        token: builtins.str = ...,
+        client_name: builtins.str = ...,
+        masked: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["client_name", b"client_name", "masked", b"masked", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

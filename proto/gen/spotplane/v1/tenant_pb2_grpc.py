@@ -85,6 +85,21 @@ class TenantServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_tenant__pb2.ExportTenantRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.CreateClient = channel.unary_unary(
+                '/spotplane.v1.TenantService/CreateClient',
+                request_serializer=spotplane_dot_v1_dot_tenant__pb2.CreateClientRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_tenant__pb2.CreateClientResponse.FromString,
+                _registered_method=True)
+        self.RotateClientToken = channel.unary_unary(
+                '/spotplane.v1.TenantService/RotateClientToken',
+                request_serializer=spotplane_dot_v1_dot_tenant__pb2.RotateClientTokenRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_tenant__pb2.RotateClientTokenResponse.FromString,
+                _registered_method=True)
+        self.RevealClientToken = channel.unary_unary(
+                '/spotplane.v1.TenantService/RevealClientToken',
+                request_serializer=spotplane_dot_v1_dot_tenant__pb2.RevealClientTokenRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_tenant__pb2.RevealClientTokenResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer(object):
@@ -135,7 +150,8 @@ class TenantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTenant(self, request, context):
-        """Deletes the tenant softly and revokes all its keys in the same transaction. A repeat is `TENANT_DELETED`.
+        """Deletes the tenant softly and revokes all its keys in the same transaction; its agents, instances, replicas and open
+        commands go with it. Usage and audit stay. A repeat is `TENANT_DELETED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +176,34 @@ class TenantServiceServicer(object):
         """Streams everything the plane knows about the tenant as one ZIP archive, from one snapshot: a file per table and
         `manifest.json` with each file's row count and SHA-256. Works for suspended and deleted tenants. A failure mid-way
         breaks the stream off, and the archive then lacks its directory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateClient(self, request, context):
+        """Creates a tenant together with its first key, the *client token* that agents and dashboards share, of role `admin`.
+
+        One transaction: there is never a tenant without its token. `CLIENT_EXISTS` when a tenant that is not deleted has the
+        name, whatever its case. Not safe to repeat without an idempotency key, since the token is shown only here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateClientToken(self, request, context):
+        """Replaces a tenant's client token. The old one dies at once, or after the grace; other keys are left alone.
+
+        A tenant without a live client token gets its first one. Needs `admin:write`. `TENANT_NOT_ACTIVE` for a suspended one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevealClientToken(self, request, context):
+        """Shows a tenant's client token: in clear where the operator keeps encrypted copies (`token_escrow`), else masked.
+
+        Every clear answer is audited. `API_KEY_NOT_FOUND` when the tenant has no live client token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,6 +256,21 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.ExportTenant,
                     request_deserializer=spotplane_dot_v1_dot_tenant__pb2.ExportTenantRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'CreateClient': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateClient,
+                    request_deserializer=spotplane_dot_v1_dot_tenant__pb2.CreateClientRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_tenant__pb2.CreateClientResponse.SerializeToString,
+            ),
+            'RotateClientToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateClientToken,
+                    request_deserializer=spotplane_dot_v1_dot_tenant__pb2.RotateClientTokenRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_tenant__pb2.RotateClientTokenResponse.SerializeToString,
+            ),
+            'RevealClientToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevealClientToken,
+                    request_deserializer=spotplane_dot_v1_dot_tenant__pb2.RevealClientTokenRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_tenant__pb2.RevealClientTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -462,6 +521,87 @@ class TenantService(object):
             '/spotplane.v1.TenantService/ExportTenant',
             spotplane_dot_v1_dot_tenant__pb2.ExportTenantRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateClient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.TenantService/CreateClient',
+            spotplane_dot_v1_dot_tenant__pb2.CreateClientRequest.SerializeToString,
+            spotplane_dot_v1_dot_tenant__pb2.CreateClientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateClientToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.TenantService/RotateClientToken',
+            spotplane_dot_v1_dot_tenant__pb2.RotateClientTokenRequest.SerializeToString,
+            spotplane_dot_v1_dot_tenant__pb2.RotateClientTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevealClientToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.TenantService/RevealClientToken',
+            spotplane_dot_v1_dot_tenant__pb2.RevealClientTokenRequest.SerializeToString,
+            spotplane_dot_v1_dot_tenant__pb2.RevealClientTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

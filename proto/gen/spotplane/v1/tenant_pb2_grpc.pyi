@@ -39,7 +39,9 @@ class TenantServiceStub:
     UpdateTenant: aio.UnaryUnaryMultiCallable[tenant_pb2.UpdateTenantRequest, tenant_pb2.Tenant]
     """Changes the fields that are present. `NO_FIELDS` when none is; `TENANT_DELETED` on a deleted tenant."""
     DeleteTenant: aio.UnaryUnaryMultiCallable[tenant_pb2.DeleteTenantRequest, tenant_pb2.DeleteTenantResponse]
-    """Deletes the tenant softly and revokes all its keys in the same transaction. A repeat is `TENANT_DELETED`."""
+    """Deletes the tenant softly and revokes all its keys in the same transaction; its agents, instances, replicas and open
+    commands go with it. Usage and audit stay. A repeat is `TENANT_DELETED`.
+    """
     SuspendTenant: aio.UnaryUnaryMultiCallable[tenant_pb2.SuspendTenantRequest, tenant_pb2.SuspendTenantResponse]
     """Suspends the tenant and its active keys. Keys that an operator suspended before stay as they are, and are remembered
     as such. `TENANT_ALREADY_SUSPENDED`, `TENANT_DELETED`.
@@ -50,6 +52,22 @@ class TenantServiceStub:
     """Streams everything the plane knows about the tenant as one ZIP archive, from one snapshot: a file per table and
     `manifest.json` with each file's row count and SHA-256. Works for suspended and deleted tenants. A failure mid-way
     breaks the stream off, and the archive then lacks its directory.
+    """
+    CreateClient: aio.UnaryUnaryMultiCallable[tenant_pb2.CreateClientRequest, tenant_pb2.CreateClientResponse]
+    """Creates a tenant together with its first key, the *client token* that agents and dashboards share, of role `admin`.
+
+    One transaction: there is never a tenant without its token. `CLIENT_EXISTS` when a tenant that is not deleted has the
+    name, whatever its case. Not safe to repeat without an idempotency key, since the token is shown only here.
+    """
+    RotateClientToken: aio.UnaryUnaryMultiCallable[tenant_pb2.RotateClientTokenRequest, tenant_pb2.RotateClientTokenResponse]
+    """Replaces a tenant's client token. The old one dies at once, or after the grace; other keys are left alone.
+
+    A tenant without a live client token gets its first one. Needs `admin:write`. `TENANT_NOT_ACTIVE` for a suspended one.
+    """
+    RevealClientToken: aio.UnaryUnaryMultiCallable[tenant_pb2.RevealClientTokenRequest, tenant_pb2.RevealClientTokenResponse]
+    """Shows a tenant's client token: in clear where the operator keeps encrypted copies (`token_escrow`), else masked.
+
+    Every clear answer is audited. `API_KEY_NOT_FOUND` when the tenant has no live client token.
     """
 
 class TenantServiceServicer(metaclass=abc_1.ABCMeta):
@@ -112,7 +130,9 @@ class TenantServiceServicer(metaclass=abc_1.ABCMeta):
         request: tenant_pb2.DeleteTenantRequest,
         context: aio.ServicerContext[tenant_pb2.DeleteTenantRequest, abc.Awaitable[tenant_pb2.DeleteTenantResponse]],
     ) -> abc.Awaitable[tenant_pb2.DeleteTenantResponse]:
-        """Deletes the tenant softly and revokes all its keys in the same transaction. A repeat is `TENANT_DELETED`."""
+        """Deletes the tenant softly and revokes all its keys in the same transaction; its agents, instances, replicas and open
+        commands go with it. Usage and audit stay. A repeat is `TENANT_DELETED`.
+        """
 
     @abc_1.abstractmethod
     def SuspendTenant(
@@ -141,6 +161,40 @@ class TenantServiceServicer(metaclass=abc_1.ABCMeta):
         """Streams everything the plane knows about the tenant as one ZIP archive, from one snapshot: a file per table and
         `manifest.json` with each file's row count and SHA-256. Works for suspended and deleted tenants. A failure mid-way
         breaks the stream off, and the archive then lacks its directory.
+        """
+
+    @abc_1.abstractmethod
+    def CreateClient(
+        self,
+        request: tenant_pb2.CreateClientRequest,
+        context: aio.ServicerContext[tenant_pb2.CreateClientRequest, abc.Awaitable[tenant_pb2.CreateClientResponse]],
+    ) -> abc.Awaitable[tenant_pb2.CreateClientResponse]:
+        """Creates a tenant together with its first key, the *client token* that agents and dashboards share, of role `admin`.
+
+        One transaction: there is never a tenant without its token. `CLIENT_EXISTS` when a tenant that is not deleted has the
+        name, whatever its case. Not safe to repeat without an idempotency key, since the token is shown only here.
+        """
+
+    @abc_1.abstractmethod
+    def RotateClientToken(
+        self,
+        request: tenant_pb2.RotateClientTokenRequest,
+        context: aio.ServicerContext[tenant_pb2.RotateClientTokenRequest, abc.Awaitable[tenant_pb2.RotateClientTokenResponse]],
+    ) -> abc.Awaitable[tenant_pb2.RotateClientTokenResponse]:
+        """Replaces a tenant's client token. The old one dies at once, or after the grace; other keys are left alone.
+
+        A tenant without a live client token gets its first one. Needs `admin:write`. `TENANT_NOT_ACTIVE` for a suspended one.
+        """
+
+    @abc_1.abstractmethod
+    def RevealClientToken(
+        self,
+        request: tenant_pb2.RevealClientTokenRequest,
+        context: aio.ServicerContext[tenant_pb2.RevealClientTokenRequest, abc.Awaitable[tenant_pb2.RevealClientTokenResponse]],
+    ) -> abc.Awaitable[tenant_pb2.RevealClientTokenResponse]:
+        """Shows a tenant's client token: in clear where the operator keeps encrypted copies (`token_escrow`), else masked.
+
+        Every clear answer is audited. `API_KEY_NOT_FOUND` when the tenant has no live client token.
         """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: aio.Server) -> None: ...
