@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from spotplane_server.cli import admin, bench, call, development, documents, processes
+from spotplane_server.cli import admin, backtest, bench, call, development, documents, processes
 
 app = typer.Typer(
     name="spotplane",
@@ -24,6 +24,7 @@ app.add_typer(admin.app, name="admin")
 app.command("call")(call.call)
 app.command("openapi")(documents.openapi)
 app.command("envoy")(documents.envoy)
+app.command("backtest")(backtest.backtest)
 # Its own command line parses what follows, `--help` included.
 app.command(
     "bench",

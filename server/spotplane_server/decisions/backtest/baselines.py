@@ -43,10 +43,25 @@ class OneZone:
 
     name = "one-zone"
     version = VERSION
-    hedges = True
+    hedges = False
 
     def decide(self, snapshot: Snapshot) -> Decision:
-        raise NotImplementedError
+        """Choose once; come back whenever the zone has capacity again."""
+        chosen = snapshot.memory.get("zone")
+        if chosen is None:
+            free = [
+                (_by_price(pool), n)
+                for n, pool in enumerate(snapshot.pools)
+                if pool.available and pool.price is not None
+            ]
+            if not free:
+                return _stay(snapshot)
+            chosen = float(min(free)[1])
+            return _go(snapshot, snapshot.pools[int(chosen)], {"zone": chosen})
+        zone = snapshot.pools[int(chosen)]
+        if snapshot.serving or snapshot.moving_to is not None or not zone.available:
+            return _stay(snapshot)
+        return _go(snapshot, zone, snapshot.memory)
 
 
 class RoundRobin:
@@ -83,7 +98,7 @@ def _free(snapshot: Snapshot) -> Sequence[PoolView]:
         for pool in snapshot.pools
         if pool.available
         and pool.price is not None
-        and pool.id not in {snapshot.standby_pool_id}
+        and pool.id != snapshot.standby_pool_id
         and (pool.id != snapshot.pool_id or not snapshot.serving)
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 from typing import Final
 
 from spotplane_server.decisions.backtest.recording import Recording
@@ -14,37 +15,36 @@ _NEVER: Final = 1 << 100
 def cheapest(market: Recording, on_demand: int, boot_seconds: int) -> int:
     """Least cost of serving every second, for one who knows the whole recording.
 
-    The rules are the simulator's: the service begins on demand and booted; an instance is billed
-    from its launch, serves ``boot_seconds`` later, and a spot instance needs capacity from its launch
-    to its end; on-demand is always to be had.
+    The rules are the simulator's: the service begins on demand, booted; an instance is billed from
+    its launch and serves ``boot_seconds`` later; a spot instance needs capacity from its launch to
+    its end; on-demand is always to be had.
 
-    Formulation. At any second one instance serves and is billed; a move from ``i`` to ``j`` at
-    ``t`` costs, besides, ``j``'s price over its boot ``[t - boot, t)``, in which ``j`` must have
-    capacity. The cost of a plan is a function of its moving times that is linear between the ends
-    of ticks and the ends of ticks plus one boot, because prices and capacity change at ends of
-    ticks only; and so some best plan moves at such instants only (where an ordering constraint
-    binds, an instance serves for no time, and the plan without it costs no more). Over that grid
-    ``0 = g0 < g1 < ...``, with ``V(k, j)`` the least cost of all before ``g_k`` when ``j`` serves from
-    ``g_k`` on:
+    Formulation. At any second one instance serves and is billed; a move to ``j`` at ``t`` costs,
+    besides, ``j``'s price over its boot ``[t - boot, t)``, in which ``j`` must have capacity. Prices
+    and capacity change at the ends of ticks only, so the cost of a plan is linear in each of its
+    moving times between the ends of ticks and the ends of ticks plus one boot, and some best plan
+    moves at such instants only. (Two moves at one instant leave an instance that serves for no
+    time, and the plan without it costs no more.) Over that grid ``0 = g0 < g1 < ...``, with
+    ``V(k, j)`` the least cost of all before ``g_k`` if ``j`` serves there from ``g_k`` on:
 
-        V(0, on demand) = 0,  V(0, spot) = infinite
-        V(k + 1, j) = cost(j, g_k, g_k+1) + min(V(k, j), min over i of V(k, i) + cost(j, g_k - boot, g_k))
+        V(0, on demand) = 0, and infinite for the others
+        V(k + 1, j) = cost(j, g_k, g_k+1)
+                      + min(V(k, j), min over i of V(k, i) + cost(j, g_k - boot, g_k))
 
-    where a cost is infinite without capacity. The minimum over all ``i`` is the same for every
-    ``j``, so a step takes time linear in the number of pools.
+    where a cost without capacity is infinite. The minimum over ``i`` is the same for every ``j``,
+    so a step takes time linear in the number of pools.
 
     Returns:
-        The cost in nano-USD an hour times seconds: exact, divide by 3600 for nano-USD.
+        The cost in nano-USD an hour times seconds: exact; divide by 3600 for nano-USD.
     """
-    grid = sorted(
-        {at + lag for at in market.starts for lag in (0, boot_seconds)} | {market.seconds}
-    )
-    grid = [at for at in grid if at <= market.seconds]
+    lags = (0, boot_seconds)
+    moments = {at + lag for at in market.starts for lag in lags}
+    grid = sorted(at for at in moments if at <= market.seconds)
     pools = [_Spot(market, zone) for zone in range(len(market.zones))]
     best_spot = [_NEVER] * len(pools)
     best_on_demand = 0
     tick = 0
-    for start, end in zip(grid, grid[1:], strict=False):
+    for start, end in pairwise(grid):
         while market.starts[tick + 1] <= start:
             tick += 1
         booted = start >= boot_seconds
@@ -70,7 +70,6 @@ class _Spot:
     def __init__(self, market: Recording, zone: int) -> None:
         self._market = market
         self._zone = zone
-        self._tick = 0
 
     def cost(self, start: int, end: int) -> int | None:
         """Of an instance over ``[start, end)``; None where there was no capacity throughout."""

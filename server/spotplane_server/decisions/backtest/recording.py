@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -198,7 +199,7 @@ def _starts(path: Path, times: Sequence[int], ticks: int, step: int | None) -> l
     if not times:
         return [index * (step or 1) for index in range(ticks + 1)]
     if ticks > 1:
-        last = int(statistics.median(b - a for a, b in zip(times, times[1:], strict=False)))
+        last = int(statistics.median(b - a for a, b in pairwise(times)))
     elif step is not None:
         last = step
     else:

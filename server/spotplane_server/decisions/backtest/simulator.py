@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -35,6 +34,8 @@ class Outcome:
         refusals: Launches for which there was no capacity.
         launches: Instances started, the first one not counted.
         decisions: Times that the engine was asked.
+        on_demand_seconds: Seconds that were served on demand.
+        standby_seconds: Seconds of booted instances that did not serve.
     """
 
     seconds: int
@@ -56,11 +57,12 @@ class Outcome:
 class Replay:
     """One engine's service in one market.
 
-    The service begins on demand, booted, at the recording's first second. The engine is asked
-    at every tick and whenever something happens to the service: a notice, a loss, a boot that ended,
-    a launch that was refused; while a switch is under way only when a notice or a loss asks
-    for an answer. What it answers is carried out as the plane does it: make before break, the
-    standby first, and if the engine has no answer to a notice, the safest other pool.
+    The service begins on demand, booted, at the recording's first second. The engine is asked at
+    every tick and whenever something befalls the service: a notice, a loss, a boot that ended, a
+    launch that was refused; but while a switch is under way only once the serving instance is
+    lost or will be. Its answer is carried out as the plane does it: make before break, a ready
+    standby takes over at once, and where the engine has no answer to a notice the safest other
+    pool is taken.
 
     Args:
         market: What happened.
@@ -69,6 +71,7 @@ class Replay:
         rules: Boot, notice and on-demand price.
         standbys: Standbys to hold at all times, whatever the engine says; None leaves it to
             the engine.
+        rescue: Whether the plane answers a notice or a loss to which the engine has no answer.
     """
 
     market: Recording
@@ -76,6 +79,7 @@ class Replay:
     engine: Engine
     rules: Rules
     standbys: int | None = None
+    rescue: bool = True
     fleet: Fleet = field(init=False)
     outcome: Outcome = field(init=False)
     _memory: dict[str, float] = field(default_factory=dict)
@@ -83,7 +87,6 @@ class Replay:
     _ids: dict[str, int] = field(init=False)
     _pools: tuple[PoolView, ...] = ()
     _tick: int = 0
-    _wanted: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.market, self.rules)
@@ -129,7 +132,8 @@ class Replay:
             if self._carry_out(decision, now):
                 break
         fleet = self.fleet
-        if fleet.threatened and fleet.moving is None and fleet.standby(now) is None:
+        helped = fleet.moving is not None or fleet.standby(now) is not None
+        if self.rescue and fleet.threatened and not helped:
             self._rescue(now)
 
     def _decide(self, now: int) -> Decision:
@@ -271,23 +275,3 @@ class Replay:
                 out.standby_seconds += seconds
             else:
                 out.boot_cost += cost
-
-
-def replay(
-    market: Recording,
-    engine: Engine,
-    rules: Rules,
-    *,
-    standbys: int | None = None,
-    view: MarketView | None = None,
-) -> Outcome:
-    """Replay a market for one engine; ``view`` may be shared between replays of one market."""
-    return Replay(market, view or MarketView(market), engine, rules, standbys).run()
-
-
-def shares(outcome: Outcome, on_demand: int) -> Sequence[float]:
-    """Availability, and cost as a share of always on-demand."""
-    return (
-        outcome.served_seconds / outcome.seconds,
-        outcome.cost / (on_demand * outcome.seconds),
-    )
