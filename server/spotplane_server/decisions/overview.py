@@ -18,6 +18,8 @@ from spotplane_server.kernel import wire
 
 # An agent that beat longer ago is not healthy, whatever its state says.
 BEATING: Final = timedelta(minutes=5)
+# So many price reports in half an hour, and its pricing is healthy.
+ENOUGH_REPORTS: Final = 5
 
 _WARNINGS: Final = frozenset(
     {
@@ -60,22 +62,29 @@ def agent(
         status=row.status,
         current_mode=row.mode or "unknown",
         current_pool_id=row.pool_id if row.mode == "spot" else None,
-        healthy=is_healthy(row, now),
+        healthy=is_beating(row, now) and is_active(row),
         last_heartbeat_at=wire.timestamp(row.last_heartbeat_at),
         decisions=[_decision(found) for found in decisions],
         recent_decision_count=row.decisions,
         price_reports=[_report(found) for found in reports],
         recent_report_count=row.reports,
-        last_minutes_report_count=row.reports_now,
         events=[_event(found) for found in events],
         read_at=wire.timestamp(now),
+        heartbeat_healthy=is_beating(row, now),
+        activity_healthy=is_active(row),
+        pricing_healthy=row.reports >= ENOUGH_REPORTS,
     )
 
 
-def is_healthy(row: AgentRow, now: datetime) -> bool:
-    """Online, heard of, and at work: it reports, or is decided for."""
-    beating = row.last_heartbeat_at is not None and now - row.last_heartbeat_at <= BEATING
-    return row.status == "online" and beating and bool(row.reports_now or row.decisions)
+def is_beating(row: AgentRow, now: datetime) -> bool:
+    """Whether it is online and was heard of lately."""
+    beat = row.last_heartbeat_at
+    return row.status == "online" and beat is not None and now - beat <= BEATING
+
+
+def is_active(row: AgentRow) -> bool:
+    """Whether it reports, or is decided for."""
+    return row.reports_now > 0 or row.decisions > 0
 
 
 def severity(event_type: str) -> str:

@@ -70,12 +70,12 @@ def seen(request: pb.DecideRequest) -> Seen:
     Raises:
         Invalid: A text is too long, a price is out of range, or there are too many pools.
     """
-    if len(request.spot_pools) > MAX_POOLS:
+    place, pricing = request.instance, request.pricing
+    if len(pricing.spot_pools) > MAX_POOLS:
         raise wire.out_of_range("spot_pools", f"at most {MAX_POOLS} pools")
-    place = request.instance
     kind = wire.optional_text(place, "instance_type", maximum=64)
     prices, zones = {}, {}
-    for index, pool in enumerate(request.spot_pools):
+    for index, pool in enumerate(pricing.spot_pools):
         pool_id, zone, price = _pool(pool, kind, f"spot_pools[{index}]")
         if pool_id and price:
             prices[pool_id], zones[pool_id] = price, zone
@@ -86,8 +86,8 @@ def seen(request: pb.DecideRequest) -> Seen:
         region=wire.optional_text(place, "region", maximum=64) or None,
         mode=mode,
         pool_id=_current_pool(request, kind, mode),
-        on_demand_price=_price(request, "on_demand_price_nanousd"),
-        current_price=_price(request, "current_spot_price_nanousd"),
+        on_demand_price=_price(pricing, "on_demand_price_nanousd"),
+        current_price=_price(pricing, "current_spot_price_nanousd"),
         prices=prices,
         zones=zones,
     )
@@ -109,7 +109,7 @@ def _pool(pool: pb.DecidePool, kind: str | None, path: str) -> tuple[str, str, f
     return pool_id, zone or pool_id.rpartition(".")[2], _price(pool, "price_nanousd")
 
 
-def _price(message: pb.DecideRequest | pb.DecidePool, field: str) -> float | None:
+def _price(message: pb.DecidePricing | pb.DecidePool, field: str) -> float | None:
     """A price in dollars; None for none, and for what is no possible price."""
     value = wire.optional(message, field)
     return value / NANO if value is not None and 0 < value <= MAX_PRICE else None

@@ -324,16 +324,10 @@ class DecideRequest(message.Message):
 
     AGENT_ID_FIELD_NUMBER: builtins.int
     INSTANCE_FIELD_NUMBER: builtins.int
-    ON_DEMAND_PRICE_NANOUSD_FIELD_NUMBER: builtins.int
-    CURRENT_SPOT_PRICE_NANOUSD_FIELD_NUMBER: builtins.int
-    SPOT_POOLS_FIELD_NUMBER: builtins.int
+    PRICING_FIELD_NUMBER: builtins.int
     CURRENT_AZ_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """UUID."""
-    on_demand_price_nanousd: builtins.int
-    """Price on demand, an hour."""
-    current_spot_price_nanousd: builtins.int
-    """Price of the current pool, an hour."""
     current_az: builtins.str
     """Zone of the serving instance, where its pool is not named."""
     @builtins.property
@@ -341,31 +335,57 @@ class DecideRequest(message.Message):
         """Where the agent is served; what is absent is the plane's knowledge."""
 
     @builtins.property
-    def spot_pools(self) -> containers.RepeatedCompositeFieldContainer[DecidePool]:
-        """Prices of pools of the type and region, 256 at most; unknown pools are judged as new."""
+    def pricing(self) -> DecidePricing:
+        """Prices."""
 
     def __init__(
         self,
         *,
         agent_id: builtins.str = ...,
         instance: DecideInstance | None = ...,
-        on_demand_price_nanousd: builtins.int | None = ...,
-        current_spot_price_nanousd: builtins.int | None = ...,
-        spot_pools: abc.Iterable[DecidePool] | None = ...,
+        pricing: DecidePricing | None = ...,
         current_az: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_current_az", b"_current_az", "_current_spot_price_nanousd", b"_current_spot_price_nanousd", "_on_demand_price_nanousd", b"_on_demand_price_nanousd", "current_az", b"current_az", "current_spot_price_nanousd", b"current_spot_price_nanousd", "instance", b"instance", "on_demand_price_nanousd", b"on_demand_price_nanousd"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_current_az", b"_current_az", "current_az", b"current_az", "instance", b"instance", "pricing", b"pricing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_current_az", b"_current_az", "_current_spot_price_nanousd", b"_current_spot_price_nanousd", "_on_demand_price_nanousd", b"_on_demand_price_nanousd", "agent_id", b"agent_id", "current_az", b"current_az", "current_spot_price_nanousd", b"current_spot_price_nanousd", "instance", b"instance", "on_demand_price_nanousd", b"on_demand_price_nanousd", "spot_pools", b"spot_pools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_current_az", b"_current_az", "agent_id", b"agent_id", "current_az", b"current_az", "instance", b"instance", "pricing", b"pricing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__current_az: _TypeAlias = typing.Literal["current_az"]  # noqa: Y015
     _WhichOneofArgType__current_az: _TypeAlias = typing.Literal["_current_az", b"_current_az"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__current_az) -> _WhichOneofReturnType__current_az | None: ...
+
+@typing.final
+class DecidePricing(message.Message):
+    """Prices as the caller sees them, an hour."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ON_DEMAND_PRICE_NANOUSD_FIELD_NUMBER: builtins.int
+    CURRENT_SPOT_PRICE_NANOUSD_FIELD_NUMBER: builtins.int
+    SPOT_POOLS_FIELD_NUMBER: builtins.int
+    on_demand_price_nanousd: builtins.int
+    """On demand."""
+    current_spot_price_nanousd: builtins.int
+    """Of the current pool."""
+    @builtins.property
+    def spot_pools(self) -> containers.RepeatedCompositeFieldContainer[DecidePool]:
+        """Pools of the type and region, 256 at most; unknown ones are judged as new."""
+
+    def __init__(
+        self,
+        *,
+        on_demand_price_nanousd: builtins.int | None = ...,
+        current_spot_price_nanousd: builtins.int | None = ...,
+        spot_pools: abc.Iterable[DecidePool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_current_spot_price_nanousd", b"_current_spot_price_nanousd", "_on_demand_price_nanousd", b"_on_demand_price_nanousd", "current_spot_price_nanousd", b"current_spot_price_nanousd", "on_demand_price_nanousd", b"on_demand_price_nanousd"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_current_spot_price_nanousd", b"_current_spot_price_nanousd", "_on_demand_price_nanousd", b"_on_demand_price_nanousd", "current_spot_price_nanousd", b"current_spot_price_nanousd", "on_demand_price_nanousd", b"on_demand_price_nanousd", "spot_pools", b"spot_pools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__current_spot_price_nanousd: _TypeAlias = typing.Literal["current_spot_price_nanousd"]  # noqa: Y015
     _WhichOneofArgType__current_spot_price_nanousd: _TypeAlias = typing.Literal["_current_spot_price_nanousd", b"_current_spot_price_nanousd"]  # noqa: Y015
     _WhichOneofReturnType__on_demand_price_nanousd: _TypeAlias = typing.Literal["on_demand_price_nanousd"]  # noqa: Y015
     _WhichOneofArgType__on_demand_price_nanousd: _TypeAlias = typing.Literal["_on_demand_price_nanousd", b"_on_demand_price_nanousd"]  # noqa: Y015
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__current_az) -> _WhichOneofReturnType__current_az | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__current_spot_price_nanousd) -> _WhichOneofReturnType__current_spot_price_nanousd | None: ...
     @typing.overload
@@ -588,9 +608,11 @@ class AgentDecisions(message.Message):
     RECENT_DECISION_COUNT_FIELD_NUMBER: builtins.int
     PRICE_REPORTS_FIELD_NUMBER: builtins.int
     RECENT_REPORT_COUNT_FIELD_NUMBER: builtins.int
-    LAST_MINUTES_REPORT_COUNT_FIELD_NUMBER: builtins.int
     EVENTS_FIELD_NUMBER: builtins.int
     READ_AT_FIELD_NUMBER: builtins.int
+    HEARTBEAT_HEALTHY_FIELD_NUMBER: builtins.int
+    ACTIVITY_HEALTHY_FIELD_NUMBER: builtins.int
+    PRICING_HEALTHY_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """UUID."""
     agent_name: builtins.str
@@ -607,8 +629,12 @@ class AgentDecisions(message.Message):
     """Decisions within 10 minutes."""
     recent_report_count: builtins.int
     """Price reports within 30 minutes."""
-    last_minutes_report_count: builtins.int
-    """Price reports within 10 minutes."""
+    heartbeat_healthy: builtins.bool
+    """Whether it is online and beat within 5 minutes."""
+    activity_healthy: builtins.bool
+    """Whether it reported or was decided for within 10 minutes."""
+    pricing_healthy: builtins.bool
+    """Whether it made at least 5 price reports within 30 minutes."""
     @builtins.property
     def last_heartbeat_at(self) -> timestamp_pb2.Timestamp:
         """When it last beat; absent for never."""
@@ -643,13 +669,15 @@ class AgentDecisions(message.Message):
         recent_decision_count: builtins.int = ...,
         price_reports: abc.Iterable[AgentPriceReport] | None = ...,
         recent_report_count: builtins.int = ...,
-        last_minutes_report_count: builtins.int = ...,
         events: abc.Iterable[AgentDecisionEvent] | None = ...,
         read_at: timestamp_pb2.Timestamp | None = ...,
+        heartbeat_healthy: builtins.bool = ...,
+        activity_healthy: builtins.bool = ...,
+        pricing_healthy: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_current_pool_id", b"_current_pool_id", "current_pool_id", b"current_pool_id", "last_heartbeat_at", b"last_heartbeat_at", "read_at", b"read_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_current_pool_id", b"_current_pool_id", "agent_id", b"agent_id", "agent_name", b"agent_name", "current_mode", b"current_mode", "current_pool_id", b"current_pool_id", "decisions", b"decisions", "events", b"events", "healthy", b"healthy", "last_heartbeat_at", b"last_heartbeat_at", "last_minutes_report_count", b"last_minutes_report_count", "price_reports", b"price_reports", "read_at", b"read_at", "recent_decision_count", b"recent_decision_count", "recent_report_count", b"recent_report_count", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_current_pool_id", b"_current_pool_id", "activity_healthy", b"activity_healthy", "agent_id", b"agent_id", "agent_name", b"agent_name", "current_mode", b"current_mode", "current_pool_id", b"current_pool_id", "decisions", b"decisions", "events", b"events", "healthy", b"healthy", "heartbeat_healthy", b"heartbeat_healthy", "last_heartbeat_at", b"last_heartbeat_at", "price_reports", b"price_reports", "pricing_healthy", b"pricing_healthy", "read_at", b"read_at", "recent_decision_count", b"recent_decision_count", "recent_report_count", b"recent_report_count", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__current_pool_id: _TypeAlias = typing.Literal["current_pool_id"]  # noqa: Y015
     _WhichOneofArgType__current_pool_id: _TypeAlias = typing.Literal["_current_pool_id", b"_current_pool_id"]  # noqa: Y015
