@@ -15,8 +15,10 @@ ALTER TABLE agents
     ADD COLUMN leftovers_told_at timestamptz;
 CREATE INDEX agents_leftovers ON agents (deleted_at) WHERE deleted_at IS NOT NULL AND leftovers_told_at IS NULL;
 
--- On-demand price of its type and region when it was first seen.
-ALTER TABLE instances ADD COLUMN baseline_price_nanousd bigint CHECK (baseline_price_nanousd > 0);
+-- Prices when it was first seen: on demand for its type and region, and of its pool.
+ALTER TABLE instances
+    ADD COLUMN baseline_price_nanousd   bigint CHECK (baseline_price_nanousd > 0),
+    ADD COLUMN first_spot_price_nanousd bigint CHECK (first_spot_price_nanousd > 0);
 
 -- Sign of life by stream alone: an agent that holds a stream gets no commands by polling. The other
 -- sign, `last_heartbeat_at`, counts whatever way it came.
@@ -29,9 +31,12 @@ ALTER TABLE agent_commands
         CONSTRAINT agent_commands_dialect_check CHECK (dialect IN ('stream', 'loop', 'action')),
     -- Not delivered before; a later step of something that takes its time.
     ADD COLUMN not_before timestamptz;
-CREATE INDEX agent_commands_finished ON agent_commands (done_at)
-    WHERE status IN ('completed', 'failed', 'cancelled', 'expired');
-GRANT DELETE ON agent_commands, agent_command_events TO spotplane_app;
+CREATE INDEX agent_commands_done ON agent_commands (done_at);
+-- A week later a finished command is forgotten, and its story with it.
+GRANT DELETE ON agent_commands TO spotplane_app;
+ALTER TABLE agent_command_events DROP CONSTRAINT agent_command_events_tenant_id_command_id_fkey;
+ALTER TABLE agent_command_events ADD CONSTRAINT agent_command_events_command_fkey
+    FOREIGN KEY (tenant_id, command_id) REFERENCES agent_commands (tenant_id, id) ON DELETE CASCADE;
 
 -- What a tenant's fleet starts with and how large it may get; null is the product's default, and no
 -- limit. A tenant without a row has all defaults.

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -45,6 +46,8 @@ from spotplane_server.events.service import EventService
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
 from spotplane_server.fleet import assembly as fleet
+from spotplane_server.fleet import ports as fleet_ports
+from spotplane_server.fleet import market_assembly as fleet_market
 from spotplane_server.fleet.market_reports import AgentsPrices
 from spotplane_server.insights import assembly as insights
 from spotplane_server.kernel import bootstrap, logs, metrics, migrate, partitions, policy, retention
@@ -66,6 +69,7 @@ from spotplane_server.market.pipeline import TOPIC as CLEAN_PRICES_TOPIC
 from spotplane_server.market.pipeline import PipelineJob
 from spotplane_server.market.reports import PriceReports
 from spotplane_server.notifications import assembly as notifications
+from spotplane_server.replicas import outcomes
 from spotplane_server.replicas.binding import Binding
 from spotplane_server.replicas.handover import Handover
 from spotplane_server.replicas.jobs import CoordinatorJob
@@ -93,9 +97,9 @@ def build(kernel: Kernel) -> Parts:
         tenants.assemble(kernel),
         _catalog(kernel),
         _usage(kernel),
-        _agents(kernel),
+        *_agents(kernel),
         market.assemble(kernel),
-        fleet.assemble(kernel),
+        fleet_market.assemble(kernel),
         decisions.assemble(kernel),
         savings.assemble(kernel),
         notifications.assemble(kernel),
@@ -121,7 +125,7 @@ def _events(kernel: Kernel) -> Parts:
     return Parts([(add, EventService(kernel.db, kernel.clock, hub))], [], background=[hub.run])
 
 
-def _agents(kernel: Kernel) -> Parts:
+def _agents(kernel: Kernel) -> list[Parts]:
     db, clock, tokens, config = kernel.db, kernel.clock, kernel.tokens, kernel.config
     offline_after = timedelta(seconds=config.offline_seconds)
     window = AcceptedWindow(
@@ -160,19 +164,21 @@ def _agents(kernel: Kernel) -> Parts:
             ),
         },
     )
-    agents = AgentService(
-        db,
-        clock,
-        tokens,
-        sessions,
-        ledger,
-        stream,
-        Standby(
-            binding.bind, handover.end_all, replica_reports.confirm_gone, failovers.on_termination
-        ),
-        offline_after=offline_after,
+    standby = Standby(
+        binding.bind, handover.end_all, replica_reports.confirm_gone, failovers.on_termination
     )
-    return Parts(
+    agents = AgentService(
+        db, clock, tokens, sessions, ledger, stream, standby, offline_after=offline_after
+    )
+    instances = fleet.assemble(
+        kernel,
+        ledger,
+        sessions,
+        fleet_ports.Standby(
+            standby, outcomes.serves, partial(outcomes.launched, binding), handover.inherit
+        ),
+    )
+    parts = Parts(
         services=[
             (agent_pb2_grpc.add_AgentServiceServicer_to_server, agents),
             (
@@ -194,6 +200,7 @@ def _agents(kernel: Kernel) -> Parts:
         drain=[sessions.drain],
         retention=RETENTION,
     )
+    return [parts, instances]
 
 
 def _catalog(kernel: Kernel) -> Parts:

@@ -18,6 +18,7 @@ from spotplane_server.agents.commands_polling import Poll
 from spotplane_server.agents.commands_store import Command, Order
 from spotplane_server.instances import rules as instance_rules
 from spotplane_server.instances import store as instances
+from spotplane_server.instances.store import Machine
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 
@@ -96,6 +97,24 @@ def _end(command: Command) -> Action:
     if named in {None, command.instance_id}:
         return Action("SELF_DESTRUCT", command.instance_id, {})
     return Action("TERMINATE_INSTANCE", str(named), {"instance_id": named})
+
+
+async def take_note(conn: Conn, command: Command, instance_id: object, now: datetime) -> None:
+    """Make the instance of a launch known when its result names it before anything else does."""
+    if command.dialect != "action" or command.type != "switch" or not instance_id:
+        return
+    old = await instances.find(conn, command.tenant_id, command.instance_id)
+    known = await instances.find(conn, command.tenant_id, str(instance_id))
+    if old is None or known is not None:
+        return
+    given = command.parameters
+    mode = "spot" if given.get("target_mode") == "spot" else "ondemand"
+    instance_type = str(given.get("instance_type") or old.instance_type)
+    pool_id = given.get("target_pool_id")
+    az = instance_rules.zone(str(pool_id)) if pool_id else old.az
+    spot_pool = instance_rules.pool_id(instance_type, az) if mode == "spot" else None
+    machine = Machine(str(instance_id), instance_type, old.region, az, mode, spot_pool)
+    await instances.insert(conn, command.tenant_id, command.agent_id, machine, "launching", now)
 
 
 async def follow_up(conn: Conn, done: Command, issue: Issue, now: datetime) -> None:

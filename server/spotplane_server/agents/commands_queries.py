@@ -61,6 +61,14 @@ HAS_OPEN: Final = """
 """
 
 
+HAS_WAITING: Final = """
+    SELECT EXISTS (SELECT
+                     FROM agent_commands
+                    WHERE tenant_id = $1 AND agent_id = $2 AND status = 'pending'
+                      AND expires_at > $3 AND (not_before IS NULL OR not_before <= $3))
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of a command's story."""
@@ -115,4 +123,10 @@ async def list_commands(
 async def has_open(conn: Conn, tenant_id: TenantId, agent_id: UUID, types: Sequence[str]) -> bool:
     """Whether a command of one of the types is not final yet."""
     found: bool = await conn.fetchval(HAS_OPEN, tenant_id, agent_id, list(types))
+    return found
+
+
+async def has_waiting(conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) -> bool:
+    """Whether a command waits to be delivered."""
+    found: bool = await conn.fetchval(HAS_WAITING, tenant_id, agent_id, now)
     return found

@@ -166,6 +166,17 @@ CANCEL_COMMANDS: Final = """
     SELECT id FROM gone
 """
 
+CANCEL_AUTOMATIC: Final = """
+    WITH gone AS (
+        UPDATE agent_commands
+           SET status = 'cancelled', done_at = $3
+         WHERE tenant_id = $1 AND agent_id = $2 AND type = 'switch' AND status = 'pending'
+           AND trigger = 'AUTOMATIC'
+        RETURNING tenant_id, id)
+    INSERT INTO agent_command_events (tenant_id, command_id, kind, occurred_at, detail)
+    SELECT tenant_id, id, 'cancelled', $3, 'automatic switching was turned off' FROM gone
+"""
+
 OPEN: Final = ("pending", "leased", "executing")
 TYPES: Final = (
     "switch",
@@ -350,3 +361,8 @@ async def cancel(
         CANCEL_COMMANDS, tenant_id, agent_id, command_id, instance_id, now, list(statuses), reason
     )
     return [row["id"] for row in rows]
+
+
+async def cancel_automatic(conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) -> None:
+    """Cancel an agent's automatic switch that nobody has fetched."""
+    await conn.execute(CANCEL_AUTOMATIC, tenant_id, agent_id, now)

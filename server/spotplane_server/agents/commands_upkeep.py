@@ -89,26 +89,6 @@ CANCEL_SENSELESS: Final = """
       FROM gone
 """
 
-# Their story goes with them, and before them.
-DELETE_FINISHED: Final = """
-    WITH old AS (
-        SELECT tenant_id, id
-          FROM agent_commands
-         WHERE status IN ('completed', 'failed', 'cancelled', 'expired') AND done_at < $1
-         ORDER BY done_at
-         LIMIT $2
-           FOR UPDATE SKIP LOCKED),
-    told AS (
-        DELETE FROM agent_command_events e
-         USING old
-         WHERE e.tenant_id = old.tenant_id AND e.command_id = old.id
-        RETURNING 1)
-    DELETE FROM agent_commands c
-     USING old
-     WHERE c.tenant_id = old.tenant_id AND c.id = old.id
-       AND (SELECT count(*) FROM told) IS NOT NULL
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Due:
@@ -143,9 +123,3 @@ async def cancel_senseless(
     """Cancel what waits and could not be carried out as it was meant any more."""
     rows = await conn.fetch(CANCEL_SENSELESS, tenant_id, agent_id, now)
     return [Command(**row) for row in rows]
-
-
-async def delete_finished(conn: Conn, *, before: datetime, limit: int) -> int:
-    """Delete commands that have been final since ``before``, with their stories; how many."""
-    done = await conn.execute(DELETE_FINISHED, before, limit)
-    return int(done.split()[-1])

@@ -140,11 +140,16 @@ def command_id(text: str) -> UUID:
     return wire.uuid(text, "hello.open_command_ids", "command ID")
 
 
-def status_event(tenant_id: TenantId, agent_id: UUID, instance_id: str, status: str) -> Event:
-    """An agent's state has changed."""
+def marked_offline(tenant_id: TenantId, agent_id: UUID, instance_id: str, why: str) -> Event:
+    """An agent counts as offline; the change of its state is an event of its own."""
     return Event(
-        "agent.status_changed",
+        "agent.marked_offline",
         str(agent_id),
-        {"agent_id": str(agent_id), "instance_id": instance_id, "status": status},
+        {"agent_id": str(agent_id), "instance_id": instance_id, "reason": why},
         tenant_id,
     )
+
+
+def config_off(agent_id: UUID) -> agent_stream_pb2.AgentConfig:
+    """What an instance without a part is to follow: every flag false, every number 0."""
+    return agent_stream_pb2.AgentConfig(agent_id=str(agent_id))

@@ -8,16 +8,24 @@ from typing import Final
 import structlog
 
 from spotplane_server import events
-from spotplane_server.agents import commands_upkeep, convert, sessions_store, store
+from spotplane_server.agents import (
+    access,
+    commands_upkeep,
+    convert,
+    leftovers,
+    sessions_store,
+    store,
+)
 from spotplane_server.agents.commands_upkeep import Due
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.instances import store as instances
 from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.retention import Rule
 
 log = structlog.get_logger(__name__)
 
-KEPT: Final = timedelta(days=7)
-BATCH: Final = 5000
+# Finished commands are forgotten after a week.
+RETENTION: Final = (Rule("agent_commands", "done_at", timedelta(days=7)),)
 
 
 class LivenessJob:
@@ -41,10 +49,11 @@ class LivenessJob:
         async with self._db.transaction(EVERY_TENANT) as conn:
             silent = await sessions_store.mark_silent(conn, now=now, after=self._offline_after)
             heard = await sessions_store.mark_heard(conn, now=now, after=self._offline_after)
-            for edges, status in ((silent, "offline"), (heard, "online")):
-                for edge in edges:
-                    event = convert.status_event(edge.tenant_id, edge.id, edge.instance_id, status)
-                    await events.append(conn, event, now)
+            for edge in silent:
+                event = convert.marked_offline(
+                    edge.tenant_id, edge.id, edge.instance_id, "no sign of life"
+                )
+                await events.append(conn, event, now)
         return len(silent) + len(heard)
 
 
@@ -85,22 +94,20 @@ class CommandsJob:
         return 1
 
 
-class CommandRetentionJob:
-    """Deletes commands that have been final for a week, in batches."""
+class LeftoversJob:
+    """Tells of what deleted agents have left running, a day after their deletion."""
 
-    name = "command-retention"
-    period = timedelta(hours=1)
+    name = "agent-leftovers"
+    period = timedelta(minutes=5)
     singleton = True
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     async def run_once(self, now: datetime) -> int:
-        """Delete until nothing is left; answer how many."""
-        gone = 0
-        while True:
-            async with self._db.transaction(EVERY_TENANT) as conn:
-                batch = await commands_upkeep.delete_finished(conn, before=now - KEPT, limit=BATCH)
-            gone += batch
-            if batch < BATCH:
-                return gone
+        """Tell of each instance once; answer how many there were."""
+        async with self._db.transaction(EVERY_TENANT) as conn:
+            left = await leftovers.tell(conn, before=now - access.LEFTOVERS_FOR, now=now)
+            for found in left:
+                await events.append(conn, leftovers.event(found), now)
+        return len(left)

@@ -110,7 +110,7 @@ class Ledger:
 
         An open switch with the same target is answered as it is. To another target a pending
         automatic one gives way to a manual one, and whatever is pending to an emergency. Announces
-        a fresh one: `manual_switch.requested`, or `switch.queued` for the others.
+        a fresh one: `switch.queued`, and before it `manual_switch.requested` for a manual one.
 
         Args:
             conn: In a transaction that holds the agent's row: ``agent`` is what `access.lock`

@@ -13,7 +13,7 @@ from spotplane_server.agents.commands_store import Command
 from spotplane_server.instances import endings
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.rules import Status
-from spotplane_server.instances.store import Instance
+from spotplane_server.instances.store import Instance, Machine
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.errors import Conflict
@@ -24,7 +24,7 @@ from spotplane_server.switches.rules import NOTHING_TOLD, Side, Told
 # A machine needs this long to boot, so a new primary's silence counts only afterwards.
 BOOT_GRACE: Final = timedelta(seconds=300)
 
-_SUCCESSORS: Final[tuple[Status, ...]] = ("launching", "running_replica", "promoting")
+SUCCESSORS: Final[tuple[Status, ...]] = ("launching", "running_replica", "promoting")
 _REGISTRATION: Final = "registration"
 
 
@@ -41,6 +41,8 @@ class Reason:
         told: What the agent says of its switch.
         reported: Whether the agent has said all that it will.
         left: The instance that was left, when no primary is known any more.
+        switch_id: What the switch is to be called; a fresh id when None.
+        recorded: Whether the switch is recorded already, so that only the primary changes.
     """
 
     command_id: UUID | None = None
@@ -51,6 +53,8 @@ class Reason:
     told: Told = NOTHING_TOLD
     reported: bool = False
     left: Side | None = None
+    switch_id: UUID | None = None
+    recorded: bool = False
 
 
 PLAIN: Final = Reason()
@@ -82,16 +86,14 @@ async def move_primary(
     former = await instances.find_primary(conn, tenant_id, agent_id)
     if former is not None:
         await _retire(conn, former, cause, reason, now)
-    if not await instances.move(
-        conn, tenant_id, to, frm=_SUCCESSORS, to="running_primary", now=now
-    ):
+    if not await instances.move(conn, tenant_id, to, frm=SUCCESSORS, to="running_primary", now=now):
         raise Conflict("the instance cannot become primary any more")
     registered = cause == _REGISTRATION
     grace = None if registered else BOOT_GRACE  # who registers has booted
     await store.raise_generation(conn, tenant_id, agent_id, now=now, grace=grace)
     await store.set_status(conn, tenant_id, agent_id, "online", now)
     old = former.id if former else None
-    if not registered:
+    if not registered and not reason.recorded:
         new = await instances.find(conn, tenant_id, to)
         await recording.record(
             conn,
@@ -105,6 +107,7 @@ async def move_primary(
             command_id=reason.command_id,
             told=reason.told,
             reported=reason.reported,
+            switch_id=reason.switch_id,
         )
     await events.append(conn, _moved(tenant_id, agent_id, old, to, cause), now)
     return old
@@ -125,12 +128,14 @@ async def on_switch(conn: Conn, command: Command, now: datetime) -> None:
         await _record_failure(conn, command, now)
         return
     instance_id = (command.result or {}).get("instance_id")
-    named = await instances.find(conn, command.tenant_id, str(instance_id or ""))
-    if named is None or named.agent_id != command.agent_id:
-        if not instance_id:
-            await switch_in_place(conn, command, now)
+    if not isinstance(instance_id, str) or instance_id in ("", command.instance_id):
+        await switch_in_place(conn, command, now)
         return
-    if named.status == "launching":
+    bound = await instances.find(conn, command.tenant_id, command.instance_id)
+    machine = machine_of(command, instance_id, bound)
+    await instances.insert(conn, command.tenant_id, command.agent_id, machine, "launching", now)
+    named = await instances.find(conn, command.tenant_id, instance_id)
+    if named is not None and named.agent_id == command.agent_id and named.status == "launching":
         await move_primary(
             conn,
             command.tenant_id,
@@ -140,8 +145,30 @@ async def on_switch(conn: Conn, command: Command, now: datetime) -> None:
             now=now,
             reason=ordered(command),
         )
-    elif named.id == command.instance_id:
-        await switch_in_place(conn, command, now)
+
+
+def machine_of(command: Command | None, instance_id: str, bound: Instance | None) -> Machine:
+    """An instance that a switch has led to, as far as the order says what it is.
+
+    Args:
+        command: The switch, if one is known.
+        instance_id: The cloud's id.
+        bound: The instance that was to carry it out: what the order left out stays as there.
+    """
+    given = command.parameters if command else {}
+    mode = str(given.get("target_mode") or (bound.mode if bound else "unknown"))
+    pool_id = given.get("target_pool_id") if mode == "spot" else None
+    pool_type, _, pool_az = str(pool_id or "").rpartition(".")
+    return Machine(
+        instance_id,
+        str(
+            given.get("instance_type") or pool_type or (bound.instance_type if bound else "unknown")
+        ),
+        bound.region if bound else "unknown",
+        pool_az or (bound.az if bound else "unknown"),
+        mode,
+        str(pool_id) if pool_id else None,
+    )
 
 
 async def switch_in_place(conn: Conn, command: Command, now: datetime) -> None:

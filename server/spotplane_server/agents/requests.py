@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from spotplane.v1 import agent_pb2 as pb
 
-from spotplane_server import audit
-from spotplane_server.agents import errors, ledger, store
+from spotplane_server.agents import errors, ledger
 from spotplane_server.agents.commands_store import Order
+from spotplane_server.agents.heartbeats import Beat
 from spotplane_server.agents.registration import Registration
+from spotplane_server.agents.rules import Dialect
 from spotplane_server.instances import rules as instance_rules
-from spotplane_server.instances.store import Machine
+from spotplane_server.instances.store import Machine, Said
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.calls import Caller
 from spotplane_server.kernel.errors import Invalid
@@ -23,6 +24,8 @@ _NAME: Final = re.compile(r"[a-z0-9._-]{1,64}")
 _ISSUABLE: Final = ("switch", "terminate", "update_config", "custom")
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{8,128}")
 MAX_PARAMETERS: Final = 64 * 1024
+MAX_INVENTORY: Final = 1000
+_FAILURES: Final = frozenset({"failed", "failure", "error"})
 
 
 def registration(request: pb.RegisterRequest) -> Registration:
@@ -52,11 +55,15 @@ def registration(request: pb.RegisterRequest) -> Registration:
         wire.optional_text(request, "agent_version", maximum=32),
         wire.optional_uuid(request, "replica_id", "replica ID"),
         request.issue_agent_token,
+        wire.optional_text(request, "cloud_account", maximum=128),
+        wire.optional_text(request, "project_id", maximum=128),
     )
 
 
 def config_changes(request: pb.UpdateAgentConfigRequest) -> dict[str, Any]:
     """The fields to change, and what the one mode does to the other.
+
+    `terminate_wait_minutes` is among them when it was given instead of the seconds.
 
     Raises:
         ModeConflict: Both modes would be on.
@@ -85,6 +92,9 @@ def config_changes(request: pb.UpdateAgentConfigRequest) -> dict[str, Any]:
             "max_switches_per_week": number("max_switches_per_week", 0, 1000),
             "max_switches_per_day": number("max_switches_per_day", 0, 1000),
             "min_pool_duration_hours": number("min_pool_duration_hours", 0, 720),
+            "replica_enabled": flag("replica_enabled"),
+            "replica_count": number("replica_count", 0, 1),
+            "terminate_wait_minutes": number("terminate_wait_minutes", 0, 1440),
         },
     )
     automatic, manual = wanted.get("auto_switch_enabled"), wanted.get("manual_replica_enabled")
@@ -93,29 +103,13 @@ def config_changes(request: pb.UpdateAgentConfigRequest) -> dict[str, Any]:
             "automatic switching and manual replicas exclude each other",
             field="manual_replica_enabled",
         )
+    if "terminate_wait_seconds" in wanted:
+        wanted.pop("terminate_wait_minutes", None)
     if automatic:
         wanted["manual_replica_enabled"] = False
     if manual:
         wanted["auto_switch_enabled"] = False
     return wanted
-
-
-def config_change(locked: store.Locked, config: store.Config) -> audit.Change:
-    """What an update changed, for the audit."""
-    before, after = asdict(locked.config), asdict(config)
-    changed = [name for name in after if after[name] != before[name]]
-    return audit.Change(
-        "agent.update_config",
-        "agent",
-        str(locked.id),
-        locked.tenant_id,
-        before={name: _plain(before[name]) for name in changed},
-        after={name: _plain(after[name]) for name in changed},
-    )
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (bool, int)) else str(value)
 
 
 def order(request: pb.IssueCommandRequest, caller: Caller) -> Order:
@@ -145,4 +139,114 @@ def order(request: pb.IssueCommandRequest, caller: Caller) -> Order:
         caller.name,
         request_id,
         timedelta(seconds=lifetime) if lifetime else default,
+    )
+
+
+def beat(request: pb.HeartbeatRequest) -> Beat:
+    """What a heartbeat says."""
+    watched = [name.strip() for name in request.monitored_instances if name.strip()]
+    if len(request.inventory) > MAX_INVENTORY:
+        raise wire.out_of_range("inventory", f"at most {MAX_INVENTORY} instances")
+    mode = wire.optional_text(request, "mode", maximum=64)
+    az = wire.optional_text(request, "az", maximum=64)
+    instance_type = wire.optional_text(request, "instance_type", maximum=64)
+    return Beat(
+        wire.optional_text(request, "status", maximum=64) or "",
+        wire.optional_text(request, "instance_id", maximum=128) or None,
+        watched[0] if len(watched) == 1 else None,
+        Said(
+            "",
+            instance_type or None,
+            az or None,
+            mode if mode in {"spot", "ondemand"} else None,
+            _pool(request, instance_type, az),
+        ),
+        [told.instance_id for told in request.inventory if told.state.lower() == "terminated"],
+        (_percent(request, "cpu_percent"), _percent(request, "memory_percent")),
+    )
+
+
+def _pool(request: pb.HeartbeatRequest, instance_type: str | None, az: str | None) -> str | None:
+    said = wire.optional_text(request, "pool_id", maximum=128)
+    if said:
+        return said
+    return instance_rules.pool_id(instance_type, az) if instance_type and az else None
+
+
+def _percent(request: pb.HeartbeatRequest, field: str) -> float | None:
+    value = wire.optional(request, field)
+    return value if value is not None and 0 <= value <= 100 else None
+
+
+def dialect(request: pb.LeaseCommandsRequest) -> Dialect:
+    """In which words the agent understands its commands."""
+    said = wire.optional_one_of(request, "dialect", ("loop", "action")) or "loop"
+    return "action" if said == "action" else "loop"
+
+
+def command_id(request: pb.CompleteCommandRequest) -> UUID:
+    """The command that was done; a malformed id is one that does not exist.
+
+    Raises:
+        CommandNotFound: It is no UUID.
+    """
+    if not request.command_id:
+        raise wire.missing("command_id")
+    try:
+        return UUID(request.command_id)
+    except ValueError as err:
+        raise errors.CommandNotFound from err
+
+
+def outcome(request: pb.CompleteCommandRequest) -> tuple[bool, str, dict[str, Any]]:
+    """Whether a command succeeded, what there is to say about it, and what it returned."""
+    word = (wire.optional_text(request, "outcome", maximum=64) or "").lower()
+    success = request.success if request.HasField("success") else word not in _FAILURES
+    result = wire.json_object(request, "result", maximum=ledger.MAX_RESULT_BYTES) or {}
+    instance_id = wire.optional_text(request, "instance_id", maximum=128)
+    if instance_id:
+        result = result | {"instance_id": instance_id}
+    if request.HasField("duration_seconds"):
+        result = result | {"duration_seconds": request.duration_seconds}
+    said = request.message if success else request.error or request.message
+    return success, said.replace("\x00", "")[:2000].strip(), result
+
+
+def settings_changes(request: pb.UpdateFleetSettingsRequest) -> dict[str, Any]:
+    """The tenant's settings to change; -1 takes a limit away.
+
+    Raises:
+        Invalid: None was given, or one is out of its range.
+    """
+
+    def limit(field: str) -> Any:
+        def read() -> int | None:
+            value = wire.integer(getattr(request, field), field, -1, 1_000_000)
+            return None if value < 0 else value
+
+        return read
+
+    def number(field: str, maximum: int) -> Any:
+        return lambda: wire.integer(getattr(request, field), field, 0, maximum)
+
+    def exact(field: str, digits: int, maximum: int) -> Any:
+        return lambda: wire.decimal(getattr(request, field), field, digits=digits, maximum=maximum)
+
+    def flag(field: str) -> Any:
+        return lambda: getattr(request, field)
+
+    return wire.changes(
+        request,
+        {
+            "max_agents": limit("max_agents"),
+            "max_instances": limit("max_instances"),
+            "auto_switch_enabled": flag("auto_switch_enabled"),
+            "auto_terminate_enabled": flag("auto_terminate_enabled"),
+            "terminate_wait_seconds": number("terminate_wait_seconds", 86_400),
+            "min_savings_percent": exact("min_savings_percent", 2, 100),
+            "risk_threshold": exact("risk_threshold", 3, 1),
+            "max_switches_per_week": number("max_switches_per_week", 1000),
+            "max_switches_per_day": number("max_switches_per_day", 1000),
+            "min_pool_duration_hours": number("min_pool_duration_hours", 720),
+        },
     )

@@ -28,6 +28,9 @@ _WORDS: Final = {
 }
 
 
+# A poll by name is a sign of life; one in this time is enough.
+HEARD_BY_POLL: Final = timedelta(seconds=20)
+
 # What agents of a dialect understand. A loop agent takes any other word for a switch.
 _LOOP: Final = ("switch",)
 _ACTION: Final = ("switch", "promote_replica", "terminate", "update_config")

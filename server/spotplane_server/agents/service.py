@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from spotplane.v1 import agent_pb2 as pb
 from spotplane.v1 import agent_pb2_grpc, agent_stream_pb2
 
-from spotplane_server import audit, events
+from spotplane_server import audit
 from spotplane_server.agents import (
     access,
     commands_queries,
@@ -23,41 +21,24 @@ from spotplane_server.agents import (
     requests,
     store,
 )
-from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.sessions import Sessions
-from spotplane_server.agents.stream import AgentStream
-from spotplane_server.instances import store as instances
-from spotplane_server.kernel import auth, calls, claims, paging, wire
+from spotplane_server.agents.departures_service import DepartureHandlers
+from spotplane_server.agents.overviews_service import OverviewHandlers
+from spotplane_server.agents.polling_service import PollingHandlers
+from spotplane_server.agents.settings_service import SettingsHandlers
+from spotplane_server.kernel import calls, claims, paging, wire
 from spotplane_server.kernel.calls import Caller, TenantId
-from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
 
 
-class AgentService(agent_pb2_grpc.AgentServiceServicer):
+class AgentService(
+    PollingHandlers,
+    DepartureHandlers,
+    OverviewHandlers,
+    SettingsHandlers,
+    agent_pb2_grpc.AgentServiceServicer,
+):
     """Registration, streams, configuration and commands of agents."""
-
-    def __init__(
-        self,
-        db: Database,
-        clock: Clock,
-        tokens: PageTokens,
-        sessions: Sessions,
-        commands: Ledger,
-        stream: AgentStream,
-        *,
-        bind_replica: registration.BindReplica,
-        offline_after: timedelta,
-    ) -> None:
-        self._db = db
-        self._clock = clock
-        self._tokens = tokens
-        self._sessions = sessions
-        self._ledger = commands
-        self._stream = stream
-        self._bind_replica = bind_replica
-        self._offline_after = offline_after
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         caller, now = calls.current().caller, self._clock.now()
@@ -70,11 +51,12 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                 conn,
                 tenant_id,
                 wanted,
-                bind_replica=self._bind_replica,
+                bind_replica=self._standby.bind,
                 offline_after=self._offline_after,
                 now=now,
             )
             desired = await store.load_desired(conn, tenant_id, done.agent_id, wanted.machine.id)
+            view = await access.get(conn, done.agent_id, now)
         self._sessions.signal_agent(done.agent_id)
         return pb.RegisterResponse(
             agent_id=str(done.agent_id),
@@ -82,6 +64,11 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             desired_state=convert.desired_state(desired) if desired else None,
             agent_token=done.token,
             message=done.message,
+            config=(
+                convert.config(view, done.agent_id)
+                if done.serves
+                else convert.config_off(done.agent_id)
+            ),
         )
 
     async def Connect(
@@ -124,68 +111,6 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         async with self._db.read(access.scope(caller)) as conn:
             found = await access.get(conn, agent_id, self._clock.now())
         return convert.agent(found)
-
-    async def UpdateAgentConfig(
-        self, request: pb.UpdateAgentConfigRequest, context: Context
-    ) -> agent_stream_pb2.AgentConfig:
-        call, now = calls.current(), self._clock.now()
-        agent_id = access.agent_id(call.caller, request.agent_id)
-        wanted = requests.config_changes(request)
-        async with self._db.transaction(access.scope(call.caller)) as conn:
-            locked = await access.lock(conn, agent_id)
-            config = replace(locked.config, **wanted)
-            if config != locked.config:
-                await store.update_config(conn, locked.tenant_id, agent_id, config, now)
-                await audit.record(conn, call, requests.config_change(locked, config), now)
-                await events.append(
-                    conn,
-                    events.Event(
-                        "agent.config_changed",
-                        str(agent_id),
-                        {"agent_id": str(agent_id)},
-                        locked.tenant_id,
-                    ),
-                    now,
-                )
-            view = await access.get(conn, agent_id, now)
-        self._sessions.signal_agent(agent_id)
-        if view.instance_id and view.enabled:
-            self._ledger.wake(view.tenant_id, view.instance_id)
-        return convert.config(view, agent_id)
-
-    async def DeleteAgent(
-        self, request: pb.DeleteAgentRequest, context: Context
-    ) -> pb.DeleteAgentResponse:
-        call, now = calls.current(), self._clock.now()
-        agent_id = access.agent_id(call.caller, request.agent_id)
-        async with self._db.transaction(access.scope(call.caller)) as conn:
-            locked = await access.lock(conn, agent_id)
-            await commands_store.cancel(
-                conn, locked.tenant_id, agent_id, reason="the agent was deleted", now=now
-            )
-            primary = await instances.find_primary(conn, locked.tenant_id, agent_id)
-            if primary is not None:
-                await instances.move(
-                    conn,
-                    locked.tenant_id,
-                    primary.id,
-                    frm=("running_primary",),
-                    to="zombie",
-                    now=now,
-                )
-            await store.delete(conn, locked.tenant_id, agent_id, now)
-            await auth.bump_epoch(conn)
-            change = audit.Change("agent.delete", "agent", str(agent_id), locked.tenant_id)
-            await audit.record(conn, call, change, now)
-            await events.append(
-                conn,
-                events.Event(
-                    "agent.deleted", str(agent_id), {"agent_id": str(agent_id)}, locked.tenant_id
-                ),
-                now,
-            )
-        self._sessions.signal_agent(agent_id)
-        return pb.DeleteAgentResponse(status="deleted", message="the agent was deleted")
 
     async def IssueCommand(self, request: pb.IssueCommandRequest, context: Context) -> pb.Command:
         call, now = calls.current(), self._clock.now()

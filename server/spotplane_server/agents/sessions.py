@@ -14,7 +14,6 @@ import asyncpg
 import structlog
 from spotplane.v1 import agent_stream_pb2 as pb
 
-from spotplane_server import events
 from spotplane_server.agents import (
     commands_queries,
     commands_store,
@@ -253,11 +252,7 @@ class Sessions:
             )
             await self._ledger.hand_over(conn, tenant_id, instance_id, session.id, open_ids, now)
             if instance_rules.role(instance.status) == "primary":
-                moved = await store.set_status(conn, tenant_id, agent_id, "online", now)
-                if moved is not None:
-                    await events.append(
-                        conn, convert.status_event(tenant_id, agent_id, instance_id, moved), now
-                    )
+                await store.set_status(conn, tenant_id, agent_id, "online", now)
 
     def _forget(self, session: Session) -> None:
         session.closed = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -14,8 +14,16 @@ from spotplane_server.kernel.paging import Page, Slice
 
 INSERT_AGENT: Final = """
     INSERT INTO agents (tenant_id, id, logical_agent_id, hostname, agent_version, status,
-                        created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, 'online', $6, $6)
+                        created_at, updated_at, auto_switch_enabled, auto_terminate_enabled,
+                        terminate_wait_seconds, min_savings_percent, risk_threshold,
+                        max_switches_per_week, max_switches_per_day, min_pool_duration_hours)
+    SELECT $1, $2, $3, $4, $5, 'online', $6, $6, coalesce(f.auto_switch_enabled, true),
+           coalesce(f.auto_terminate_enabled, true), coalesce(f.terminate_wait_seconds, 300),
+           coalesce(f.min_savings_percent, 15), coalesce(f.risk_threshold, 0.3),
+           coalesce(f.max_switches_per_week, 10), coalesce(f.max_switches_per_day, 3),
+           coalesce(f.min_pool_duration_hours, 2)
+      FROM (SELECT $1::uuid AS tenant_id) t
+      LEFT JOIN fleet_settings f ON f.tenant_id = t.tenant_id
     ON CONFLICT (tenant_id, logical_agent_id) WHERE deleted_at IS NULL DO NOTHING
     RETURNING id
 """
@@ -27,22 +35,55 @@ LOCK_BY_LOGICAL_ID: Final = """
        FOR UPDATE
 """
 
+HAS_LOGICAL_ID: Final = """
+    SELECT EXISTS (SELECT FROM agents
+                    WHERE tenant_id = $1 AND logical_agent_id = $2 AND deleted_at IS NULL)
+"""
+
+# Whose an instance is that would register under its own name, and does not under another's.
+FIND_OWNER: Final = """
+    SELECT a.id
+      FROM instances i
+      JOIN agents a ON a.tenant_id = i.tenant_id AND a.id = i.agent_id
+     WHERE i.tenant_id = $1 AND i.id = $2 AND a.deleted_at IS NULL AND a.logical_agent_id <> $2
+       AND NOT EXISTS (SELECT
+                         FROM agents o
+                        WHERE o.tenant_id = $1 AND o.logical_agent_id = $2
+                          AND o.deleted_at IS NULL)
+"""
+
 LOCK_AGENT: Final = """
     SELECT tenant_id, id, logical_agent_id, status, enabled, auto_switch_enabled,
            auto_terminate_enabled, terminate_wait_seconds, manual_replica_enabled,
            min_savings_percent, risk_threshold, max_switches_per_week, max_switches_per_day,
-           min_pool_duration_hours
-      FROM agents
-     WHERE id = $1 AND deleted_at IS NULL
+           min_pool_duration_hours, replica_enabled, replica_count
+      FROM agents a
+     WHERE a.id = $1
+       AND (a.deleted_at IS NULL
+            OR (a.deleted_at > $2
+                AND EXISTS (SELECT FROM replicas r
+                             WHERE r.tenant_id = a.tenant_id AND r.agent_id = a.id
+                               AND r.bound AND NOT r.termination_confirmed
+                               AND r.status <> 'promoted')))
        FOR UPDATE
 """
 
 LOCK_ANY: Final = "SELECT id FROM agents WHERE tenant_id = $1 AND id = $2 FOR UPDATE"
 
+# Of administrators' calls there may be one in each tenant.
+FIND_NAMED: Final = """
+    SELECT id FROM agents WHERE logical_agent_id = $1 AND deleted_at IS NULL LIMIT 2
+"""
+
+FIND_TENANT: Final = "SELECT tenant_id FROM agents WHERE id = $1"
+
 TOUCH_AGENT: Final = """
     UPDATE agents
        SET hostname = coalesce($3, hostname),
            agent_version = coalesce($4, agent_version),
+           cloud_account = coalesce($6, cloud_account),
+           project_id = coalesce($7, project_id),
+           registered_at = $5,
            updated_at = $5
      WHERE tenant_id = $1 AND id = $2
 """
@@ -100,8 +141,9 @@ UPDATE_CONFIG: Final = """
        SET enabled = $3, auto_switch_enabled = $4, auto_terminate_enabled = $5,
            terminate_wait_seconds = $6, manual_replica_enabled = $7, min_savings_percent = $8,
            risk_threshold = $9, max_switches_per_week = $10, max_switches_per_day = $11,
-           min_pool_duration_hours = $12,
+           min_pool_duration_hours = $12, replica_enabled = $14, replica_count = $15,
            status = CASE WHEN status = 'online' AND NOT $3 THEN 'disabled'
+                         WHEN status IN ('switching', 'error') AND NOT $3 THEN 'disabled'
                          WHEN status = 'disabled' AND $3 THEN 'online' ELSE status END,
            config_version = config_version + 1, generation = generation + 1, updated_at = $13
      WHERE tenant_id = $1 AND id = $2
@@ -110,8 +152,8 @@ UPDATE_CONFIG: Final = """
 DELETE_AGENT: Final = """
     UPDATE agents
        SET status = 'deleted', deleted_at = $3, updated_at = $3, token_hash = NULL, enabled = false,
-           auto_switch_enabled = false, manual_replica_enabled = false,
-           generation = generation + 1
+           auto_switch_enabled = false, manual_replica_enabled = false, replica_enabled = false,
+           deleted_reason = $4, superseded_by = $5, generation = generation + 1
      WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL
 """
 
@@ -131,7 +173,13 @@ GET_AGENT: Final = """
       LEFT JOIN instances i
         ON i.tenant_id = a.tenant_id AND i.agent_id = a.id AND i.status = 'running_primary'
       LEFT JOIN agent_sessions s ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
-     WHERE a.id = $1 AND a.deleted_at IS NULL
+     WHERE a.id = $1
+       AND (a.deleted_at IS NULL
+            OR (a.deleted_at > $3
+                AND EXISTS (SELECT FROM replicas r
+                             WHERE r.tenant_id = a.tenant_id AND r.agent_id = a.id
+                               AND r.bound AND NOT r.termination_confirmed
+                               AND r.status <> 'promoted')))
 """
 
 LIST_AGENTS: Final = """
@@ -184,8 +232,20 @@ LOAD_DESIRED: Final = """
 
 _IDENTITY: Final = ("tenant_id", "id", "logical_agent_id", "status")
 CONNECTED_WITHIN: Final = timedelta(seconds=30)
+# Nothing is deleted as late as this.
+NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 LIVE_STATUSES: Final = ("online", "offline", "disabled", "switching", "error")
 STATUSES: Final = (*LIVE_STATUSES, "deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What an agent tells of itself; None where it told nothing."""
+
+    hostname: str | None = None
+    version: str | None = None
+    cloud_account: str | None = None
+    project_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +262,8 @@ class Config:
     max_switches_per_week: int
     max_switches_per_day: int
     min_pool_duration_hours: int
+    replica_enabled: bool
+    replica_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +359,25 @@ async def lock_or_insert(
             return made, True
 
 
-async def lock(conn: Conn, agent_id: UUID) -> Locked | None:
-    """Hold an agent that is not deleted, within the connection's scope."""
-    row = await conn.fetchrow(LOCK_AGENT, agent_id)
+async def exists(conn: Conn, tenant_id: TenantId, logical_id: str) -> bool:
+    """Whether an agent that is not deleted has this name."""
+    found: bool = await conn.fetchval(HAS_LOGICAL_ID, tenant_id, logical_id)
+    return found
+
+
+async def find_owner(conn: Conn, tenant_id: TenantId, instance_id: str) -> UUID | None:
+    """The agent of an instance that has no agent of its own name, None when there is none."""
+    owner: UUID | None = await conn.fetchval(FIND_OWNER, tenant_id, instance_id)
+    return owner
+
+
+async def lock(conn: Conn, agent_id: UUID, *, deleted_since: datetime = NEVER) -> Locked | None:
+    """Hold an agent within the connection's scope.
+
+    One that was deleted only if that is not longer ago than ``deleted_since`` and it has replicas
+    whose end nobody has confirmed; by default none that was.
+    """
+    row = await conn.fetchrow(LOCK_AGENT, agent_id, deleted_since)
     if row is None:
         return None
     columns: dict[str, Any] = dict(row)
@@ -312,17 +390,36 @@ async def lock_any(conn: Conn, tenant_id: TenantId, agent_id: UUID) -> bool:
     return await conn.fetchval(LOCK_ANY, tenant_id, agent_id) is not None
 
 
+async def find_named(conn: Conn, logical_id: str) -> list[UUID]:
+    """Agents of this name within the connection's scope, at most two."""
+    return [row["id"] for row in await conn.fetch(FIND_NAMED, logical_id)]
+
+
+async def tenant_of(conn: Conn, agent_id: UUID) -> TenantId | None:
+    """Whose an agent is, even a deleted one, within the connection's scope."""
+    found: TenantId | None = await conn.fetchval(FIND_TENANT, agent_id)
+    return found
+
+
 async def touch(
     conn: Conn,
     tenant_id: TenantId,
     agent_id: UUID,
     *,
-    hostname: str | None,
-    version: str | None,
+    said: Named,
     now: datetime,
 ) -> None:
-    """Overwrite what an agent tells of itself, where it was told."""
-    await conn.execute(TOUCH_AGENT, tenant_id, agent_id, hostname, version, now)
+    """Overwrite what an agent tells of itself, where it was told, as its primary registers."""
+    await conn.execute(
+        TOUCH_AGENT,
+        tenant_id,
+        agent_id,
+        said.hostname,
+        said.version,
+        now,
+        said.cloud_account,
+        said.project_id,
+    )
 
 
 async def set_token(conn: Conn, tenant_id: TenantId, agent_id: UUID, token_hash: bytes) -> bool:
@@ -394,17 +491,29 @@ async def update_config(
         config.max_switches_per_day,
         config.min_pool_duration_hours,
         now,
+        config.replica_enabled,
+        config.replica_count,
     )
 
 
-async def delete(conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) -> None:
+async def delete(
+    conn: Conn,
+    tenant_id: TenantId,
+    agent_id: UUID,
+    now: datetime,
+    *,
+    reason: str = "deleted",
+    superseded_by: UUID | None = None,
+) -> None:
     """Delete an agent softly; its credential dies with it."""
-    await conn.execute(DELETE_AGENT, tenant_id, agent_id, now)
+    await conn.execute(DELETE_AGENT, tenant_id, agent_id, now, reason, superseded_by)
 
 
-async def get(conn: Conn, agent_id: UUID, now: datetime) -> AgentView | None:
-    """One agent within the connection's scope, None when there is none."""
-    row = await conn.fetchrow(GET_AGENT, agent_id, now - CONNECTED_WITHIN)
+async def get(
+    conn: Conn, agent_id: UUID, now: datetime, *, deleted_since: datetime = NEVER
+) -> AgentView | None:
+    """One agent within the connection's scope, None when there is none; deleted ones as `lock`."""
+    row = await conn.fetchrow(GET_AGENT, agent_id, now - CONNECTED_WITHIN, deleted_since)
     return AgentView(**row) if row else None
 
 

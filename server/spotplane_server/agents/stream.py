@@ -183,7 +183,7 @@ class AgentStream:
             if await sessions_store.say_goodbye(
                 conn, session.tenant_id, session.instance_id, session.epoch, now
             ) and await store.set_offline_if_primary(conn, *origin, now):
-                await events.append(conn, convert.status_event(*origin, "offline"), now)
+                await events.append(conn, convert.marked_offline(*origin, "it said goodbye"), now)
         session.goodbye = True
         session.end()
 

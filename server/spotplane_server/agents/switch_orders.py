@@ -209,7 +209,9 @@ def wait_seconds(agent: Locked, asked: Asked) -> int:
 async def _announce(
     conn: Conn, agent: Locked, primary: Instance, command: Command, now: datetime
 ) -> None:
-    kind = "manual_switch.requested" if command.trigger == "MANUAL" else "switch.queued"
+    kinds = ["switch.queued"]
+    if command.trigger == "MANUAL":
+        kinds.insert(0, "manual_switch.requested")
     data = {
         "agent_id": str(agent.id),
         "agent_name": agent.logical_agent_id,
@@ -222,4 +224,5 @@ async def _announce(
         "target_pool_id": command.parameters["target_pool_id"],
         "reason": command.parameters.get("reason"),
     }
-    await events.append(conn, events.Event(kind, str(agent.id), data, agent.tenant_id), now)
+    for kind in kinds:
+        await events.append(conn, events.Event(kind, str(agent.id), data, agent.tenant_id), now)

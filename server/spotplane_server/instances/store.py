@@ -10,6 +10,7 @@ from uuid import UUID
 from spotplane_server.instances.rules import Status
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
+from spotplane_server.market.rules import FALLBACK_ON_DEMAND_NANOUSD
 
 # The catalogue's rows are locked against deletion; a region or type that the catalogue lacks is
 # no reason to refuse a machine that runs already.
@@ -24,10 +25,16 @@ INSERT_INSTANCE: Final = """
            FOR KEY SHARE OF t)
     INSERT INTO instances (tenant_id, id, agent_id, instance_type, region, az, mode, pool_id,
                            hostname, image_id, private_ip, public_ip, status, launched_at,
-                           active_at, updated_at, region_id, instance_type_id)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-            CASE WHEN $13 = 'launching' THEN NULL ELSE $14::timestamptz END, $14,
-            (SELECT id FROM region), (SELECT id FROM type))
+                           active_at, updated_at, region_id, instance_type_id,
+                           baseline_price_nanousd, first_spot_price_nanousd)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+           CASE WHEN $13 = 'launching' THEN NULL ELSE $14::timestamptz END, $14,
+           (SELECT id FROM region), (SELECT id FROM type),
+           b.price, coalesce(p.price_nanousd, b.price * 3 / 10)
+      FROM (SELECT coalesce((SELECT o.price_nanousd
+                               FROM on_demand_prices o
+                              WHERE o.region = $5 AND o.instance_type = $4), $15) AS price) b
+      LEFT JOIN pools p ON p.id = $4 || '.' || $6
     ON CONFLICT (tenant_id, id) DO NOTHING
 """
 
@@ -36,8 +43,21 @@ REFRESH_INSTANCE: Final = """
        SET hostname = coalesce($3, hostname),
            private_ip = coalesce($4, private_ip),
            public_ip = coalesce($5, public_ip),
-           updated_at = $6
+           instance_type = coalesce($6, instance_type),
+           az = coalesce($7, az),
+           mode = coalesce($8, mode),
+           pool_id = CASE WHEN coalesce($8, mode) = 'spot' THEN coalesce($9, pool_id) END,
+           updated_at = $10
      WHERE tenant_id = $1 AND id = $2
+       AND (hostname, private_ip, public_ip, instance_type, az, mode, pool_id) IS DISTINCT FROM
+           (coalesce($3, hostname), coalesce($4, private_ip), coalesce($5, public_ip),
+            coalesce($6, instance_type), coalesce($7, az), coalesce($8, mode),
+            CASE WHEN coalesce($8, mode) = 'spot' THEN coalesce($9, pool_id) END)
+"""
+
+# Whatever an agent leaves to the one that takes its place.
+REHOME_INSTANCES: Final = """
+    UPDATE instances SET agent_id = $3, updated_at = $4 WHERE tenant_id = $1 AND agent_id = $2
 """
 
 # What an agent leaves behind that was deleted is free for another.
@@ -64,6 +84,14 @@ FIND_PRIMARY: Final = """
      WHERE tenant_id = $1 AND agent_id = $2 AND status = 'running_primary'
 """
 
+# Of administrators' calls there may be one in each tenant.
+FIND_OWNED: Final = """
+    SELECT tenant_id, id, agent_id, status, instance_type, region, az, mode, pool_id
+      FROM instances
+     WHERE id = $1
+     LIMIT 2
+"""
+
 MOVE_INSTANCE: Final = """
     UPDATE instances
        SET status = $4,
@@ -88,6 +116,20 @@ class Instance:
     az: str
     mode: str
     pool_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a known machine tells of itself anew; None where it told nothing."""
+
+    id: str
+    instance_type: str | None = None
+    az: str | None = None
+    mode: str | None = None
+    pool_id: str | None = None
+    hostname: str | None = None
+    private_ip: str | None = None
+    public_ip: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +168,7 @@ async def insert(
         machine.public_ip,
         status,
         now,
+        FALLBACK_ON_DEMAND_NANOUSD,
     )
 
 
@@ -137,23 +180,37 @@ async def adopt(
     return bool(done == "UPDATE 1")
 
 
-async def refresh(conn: Conn, tenant_id: TenantId, machine: Machine, now: datetime) -> None:
-    """Overwrite what may change while a machine lives, where it was told."""
+async def refresh(conn: Conn, tenant_id: TenantId, said: Said, now: datetime) -> None:
+    """Overwrite what may change while a machine lives, where it was told and differs."""
     await conn.execute(
         REFRESH_INSTANCE,
         tenant_id,
-        machine.id,
-        machine.hostname,
-        machine.private_ip,
-        machine.public_ip,
+        said.id,
+        said.hostname,
+        said.private_ip,
+        said.public_ip,
+        said.instance_type,
+        said.az,
+        said.mode,
+        said.pool_id,
         now,
     )
+
+
+async def rehome(conn: Conn, tenant_id: TenantId, agent_id: UUID, to: UUID, now: datetime) -> None:
+    """Hand all of an agent's machines to another; call it when only one of both has a primary."""
+    await conn.execute(REHOME_INSTANCES, tenant_id, agent_id, to, now)
 
 
 async def find(conn: Conn, tenant_id: TenantId, instance_id: str) -> Instance | None:
     """One instance, None when it is not known."""
     row = await conn.fetchrow(FIND_INSTANCE, tenant_id, instance_id)
     return Instance(**row) if row else None
+
+
+async def find_owned(conn: Conn, instance_id: str) -> list[Instance]:
+    """Instances of this id within the connection's scope, at most two."""
+    return [Instance(**row) for row in await conn.fetch(FIND_OWNED, instance_id)]
 
 
 async def find_primary(conn: Conn, tenant_id: TenantId, agent_id: UUID) -> Instance | None:
