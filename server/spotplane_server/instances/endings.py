@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -26,6 +27,28 @@ SET_PLACE: Final = """
      WHERE tenant_id = $1 AND id = $2 AND (mode, pool_id) IS DISTINCT FROM ($3, $4)
 """
 
+
+EXPLAIN_INSTANCE: Final = """
+    UPDATE instances
+       SET spared = $3, terminate_consent = terminate_consent OR $4, updated_at = $5
+     WHERE tenant_id = $1 AND id = $2 AND status IN ('zombie', 'terminating')
+       AND (spared <> $3 OR ($4 AND NOT terminate_consent))
+"""
+
+CONSENT: Final = """
+    UPDATE instances
+       SET terminate_consent = true, updated_at = $3
+     WHERE tenant_id = $1 AND id = $2 AND status IN ('zombie', 'terminating')
+"""
+
+# What serves or stands by does not turn into something to be ended, whoever asks.
+ASK: Final = """
+    UPDATE instances
+       SET end_asked_at = $3,
+           status = CASE WHEN status = 'zombie' THEN 'terminating' ELSE status END,
+           updated_at = CASE WHEN status = 'zombie' THEN $3 ELSE updated_at END
+     WHERE tenant_id = $1 AND id = ANY($2) AND status IN ('zombie', 'terminating')
+"""
 
 HAS_CANDIDATE: Final = """
     SELECT EXISTS (SELECT
@@ -79,3 +102,27 @@ async def has_candidate(
     """Whether an instance waits that appeared since then and has no part yet."""
     found: bool = await conn.fetchval(HAS_CANDIDATE, tenant_id, agent_id, since)
     return found
+
+
+async def explain(
+    conn: Conn,
+    tenant_id: TenantId,
+    instance_id: str,
+    *,
+    spared: bool,
+    consent: bool,
+    now: datetime,
+) -> None:
+    """Say why an instance was left, of one that was taken for displaced."""
+    await conn.execute(EXPLAIN_INSTANCE, tenant_id, instance_id, spared, consent, now)
+
+
+async def consent(conn: Conn, tenant_id: TenantId, instance_id: str, now: datetime) -> bool:
+    """Note that somebody agreed to the end of a zombie; False when the instance is none."""
+    done = await conn.execute(CONSENT, tenant_id, instance_id, now)
+    return bool(done == "UPDATE 1")
+
+
+async def ask(conn: Conn, tenant_id: TenantId, instance_ids: Sequence[str], now: datetime) -> None:
+    """Note that their agent was told to end some instances, or that it could not."""
+    await conn.execute(ASK, tenant_id, list(instance_ids), now)

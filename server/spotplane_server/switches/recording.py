@@ -27,6 +27,8 @@ async def record(
     told: Told = NOTHING_TOLD,
     reported: bool = False,
     error: str | None = None,
+    switch_id: UUID | None = None,
+    owed: bool = True,
 ) -> UUID:
     """Write down that an agent's primary has changed, or with ``error`` that it could not.
 
@@ -43,13 +45,15 @@ async def record(
         told: What the agent says of it; prices that it does not know are those of the market.
         reported: Whether the agent has said all that it will.
         error: Why it failed; None for success.
+        switch_id: What the switch is to be called; a fresh id when None.
+        owed: Whether the instance that was left will say goodbye in the agent's name.
 
     Returns:
         The switch's id.
     """
     told = await _priced(conn, old, new, told, now)
     row = store.Row(
-        uuid4(),
+        switch_id or uuid4(),
         agent_id,
         command_id,
         old,
@@ -62,7 +66,7 @@ async def record(
         reported,
     )
     left = old is not None and new is not None and old.instance_id != new.instance_id
-    name = await store.insert(conn, tenant_id, row, owed=left and error is None, now=now)
+    name = await store.insert(conn, tenant_id, row, owed=owed and left and error is None, now=now)
     await events.append(conn, _event(tenant_id, row, name), now)
     return row.id
 

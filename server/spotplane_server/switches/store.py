@@ -95,6 +95,37 @@ FIND_SWITCH: Final = """
      LIMIT 1
 """
 
+# A switch that seemed to happen in place a moment ago, and of which its agent has said nothing.
+FIND_IN_PLACE: Final = """
+    SELECT tenant_id, id, agent_id, command_id, old_instance_id, new_instance_id, old_mode,
+           old_pool_id, new_mode, new_pool_id, trigger, cause, success, reported, created_at
+      FROM switches
+     WHERE tenant_id = $1 AND agent_id = $2 AND old_instance_id = $3 AND new_instance_id = $3
+       AND success AND NOT reported AND created_at > $4
+     ORDER BY created_at DESC, id
+     LIMIT 1
+"""
+
+FIND_LED_TO: Final = """
+    SELECT tenant_id, id, agent_id, command_id, old_instance_id, new_instance_id, old_mode,
+           old_pool_id, new_mode, new_pool_id, trigger, cause, success, reported, created_at
+      FROM switches
+     WHERE tenant_id = $1 AND agent_id = $2 AND new_instance_id = $3 AND success
+     ORDER BY created_at DESC, id
+     LIMIT 1
+"""
+
+# Of an agent whose place another one has taken, within the connection's scope.
+FIND_INHERITED: Final = """
+    SELECT s.id
+      FROM agents a
+      JOIN switches s ON s.tenant_id = a.tenant_id AND s.agent_id = a.superseded_by
+     WHERE a.id = $1 AND a.superseded_by IS NOT NULL AND s.success
+       AND s.new_instance_id = $3 AND ($2::text IS NULL OR s.old_instance_id = $2)
+     ORDER BY s.created_at DESC, s.id
+     LIMIT 1
+"""
+
 # The clean price of the time, else the newest known of then or of the day before.
 PRICE_AT: Final = """
     SELECT CASE WHEN $1 = 'spot'
@@ -304,6 +335,30 @@ async def find(
     """The newest switch of a command, or of a pair of old and new instance without one."""
     row = await conn.fetchrow(FIND_SWITCH, tenant_id, agent_id, command_id, *pair, success)
     return Known(**row) if row else None
+
+
+async def find_in_place(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str, *, since: datetime
+) -> Known | None:
+    """The newest switch that seemed to leave the agent on an instance, still without a report."""
+    row = await conn.fetchrow(FIND_IN_PLACE, tenant_id, agent_id, instance_id, since)
+    return Known(**row) if row else None
+
+
+async def find_led_to(
+    conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str
+) -> Known | None:
+    """The newest switch that led to an instance."""
+    row = await conn.fetchrow(FIND_LED_TO, tenant_id, agent_id, instance_id)
+    return Known(**row) if row else None
+
+
+async def find_inherited(
+    conn: Conn, agent_id: UUID, pair: tuple[str | None, str | None]
+) -> UUID | None:
+    """The switch by which another agent took an agent's place; None when none did."""
+    found: UUID | None = await conn.fetchval(FIND_INHERITED, agent_id, *pair)
+    return found
 
 
 async def price_at(conn: Conn, side: rules.Side, at: datetime) -> int | None:

@@ -1,0 +1,43 @@
+"""What a bulk operation has to know of an item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import Conn
+
+# Ids are the cloud's; the instance that can be ended is meant where two tenants have the same one.
+LOCK_DOOMED: Final = """
+    SELECT i.tenant_id, i.id, i.agent_id, i.status, i.terminate_consent,
+           (i.status = 'zombie'
+            OR EXISTS (SELECT FROM replicas r
+                        WHERE r.tenant_id = i.tenant_id AND r.instance_id = i.id
+                          AND r.bound AND r.status = 'terminated' AND NOT r.termination_confirmed)
+           ) AS endable
+      FROM instances i
+     WHERE i.id = $1
+     ORDER BY i.status IN ('zombie', 'terminating') DESC, i.launched_at DESC
+     LIMIT 1
+       FOR UPDATE OF i
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An instance that somebody wants ended."""
+
+    tenant_id: TenantId
+    id: str
+    agent_id: UUID
+    status: str
+    terminate_consent: bool
+    endable: bool
+
+
+async def lock_doomed(conn: Conn, instance_id: str) -> Candidate | None:
+    """Hold an instance, None when there is none."""
+    row = await conn.fetchrow(LOCK_DOOMED, instance_id)
+    return Candidate(**row) if row else None
