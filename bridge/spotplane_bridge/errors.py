@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 # Trailing metadata that becomes headers of the answer.
 _HEADERS: Final = {
+    "idempotent-replayed": "Idempotent-Replayed",
     "retry-after": "Retry-After",
     "x-ratelimit-limit": "X-RateLimit-Limit",
     "x-ratelimit-remaining": "X-RateLimit-Remaining",
@@ -253,6 +254,9 @@ _FLEET_CODES: Final = {
     "INVALID_MESSAGE": "VALIDATION_ERROR",
     "SEMANTIC": "VALIDATION_ERROR",
     "EMAIL_TAKEN": "CLIENT_EXISTS",
+    "REPLICA_ALREADY_FINAL": "ALREADY_TERMINATED",
+    "TENANT_DELETED": "NOT_FOUND",
+    "TENANT_NOT_ACTIVE": "INACTIVE_CLIENT",
     "DATABASE_UNAVAILABLE": "SERVICE_UNAVAILABLE",
     "LIMITER_UNAVAILABLE": "SERVICE_UNAVAILABLE",
     "DRAINING": "SERVICE_UNAVAILABLE",
@@ -296,6 +300,8 @@ _FLEET_STATUS: Final = {
     "INVALID_TOKEN": 401,
     "UNAUTHORIZED": 401,
     "AUTO_SWITCH_DISABLED": 403,
+    "INACTIVE_CLIENT": 403,
+    "NOT_FOUND": 404,
     "AGENT_OFFLINE": 404,
 }
 

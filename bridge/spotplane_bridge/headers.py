@@ -12,7 +12,7 @@ from uuid import uuid4
 from multidict import CIMultiDict
 
 from spotplane_bridge.config import Network
-from spotplane_bridge.errors import Family
+from spotplane_bridge.errors import Family, invalid
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -88,7 +88,7 @@ _FORWARDED: Final = {
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _NOT_ASCII: Final = re.compile(r"[^\x20-\x7e]")
-_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{8,128}")
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{8,128}")
 _OWN_KEY: Final = re.compile(r"sp_[a-z0-9]{2,16}_[0-9A-Za-z]{32}_[0-9A-Za-z]{6}")
 
 
@@ -200,15 +200,18 @@ def repeatable(
         where: Method and path, which the key belongs to.
         by_request_id: Whether `X-Request-ID` is such a key too. Some clients send one value for
             ever, so that another body under it is another request.
+
+    Raises:
+        Failure: 400, for a key that cannot be one.
     """
     key = headers.get("Idempotency-Key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise invalid("INVALID_FIELD", "Idempotency-Key", "must be 8 to 128 printable characters")
     alias = headers.get("X-Request-ID") if by_request_id else None
     if key is None and (alias is None or not _IDEMPOTENCY_KEY.fullmatch(alias)):
         return []
-    kind = ("x-idempotency-alias", "x-request-id") if key is None else None
-    value = _NOT_ASCII.sub("?", (key if key is not None else alias or "")[:256])
-    metadata = [("idempotency-key", value), ("x-idempotency-scope", where[:1024])]
-    return metadata if kind is None else [*metadata, kind]
+    metadata = [("idempotency-key", key or alias or ""), ("x-idempotency-scope", where[:1024])]
+    return [*metadata, ("x-idempotency-alias", "x-request-id")] if key is None else metadata
 
 
 def key_prefix(headers: Mapping[str, str]) -> str | None:

@@ -27,6 +27,7 @@ def config(database_url: str, **settings: Any) -> ServerConfig:
         "port": 0,
         "admin_token": ADMIN_TOKEN,
         "admin_rate_limit_rpm": 1_000_000,
+        "auth_failures_per_minute": 1_000_000,
         "db_pool_size": 6,
         "drain_seconds": 2,
     }

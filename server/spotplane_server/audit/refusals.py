@@ -18,7 +18,7 @@ MAX_REMEMBERED: Final = 10_000
 
 
 class Refusals:
-    """Records refused calls, each caller and method once a minute."""
+    """Records refused calls and failed proofs, each caller and method once a minute."""
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
@@ -27,7 +27,8 @@ class Refusals:
 
     async def record(self, call: Call, error: DomainError) -> None:
         """Append a row on its own; there is no change that it could belong to."""
-        now, key = self._clock.now(), (call.caller.id, call.method)
+        # Who could not prove itself is known by its address only.
+        now, key = self._clock.now(), (call.caller.id or str(call.client_ip), call.method)
         last = self._recorded.get(key)
         if last is not None and last + REPEAT_AFTER > now:
             return

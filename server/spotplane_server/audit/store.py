@@ -17,7 +17,14 @@ INSERT_AUDIT: Final = """
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 """
 
-_ACTOR_TYPES: Final = {"admin": "admin", "tenant": "api_key", "agent": "agent", "system": "system"}
+# Who could not prove itself is some user.
+_ACTOR_TYPES: Final = {
+    "admin": "admin",
+    "tenant": "api_key",
+    "agent": "agent",
+    "system": "system",
+    "anonymous": "user",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,12 +132,16 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A caller whose right was proven under ``epoch``; ``expires_at`` is checked at each use."""
+    """A caller whose right was proven under ``epoch``; ``expires_at`` is checked at each use.
+
+    ``hashed`` is the credential's hash, by which the right can be proven again.
+    """
 
     caller: Caller
     budget: Budget
     epoch: int
     expires_at: datetime | None = None
+    hashed: bytes = b""
 
 
 _Loader: TypeAlias = Callable[[Conn, bytes], Awaitable[Verified | None]]
@@ -213,10 +217,7 @@ class Authenticator:
         """
         if not token:
             raise AdminTokenMissing("missing admin token")
-        verified = await self._verify(token, self._load_admin)
-        if verified is None or self._expired(verified):
-            raise AdminTokenInvalid("invalid admin token")
-        return verified
+        return await self._admin(secrets.hash_of(token))
 
     async def bearer(self, token: str | None) -> Verified:
         """Prove a tenant key, or an agent's own credential.
@@ -228,12 +229,43 @@ class Authenticator:
         if not token:
             raise ApiKeyMissing("missing authorization header")
         label = secrets.label_of(token)
-        if label == secrets.AGENT_LABEL:
-            agent = await self._verify(token, self._load_agent)
-            if agent is None:
-                raise AgentCredentialInvalid("invalid agent credential")
-            return agent
-        verified = None if label is None else await self._verify(token, self._load_key)
+        if label is None:
+            raise ApiKeyInvalid("invalid API key")
+        hashed = secrets.hash_of(token)
+        return await (self._agent(hashed) if label == secrets.AGENT_LABEL else self._key(hashed))
+
+    async def again(self, kind: str, hashed: bytes) -> Verified:
+        """Prove a credential by its hash: one that was proven before, or that a ticket stands for.
+
+        Args:
+            kind: ``admin``, ``tenant`` or ``agent``, as in `Caller`.
+            hashed: Of the credential.
+
+        Raises:
+            Unauthenticated, Forbidden: As `admin` and `bearer` do.
+        """
+        if kind == "admin":
+            return await self._admin(hashed)
+        return await (self._agent(hashed) if kind == "agent" else self._key(hashed))
+
+    def remembers(self, token: str) -> bool:
+        """Whether a credential was proven here before, whatever became of it."""
+        return secrets.hash_of(token) in self._cache
+
+    async def _admin(self, hashed: bytes) -> Verified:
+        verified = await self._verify(hashed, self._load_admin)
+        if verified is None or self._expired(verified):
+            raise AdminTokenInvalid("invalid admin token")
+        return verified
+
+    async def _agent(self, hashed: bytes) -> Verified:
+        verified = await self._verify(hashed, self._load_agent)
+        if verified is None:
+            raise AgentCredentialInvalid("invalid agent credential")
+        return verified
+
+    async def _key(self, hashed: bytes) -> Verified:
+        verified = await self._verify(hashed, self._load_key)
         if verified is None:
             raise ApiKeyInvalid("invalid API key")
         if self._expired(verified):
@@ -253,8 +285,7 @@ class Authenticator:
     def _expired(self, verified: Verified) -> bool:
         return verified.expires_at is not None and verified.expires_at <= self._clock.now()
 
-    async def _verify(self, token: str, load: _Loader) -> Verified | None:
-        hashed = secrets.hash_of(token)
+    async def _verify(self, hashed: bytes, load: _Loader) -> Verified | None:
         known = self._cache.get(hashed)
         if known is not None and known.epoch == await self._epochs.current():
             self.cache_hits += 1
@@ -291,6 +322,7 @@ class Authenticator:
             Budget(row["rate_limit_rpm"], row["environment_rpm"], row["concurrency_limit"]),
             row["epoch"],
             row["expires_at"],
+            hashed,
         )
 
     async def _load_admin(self, conn: Conn, hashed: bytes) -> Verified | None:
@@ -302,6 +334,7 @@ class Authenticator:
             Budget(row["rate_limit_rpm"]),
             row["epoch"],
             row["expires_at"],
+            hashed,
         )
 
     async def _load_agent(self, conn: Conn, hashed: bytes) -> Verified | None:
@@ -314,6 +347,7 @@ class Authenticator:
             Caller("agent", str(row["id"]), row["logical_agent_id"], TenantId(row["tenant_id"])),
             Budget(),
             row["epoch"],
+            hashed=hashed,
         )
 
 

@@ -49,6 +49,7 @@ class Call:
         correlation_id: Id of logs, audit rows and events of this call.
         http_status: Success status for the REST doors.
         headers: Answer headers for the REST doors, lower-case.
+        credential_hash: Of the credential that proved the caller; empty before that.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Call:
     user_agent: str | None = None
     http_status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    credential_hash: bytes = b""
 
 
 _current: ContextVar[Call] = ContextVar("spotplane_call")

@@ -112,6 +112,23 @@ class Limiter:
         Raises:
             LimitReached: A layer is used up.
         """
+        windows = self._checked(layers, now)
+        for window in windows:
+            window.charge(now)
+        layer, window = min(
+            zip(layers, windows, strict=True), key=lambda pair: pair[0].limit - pair[1].used
+        )
+        return _headers(layer, window, now)
+
+    def check(self, layer: Layer, now: float) -> None:
+        """Charge nothing.
+
+        Raises:
+            LimitReached: The layer is used up.
+        """
+        self._checked([layer], now)
+
+    def _checked(self, layers: Sequence[Layer], now: float) -> list[Window]:
         windows = [self._window(layer) for layer in layers]
         for layer, window in zip(layers, windows, strict=True):
             window.expire(now)
@@ -122,12 +139,7 @@ class Limiter:
                     layer.limit,
                     _headers(layer, window, now),
                 )
-        for window in windows:
-            window.charge(now)
-        layer, window = min(
-            zip(layers, windows, strict=True), key=lambda pair: pair[0].limit - pair[1].used
-        )
-        return _headers(layer, window, now)
+        return windows
 
     def enter(self, key: str, limit: int) -> None:
         """Take one of ``limit`` permits; pair with `leave`.

@@ -7,6 +7,7 @@ counted is the code sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 import time
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from random import getrandbits
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 import grpc
@@ -22,13 +23,24 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from spotplane_server.kernel import addresses, calls, db, errors, logs, metrics, policy
-from spotplane_server.kernel.auth import ApiKeyInvalid, Authenticator, Verified
+from spotplane_server.kernel import (
+    addresses,
+    budgets,
+    calls,
+    credentials,
+    db,
+    errors,
+    logs,
+    metrics,
+    policy,
+)
+from spotplane_server.kernel.auth import Authenticator, Verified
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.errors import DomainError, Invalid, PayloadTooLarge
-from spotplane_server.kernel.limits import Layer, Limiter, LimitReached
-from spotplane_server.kernel.secrets import label_of
+from spotplane_server.kernel.idempotency import Repeats, wish
+from spotplane_server.kernel.limits import Limiter, LimitReached
+from spotplane_server.kernel.tickets import TicketInvalid, Tickets
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +48,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 RECHECK_SECONDS: Final = 0.5
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_NOTICE: Final = "/spotplane.v1.FailoverService/ReportNotice"
+# Headers of errors too.
+_TOLD_OF_ERRORS: Final = ("x-ratelimit-", "idempotent-replayed")
 
 
 class InvalidMessage(Invalid):
@@ -45,27 +58,10 @@ class InvalidMessage(Invalid):
     reason = "INVALID_MESSAGE"
 
 
-class Tokens(NamedTuple):
-    """What a call carries to prove its caller.
-
-    Attributes:
-        admin: Of an administrator.
-        bearer: Of a tenant, an agent or an administrator.
-        either: Whether the caller is of a family whose administrators and tenants share all
-            methods: there a tenant's key on an administrator's method is known and not allowed,
-            elsewhere it is no credential at all.
-    """
-
-    admin: str | None
-    bearer: str | None
-    either: bool
-
-
 @dataclass(eq=False, slots=True)
 class OpenStream:
     """A stream whose right is checked again whenever rights have changed."""
 
-    token: Tokens
     access: policy.Access
     verified: Verified
     task: asyncio.Task[Any]
@@ -89,7 +85,10 @@ class Gate(grpc.aio.ServerInterceptor):
         limiter: Budgets of this process.
         clock: For windows.
         tenant_rpm: Requests a minute of a whole tenant.
-        refused: Told of proven callers that may not call.
+        refused: Told of callers that may not call, or that failed to prove themselves.
+        tickets: Credentials of browsers.
+        repeats: Answers calls under an idempotency key.
+        auth_failures_per_minute: Of one address, before it is asked to wait.
         trusted_proxies: Whose `X-Forwarded-For` is believed.
         message_limits: Largest message in bytes, by method, where it is below the server's.
     """
@@ -102,6 +101,9 @@ class Gate(grpc.aio.ServerInterceptor):
         *,
         tenant_rpm: int,
         refused: Callable[[Call, DomainError], Awaitable[None]],
+        tickets: Tickets,
+        repeats: Repeats,
+        auth_failures_per_minute: int,
         trusted_proxies: Sequence[addresses.Network] = (),
         message_limits: Mapping[str, int] | None = None,
     ) -> None:
@@ -110,6 +112,9 @@ class Gate(grpc.aio.ServerInterceptor):
         self._clock = clock
         self._tenant_rpm = tenant_rpm
         self._refused = refused
+        self._tickets = tickets
+        self._repeats = repeats
+        self._auth_failures = auth_failures_per_minute
         self._trusted = trusted_proxies
         self._message_limits = message_limits or {}
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -150,7 +155,8 @@ class Gate(grpc.aio.ServerInterceptor):
             if not moved and (expires is None or expires > now):
                 continue
             try:
-                stream.verified = await self._verify(stream.access, stream.token)
+                known = stream.verified
+                stream.verified = await self._auth.again(known.caller.kind, known.hashed)
                 policy.check(stream.access, stream.verified.caller)
             except errors.Unavailable:
                 raise  # says nothing about the caller's right
@@ -160,7 +166,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, inner: Any) -> Any:
         read = self._tolerant(method, inner.request_deserializer)
-        write = inner.response_serializer
+        write = _as_written(inner.response_serializer)
         if inner.request_streaming and inner.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._streaming(method, inner.stream_stream, stream_in=True), read, write
@@ -171,10 +177,10 @@ class Gate(grpc.aio.ServerInterceptor):
             )
         if inner.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._unary(method, inner.stream_unary, stream_in=True), read, write
+                self._unary(method, inner.stream_unary, write, stream_in=True), read, write
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, inner.unary_unary, stream_in=False), read, write
+            self._unary(method, inner.unary_unary, write, stream_in=False), read, write
         )
 
     def _tolerant(self, method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -194,7 +200,9 @@ class Gate(grpc.aio.ServerInterceptor):
 
         return read
 
-    def _unary(self, method: str, behaviour: Any, *, stream_in: bool) -> Any:
+    def _unary(
+        self, method: str, behaviour: Any, write: Callable[[Any], bytes], *, stream_in: bool
+    ) -> Any:
         access = policy.METHODS.get(method)
         handled = metrics.Handled(*method.rpartition(".")[2].split("/"))
 
@@ -208,7 +216,9 @@ class Gate(grpc.aio.ServerInterceptor):
                 if stream_in:
                     response = await behaviour(_checked(request), context)
                 else:
-                    response = await db.attempt(lambda: behaviour(request, context))
+                    response = await self._answer(
+                        call, metadata, request, lambda: behaviour(request, context), write
+                    )
                 await _send_headers(call, metadata, context)
                 return response
             except grpc.aio.AbortError:
@@ -230,6 +240,26 @@ class Gate(grpc.aio.ServerInterceptor):
 
         return serve
 
+    async def _answer(
+        self,
+        call: Call,
+        metadata: dict[str, str],
+        request: Any,
+        run: Callable[[], Awaitable[Any]],
+        write: Callable[[Any], bytes],
+    ) -> Any:
+        """Run a handler, or answer as it answered before under the same key."""
+        wanted = wish(metadata, call.method)
+        secret = credentials.tokens(metadata).secret
+        if wanted is None or secret is None or call.caller is calls.ANONYMOUS:
+            return await db.attempt(run)
+
+        async def written() -> bytes:
+            return write(await db.attempt(run))
+
+        sent = request.SerializeToString(deterministic=True)
+        return await self._repeats.answer(call, secret, wanted, sent, written)
+
     def _streaming(self, method: str, behaviour: Any, *, stream_in: bool) -> Any:
         access = policy.METHODS.get(method)
         service, name = method.rpartition(".")[2].split("/")
@@ -241,7 +271,7 @@ class Gate(grpc.aio.ServerInterceptor):
             metrics.ACTIVE.labels("grpc").inc()
             try:
                 verified = await self._admit(access, call, metadata, request)
-                stream = self._watch(access, verified, metadata)
+                stream = self._watch(access, verified)
                 if isinstance(request, _Bad):
                     raise request.error
                 source = _checked(request) if stream_in else request
@@ -305,18 +335,19 @@ class Gate(grpc.aio.ServerInterceptor):
         if access.public:
             return None
         try:
-            verified = await self._verify(access, _tokens(metadata))
-            call.caller = verified.caller
+            verified = await self._prove(access, call, credentials.tokens(metadata))
+            call.caller, call.credential_hash = verified.caller, verified.hashed
             policy.check(access, verified.caller)
         except DomainError as err:
             metrics.AUTH.labels("admin" if access.admin_only else "tenant", err.reason).inc()
-            if call.caller is not calls.ANONYMOUS:
+            if not isinstance(err, (*credentials.MISSING, errors.Unavailable, LimitReached)):
                 await self._refused(call, err)
             raise
         metrics.authenticated(verified.caller.kind).inc()
         try:
             headers = self._limiter.admit(
-                self._layers(access, verified, call.method, request), self._clock.now().timestamp()
+                budgets.layers(access, verified, request, tenant_rpm=self._tenant_rpm),
+                self._clock.now().timestamp(),
             )
         except LimitReached as err:
             metrics.LIMITED.labels(err.reason).inc()
@@ -328,40 +359,27 @@ class Gate(grpc.aio.ServerInterceptor):
             raise request.error
         return verified
 
-    async def _verify(self, access: policy.Access, tokens: Tokens) -> Verified:
-        admin, bearer, either = tokens
-        if admin or (access.admin_only and not either):
-            return await self._auth.admin(admin or _admin_bearer(bearer))
-        if bearer and bearer.startswith("sp_admin_"):
-            return await self._auth.admin(bearer)
+    async def _prove(
+        self, access: policy.Access, call: Call, given: credentials.Tokens
+    ) -> Verified:
+        """Prove a caller; an address that fails too often waits, unless it is known to be right."""
+        failures = budgets.auth_failures(call.client_ip, self._auth_failures)
+        now = self._clock.now()
+        if given.secret is not None and not self._auth.remembers(given.secret):
+            self._limiter.check(failures, now.timestamp())
         try:
-            return await self._auth.bearer(bearer)
-        except ApiKeyInvalid:
-            # An administrator's token may have any form, since operators set the first one.
-            if bearer and either and label_of(bearer) == "":
-                return await self._auth.admin(bearer)
+            if given.ticket is None or given.admin or given.bearer:
+                return await credentials.prove(self._auth, access, given)
+            if not access.ticket:
+                raise TicketInvalid
+            bearer = await self._tickets.use(given.ticket, given.path, now=now)
+            return await self._auth.again(bearer.kind, bearer.hashed)
+        except credentials.MISSING:
             raise
-
-    def _layers(
-        self, access: policy.Access, verified: Verified, method: str, request: Any
-    ) -> list[Layer]:
-        caller, budget = verified.caller, verified.budget
-        if caller.kind == "admin":
-            return [Layer("ADMIN_RATE_LIMIT", caller.id, budget.key_rpm or 600)]
-        if access.fleet:
-            kind = "notice" if method == _NOTICE else "call"
-            agent = getattr(request, "agent_id", "")
-            layers = [Layer("RATE_LIMIT_EXCEEDED", f"{caller.id}:{kind}", 2500, 5.0)]
-            if agent:
-                layers.append(Layer("RATE_LIMIT_EXCEEDED", f"{caller.id}:{agent}:{kind}", 50, 5.0))
-            return layers
-        return [
-            Layer("RATE_LIMIT_REQUESTS", caller.id, budget.key_rpm or 60),
-            Layer(
-                "ENVIRONMENT_LIMIT", str(caller.environment_id), budget.environment_rpm or 10_000
-            ),
-            Layer("TENANT_LIMIT", str(caller.tenant_id), self._tenant_rpm),
-        ]
+        except errors.Unauthenticated:
+            with contextlib.suppress(LimitReached):
+                self._limiter.admit([failures], now.timestamp())
+            raise
 
     def _enter(self, access: policy.Access | None, verified: Verified | None) -> str | None:
         if verified is None or access is None or access.fleet or not verified.budget.concurrency:
@@ -369,13 +387,11 @@ class Gate(grpc.aio.ServerInterceptor):
         self._limiter.enter(verified.caller.id, verified.budget.concurrency)
         return verified.caller.id
 
-    def _watch(
-        self, access: policy.Access | None, verified: Verified | None, metadata: dict[str, str]
-    ) -> OpenStream | None:
+    def _watch(self, access: policy.Access | None, verified: Verified | None) -> OpenStream | None:
         task = asyncio.current_task()
         if verified is None or access is None or task is None:
             return None
-        stream = OpenStream(_tokens(metadata), access, verified, task)
+        stream = OpenStream(access, verified, task)
         self._streams.add(stream)
         if self._epoch is not None and verified.epoch < self._epoch:
             self._epoch = None  # rights moved between proof and now: check again at the next tick
@@ -393,7 +409,7 @@ class Gate(grpc.aio.ServerInterceptor):
         ]
         if error.retry_after_seconds is not None:
             trailers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
-        trailers += [(k, v) for k, v in call.headers.items() if k.startswith("x-ratelimit-")]
+        trailers += [(k, v) for k, v in call.headers.items() if k.startswith(_TOLD_OF_ERRORS)]
         await context.abort(error.code, error.message, tuple(trailers))  # type: ignore[arg-type]
 
 
@@ -408,6 +424,11 @@ def as_domain(err: Exception) -> DomainError:
         return db.database_unavailable()
     log.error("unforeseen_error", exc_info=err)
     return errors.Internal()
+
+
+def _as_written(write: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """A serializer that leaves alone what is written already."""
+    return lambda response: response if isinstance(response, bytes) else write(response)
 
 
 async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -436,21 +457,6 @@ def _new_id() -> str:
     # A name and no secret, so it need not come from the system's random numbers, a call each.
     bits = f"{getrandbits(128):032x}"
     return f"{bits[:8]}-{bits[8:12]}-{bits[12:16]}-{bits[16:20]}-{bits[20:]}"
-
-
-def _tokens(metadata: dict[str, str]) -> Tokens:
-    authorization = metadata.get("authorization", "").strip()
-    scheme, _, rest = authorization.partition(" ")
-    bearer = rest.strip() if scheme.lower() == "bearer" else authorization
-    return Tokens(
-        metadata.get("x-admin-token"),
-        bearer or metadata.get("x-client-token"),
-        metadata.get("x-spotplane-family") == "fleet",
-    )
-
-
-def _admin_bearer(bearer: str | None) -> str | None:
-    return bearer if bearer and bearer.startswith("sp_admin_") else None
 
 
 def _log(call: Call, code: grpc.StatusCode, elapsed: float) -> None:

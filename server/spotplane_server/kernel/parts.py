@@ -12,6 +12,8 @@ from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.jobs import Job
 from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.retention import Rule
+from spotplane_server.kernel.tickets import Tickets
 from spotplane_server.kernel.wakeups import Wakeups
 
 
@@ -26,13 +28,23 @@ class Kernel:
     auth: Authenticator
     wakeups: Wakeups
     server_id: str
+    tickets: Tickets
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A feature's services and how to add them to a server, its jobs, and what runs beside them."""
+    """What a feature gives to the process.
+
+    Attributes:
+        services: How to add each to a server, and the service.
+        jobs: Its background jobs.
+        background: What runs beside them until the process stops.
+        drain: What to end before the server stops.
+        retention: What of its own is forgotten after some time.
+    """
 
     services: Sequence[tuple[Any, Any]] = ()
     jobs: Sequence[Job] = ()
     background: Sequence[Any] = ()
     drain: Sequence[Any] = ()
+    retention: Sequence[Rule] = ()

@@ -43,6 +43,24 @@ class EmailTaken(AlreadyExists):
         super().__init__("another tenant has this e-mail")
 
 
+class ClientExists(AlreadyExists):
+    """Another tenant that is not deleted has the name."""
+
+    reason = "CLIENT_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is a client of the name {name} already", name=name)
+
+
+class ClientTokenNotFound(NotFound):
+    """The tenant has no live client token."""
+
+    reason = "API_KEY_NOT_FOUND"
+
+    def __init__(self, tenant_id: UUID) -> None:
+        super().__init__("the client has no live token", tenant_id=str(tenant_id))
+
+
 class TenantDeleted(Precondition):
     """The tenant is deleted."""
 

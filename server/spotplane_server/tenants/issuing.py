@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID, uuid4
 
 from spotplane_server.kernel import secrets
@@ -11,6 +12,9 @@ from spotplane_server.kernel.auth import bump_epoch
 from spotplane_server.kernel.db import Conn
 from spotplane_server.tenants import changes, errors, keys_store, rules
 from spotplane_server.tenants.keys_store import Draft, Key
+
+# Of the checksum, which says which secret it is and nothing of its random part.
+SUFFIX_LENGTH: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ async def rotate(
     expires_at: datetime | None,
     grace_seconds: int,
     now: datetime,
+    is_client_token: bool = False,
 ) -> Rotation:
     """Create the successor of a key that the caller has locked.
 
@@ -88,6 +93,7 @@ async def rotate(
         key.concurrency_limit,
         expires_at,
         key.id,
+        is_client_token,
     )
     home = await keys_store.share_environment(
         conn, key.tenant_id, key.environment_id, rules.DEFAULT_ENVIRONMENT
@@ -159,6 +165,7 @@ async def _issue(
         environment_id=environment_id,
         key_hash=secret.hash,
         key_prefix=secret.prefix,
+        key_suffix=secret.secret[-SUFFIX_LENGTH:],
         now=now,
     )
     return Issued(key, secret.secret)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.tenants import keys_store
+from spotplane_server.tenants import clients_store, keys_store
 
 
 class LastUsedJob:
@@ -36,3 +36,27 @@ class LastUsedJob:
         except BaseException:
             self._pending = used | self._pending
             raise
+
+
+class EscrowJob:
+    """Forgets copies of tokens: of dead ones, and all of them once the operator wants none.
+
+    Args:
+        db: Where they are.
+        keeps: Whether copies are kept.
+    """
+
+    name = "token_escrow"
+    period = timedelta(minutes=10)
+    singleton = True
+
+    def __init__(self, db: Database, *, keeps: bool) -> None:
+        self._db = db
+        self._keeps = keeps
+
+    async def run_once(self, now: datetime) -> int:
+        """Forget; answer how many."""
+        async with self._db.read(EVERY_TENANT) as conn:
+            if not self._keeps:
+                return await clients_store.drop_copies(conn)
+            return await clients_store.drop_dead_copies(conn, now=now)

@@ -47,8 +47,8 @@ SHARE_ENVIRONMENT: Final = """
 INSERT_KEY: Final = """
     INSERT INTO api_keys (tenant_id, id, environment_id, key_hash, key_prefix, name, description,
                           role, rate_limit_rpm, rate_limit_tpm, concurrency_limit, rotated_from,
-                          expires_at, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)
+                          expires_at, created_at, updated_at, key_suffix, is_client_token)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15, $16)
     RETURNING tenant_id, id, environment_id, key_prefix, name, description, role, rate_limit_rpm,
               rate_limit_tpm, concurrency_limit, status, suspension_id, rotated_from, replaced_by,
               last_used_at, expires_at, created_at, updated_at
@@ -175,6 +175,7 @@ class Draft:
     concurrency_limit: int
     expires_at: datetime | None
     rotated_from: UUID | None = None
+    is_client_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,7 @@ async def insert_key(
     environment_id: UUID,
     key_hash: bytes,
     key_prefix: str,
+    key_suffix: str,
     now: datetime,
 ) -> Key:
     """Create an active key."""
@@ -242,6 +244,8 @@ async def insert_key(
         draft.rotated_from,
         draft.expires_at,
         now,
+        key_suffix,
+        draft.is_client_token,
     )
     return _key(row)
 

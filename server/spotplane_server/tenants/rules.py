@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
@@ -25,6 +26,9 @@ MAX_TPM: Final = 2**31 - 1
 MAX_CONCURRENCY: Final = 10_000
 DEFAULT_GRACE_SECONDS: Final = 86_400
 MAX_GRACE_SECONDS: Final = 604_800
+# Of a client token.
+MAX_CLIENT_GRACE_SECONDS: Final = 86_400
+MAX_LOCAL: Final = 200
 
 _MANAGED: Final[dict[Role | None, frozenset[str]]] = {
     "developer": frozenset({"read_only", "developer"}),
@@ -144,6 +148,29 @@ def retires_at(expires_at: datetime | None, now: datetime, grace_seconds: int) -
 def touches_rights(changed: Iterable[str]) -> bool:
     """Whether a change of these fields of a key must take effect at once everywhere."""
     return not _RIGHTS.isdisjoint(changed)
+
+
+def made_up_email(name: str, number: int) -> str:
+    """An address for a tenant of whom only the name is known; nothing is ever sent there.
+
+    Args:
+        name: The tenant's.
+        number: 1 for the first choice; above, the number tells it from those that are taken.
+    """
+    local = re.sub(r"\s", "_", name.strip().lower()).replace("@", "")[:MAX_LOCAL] or "client"
+    return f"{local}{number if number > 1 else ''}@example.com"
+
+
+def what_became_of_the_old_token(grace_seconds: int) -> str:
+    """What a rotation tells a person."""
+    if not grace_seconds:
+        return "token regenerated; the old one is not valid any more"
+    return f"token regenerated; the old one stays valid for {grace_seconds} s"
+
+
+def masked(prefix: str, suffix: str | None) -> str:
+    """What may be shown of a secret: its first 6 and last 4 characters."""
+    return f"{prefix[:6]}…{suffix or ''}"
 
 
 def name_from_email(email: str) -> str:

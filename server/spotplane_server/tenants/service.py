@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 from google.api import httpbody_pb2
 from spotplane.v1 import tenant_pb2 as pb
-from spotplane.v1 import tenant_pb2_grpc
 
 from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.auth import bump_epoch
@@ -20,12 +19,20 @@ from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Conflict
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.tenants import changes, keys_store, rules, store, suspension
+from spotplane_server.tenants import (
+    changes,
+    clients,
+    furnishing,
+    keys_store,
+    rules,
+    store,
+    suspension,
+)
+from spotplane_server.tenants.clients_service import ClientSettings, ClientsService
 from spotplane_server.tenants.errors import TenantNotFound
 from spotplane_server.tenants.export import Exporter
-from spotplane_server.tenants.store import Draft, Tenant, Totals
+from spotplane_server.tenants.store import MAX_NAME, Draft, Tenant, Totals
 
-MAX_NAME: Final = 255
 MAX_REASON: Final = 500
 MAX_NOTES: Final = 2000
 # A tenant may be deleted between looking for its e-mail and taking it, but not for ever.
@@ -34,8 +41,16 @@ MAX_RESOLVE_ATTEMPTS: Final = 5
 _COLUMNS: Final = {"tier": "billing_plan"}
 
 
-class TenantService(tenant_pb2_grpc.TenantServiceServicer):
-    """Tenants, for administrators."""
+class TenantService(ClientsService):
+    """Tenants, for administrators.
+
+    Args:
+        db: The database.
+        clock: The time.
+        tokens: Of pages.
+        exporter: Makes archives.
+        settings: What clients are made with.
+    """
 
     def __init__(
         self,
@@ -44,13 +59,13 @@ class TenantService(tenant_pb2_grpc.TenantServiceServicer):
         tokens: PageTokens,
         exporter: Exporter,
         *,
-        region_code: str,
+        settings: ClientSettings,
     ) -> None:
         self._db = db
         self._clock = clock
         self._tokens = tokens
         self._exporter = exporter
-        self._region_code = region_code
+        self._clients = settings
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Context) -> pb.Tenant:
         draft = Draft(
@@ -63,7 +78,7 @@ class TenantService(tenant_pb2_grpc.TenantServiceServicer):
         )
         async with self._db.transaction(TenantId(draft.id)) as conn:
             tenant = await store.insert_tenant(conn, draft, now=self._clock.now())
-            await self._furnish(conn, tenant)
+            await furnishing.furnish(conn, tenant, self._clients.region_code)
         calls.created()
         return _message(tenant, Totals())
 
@@ -81,7 +96,7 @@ class TenantService(tenant_pb2_grpc.TenantServiceServicer):
                     return pb.ResolveTenantResponse(id=str(found[0]), status=found[1])
                 tenant = await store.offer_tenant(conn, draft, now=self._clock.now())
                 if tenant is not None:
-                    await self._furnish(conn, tenant)
+                    await furnishing.furnish(conn, tenant, self._clients.region_code)
                     break
             else:
                 raise Conflict("the tenant of this e-mail changes too often; retry")
@@ -154,6 +169,7 @@ class TenantService(tenant_pb2_grpc.TenantServiceServicer):
                 data={"previous_status": tenant.status, "deleted_at": now},
                 now=now,
             )
+            await clients.told(conn, tenant_id, "client.deleted", {"name": tenant.name}, now=now)
             await bump_epoch(conn)
         return pb.DeleteTenantResponse(
             status="deleted", message=f"tenant deleted, {keys} API keys revoked"
@@ -203,32 +219,6 @@ class TenantService(tenant_pb2_grpc.TenantServiceServicer):
         async with aclosing(self._exporter.archive(tenant_id, form, self._clock.now())) as chunks:
             async for chunk in chunks:
                 yield httpbody_pb2.HttpBody(content_type="application/zip", data=chunk)
-
-    async def _furnish(self, conn: Conn, tenant: Tenant) -> None:
-        """Give a new tenant its first environment, and record that it is there."""
-        await store.insert_environment(
-            conn,
-            tenant.id,
-            uuid4(),
-            rules.DEFAULT_ENVIRONMENT,
-            self._region_code,
-            now=tenant.created_at,
-        )
-        made = {
-            "name": tenant.name,
-            "email": tenant.email,
-            "status": tenant.status,
-            "tier": tenant.billing_plan,
-        }
-        await changes.tenant_changed(
-            conn,
-            tenant.id,
-            ("create", "created"),
-            before=None,
-            after=made,
-            data=made,
-            now=tenant.created_at,
-        )
 
 
 def _id(request: Any) -> TenantId:

@@ -14,6 +14,8 @@ from spotplane_server.kernel.db import Conn, constraints
 from spotplane_server.kernel.paging import Page, Slice
 from spotplane_server.tenants.errors import EmailTaken
 
+MAX_NAME: Final = 255
+
 INSERT_TENANT: Final = """
     INSERT INTO tenants (id, name, email, billing_plan, metadata, region_preferences, created_at,
                          updated_at)

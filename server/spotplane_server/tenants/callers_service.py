@@ -1,0 +1,83 @@
+"""CallerService."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from spotplane.v1 import caller_pb2 as pb
+from spotplane.v1 import caller_pb2_grpc
+
+from spotplane_server.kernel import calls, policy, wire
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.tickets import VALID, Tickets
+from spotplane_server.tenants import store, ticket_paths
+from spotplane_server.tenants.errors import TenantNotFound
+
+MAX_PATH: Final = 2048
+_PACKAGE: Final = "/spotplane.v1."
+
+
+class CallerService(caller_pb2_grpc.CallerServiceServicer):
+    """Callers, about themselves."""
+
+    def __init__(self, db: Database, clock: Clock, tickets: Tickets) -> None:
+        self._db = db
+        self._clock = clock
+        self._tickets = tickets
+
+    async def ValidateCaller(
+        self, request: pb.ValidateCallerRequest, context: Context
+    ) -> pb.ValidateCallerResponse:
+        caller = calls.current().caller
+        if caller.tenant_id is None:
+            return pb.ValidateCallerResponse(name=caller.name, role="platform_admin")
+        async with self._db.read(caller.tenant_id) as conn:
+            tenant = await store.find_tenant(conn, caller.tenant_id)
+        if tenant is None:
+            raise TenantNotFound(caller.tenant_id)
+        return pb.ValidateCallerResponse(
+            tenant_id=str(tenant.id),
+            name=tenant.name,
+            email=tenant.email,
+            role=caller.role or "agent",
+        )
+
+    async def MintTicket(
+        self, request: pb.MintTicketRequest, context: Context
+    ) -> pb.MintTicketResponse:
+        call, now = calls.current(), self._clock.now()
+        asked = wire.text(request.path, "path", maximum=MAX_PATH, required=True)
+        path = ticket_paths.checked(call.caller, asked)
+        async with self._db.read(call.caller.tenant_id or EVERY_TENANT) as conn:
+            ticket = await self._tickets.mint(
+                conn, call.caller, call.credential_hash, path, now=now
+            )
+        calls.created()
+        return pb.MintTicketResponse(
+            ticket=ticket,
+            url=f"{path}{'&' if '?' in path else '?'}ticket={ticket}",
+            expire_time=wire.timestamp(now + VALID),
+            expires_in_seconds=int(VALID.total_seconds()),
+        )
+
+    async def GetServiceInfo(
+        self, request: pb.GetServiceInfoRequest, context: Context
+    ) -> pb.GetServiceInfoResponse:
+        services = {
+            method.rpartition("/")[0].removeprefix("/")
+            for method in policy.METHODS
+            if method.startswith(_PACKAGE)
+        }
+        return pb.GetServiceInfoResponse(
+            service="spotplane", version=_version(), api=sorted(services)
+        )
+
+
+def _version() -> str:
+    try:
+        return version("spotplane")
+    except PackageNotFoundError:
+        return "0"
