@@ -4,7 +4,7 @@
 
 Each recording is cut, thinned, spread, made scarce and plentiful, repriced and replayed faster and
 slower, with a seed; besides, markets are drawn without memory, against which the engine's
-prior is wrong. One line per kind: how many were served at the aim, and the worst and middle figures.
+prior is wrong. One line per kind: how many were served as aimed at, the worst and middle figures.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Result:
 
     @property
     def good(self) -> bool:
+        """Whether it is what is aimed at."""
         return self.availability >= AVAILABILITY and self.ratio <= COST
 
 

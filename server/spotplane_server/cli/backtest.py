@@ -127,15 +127,17 @@ def _show(comparison: Comparison) -> None:
     rules, result = comparison.rules, comparison.result
     table = Table(
         title=f"{result.market}: {len(comparison.zones)} zones, {comparison.ticks} ticks, "
-        f"{comparison.seconds / 86_400:.1f} days; boot {rules.boot_seconds} s, "
-        f"notice {rules.notice_seconds} s",
+        f"{comparison.seconds / 86_400:.1f} days\n"
+        f"boot {rules.boot_seconds} s, notice {rules.notice_seconds} s, "
+        f"on-demand {rules.on_demand / 1e9:g} $/h",
         title_justify="left",
         box=None,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
         header_style="bold",
     )
     table.add_column("policy", no_wrap=True)
-    for name in ("availability", "cost", "× optimum", "switches", "losses", "survived", "down, s"):
+    for name in ("served", "cost", "× optimum", "switches", "losses", "survived", "down, s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row(*_row(result), style="bold")
     for baseline in comparison.baselines:
@@ -145,8 +147,7 @@ def _show(comparison: Comparison) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "Costs are shares of always on-demand; the optimum knows the future and is never down.",
-        style="dim",
+        "Costs are shares of always on-demand. The optimum knows the future.", style="dim"
     )
 
 

@@ -48,10 +48,17 @@ class Instance:
 
 @dataclass(slots=True)
 class Events:
-    """What happened at one second."""
+    """What happened at one second.
+
+    Attributes:
+        noticed: Pools where instances were given notice.
+        threats: How many serving instances learned that they will be taken; one that serves only
+            because nothing better is left, and knew before, counts as it begins.
+        any: Whether any of it is news to the engine.
+    """
 
     noticed: list[int] = field(default_factory=list)
-    serving_threatened: bool = False
+    threats: int = 0
     switched: bool = False
     went_down: bool = False
     any: bool = False
@@ -161,12 +168,14 @@ class Fleet:
                 instance.noticed = True
                 events.any = True
                 events.noticed.append(instance.pool)
-                events.serving_threatened |= instance is self.serving
+                events.threats += instance is self.serving
         before = self.serving
         self._remove_lost(now)
         if self.threatened or (self.moving is not None and self.moving.ready_at <= now):
             self._replace(now)
-        events.switched = self.serving is not None and self.serving is not before
+        if self.serving is not None and self.serving is not before:
+            events.switched = True
+            events.threats += self.serving.noticed
         events.went_down = before is not None and self.serving is None
         events.any |= events.switched or events.went_down
         return events

@@ -20,7 +20,7 @@ def cheapest(market: Recording, on_demand: int, boot_seconds: int) -> int:
     its end; on-demand is always to be had.
 
     Formulation. At any second one instance serves and is billed; a move to ``j`` at ``t`` costs,
-    besides, ``j``'s price over its boot ``[t - boot, t)``, in which ``j`` must have capacity. Prices
+    besides, ``j``'s price over its boot ``[t - boot, t)``, in which it must have capacity. Prices
     and capacity change at the ends of ticks only, so the cost of a plan is linear in each of its
     moving times between the ends of ticks and the ends of ticks plus one boot, and some best plan
     moves at such instants only. (Two moves at one instant leave an instance that serves for no

@@ -115,7 +115,7 @@ class Replay:
         fleet = self.fleet
         events = fleet.advance(now)
         self._lost.update(pool for pool in events.noticed if pool != ON_DEMAND)
-        self.outcome.losses += events.serving_threatened
+        self.outcome.losses += events.threats
         self.outcome.switches += events.switched
         self.outcome.outages += events.went_down
         self._pools = self.view.pools(self._tick, frozenset(self._lost))
