@@ -27,29 +27,29 @@ FIND_REPORTER: Final = """
        AND a.deleted_at IS NULL
 """
 
-FIND_PLACE: Final = """
-    SELECT i.tenant_id, i.id, i.agent_id, i.instance_type, i.region, i.az, i.mode, i.pool_id,
-           coalesce(i.baseline_price_nanousd, 0) AS baseline_nanousd
-      FROM instances i
-     WHERE i.id = $1
-       AND ($2::uuid IS NULL OR i.agent_id = $2)
-     ORDER BY (i.status <> 'terminated') DESC, i.updated_at DESC
-     LIMIT 1
-"""
-
-# The named agent's serving instance, or that of the agent heard of last, those online first.
+# The named agent, or the one heard of last, those online first; and its serving instance, or the
+# one that served last.
 FIND_AGENTS_PLACE: Final = """
-    SELECT i.tenant_id, i.id, i.agent_id, i.instance_type, i.region, i.az, i.mode, i.pool_id,
-           coalesce(i.baseline_price_nanousd, 0) AS baseline_nanousd
-      FROM agents a
-      JOIN instances i
-        ON i.tenant_id = a.tenant_id AND i.agent_id = a.id AND i.status = 'running_primary'
-      LEFT JOIN agent_sessions s
-        ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
-     WHERE a.deleted_at IS NULL
-       AND ($1::uuid IS NULL OR a.id = $1)
-     ORDER BY (a.status IN ('online', 'switching')) DESC, s.last_heartbeat_at DESC NULLS LAST, a.id
-     LIMIT 1
+    WITH agent AS (
+        SELECT a.tenant_id, a.id
+          FROM agents a
+          LEFT JOIN LATERAL
+               (SELECT max(s.last_heartbeat_at) AS heard_at
+                  FROM agent_sessions s
+                 WHERE s.tenant_id = a.tenant_id AND s.agent_id = a.id) AS s ON true
+         WHERE a.deleted_at IS NULL
+           AND ($1::uuid IS NULL OR a.id = $1)
+           AND ($2::uuid IS NULL OR a.tenant_id = $2)
+         ORDER BY (a.status IN ('online', 'switching')) DESC, s.heard_at DESC NULLS LAST, a.id
+         LIMIT 1)
+    SELECT a.id AS agent_id, i.instance_type, i.region
+      FROM agent a
+     CROSS JOIN LATERAL
+           (SELECT instance_type, region
+              FROM instances
+             WHERE tenant_id = a.tenant_id AND agent_id = a.id
+             ORDER BY (status = 'running_primary') DESC, updated_at DESC
+             LIMIT 1) AS i
 """
 
 COUNT_ACTIVE: Final = """
@@ -105,21 +105,11 @@ class Reporting:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an instance runs.
+    """Where an agent serves."""
 
-    Attributes:
-        baseline_nanousd: On-demand price of its type when it was first seen; 0 when not known.
-    """
-
-    tenant_id: TenantId
-    id: str
     agent_id: UUID
     instance_type: str
     region: str
-    az: str
-    mode: str
-    pool_id: str | None
-    baseline_nanousd: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +128,11 @@ async def find_reporter(conn: Conn, agent_id: UUID, instance_id: str | None) -> 
     return Reporting(**row) if row else None
 
 
-async def find_place(conn: Conn, instance_id: str, *, agent_id: UUID | None) -> Place | None:
-    """Where an instance of the scope runs, of that agent if one is named; None when unknown."""
-    row = await conn.fetchrow(FIND_PLACE, instance_id, agent_id)
-    return Place(**row) if row else None
-
-
-async def find_agents_place(conn: Conn, agent_id: UUID | None) -> Place | None:
-    """Where an agent serves, or the one heard of last of the scope; None without one."""
-    row = await conn.fetchrow(FIND_AGENTS_PLACE, agent_id)
+async def find_agents_place(
+    conn: Conn, agent_id: UUID | None, tenant_id: TenantId | None
+) -> Place | None:
+    """Where an agent serves, or the one heard of last; None without one."""
+    row = await conn.fetchrow(FIND_AGENTS_PLACE, agent_id, tenant_id)
     return Place(**row) if row else None
 
 

@@ -7,7 +7,10 @@ from typing import Final
 
 from spotplane_server.kernel.parts import Kernel, Parts
 from spotplane_server.kernel.retention import Rule
+from spotplane_server.market.features import FeaturesJob
+from spotplane_server.market.gap_fill import GapFillJob
 from spotplane_server.market.pipeline import PipelineJob
+from spotplane_server.market.scores import PoolRiskJob
 
 RETENTION: Final = (
     Rule("price_reports", "received_at", timedelta(days=30)),
@@ -19,4 +22,12 @@ RETENTION: Final = (
 
 def assemble(kernel: Kernel) -> Parts:
     """Build the feature's jobs. Its service needs instances and is built by `fleet`."""
-    return Parts(jobs=[PipelineJob(kernel.db, kernel.wakeups)], retention=RETENTION)
+    return Parts(
+        jobs=[
+            PipelineJob(kernel.db, kernel.wakeups),
+            GapFillJob(kernel.db),
+            PoolRiskJob(kernel.db),
+            FeaturesJob(kernel.db),
+        ],
+        retention=RETENTION,
+    )

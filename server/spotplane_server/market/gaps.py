@@ -111,8 +111,9 @@ def _weighted(at: datetime, known: Known) -> int:
         if (when := at + steps * BUCKET) in known
     ]
     nearest = sorted(near)[:NEIGHBOURS]
-    weights = sum(Fraction(1, steps) for steps, _, _ in nearest)
-    return _price(sum(Fraction(price, steps) for steps, _, price in nearest) / weights)
+    weights = sum((Fraction(1, steps) for steps, _, _ in nearest), Fraction(0))
+    total = sum((Fraction(price, steps) for steps, _, price in nearest), Fraction(0))
+    return _price(total / weights)
 
 
 def _carried(gap: Gap, at: datetime, known: Known, siblings: Sequence[Known]) -> int:
@@ -121,9 +122,10 @@ def _carried(gap: Gap, at: datetime, known: Known, siblings: Sequence[Known]) ->
         for sibling in siblings
         if at in sibling and gap.before in sibling
     ]
-    return _price(known[gap.before] * (1 + (Fraction(median(changes)) if changes else 0)))
+    change = Fraction(median(changes)) if changes else Fraction(0)
+    return _price(known[gap.before] * (1 + change))
 
 
-def _price(exact: Fraction | int) -> int:
+def _price(exact: Fraction) -> int:
     """To the millionth of a dollar, at least one."""
-    return max(MICRO, round(Fraction(exact) / MICRO) * MICRO)
+    return max(MICRO, round(exact / MICRO) * MICRO)

@@ -42,7 +42,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def bucket(at: datetime) -> datetime:
     """Start of the five minutes that an instant lies in."""
-    return at - (at - _EPOCH) % BUCKET
+    return floor(at, BUCKET)
+
+
+def floor(at: datetime, step: timedelta) -> datetime:
+    """The last multiple of ``step`` since 1970, UTC, that is not after an instant."""
+    return at - (at - _EPOCH) % step
 
 
 def believed(observed_at: datetime, received_at: datetime) -> datetime:

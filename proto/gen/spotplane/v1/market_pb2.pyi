@@ -405,7 +405,7 @@ class PricePoint(message.Message):
     ON_DEMAND_NANOUSD_FIELD_NUMBER: builtins.int
     PRICES_FIELD_NUMBER: builtins.int
     on_demand_nanousd: builtins.int
-    """On-demand price at the end of it; absent before the first one told."""
+    """On-demand price at the end of it; absent before the first one told, in `GetAgentPriceHistory` only."""
     @builtins.property
     def time(self) -> timestamp_pb2.Timestamp:
         """Start of the hour or day, UTC."""
@@ -977,7 +977,7 @@ class SimulateSwitchResponse(message.Message):
     confidence: builtins.float
     """0..1: confidence of the less certain of both prices."""
     volatility_risk: builtins.str
-    """Category of the target's volatility, as in `GetPoolVolatility`; `none` on demand."""
+    """Category of the target's volatility, as in `GetPoolVolatility`; `very_low` on demand."""
     interruption_probability: builtins.float
     """Interruptions in 24 hours per instance and day in the target pool, 0..1; 0 on demand."""
     recommendation: builtins.str
