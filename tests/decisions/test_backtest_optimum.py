@@ -16,7 +16,7 @@ from spotplane_server.decisions.backtest.view import MarketView
 from spotplane_server.decisions.engine import Engine
 from spotplane_server.decisions.engines.hedge import HedgeEngine
 
-from tests.decisions.markets import ON_DEMAND, market, markets
+from tests.decisions.recorded import ON_DEMAND, market, markets
 
 
 def by_trying_everything(given: Recording, on_demand: int, boot: int) -> int:
@@ -83,7 +83,7 @@ def test_optimum_stays_on_demand_where_a_move_does_not_pay() -> None:
 
 @pytest.mark.parametrize("make", [HedgeEngine, *(baseline.make for baseline in BASELINES)])
 @settings(max_examples=20, deadline=None)
-@given(given=markets(ticks=12), boot=st.integers(0, 400), notice=st.integers(0, 400))
+@given(given=markets(), boot=st.integers(0, 400), notice=st.integers(0, 400))
 def test_no_policy_is_up_all_the_time_for_less(
     make: type[Engine], given: Recording, boot: int, notice: int
 ) -> None:

@@ -24,7 +24,7 @@ from spotplane_server.decisions.engine import Decision, Engine, Snapshot
 from spotplane_server.decisions.engines import BUILT_IN
 from spotplane_server.decisions.engines.hedge import HedgeEngine
 
-from tests.decisions.markets import ON_DEMAND, market, markets
+from tests.decisions.recorded import ON_DEMAND, market, markets
 
 A, B = "recorded.a", "recorded.b"
 
@@ -235,7 +235,7 @@ ENGINES: list[Callable[[], Engine]] = [
 
 @pytest.mark.parametrize("make", ENGINES)
 @settings(max_examples=12, deadline=None)
-@given(played=markets(ticks=12), standbys=st.none() | st.integers(0, 2), notice=st.integers(0, 300))
+@given(played=markets(), standbys=st.none() | st.integers(0, 2), notice=st.integers(0, 300))
 def test_a_replay_is_sane_and_the_same_again(
     make: Callable[[], Engine], played: Recording, standbys: int | None, notice: int
 ) -> None:
@@ -250,7 +250,7 @@ def test_a_replay_is_sane_and_the_same_again(
 
 @pytest.mark.parametrize("make", ENGINES)
 @settings(max_examples=12, deadline=None)
-@given(played=markets(ticks=12), data=st.data())
+@given(played=markets(), data=st.data())
 def test_no_engine_sees_the_future(
     make: Callable[[], Engine], played: Recording, data: st.DataObject
 ) -> None:
