@@ -8,15 +8,14 @@ from typing import Any, Final, Literal, TypeVar
 
 from aiohttp import ClientSession
 
+from tests.dialects import contract
 from tests.support.plane import ADMIN_TOKEN, Plane, Tenant
 
 T = TypeVar("T")
 
 ADMIN: Final = "admin"
 NOBODY: Final = "nobody"
-# Constant, because test processes must agree on the names of tests.
-UNKNOWN_ID: Final = "00000000-0000-4000-8000-000000000000"
-
+UNKNOWN_ID: Final = contract.UNKNOWN_ID
 # Who calls: a tenant, a token, the administrator, nobody, or the field's own tenant.
 By = Tenant | str | None
 
