@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,28 +63,30 @@ _MEMBERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     ),
 }
 
+# Shown with all their members.
+_WHOLE: Final = frozenset({"switch.in_progress", "switch.completed"})
+
 NAMES: Final = frozenset(
     {name for name, _ in _MEMBERS.values()}
-    | {"switch_in_progress", "switch_completed", "emergency_event"}
+    | {event_type.replace(".", "_") for event_type in _WHOLE}
+    | {"emergency_event"}
 )
 
 
-def live(row: Row) -> Iterator[Live]:
-    """What an event of the outbox is live: nothing, one thing, or two."""
+def live(row: Row) -> Live | None:
+    """What an event of the outbox is live; None for what is not shown."""
     known = _MEMBERS.get(row.event_type)
     if known is not None:
         name, members = known
-        yield Live(name, _pick(row.data, members))
-        if name == "agent_status_change" and row.data.get("new_status") == "switching":
-            yield Live("switch_in_progress", _pick(row.data, ("agent_id",)))
-    elif row.event_type == "switch.completed":
-        yield Live("switch_completed", {k: v for k, v in row.data.items() if k != "correlation_id"})
-    elif row.event_type in _EMERGENCIES:
+        return Live(name, _pick(row.data, members))
+    if row.event_type in _WHOLE:
+        data = {k: v for k, v in row.data.items() if k != "correlation_id"}
+        return Live(row.event_type.replace(".", "_"), data)
+    if row.event_type in _EMERGENCIES:
         kind = row.event_type.replace(".", "_")
-        yield Live(
-            "emergency_event",
-            {"event_type": kind, **_pick(row.data, ("agent_id", "instance_id"))},
-        )
+        about = _pick(row.data, ("agent_id", "instance_id"))
+        return Live("emergency_event", {"event_type": kind, **about})
+    return None
 
 
 _UPPER: Final = {

@@ -61,7 +61,10 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         self, request: pb.SubscribeRequest, context: Context
     ) -> AsyncIterator[pb.SubscribeResponse]:
         scope = _scope(request)
-        wanted = frozenset(wire.one_of(t.lower(), "types", sorted(NAMES)) for t in request.types) or NAMES
+        wanted = (
+            frozenset(wire.one_of(t.lower(), "types", sorted(NAMES)) for t in request.types)
+            or NAMES
+        )
         start, reset = await self._start(request)
         upper = request.upper_case_names
         await context.send_initial_metadata(())
@@ -111,17 +114,17 @@ class EventService(event_pb2_grpc.EventServiceServicer):
 
 
 def _live(row: store.Row, wanted: frozenset[str], *, upper: bool) -> Iterator[pb.SubscribeResponse]:
-    for event in live(row):
-        if event.name not in wanted:
-            continue
-        for name in upper_names(event.name, event.data) if upper else (event.name,):
-            yield pb.SubscribeResponse(
-                id=event_id((row.txid, row.seq)),
-                event=name,
-                tenant_id=str(row.tenant_id) if row.tenant_id else None,
-                timestamp=wire.timestamp(row.occurred_at),
-                data=wire.struct(event.data),
-            )
+    event = live(row)
+    if event is None or event.name not in wanted:
+        return
+    for name in upper_names(event.name, event.data) if upper else (event.name,):
+        yield pb.SubscribeResponse(
+            id=event_id((row.txid, row.seq)),
+            event=name,
+            tenant_id=str(row.tenant_id) if row.tenant_id else None,
+            timestamp=wire.timestamp(row.occurred_at),
+            data=wire.struct(event.data),
+        )
 
 
 def _scope(request: pb.WatchEventsRequest | pb.SubscribeRequest) -> Scope:

@@ -167,6 +167,14 @@ _TEXTS: Final[dict[str, Callable[[Data, str], Draft | None]]] = {
         f"Instance {data.get('instance_id')} lost agent {agent} to another instance that uses the "
         "same name; it still runs"
     ),
+    "instance.extra": lambda data, agent: _warning(
+        f"Instance {data.get('instance_id')} of agent {agent} was launched but is not needed; "
+        "it may still run"
+    ),
+    "replica.unconfirmed": lambda data, agent: _error(
+        f"Instance {data.get('instance_id')} of agent {agent} should have ended a day ago, and "
+        "nobody has confirmed it; it may still run"
+    ),
     "zombies.reported": _zombies,
     "price_alert.triggered": _alert,
     "ml_models.activated": lambda _data, _agent: _info("A new decision model is live"),
