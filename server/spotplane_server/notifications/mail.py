@@ -1,4 +1,4 @@
-"""Letters: queued with their cause, sent by the operator's mail server, tried until it takes them."""
+"""Letters: queued with their cause, sent by the operator's server, tried until it takes them."""
 
 from __future__ import annotations
 
