@@ -42,7 +42,7 @@ def by_trying_everything(given: Recording, on_demand: int, boot: int) -> int:
         total, start = 0, 0
         for place, run in groupby(choice):
             end = start + len(list(run))
-            if start == 0 and place != optimum.ON_DEMAND:
+            if start == 0 and place != optimum.ON_DEMAND and boot:
                 return None
             billed = range(start - (boot if start else 0), end)
             if billed.start < 0 or (spent := cost(place, billed)) is None:

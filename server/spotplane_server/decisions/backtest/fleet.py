@@ -33,12 +33,14 @@ class Instance:
         ready_at: When it can serve.
         notice_at: When its loss is announced, though not before it was launched.
         loss_at: When it is taken.
+        booted, noticed: Whether these have happened.
     """
 
     pool: int
     ready_at: int
     notice_at: int = NEVER
     loss_at: int = NEVER
+    booted: bool = False
     noticed: bool = False
 
     def doomed(self, now: int) -> bool:
@@ -162,7 +164,8 @@ class Fleet:
         """Let happen what happens at a second: boots end, losses come, notices arrive."""
         events = Events()
         for instance in self._all():
-            if instance.ready_at == now:
+            if instance.ready_at <= now and not instance.booted:
+                instance.booted = True
                 events.any = True
             if instance.notice_at <= now and not instance.noticed:
                 instance.noticed = True

@@ -105,25 +105,33 @@ class Replay:
         return self.outcome
 
     def _at(self, now: int) -> None:
-        """Let happen what happens at a second, then ask the engine."""
-        starts = self.market.starts
-        asked = now == 0
-        if now and now == starts[self._tick + 1]:
+        """Let happen what happens at a second, and carry out what the engine makes of it."""
+        ticked = now == 0
+        if now and now == self.market.starts[self._tick + 1]:
             self._tick += 1
             self._lost.clear()
-            asked = True
-        fleet = self.fleet
-        events = fleet.advance(now)
+            ticked = True
+        # What is carried out may be done at once, as a move to a ready standby; that is news again.
+        for _ in range(len(self.market.zones) + 2):
+            news = self._happen(now)
+            fleet = self.fleet
+            if fleet.moving is not None and not fleet.threatened:
+                # A switch is under way; it is let be, as it is live.
+                return
+            if not (news or ticked):
+                return
+            ticked = False
+            self._ask(now)
+
+    def _happen(self, now: int) -> bool:
+        """Let time do its work on the instances; whether the engine should hear of it."""
+        events = self.fleet.advance(now)
         self._lost.update(pool for pool in events.noticed if pool != ON_DEMAND)
         self.outcome.losses += events.threats
         self.outcome.switches += events.switched
         self.outcome.outages += events.went_down
         self._pools = self.view.pools(self._tick, frozenset(self._lost))
-        if fleet.moving is not None and not fleet.threatened:
-            # A switch is under way; it is let be, as it is live.
-            return
-        if asked or events.any:
-            self._ask(now)
+        return events.any
 
     def _ask(self, now: int) -> None:
         """Ask until an answer could be carried out; each refusal is shown to the engine."""
