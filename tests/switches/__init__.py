@@ -1,0 +1,1 @@
+"""Switches, from the order to the history."""
