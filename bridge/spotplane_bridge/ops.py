@@ -18,7 +18,7 @@ from spotplane_bridge.metrics import Metrics
 from spotplane_bridge.upstream import Upstream
 
 # Checks that the server publishes as services of gRPC's health protocol.
-CHECKS: Final = ("database", "migrations", "partitions", "rollups")
+CHECKS: Final = ("database", "migrations", "partitions", "rollups", "jobs")
 DECISIONS: Final = "spotplane.v1.DecisionService"
 CHECK_TIMEOUT_S: Final = 2.0
 CHECK_PERIOD_S: Final = 10.0
@@ -66,7 +66,7 @@ class Health:
         return {
             "server": overall,
             **{
-                name: overall if answer is None else overall and answer
+                name: overall if answer is None else answer
                 for name, answer in zip(CHECKS, answers[1:], strict=True)
             },
         }
@@ -77,6 +77,18 @@ class Health:
             self.last = await self.ask()
             self.last[DECISIONS] = bool(await self._serving(DECISIONS))
             await asyncio.sleep(CHECK_PERIOD_S)
+
+    def verdict(self) -> tuple[str, str | None]:
+        """The last check in a word, and what is wrong, if anything is.
+
+        Before the first check all that is known is that this process answers.
+        """
+        if not self.last or all(self.last.values()):
+            return "healthy", None
+        failed = ", ".join(name for name in CHECKS if not self.last.get(name))
+        if any(self.last.get(name) for name in CHECKS):
+            return "degraded", f"not working: {failed}"
+        return "unhealthy", "the control plane cannot be reached"
 
     async def _serving(self, service: str) -> bool | None:
         """Whether a service serves; None when the server does not know it."""
@@ -106,19 +118,18 @@ def ops_endpoints(health: Health, metrics: Metrics) -> list[OpsEndpoint]:
     """The endpoints of `/health`, `/ready` and `/metrics`."""
 
     async def alive(exchange: Exchange) -> web.StreamResponse:
-        serving = health.last.get("server", False)
-        return exchange.answer(
-            200,
-            {
-                # The process is healthy while it answers; the members below tell of the rest.
-                "status": "healthy",
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "version": installed_version(),
-                "server": "connected" if serving else "disconnected",
-                "database": "connected" if health.last.get("database") else "disconnected",
-                "decision_engine_loaded": health.last.get(DECISIONS, False),
-            },
-        )
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        status, error = health.verdict()
+        body = {
+            "status": status,
+            "time": now,
+            "timestamp": now,
+            "version": installed_version(),
+            "server": "connected" if health.last.get("server") else "disconnected",
+            "database": "connected" if health.last.get("database") else "disconnected",
+            "decision_engine_loaded": health.last.get(DECISIONS, False),
+        }
+        return exchange.answer(200, body if error is None else {**body, "error": error})
 
     async def ready(exchange: Exchange) -> web.StreamResponse:
         checks = await health.ask()

@@ -305,13 +305,13 @@ class Server:
         await enter(owned(pacer.run(), "decision-pacer"))
         await enter(owned(self.kernel.wakeups.run(), "wakeups"))
         await enter(owned(gate.recheck_streams(), "recheck"))
-        await enter(owned(_report_health(self.kernel, healthy), "health"))
         for background in self.parts.background:
             await enter(owned(background(), "background"))
         await self._grpc.start()
         self._stack.push_async_callback(repeats.settle)
         self._stack.push_async_callback(self._stop_grpc, healthy)
         await enter(owned(runner.run(), "jobs"))
+        await enter(owned(_report_health(self.kernel, runner, healthy), "health"))
         log.info("serving", port=self.port, server_id=self.kernel.server_id)
 
     async def stop(self) -> None:
@@ -393,15 +393,20 @@ def _service_names() -> list[str]:
     return sorted(ours | {health_pb2.DESCRIPTOR.services_by_name["Health"].full_name})
 
 
-async def _report_health(kernel: Kernel, healthy: Any) -> None:
-    """Say every few seconds what works: each check by its name, and all together as ``""``."""
+async def _report_health(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
+    """Say every few seconds what works: each check by its name, and all together as ``""``.
+
+    A service works when all do: among them the decisions, whose built-in engine needs no loading.
+    """
     serving = health_pb2.HealthCheckResponse.ServingStatus
     while True:
-        checks = await _checks(kernel)
+        checks = {**await _checks(kernel), "jobs": runner.is_running}
         metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
         for state, count in kernel.db.stats().items():
             metrics.POOL.labels(state).set(count)
-        for name, works in {**checks, "": all(checks.values())}.items():
+        works_all = all(checks.values())
+        services = dict.fromkeys(_service_names(), works_all)
+        for name, works in {**services, **checks, "": works_all}.items():
             await healthy.set(name, serving.SERVING if works else serving.NOT_SERVING)
         await asyncio.sleep(HEALTH_SECONDS)
 

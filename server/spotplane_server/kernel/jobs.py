@@ -47,6 +47,7 @@ class JobRunner:
         self._holder = holder
         self._jobs = {job.name: job for job in jobs}
         self._signals = {job.name: asyncio.Event() for job in jobs}
+        self.is_running = False
 
     def signal(self, name: str) -> None:
         """Run a job soon."""
@@ -54,11 +55,13 @@ class JobRunner:
 
     async def run(self) -> None:
         """Run all jobs until cancelled, then let their leases go."""
+        self.is_running = True
         try:
             async with asyncio.TaskGroup() as group:
                 for job in self._jobs.values():
                     group.create_task(self._loop(job), name=f"job:{job.name}")
         finally:
+            self.is_running = False
             await asyncio.shield(self._release())
 
     async def _loop(self, job: Job) -> None:
