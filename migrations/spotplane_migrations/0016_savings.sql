@@ -316,6 +316,10 @@ GRANT SELECT, INSERT ON tenant_activity_days TO spotplane_app;
 CREATE INDEX outbox_events_activity ON outbox_events (occurred_at DESC, seq DESC)
     WHERE event_type NOT LIKE '%.status\_changed';
 
+-- Administrators name an instance without its tenant, and look at the switches of all of them.
+CREATE INDEX instances_id ON instances (id);
+CREATE INDEX switches_time ON switches (created_at);
+
 -- What runs already is accounted from the start of what is known of it.
 INSERT INTO savings_agents (tenant_id, agent_id, closed_until)
 SELECT tenant_id, agent_id, savings_bucket(min(started_at)) FROM instance_spans GROUP BY tenant_id, agent_id;

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from spotplane.v1 import insight_pb2_grpc
+
+from spotplane_server.insights.jobs import ActivityJob
+from spotplane_server.insights.service import InsightService
 from spotplane_server.kernel.parts import Kernel, Parts
 
 
 def assemble(kernel: Kernel) -> Parts:
     """Build the feature's services and jobs."""
-    return Parts()
+    service = InsightService(
+        kernel.db, kernel.clock, kernel.tokens, connections=kernel.config.db_pool_size
+    )
+    return Parts(
+        services=[(insight_pb2_grpc.add_InsightServiceServicer_to_server, service)],
+        jobs=[ActivityJob(kernel.db)],
+    )

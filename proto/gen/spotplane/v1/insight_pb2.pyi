@@ -404,6 +404,7 @@ class GetSystemHealthResponse(message.Message):
     ENGINE_VERSION_FIELD_NUMBER: builtins.int
     ACTIVE_FALLBACK_FIELD_NUMBER: builtins.int
     ENGINES_FIELD_NUMBER: builtins.int
+    MODEL_LOADED_FIELD_NUMBER: builtins.int
     database_connected: builtins.bool
     """Whether the database answers."""
     connections_used: builtins.int
@@ -418,13 +419,15 @@ class GetSystemHealthResponse(message.Message):
     """Version of the live session; absent for the built-in rules."""
     active_fallback: builtins.bool
     """Whether the built-in rules stand in for an engine that failed."""
+    model_loaded: builtins.bool
+    """Whether the engine that decides is an uploaded model."""
     @builtins.property
     def measured_at(self) -> timestamp_pb2.Timestamp:
         """When this was measured."""
 
     @builtins.property
     def engines(self) -> containers.RepeatedCompositeFieldContainer[UploadedEngine]:
-        """Uploaded engines that are kept, newest first."""
+        """Uploaded engines that are kept, newest first, 50 at most."""
 
     def __init__(
         self,
@@ -438,10 +441,11 @@ class GetSystemHealthResponse(message.Message):
         engine_version: builtins.str | None = ...,
         active_fallback: builtins.bool = ...,
         engines: abc.Iterable[UploadedEngine] | None = ...,
+        model_loaded: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_engine_version", b"_engine_version", "engine_version", b"engine_version", "measured_at", b"measured_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_engine_version", b"_engine_version", "active_fallback", b"active_fallback", "connections_limit", b"connections_limit", "connections_used", b"connections_used", "database_connected", b"database_connected", "engine_loaded", b"engine_loaded", "engine_name", b"engine_name", "engine_version", b"engine_version", "engines", b"engines", "measured_at", b"measured_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_engine_version", b"_engine_version", "active_fallback", b"active_fallback", "connections_limit", b"connections_limit", "connections_used", b"connections_used", "database_connected", b"database_connected", "engine_loaded", b"engine_loaded", "engine_name", b"engine_name", "engine_version", b"engine_version", "engines", b"engines", "measured_at", b"measured_at", "model_loaded", b"model_loaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__engine_version: _TypeAlias = typing.Literal["engine_version"]  # noqa: Y015
     _WhichOneofArgType__engine_version: _TypeAlias = typing.Literal["_engine_version", b"_engine_version"]  # noqa: Y015
@@ -910,7 +914,7 @@ class ExportGlobalStatsResponse(message.Message):
     ROWS_FIELD_NUMBER: builtins.int
     @builtins.property
     def rows(self) -> containers.RepeatedCompositeFieldContainer[GlobalStatsRow]:
-        """Oldest first, 500 at most in a message; together they are all."""
+        """Newest first, 500 at most in a message; together they are all."""
 
     def __init__(
         self,

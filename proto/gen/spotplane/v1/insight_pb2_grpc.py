@@ -124,7 +124,7 @@ class InsightServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListActivity(self, request, context):
-        """Lists what happened lately, newest first; errors are left out. For administrators with `admin:read`.
+        """Lists what happened lately, newest first; errors and stored decisions are left out. For administrators with `admin:read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,7 +159,7 @@ class InsightServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExportGlobalStats(self, request, context):
-        """Streams every tenant that is not deleted with its figures, oldest first, for an export. For administrators with `admin:read`.
+        """Streams every tenant that is not deleted with its figures, newest first, for an export. For administrators with `admin:read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,7 @@ class InsightServiceStub:
     GetTenantGrowth: aio.UnaryUnaryMultiCallable[insight_pb2.GetTenantGrowthRequest, insight_pb2.GetTenantGrowthResponse]
     """Counts tenants day by day. For administrators with `admin:read`."""
     ListActivity: aio.UnaryUnaryMultiCallable[insight_pb2.ListActivityRequest, insight_pb2.ListActivityResponse]
-    """Lists what happened lately, newest first; errors are left out. For administrators with `admin:read`."""
+    """Lists what happened lately, newest first; errors and stored decisions are left out. For administrators with `admin:read`."""
     GetSystemHealth: aio.UnaryUnaryMultiCallable[insight_pb2.GetSystemHealthRequest, insight_pb2.GetSystemHealthResponse]
     """Says what of the plane works, as far as the server that answers sees it. For administrators with `admin:read`."""
     GetTenantSummary: aio.UnaryUnaryMultiCallable[insight_pb2.GetTenantSummaryRequest, insight_pb2.GetTenantSummaryResponse]
@@ -37,7 +37,7 @@ class InsightServiceStub:
     GetAgentStatistics: aio.UnaryUnaryMultiCallable[insight_pb2.GetAgentStatisticsRequest, insight_pb2.GetAgentStatisticsResponse]
     """Shows how one agent was decided about and what came of it. For its own credential too. `AGENT_NOT_FOUND` for another tenant's."""
     ExportGlobalStats: aio.UnaryStreamMultiCallable[insight_pb2.ExportGlobalStatsRequest, insight_pb2.ExportGlobalStatsResponse]
-    """Streams every tenant that is not deleted with its figures, oldest first, for an export. For administrators with `admin:read`."""
+    """Streams every tenant that is not deleted with its figures, newest first, for an export. For administrators with `admin:read`."""
     Search: aio.UnaryUnaryMultiCallable[insight_pb2.SearchRequest, insight_pb2.SearchResponse]
     """Finds tenants, instances and agents by a part of their names. For administrators with `admin:read`."""
     GetOperationalMetrics: aio.UnaryUnaryMultiCallable[insight_pb2.GetOperationalMetricsRequest, insight_pb2.GetOperationalMetricsResponse]
@@ -80,7 +80,7 @@ class InsightServiceServicer(metaclass=abc_1.ABCMeta):
         request: insight_pb2.ListActivityRequest,
         context: aio.ServicerContext[insight_pb2.ListActivityRequest, abc.Awaitable[insight_pb2.ListActivityResponse]],
     ) -> abc.Awaitable[insight_pb2.ListActivityResponse]:
-        """Lists what happened lately, newest first; errors are left out. For administrators with `admin:read`."""
+        """Lists what happened lately, newest first; errors and stored decisions are left out. For administrators with `admin:read`."""
 
     @abc_1.abstractmethod
     def GetSystemHealth(
@@ -120,7 +120,7 @@ class InsightServiceServicer(metaclass=abc_1.ABCMeta):
         request: insight_pb2.ExportGlobalStatsRequest,
         context: aio.ServicerContext[insight_pb2.ExportGlobalStatsRequest, abc.AsyncIterator[insight_pb2.ExportGlobalStatsResponse]],
     ) -> abc.AsyncIterator[insight_pb2.ExportGlobalStatsResponse]:
-        """Streams every tenant that is not deleted with its figures, oldest first, for an export. For administrators with `admin:read`."""
+        """Streams every tenant that is not deleted with its figures, newest first, for an export. For administrators with `admin:read`."""
 
     @abc_1.abstractmethod
     def Search(

@@ -1,0 +1,232 @@
+"""InsightService: what dashboards and administrators see of everything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from spotplane.v1 import insight_pb2 as pb
+from spotplane.v1 import insight_pb2_grpc
+
+from spotplane_server.agents import access as agents
+from spotplane_server.agents.errors import InstanceNotFound
+from spotplane_server.insights import (
+    convert,
+    details_store,
+    plane_store,
+    platform_store,
+    rules,
+    search_store,
+    tenants_store,
+)
+from spotplane_server.kernel import calls, paging, wire
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.errors import Unavailable
+from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.paging import PageTokens, Slice
+from spotplane_server.savings import access
+from spotplane_server.savings import rules as calendar
+from spotplane_server.tenants.errors import TenantNotFound
+
+PAGE: Final = 500
+DAYS_SHOWN: Final = 30
+_KINDS: Final = ("clients", "instances", "agents")
+# Where a list is read on from.
+_Place = tuple[datetime, UUID] | tuple[None, None]
+
+
+class InsightService(insight_pb2_grpc.InsightServiceServicer):
+    """Composes figures of every feature; changes nothing."""
+
+    def __init__(self, db: Database, clock: Clock, tokens: PageTokens, *, connections: int) -> None:
+        self._db = db
+        self._clock = clock
+        self._tokens = tokens
+        self._connections = connections
+
+    async def GetFleetStats(
+        self, request: pb.GetFleetStatsRequest, context: Context
+    ) -> pb.GetFleetStatsResponse:
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await platform_store.fleet_stats(conn, now=self._clock.now())
+        return convert.fleet_stats(found)
+
+    async def ListTenantSummaries(
+        self, request: pb.ListTenantSummariesRequest, context: Context
+    ) -> pb.ListTenantSummariesResponse:
+        page = paging.read(request, self._tokens, default=PAGE, maximum=PAGE)
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await tenants_store.list_figures(
+                conn, after=page.after_instant(), limit=page.limit + 1, now=self._clock.now()
+            )
+            total = await tenants_store.count_tenants(conn)
+        items, pagination = paging.answer(
+            page, Slice(found, total), self._tokens, lambda t: (t.created_at, t.id)
+        )
+        return pb.ListTenantSummariesResponse(
+            tenants=map(convert.figures, items), pagination=pagination
+        )
+
+    async def GetTenantGrowth(
+        self, request: pb.GetTenantGrowthRequest, context: Context
+    ) -> pb.GetTenantGrowthResponse:
+        count = wire.optional_integer(request, "days", 1, 365) or DAYS_SHOWN
+        days = calendar.days(self._clock.now(), count)
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await platform_store.tenant_growth(conn, first=days[0], last=days[-1])
+        return pb.GetTenantGrowthResponse(
+            days=[
+                pb.GrowthDay(
+                    day_time=wire.timestamp(day.day_at),
+                    total=day.total,
+                    new_count=day.new,
+                    active_count=day.active,
+                )
+                for day in found
+            ]
+        )
+
+    async def ListActivity(
+        self, request: pb.ListActivityRequest, context: Context
+    ) -> pb.ListActivityResponse:
+        limit = wire.optional_integer(request, "limit", 1, 50) or 50
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await plane_store.list_activity(conn, rules.ACTIVITY, limit=limit)
+            names = await plane_store.name_agents(conn, rules.agent_ids([e.data for e in found]))
+        return pb.ListActivityResponse(
+            activities=[
+                pb.Activity(
+                    id=event.seq,
+                    type=rules.kind(event.event_type),
+                    text=rules.text(event.event_type, event.data, _name(names, event.data)),
+                    occurred_at=wire.timestamp(event.occurred_at),
+                )
+                for event in found
+            ]
+        )
+
+    async def GetSystemHealth(
+        self, request: pb.GetSystemHealthRequest, context: Context
+    ) -> pb.GetSystemHealthResponse:
+        health = pb.GetSystemHealthResponse(
+            connections_used=self._db.stats()["used"],
+            connections_limit=self._connections,
+            measured_at=wire.timestamp(self._clock.now()),
+            engine_name="rules",
+        )
+        try:
+            async with self._db.read(EVERY_TENANT) as conn:
+                standing_in = await plane_store.active_fallback(conn)
+                engines = await plane_store.list_engines(conn)
+        except Unavailable:
+            # This is the one question whose answer that is.
+            return health
+        health.database_connected = True
+        health.engine_loaded = not standing_in
+        health.active_fallback = standing_in
+        health.engines.extend(map(convert.engine, engines))
+        for engine in engines:
+            if engine.role == "live":
+                health.engine_name, health.engine_version = engine.name, engine.version
+                health.model_loaded = engine.kind == "model" and not standing_in
+        return health
+
+    async def GetTenantSummary(
+        self, request: pb.GetTenantSummaryRequest, context: Context
+    ) -> pb.GetTenantSummaryResponse:
+        tenant_id = access.tenant(calls.current().caller, request.tenant_id)
+        now = self._clock.now()
+        month, today = calendar.period("monthly", now), calendar.period("daily", now)
+        async with self._db.read(tenant_id) as conn:
+            found = await tenants_store.find_figures(conn, tenant_id, now=now)
+            if found is None:
+                raise TenantNotFound(tenant_id)
+            switches = await tenants_store.sum_switches(conn, tenant_id, today=today)
+            savings = await tenants_store.sum_month(conn, tenant_id, month=month, now=now)
+            recent = await tenants_store.recent_switches(conn, tenant_id)
+            active = await tenants_store.active_agents(conn, tenant_id)
+        return pb.GetTenantSummaryResponse(
+            tenant=convert.figures(found),
+            spot_instances=found.spot_instances,
+            total_downtime_seconds=switches.downtime_seconds,
+            average_downtime_seconds=switches.average_downtime,
+            total_switches=switches.total,
+            switches_today=switches.today,
+            monthly_savings_nanousd=savings,
+            recent_switches=map(convert.recent_switch, recent),
+            active_agents=map(convert.active_agent, active),
+        )
+
+    async def GetInstanceMetrics(
+        self, request: pb.GetInstanceMetricsRequest, context: Context
+    ) -> pb.GetInstanceMetricsResponse:
+        caller, now = calls.current().caller, self._clock.now()
+        instance_id = wire.text(request.instance_id, "instance_id", maximum=128)
+        since = calendar.days(now, DAYS_SHOWN)[0]
+        async with self._db.read(agents.scope(caller)) as conn:
+            found = await details_store.find_instance(conn, caller.tenant_id, instance_id, now=now)
+            if found is None:
+                raise InstanceNotFound
+            savings = await details_store.sum_instance(
+                conn, found.tenant_id, instance_id, since=since, now=now
+            )
+        return convert.instance_metrics(found, savings, now)
+
+    async def GetAgentStatistics(
+        self, request: pb.GetAgentStatisticsRequest, context: Context
+    ) -> pb.GetAgentStatisticsResponse:
+        caller, now = calls.current().caller, self._clock.now()
+        agent_id = agents.agent_id(caller, request.agent_id)
+        async with self._db.read(agents.scope(caller)) as conn:
+            agent = await agents.get(conn, agent_id, now)
+            found = await details_store.agent_statistics(conn, agent.tenant_id, agent_id, now=now)
+        return convert.agent_statistics(str(agent_id), found)
+
+    async def ExportGlobalStats(
+        self, request: pb.ExportGlobalStatsRequest, context: Context
+    ) -> AsyncIterator[pb.ExportGlobalStatsResponse]:
+        now, after = self._clock.now(), (None, None)  # type: datetime, _Place
+        while True:
+            async with self._db.read(EVERY_TENANT) as conn:
+                found = await tenants_store.list_figures(conn, after=after, limit=PAGE, now=now)
+            yield pb.ExportGlobalStatsResponse(rows=map(convert.export_row, found))
+            if len(found) < PAGE:
+                return
+            after = (found[-1].created_at, found[-1].id)
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        text = wire.text(request.query, "query", maximum=255)
+        kinds = {wire.one_of(kind, "types", _KINDS) for kind in request.types} or set(_KINDS)
+        limit = wire.optional_integer(request, "limit", 1, 50) or 10
+        answer = pb.SearchResponse(query=text)
+        if len(text) < 2:
+            return answer
+        async with self._db.read(EVERY_TENANT) as conn:
+            if "clients" in kinds:
+                tenants = await search_store.find_tenants(conn, text, limit=limit)
+                answer.tenants.extend(map(convert.found_tenant, tenants))
+            if "instances" in kinds:
+                instances = await search_store.find_instances(conn, text, limit=limit)
+                answer.instances.extend(map(convert.found_instance, instances))
+            if "agents" in kinds:
+                found = await search_store.find_agents(conn, text, limit=limit)
+                answer.agents.extend(map(convert.found_agent, found))
+        return answer
+
+    async def GetOperationalMetrics(
+        self, request: pb.GetOperationalMetricsRequest, context: Context
+    ) -> pb.GetOperationalMetricsResponse:
+        now = self._clock.now()
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await platform_store.operations(
+                conn, now=now, today=calendar.period("daily", now)
+            )
+        return convert.operations(found)
+
+
+def _name(names: dict[UUID, str], data: dict[str, object]) -> str | None:
+    about = rules.agent_id(data)
+    return names.get(about) if about is not None else None
