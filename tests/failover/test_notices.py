@@ -137,15 +137,14 @@ async def test_rebalance_creates_one_replica_and_releases_it_after_two_hours(
     assert (await calls.replica(agent_id, status="terminated")).id == replica.id
 
 
-async def test_rebalance_without_any_pool_moves_nothing(hand: Hand, calls: Calls) -> None:
-    """The instance still serves; on-demand is for those that go."""
+async def test_rebalance_without_any_pool_switches_to_on_demand(hand: Hand, calls: Calls) -> None:
+    """Spot is about to be taken back, and there is no other to go to."""
     agent_id, stream = await primary(hand, zones=())
 
     await notice(stream, REBALANCE)
 
-    assert (await only(calls, agent_id)).action == "none"
-    await stream.beat()
-    assert not [r for r in stream.heard if r.WhichOneof("kind") == "command"]
+    assert (await only(calls, agent_id)).action == "queued_ondemand_switch"
+    assert (await stream.hear("command")).parameters["target_mode"] == "ondemand"
 
 
 async def test_manual_replica_is_used_not_doubled(hand: Hand, calls: Calls) -> None:

@@ -155,7 +155,7 @@ async def test_replica_whose_launch_was_called_off_is_replaced(
     await run_job(plane, "replica-coordinator")
 
     (found,) = [r for r in await replicas(calls, agent_id) if r.id == first.id]
-    assert (found.status, found.message) == ("failed", "its launch was called off")
+    assert (found.status, found.message) == ("failed", "nobody launched it")
 
 
 async def test_disabled_agent_gets_no_replica(plane: Plane, hand: Hand, calls: Calls) -> None:

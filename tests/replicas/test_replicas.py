@@ -158,7 +158,7 @@ async def test_replica_is_not_bound_to_an_instance_that_has_a_part(
 # that the report is refused for good and changes nothing.
 REPORTS: list[tuple[list[str], str, str]] = [
     ([], "launching", "launching"),
-    ([], "ready", ""),
+    ([], "ready", "ready"),
     ([], "failed", "failed"),
     ([], "terminated", "terminated"),
     (["bind"], "ready", "ready"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
 from spotplane.v1 import agent_stream_pb2, failover_pb2_grpc
@@ -22,7 +22,7 @@ from spotplane_server.instances import store as instances
 from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.kernel.errors import Invalid, NotFound
+from spotplane_server.kernel.errors import NotFound
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.market import risk
@@ -180,6 +180,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             replica = await replicas.find(conn, tenant_id, agent_id, live.id, now) if live else None
             model = await engines.find_role(conn, "live")
         answer = answers.status(last, around, steps, now, model_loaded=model is not None)
+        answer.agent_id = str(agent_id)
         if replica is not None and (answer.emergency_mode_active or around.replicas):
             answer.emergency_replica.CopyFrom(convert.replica(replica))
         return answer
@@ -193,7 +194,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             found = await queries.list_emergencies(conn, since)
             summed = await queries.sum_emergencies(conn, since)
         return pb.ListEmergencyEventsResponse(
-            events=map(answers.emergency, found), summary=answers.summary(summed)
+            events=map(answers.emergency, found), summary=answers.summary(summed), days=days
         )
 
     async def _rescue(
@@ -263,9 +264,10 @@ def _deadline(
 ) -> datetime | None:
     """When the instance goes; None when that was not told, or so that nobody can read it.
 
-    A rescue is never refused for the sake of a time.
+    A rescue is never refused for the sake of a time, and one without an offset is UTC.
     """
     try:
-        return wire.optional_instant(request, "termination_time")
-    except Invalid:
+        at = datetime.fromisoformat(request.termination_time)
+        return at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None

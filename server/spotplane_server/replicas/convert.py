@@ -10,6 +10,7 @@ from spotplane.v1 import replica_pb2 as pb
 
 from spotplane_server import audit
 from spotplane_server.kernel import wire
+from spotplane_server.replicas import rules
 from spotplane_server.replicas.placement import Wish
 from spotplane_server.replicas.queries import TenantView, View
 from spotplane_server.replicas.reports import Progress
@@ -135,6 +136,8 @@ def replica(row: View) -> pb.Replica:
         replaced_instance_id=row.replaced_instance_id,
         demoted=row.demoted,
         successor_id=str(row.successor_id) if row.successor_id else None,
+        age_seconds=row.age_seconds,
+        is_active=row.status in rules.LIVE,
     )
     message.tags.update(row.tags)
     return message

@@ -25,7 +25,8 @@ LIST_VIEWS: Final = """
                greatest(extract(epoch FROM
                    coalesce(r.promoted_at, r.termination_confirmed_at, $9) - r.cost_until), 0)
                * coalesce(p.price_nanousd, r.hourly_cost_nanousd, $10) / 3600, 0)::bigint
-               AS cost_nanousd
+               AS cost_nanousd,
+           greatest(extract(epoch FROM $9 - r.created_at), 0)::bigint AS age_seconds
       FROM replicas r
       LEFT JOIN pools p ON p.id = r.pool_id
      WHERE r.tenant_id = $1 AND r.agent_id = $2
@@ -57,6 +58,7 @@ LIST_LIVE_OF_TENANT: Final = """
                greatest(extract(epoch FROM $2 - r.cost_until), 0)
                * coalesce(p.price_nanousd, r.hourly_cost_nanousd, $3) / 3600, 0)::bigint
                AS cost_nanousd,
+           greatest(extract(epoch FROM $2 - r.created_at), 0)::bigint AS age_seconds,
            i.id AS primary_id, i.instance_type AS primary_type, i.region AS primary_region,
            i.az AS primary_az, i.mode AS primary_mode
       FROM replicas r
@@ -113,6 +115,7 @@ class View:
     terminated_at: datetime | None
     price_nanousd: int | None
     cost_nanousd: int
+    age_seconds: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ INSERT_RUNNING: Final = """
                           launched_at, cost_until, ready_at)
     VALUES ($1, $2, $3, $4, true, $5, $15, CASE WHEN $15 = 'ready' THEN 'synced' ELSE 'syncing' END,
             CASE WHEN $15 = 'ready' THEN 100 ELSE 0 END, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-            $14, $14, $14, CASE WHEN $15 = 'ready' THEN $14 END)
+            $14, $14, $14, CASE WHEN $15 = 'ready' THEN $14::timestamptz END)
     ON CONFLICT (tenant_id, agent_id) WHERE status IN ('launching', 'syncing', 'ready') DO NOTHING
     RETURNING id
 """

@@ -699,6 +699,7 @@ class GetEmergencyStatusResponse(message.Message):
     NOTICE_DEADLINE_FIELD_NUMBER: builtins.int
     EMERGENCY_REPLICA_FIELD_NUMBER: builtins.int
     ACTIONS_FIELD_NUMBER: builtins.int
+    AGENT_ID_FIELD_NUMBER: builtins.int
     emergency_mode_active: builtins.bool
     """Whether a signal of the last two hours is unresolved."""
     rebalance_only_mode: builtins.bool
@@ -713,6 +714,8 @@ class GetEmergencyStatusResponse(message.Message):
     """Termination notices of the last 24 hours."""
     notice_status: builtins.str
     """`none`, `rebalance` or `termination`: of the unresolved signal."""
+    agent_id: builtins.str
+    """UUID of the agent."""
     @builtins.property
     def last_event(self) -> EmergencyEvent:
         """The newest signal; absent when there was none."""
@@ -748,10 +751,11 @@ class GetEmergencyStatusResponse(message.Message):
         notice_deadline: timestamp_pb2.Timestamp | None = ...,
         emergency_replica: replica_pb2.Replica | None = ...,
         actions: abc.Iterable[FailoverStep] | None = ...,
+        agent_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["emergency_replica", b"emergency_replica", "last_event", b"last_event", "notice_deadline", b"notice_deadline", "notice_received_at", b"notice_received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["actions", b"actions", "decision_engine_active", b"decision_engine_active", "emergency_mode_active", b"emergency_mode_active", "emergency_replica", b"emergency_replica", "emergency_replicas_count", b"emergency_replicas_count", "last_event", b"last_event", "ml_models_loaded", b"ml_models_loaded", "notice_deadline", b"notice_deadline", "notice_received_at", b"notice_received_at", "notice_status", b"notice_status", "rebalance_only_mode", b"rebalance_only_mode", "termination_notices_24h", b"termination_notices_24h"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["actions", b"actions", "agent_id", b"agent_id", "decision_engine_active", b"decision_engine_active", "emergency_mode_active", b"emergency_mode_active", "emergency_replica", b"emergency_replica", "emergency_replicas_count", b"emergency_replicas_count", "last_event", b"last_event", "ml_models_loaded", b"ml_models_loaded", "notice_deadline", b"notice_deadline", "notice_received_at", b"notice_received_at", "notice_status", b"notice_status", "rebalance_only_mode", b"rebalance_only_mode", "termination_notices_24h", b"termination_notices_24h"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -785,6 +789,9 @@ class ListEmergencyEventsResponse(message.Message):
 
     EVENTS_FIELD_NUMBER: builtins.int
     SUMMARY_FIELD_NUMBER: builtins.int
+    DAYS_FIELD_NUMBER: builtins.int
+    days: builtins.int
+    """Days looked back."""
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[EmergencyEvent]:
         """Newest first, at most 500."""
@@ -798,10 +805,11 @@ class ListEmergencyEventsResponse(message.Message):
         *,
         events: abc.Iterable[EmergencyEvent] | None = ...,
         summary: EmergencySummary | None = ...,
+        days: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["events", b"events", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["days", b"days", "events", b"events", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -54,6 +54,8 @@ class Replica(message.Message):
     REPLACED_INSTANCE_ID_FIELD_NUMBER: builtins.int
     DEMOTED_FIELD_NUMBER: builtins.int
     SUCCESSOR_ID_FIELD_NUMBER: builtins.int
+    AGE_SECONDS_FIELD_NUMBER: builtins.int
+    IS_ACTIVE_FIELD_NUMBER: builtins.int
     id: builtins.str
     """UUID."""
     agent_id: builtins.str
@@ -96,6 +98,10 @@ class Replica(message.Message):
     """Of a promoted one: whether the instance that served before now stands by."""
     successor_id: builtins.str
     """UUID of the replica requested in its place when it was promoted or deleted."""
+    age_seconds: builtins.int
+    """Seconds since it was asked for."""
+    is_active: builtins.bool
+    """Whether it is live: launching, syncing or ready."""
     @builtins.property
     def created_at(self) -> timestamp_pb2.Timestamp:
         """When it was asked for."""
@@ -150,10 +156,12 @@ class Replica(message.Message):
         replaced_instance_id: builtins.str | None = ...,
         demoted: builtins.bool = ...,
         successor_id: builtins.str | None = ...,
+        age_seconds: builtins.int = ...,
+        is_active: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd", "_message", b"_message", "_price_nanousd_per_hour", b"_price_nanousd_per_hour", "_replaced_instance_id", b"_replaced_instance_id", "_successor_id", b"_successor_id", "_sync_latency_ms", b"_sync_latency_ms", "created_at", b"created_at", "hourly_cost_usd", b"hourly_cost_usd", "launched_at", b"launched_at", "message", b"message", "price_nanousd_per_hour", b"price_nanousd_per_hour", "promoted_at", b"promoted_at", "ready_at", b"ready_at", "replaced_instance_id", b"replaced_instance_id", "successor_id", b"successor_id", "sync_latency_ms", b"sync_latency_ms", "tags", b"tags", "terminated_at", b"terminated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd", "_message", b"_message", "_price_nanousd_per_hour", b"_price_nanousd_per_hour", "_replaced_instance_id", b"_replaced_instance_id", "_successor_id", b"_successor_id", "_sync_latency_ms", b"_sync_latency_ms", "agent_id", b"agent_id", "az", b"az", "cost_nanousd", b"cost_nanousd", "created_at", b"created_at", "created_by", b"created_by", "demoted", b"demoted", "hourly_cost_usd", b"hourly_cost_usd", "id", b"id", "instance_id", b"instance_id", "instance_type", b"instance_type", "launched_at", b"launched_at", "message", b"message", "pool_id", b"pool_id", "price_nanousd_per_hour", b"price_nanousd_per_hour", "promoted_at", b"promoted_at", "ready_at", b"ready_at", "region", b"region", "replaced_instance_id", b"replaced_instance_id", "status", b"status", "successor_id", b"successor_id", "sync_latency_ms", b"sync_latency_ms", "sync_progress", b"sync_progress", "sync_status", b"sync_status", "tags", b"tags", "terminated_at", b"terminated_at", "termination_confirmed", b"termination_confirmed", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd", "_message", b"_message", "_price_nanousd_per_hour", b"_price_nanousd_per_hour", "_replaced_instance_id", b"_replaced_instance_id", "_successor_id", b"_successor_id", "_sync_latency_ms", b"_sync_latency_ms", "age_seconds", b"age_seconds", "agent_id", b"agent_id", "az", b"az", "cost_nanousd", b"cost_nanousd", "created_at", b"created_at", "created_by", b"created_by", "demoted", b"demoted", "hourly_cost_usd", b"hourly_cost_usd", "id", b"id", "instance_id", b"instance_id", "instance_type", b"instance_type", "is_active", b"is_active", "launched_at", b"launched_at", "message", b"message", "pool_id", b"pool_id", "price_nanousd_per_hour", b"price_nanousd_per_hour", "promoted_at", b"promoted_at", "ready_at", b"ready_at", "region", b"region", "replaced_instance_id", b"replaced_instance_id", "status", b"status", "successor_id", b"successor_id", "sync_latency_ms", b"sync_latency_ms", "sync_progress", b"sync_progress", "sync_status", b"sync_status", "tags", b"tags", "terminated_at", b"terminated_at", "termination_confirmed", b"termination_confirmed", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__hourly_cost_usd: _TypeAlias = typing.Literal["hourly_cost_usd"]  # noqa: Y015
     _WhichOneofArgType__hourly_cost_usd: _TypeAlias = typing.Literal["_hourly_cost_usd", b"_hourly_cost_usd"]  # noqa: Y015
