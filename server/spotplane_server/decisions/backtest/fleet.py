@@ -97,9 +97,13 @@ class Fleet:
         alive = [spare for spare in self.spares if not spare.doomed(now)]
         return min(alive, key=lambda spare: spare.ready_at, default=None)
 
-    def holds(self, pool: int, now: int) -> bool:
-        """Whether a spare in a pool is there, and stays."""
-        return any(spare.pool == pool and not spare.doomed(now) for spare in self.spares)
+    def will_hold(self, pool: int, now: int) -> bool:
+        """Whether a spare in a pool is there and stays, or will be once a move is done."""
+        stepping_back = self.serving if self.moving is not None else None
+        return any(
+            spare is not None and spare.pool == pool and not spare.doomed(now)
+            for spare in (*self.spares, stepping_back)
+        )
 
     def launch(self, pool: int, now: int, tick: int) -> Instance | None:
         """Start an instance; None where there is no capacity."""

@@ -190,7 +190,7 @@ class Replay:
             accepted = self._move(target, now)
         wanted = self._standbys(decision)
         for pool in wanted:
-            if not fleet.holds(pool, now):
+            if not fleet.will_hold(pool, now):
                 accepted = self._launch_spare(pool, now) and accepted
         fleet.keep(wanted, now)
         return accepted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from spotplane_server.decisions import places
@@ -30,6 +31,9 @@ class Settings:
         least_pressure, most_pressure: Bounds of how much cheaper and dearer.
         horizon_hours: A change must earn what it costs within this time.
         keep_standby: A standby is given up only when its worth falls below this share of its price.
+        least_gain: Share of what a place, or a standby, costs that another must save to be taken.
+        hasty_gain: The same for a place that has not been served in for as long as the agent's
+            configuration asks.
         stay_hours: How long a refuge is reckoned to be kept.
     """
 
@@ -41,6 +45,8 @@ class Settings:
     most_pressure: float = 8.0
     horizon_hours: float = 2.0
     keep_standby: float = 0.7
+    least_gain: float = 0.05
+    hasty_gain: float = 0.25
     stay_hours: float = 0.5
 
 
@@ -125,8 +131,8 @@ class _Choice:
         if snapshot.mode == "spot":
             rate = snapshot.on_demand_price * (1 + self._boot_hours / self._settings.horizon_hours)
             best = _Plan(rate, None, None) if rate < best.rate else best
-        if best is now:
-            return self._stay(now, "no place is better by more than a change costs")
+        if best is now or best.rate > now.rate * (1 - self._gain_asked()):
+            return self._stay(now, "no place is better by enough")
         return self._go(best, now.rate, emergency=False)
 
     def refuge(self) -> Decision:
@@ -159,6 +165,13 @@ class _Choice:
         pressure = min(bounds[1], max(bounds[0], (market.down_seconds - allowed) / scale))
         return settings.downtime_hours * math.exp(pressure) * self._snapshot.on_demand_price
 
+    def _gain_asked(self) -> float:
+        """Share of the current rate that a change must save besides its cost."""
+        served = self._snapshot.now - self._snapshot.serving_since
+        dwell = timedelta(hours=self._snapshot.limits.min_pool_duration_hours)
+        hasty = self._snapshot.mode == "spot" and served < dwell
+        return self._settings.hasty_gain if hasty else self._settings.least_gain
+
     def _moved(self, pool: Pool) -> _Plan:
         """Serving in another pool, what the change costs spread over the horizon."""
         to_standby = pool is self._held and self._snapshot.standby_ready
@@ -190,6 +203,7 @@ class _Choice:
             changes = pool.hazard * boot_hours
             if pool is not held:
                 changes += boot_hours / settings.horizon_hours
+                changes += 0.0 if held is None else settings.least_gain
             rate = places.price(pool.view) * (1 + changes) + downtime * min(1.0, both)
             if rate < least:
                 least, standby = rate, pool
