@@ -82,14 +82,15 @@ def backtest(
 
 
 def _engine(name: str) -> Engine:
-    from spotplane_server.decisions.engines import BUILT_IN
+    from spotplane_server.decisions.engines import BUILT_IN, installed
 
     make = BUILT_IN.get(name)
-    if make is None:
-        fail(
-            f"no engine is called {name!r}; there are {', '.join(sorted(BUILT_IN))}", status=MISUSED
-        )
-    return make()
+    if make is not None:
+        return make()
+    try:
+        return installed.load(name)
+    except installed.EngineMissing as err:
+        fail(f"{err}; built in are {', '.join(sorted(BUILT_IN))}", status=MISUSED)
 
 
 def _check_plot(path: Path) -> None:
