@@ -82,12 +82,13 @@ async def test_value_out_of_range_is_named(hand: Hand, calls: Calls) -> None:
 
 
 async def test_disabled_agent_gets_emergencies_only(hand: Hand, calls: Calls) -> None:
-    """Orders wait until it is enabled again; new ones are refused."""
+    """What waited is cancelled, new orders are refused, and an emergency goes through."""
     agent_id, stream = await hand.start("i-1")
     await stream.vanish()
     waiting = await calls.issue(agent_id, "greet")
     await calls.configure(agent_id, enabled=False)
     assert (await calls.agent(agent_id)).status == "disabled"
+    assert (await calls.command(agent_id, waiting.id)).status == "cancelled"
     async with refused("AGENT_DISABLED"):
         await calls.issue(agent_id, "greet")
     stream = await hand.connect(agent_id, "i-1")
@@ -96,5 +97,4 @@ async def test_disabled_agent_gets_emergencies_only(hand: Hand, calls: Calls) ->
 
     assert (await stream.hear("command")).command_id == urgent.id
     await calls.configure(agent_id, enabled=True)
-    assert (await stream.hear("command")).command_id == waiting.id
     assert (await calls.agent(agent_id)).status == "online"

@@ -67,9 +67,10 @@ async def test_zombie_that_registers_again_stays_one(hand: Hand, calls: Calls) -
 
 async def test_instance_is_a_candidate_while_a_launch_is_open(hand: Hand, calls: Calls) -> None:
     """It may be what the launch will yield, so it does not take over."""
-    agent_id, _ = await hand.start("i-1")
+    agent_id, stream = await hand.start("i-1")
     switch = pb.IssueCommandRequest(agent_id=agent_id, type="switch")
     await hand.stub.IssueCommand(switch, metadata=hand.metadata)
+    await stream.hear("command")
 
     answer = await hand.register("i-2")
 

@@ -35,7 +35,9 @@ class DepartureHandlers(Handlers):
             locked = await access.lock(conn, agent_id)
             await self._delete(conn, call, locked, reason="deleted")
         self._sessions.signal_agent(agent_id)
-        return pb.DeleteAgentResponse(status="deleted", message="the agent was deleted")
+        return pb.DeleteAgentResponse(
+            status="deleted", message="the agent was deleted", agent_id=str(agent_id)
+        )
 
     async def ReportTermination(
         self, request: pb.ReportTerminationRequest, context: Context

@@ -14,8 +14,11 @@ from spotplane_server.agents import access, overviews_store, rules, store
 from spotplane_server.agents.handlers import Handlers
 from spotplane_server.agents.overviews_store import Offline, Overview, TenantHealth, Wanted
 from spotplane_server.kernel import calls, claims, paging, wire
-from spotplane_server.kernel.db import EVERY_TENANT, Scope
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Scope
 from spotplane_server.kernel.middleware import Context
+from spotplane_server.tenants import store as tenants
+from spotplane_server.tenants.errors import TenantNotFound
 
 MOST: Final = 500
 MOST_OFFLINE: Final = 10
@@ -32,11 +35,26 @@ class OverviewHandlers(Handlers):
         wanted = Wanted(
             claims.tenant(caller, request),
             status,
-            hide_deleted=request.hide_deleted and status != "deleted",
             search=wire.optional_text(request, "search", maximum=255) or None,
         )
         agents, pagination = await self._page(access.scope(caller), request, wanted)
-        return pb.ListAgentOverviewsResponse(agents=agents, pagination=pagination)
+        return pb.ListAgentOverviewsResponse(
+            agents=agents,
+            pagination=pagination,
+            filters=pb.ListAgentOverviewsResponse.Filters(
+                status=wanted.status,
+                tenant_id=wire.optional(request, "tenant_id"),
+                search=wanted.search,
+            ),
+        )
+
+    async def ListTenantAgents(
+        self, request: pb.ListTenantAgentsRequest, context: Context
+    ) -> pb.ListTenantAgentsResponse:
+        caller = calls.current().caller
+        wanted = Wanted(claims.required_tenant(caller, request), hide_deleted=True)
+        agents, pagination = await self._page(access.scope(caller), request, wanted)
+        return pb.ListTenantAgentsResponse(agents=agents, pagination=pagination)
 
     async def ListAgentHistory(
         self, request: pb.ListAgentHistoryRequest, context: Context
@@ -63,6 +81,8 @@ class OverviewHandlers(Handlers):
         # By position and not by key: the order changes with every sign of life.
         offset = int(page.after[0]) if page.after else 0
         async with self._db.read(scope) as conn:
+            if scope == EVERY_TENANT and wanted.tenant_id is not None:
+                await _must_exist(conn, wanted.tenant_id)
             found = await overviews_store.list_overviews(
                 conn, wanted, limit=page.limit + 1, offset=offset
             )
@@ -71,6 +91,11 @@ class OverviewHandlers(Handlers):
             page, paging.Slice(found, total), self._tokens, lambda _: (offset + page.limit,)
         )
         return [_overview(row) for row in data], pagination
+
+
+async def _must_exist(conn: Conn, tenant_id: TenantId) -> None:
+    if await tenants.find_tenant(conn, tenant_id) is None:
+        raise TenantNotFound(tenant_id)
 
 
 def _overview(row: Overview) -> pb.AgentOverview:

@@ -585,19 +585,23 @@ class DeleteAgentResponse(message.Message):
 
     STATUS_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    AGENT_ID_FIELD_NUMBER: builtins.int
     status: builtins.str
     """Always `deleted`."""
     message: builtins.str
     """For a person."""
+    agent_id: builtins.str
+    """UUID of the agent."""
     def __init__(
         self,
         *,
         status: builtins.str = ...,
         message: builtins.str = ...,
+        agent_id: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["message", b"message", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agent_id", b"agent_id", "message", b"message", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1345,17 +1349,14 @@ class ListAgentOverviewsRequest(message.Message):
     TENANT_ID_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
     SEARCH_FIELD_NUMBER: builtins.int
-    HIDE_DELETED_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     tenant_id: builtins.str
-    """UUID; only this tenant's. For tenant keys a claim that must match."""
+    """UUID; only this tenant's."""
     status: builtins.str
     """One status; absent for all."""
     search: builtins.str
     """Part of the logical id, host name, tenant name or instance id, whatever its case; at most 255 characters."""
-    hide_deleted: builtins.bool
-    """Leave deleted agents out unless `status` asks for them."""
     limit: builtins.int
     """Page size, 1..500; default 500."""
     page_token: builtins.str
@@ -1366,13 +1367,12 @@ class ListAgentOverviewsRequest(message.Message):
         tenant_id: builtins.str | None = ...,
         status: builtins.str | None = ...,
         search: builtins.str | None = ...,
-        hide_deleted: builtins.bool = ...,
         limit: builtins.int | None = ...,
         page_token: builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "limit", b"limit", "page_token", b"page_token", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "hide_deleted", b"hide_deleted", "limit", b"limit", "page_token", b"page_token", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "limit", b"limit", "page_token", b"page_token", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -1401,11 +1401,123 @@ class ListAgentOverviewsResponse(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
+    @typing.final
+    class Filters(message.Message):
+        """What the list was narrowed by, as it was asked for."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        STATUS_FIELD_NUMBER: builtins.int
+        TENANT_ID_FIELD_NUMBER: builtins.int
+        SEARCH_FIELD_NUMBER: builtins.int
+        status: builtins.str
+        """One status."""
+        tenant_id: builtins.str
+        """UUID."""
+        search: builtins.str
+        """Part of a name."""
+        def __init__(
+            self,
+            *,
+            status: builtins.str | None = ...,
+            tenant_id: builtins.str | None = ...,
+            search: builtins.str | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__search: _TypeAlias = typing.Literal["search"]  # noqa: Y015
+        _WhichOneofArgType__search: _TypeAlias = typing.Literal["_search", b"_search"]  # noqa: Y015
+        _WhichOneofReturnType__status: _TypeAlias = typing.Literal["status"]  # noqa: Y015
+        _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
+        _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+        _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__search) -> _WhichOneofReturnType__search | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+
+    AGENTS_FIELD_NUMBER: builtins.int
+    PAGINATION_FIELD_NUMBER: builtins.int
+    FILTERS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def agents(self) -> containers.RepeatedCompositeFieldContainer[AgentOverview]:
+        """The one heard of last first, deleted ones last."""
+
+    @builtins.property
+    def pagination(self) -> pagination_pb2.Pagination:
+        """Where the page stands."""
+
+    @builtins.property
+    def filters(self) -> ListAgentOverviewsResponse.Filters:
+        """Always there."""
+
+    def __init__(
+        self,
+        *,
+        agents: abc.Iterable[AgentOverview] | None = ...,
+        pagination: pagination_pb2.Pagination | None = ...,
+        filters: ListAgentOverviewsResponse.Filters | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["filters", b"filters", "pagination", b"pagination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents", "filters", b"filters", "pagination", b"pagination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListTenantAgentsRequest(message.Message):
+    """Whose agents, and which page of them."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID; for tenant keys a claim that must match, required from administrators."""
+    limit: builtins.int
+    """Page size, 1..500; default 500."""
+    page_token: builtins.str
+    """From the previous page."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str | None = ...,
+        limit: builtins.int | None = ...,
+        page_token: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_tenant_id", b"_tenant_id", "limit", b"limit", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_page_token", b"_page_token", "_tenant_id", b"_tenant_id", "limit", b"limit", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+
+@typing.final
+class ListTenantAgentsResponse(message.Message):
+    """A page of a tenant's agents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
     AGENTS_FIELD_NUMBER: builtins.int
     PAGINATION_FIELD_NUMBER: builtins.int
     @builtins.property
     def agents(self) -> containers.RepeatedCompositeFieldContainer[AgentOverview]:
-        """The one heard of last first, deleted ones last."""
+        """The one heard of last first."""
 
     @builtins.property
     def pagination(self) -> pagination_pb2.Pagination:

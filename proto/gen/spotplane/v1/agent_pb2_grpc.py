@@ -111,6 +111,11 @@ class AgentServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsResponse.FromString,
                 _registered_method=True)
+        self.ListTenantAgents = channel.unary_unary(
+                '/spotplane.v1.AgentService/ListTenantAgents',
+                request_serializer=spotplane_dot_v1_dot_agent__pb2.ListTenantAgentsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_agent__pb2.ListTenantAgentsResponse.FromString,
+                _registered_method=True)
         self.ListAgentHistory = channel.unary_unary(
                 '/spotplane.v1.AgentService/ListAgentHistory',
                 request_serializer=spotplane_dot_v1_dot_agent__pb2.ListAgentHistoryRequest.SerializeToString,
@@ -286,7 +291,15 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAgentOverviews(self, request, context):
-        """Lists agents with what pages show of them: the one heard of last first, deleted ones last.
+        """Lists the agents of all tenants with what pages show of them: the one heard of last first, deleted ones last. For
+        administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTenantAgents(self, request, context):
+        """Lists a tenant's agents with what pages show of them, the one heard of last first, without deleted ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -433,6 +446,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ListAgentOverviews,
                     request_deserializer=spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsResponse.SerializeToString,
+            ),
+            'ListTenantAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTenantAgents,
+                    request_deserializer=spotplane_dot_v1_dot_agent__pb2.ListTenantAgentsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_agent__pb2.ListTenantAgentsResponse.SerializeToString,
             ),
             'ListAgentHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgentHistory,
@@ -864,6 +882,33 @@ class AgentService(object):
             '/spotplane.v1.AgentService/ListAgentOverviews',
             spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsRequest.SerializeToString,
             spotplane_dot_v1_dot_agent__pb2.ListAgentOverviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTenantAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.AgentService/ListTenantAgents',
+            spotplane_dot_v1_dot_agent__pb2.ListTenantAgentsRequest.SerializeToString,
+            spotplane_dot_v1_dot_agent__pb2.ListTenantAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

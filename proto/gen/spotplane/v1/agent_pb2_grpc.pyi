@@ -85,7 +85,11 @@ class AgentServiceStub:
     SetAgentEnabled: aio.UnaryUnaryMultiCallable[agent_pb2.SetAgentEnabledRequest, agent_pb2.SetAgentEnabledResponse]
     """Lets an agent carry out commands, or emergencies only. What waits for a disabled agent is cancelled."""
     ListAgentOverviews: aio.UnaryUnaryMultiCallable[agent_pb2.ListAgentOverviewsRequest, agent_pb2.ListAgentOverviewsResponse]
-    """Lists agents with what pages show of them: the one heard of last first, deleted ones last."""
+    """Lists the agents of all tenants with what pages show of them: the one heard of last first, deleted ones last. For
+    administrators.
+    """
+    ListTenantAgents: aio.UnaryUnaryMultiCallable[agent_pb2.ListTenantAgentsRequest, agent_pb2.ListTenantAgentsResponse]
+    """Lists a tenant's agents with what pages show of them, the one heard of last first, without deleted ones."""
     ListAgentHistory: aio.UnaryUnaryMultiCallable[agent_pb2.ListAgentHistoryRequest, agent_pb2.ListAgentHistoryResponse]
     """Lists all agents that a tenant ever had, deleted ones included: online, then others, then deleted, newest first."""
     GetHealthSummary: aio.UnaryUnaryMultiCallable[agent_pb2.GetHealthSummaryRequest, agent_pb2.HealthSummary]
@@ -268,7 +272,17 @@ class AgentServiceServicer(metaclass=abc_1.ABCMeta):
         request: agent_pb2.ListAgentOverviewsRequest,
         context: aio.ServicerContext[agent_pb2.ListAgentOverviewsRequest, abc.Awaitable[agent_pb2.ListAgentOverviewsResponse]],
     ) -> abc.Awaitable[agent_pb2.ListAgentOverviewsResponse]:
-        """Lists agents with what pages show of them: the one heard of last first, deleted ones last."""
+        """Lists the agents of all tenants with what pages show of them: the one heard of last first, deleted ones last. For
+        administrators.
+        """
+
+    @abc_1.abstractmethod
+    def ListTenantAgents(
+        self,
+        request: agent_pb2.ListTenantAgentsRequest,
+        context: aio.ServicerContext[agent_pb2.ListTenantAgentsRequest, abc.Awaitable[agent_pb2.ListTenantAgentsResponse]],
+    ) -> abc.Awaitable[agent_pb2.ListTenantAgentsResponse]:
+        """Lists a tenant's agents with what pages show of them, the one heard of last first, without deleted ones."""
 
     @abc_1.abstractmethod
     def ListAgentHistory(
