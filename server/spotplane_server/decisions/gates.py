@@ -146,7 +146,7 @@ def _worth(
     overlap = here * facts.overlap_seconds / 3600
     return [
         Gate("min_savings", waived or percent >= least - EXACT, percent, least, waived),
-        Gate("net_benefit", waived or benefit > overlap, benefit, overlap, waived),
+        Gate("net_benefit", waived or benefit > overlap + EXACT, benefit, overlap, waived),
     ]
 
 

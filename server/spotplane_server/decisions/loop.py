@@ -47,12 +47,12 @@ class DecisionLoop:
 
     def __init__(self, db: Database, panel: Panel, ledger: Ledger) -> None:
         self._db = db
-        self._panel = panel
+        self.panel = panel
         self._ledger = ledger
 
     async def run_once(self, now: datetime) -> int:
         """Decide; answer how many switches were ordered."""
-        await self._panel.refresh()
+        await self.panel.refresh()
         ordered, after = 0, FIRST
         while True:
             async with self._db.read(EVERY_TENANT) as conn:
@@ -64,12 +64,12 @@ class DecisionLoop:
             after = keys[-1]
 
     async def _decide(self, keys: Sequence[Key], now: datetime) -> int:
-        history = self._panel.judge.seat.history
+        history = self.panel.judge.seat.history
         async with self._db.read(EVERY_TENANT) as conn:
             subjects = await subjects_store.list_subjects(conn, keys, now)
             seen = await views.read(conn, subjects, now=now, history=history)
-        engine = self._panel.judge.seat.name
-        judged = await self._panel.judge.decide(
+        engine = self.panel.judge.seat.name
+        judged = await self.panel.judge.decide(
             [views.remembering(view, engine) for view in seen], now
         )
         rulings = [recording.rule(view, one) for view, one in zip(seen, judged, strict=True)]
@@ -166,10 +166,10 @@ class DecisionLoop:
             state = await sessions_store.read_state(conn)
             if state.active_fallback == bool(faults):
                 return
-            generation = self._panel.generation
+            generation = self.panel.generation
             said = await sessions_store.set_active_fallback(conn, generation, bool(faults), now)
             if said and faults:
-                name = self._panel.judge.seat.name
+                name = self.panel.judge.seat.name
                 told = events.Event("decision.error", name, {"engine": name, "reason": faults[0]})
                 await events.append(conn, told, now)
 

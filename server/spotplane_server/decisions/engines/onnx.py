@@ -18,6 +18,8 @@ from spotplane_server.decisions.engine import Decision, Snapshot
 
 LOAD_SECONDS: Final = 30.0
 RUN_SECONDS: Final = 0.5
+# What a model is asked first: a pool like many.
+TRIAL: Final = [0.4, 1.0, 0.4, 0.0, 0.0, 0.01, 1.0, 0.05, 0.0, 1.0, 1.0, 12.0, 0.0]
 # Without an output `confidence`.
 CONFIDENCE: Final = 0.7
 # All that the process is told of its surroundings.
@@ -54,7 +56,7 @@ class OnnxModel:
             if self._worker is None:
                 self._worker = _Worker(self._data)
         try:
-            self._scores([[0.0] * len(features.COLUMNS) for _ in range(3)])
+            self._scores([TRIAL] * 3)
         except EngineFault as err:
             self.close()
             raise ModelInvalid(str(err)) from err

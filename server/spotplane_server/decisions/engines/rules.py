@@ -12,6 +12,8 @@ from spotplane_server.decisions.engine import Decision, PoolView, ReasonClass, S
 LOW_ADVANTAGE: Final = 0.80
 # What leaving on-demand must save at least, a part of it.
 WORTH_LEAVING: Final = 0.30
+# Prices are decimals, and their floats miss a limit by as much.
+EXACT: Final = 1e-9
 
 
 class BuiltInRules:
@@ -39,11 +41,11 @@ def _on_spot(snapshot: Snapshot, targets: Sequence[PoolView]) -> Decision:
     if current is None or current.price is None:
         return places.stay(snapshot, 0.5, "the current pool has no fresh price")
     limit = snapshot.limits.risk_threshold
-    if current.price > LOW_ADVANTAGE * snapshot.on_demand_price:
+    if current.price > LOW_ADVANTAGE * snapshot.on_demand_price + EXACT:
         cheap = [
             pool
             for pool in targets
-            if places.price(pool) <= LOW_ADVANTAGE * snapshot.on_demand_price
+            if places.price(pool) <= LOW_ADVANTAGE * snapshot.on_demand_price + EXACT
         ]
         return _leave(
             snapshot,
@@ -61,7 +63,7 @@ def _on_spot(snapshot: Snapshot, targets: Sequence[PoolView]) -> Decision:
     best = places.cheapest(targets)
     if best is not None:
         saved = (current.price - places.price(best)) / current.price * 100
-        if saved > 0 and saved >= snapshot.limits.min_savings_percent:
+        if saved > 0 and saved >= snapshot.limits.min_savings_percent - EXACT:
             return places.switch(
                 snapshot, best, 0.7, f"{best.id} is cheaper by {saved:.1f} %", "savings"
             )
@@ -74,7 +76,7 @@ def _on_demand(snapshot: Snapshot, targets: Sequence[PoolView]) -> Decision:
     best = places.cheapest(targets)
     if best is not None:
         saved = 1 - places.price(best) / snapshot.on_demand_price
-        if saved > WORTH_LEAVING:
+        if saved > WORTH_LEAVING + EXACT:
             return places.switch(
                 snapshot, best, 0.8, f"{best.id} saves {saved:.0%} of on-demand", "savings"
             )

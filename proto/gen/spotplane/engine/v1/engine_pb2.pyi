@@ -351,7 +351,7 @@ class DecideResponse(message.Message):
 
     @builtins.property
     def memory(self) -> containers.ScalarMap[builtins.str, builtins.float]:
-        """What to be given next time for this agent; at most 32 numbers."""
+        """What to be given next time for this agent; at most 512 numbers."""
 
     def __init__(
         self,
