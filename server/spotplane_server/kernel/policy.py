@@ -62,6 +62,9 @@ _ADMIN_READ: Final = Access(scope="admin:read")
 _ADMIN_WRITE: Final = Access(scope="admin:write")
 _FLEET_READ: Final = Access(FLEET_READ, "admin:read", agent=True, fleet=True)
 _FLEET_WRITE: Final = Access(ADMIN, "admin:write", fleet=True)
+_OVERVIEW: Final = Access(scope="admin:read", fleet=True)
+_FOR_BROWSERS: Final = Access(FLEET_READ, "admin:read", fleet=True, ticket=True)
+_EMERGENCY: Final = Access(AGENTS, "admin:write", agent=True, fleet=True, emergency=True)
 _FLEET_AGENT: Final = Access(AGENTS, "admin:write", agent=True, fleet=True)
 
 _SERVICES: Final[dict[str, dict[str, Access]]] = {
@@ -164,12 +167,12 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "ReportReplicaSync": _FLEET_AGENT,
     },
     "FailoverService": {
-        "ReportNotice": _FLEET_AGENT,
+        "ReportNotice": _EMERGENCY,
         "ListFailovers": _FLEET_READ,
         "GetFailover": _FLEET_READ,
-        "CreateEmergencyReplica": _FLEET_AGENT,
-        "HandleTerminationNotice": _FLEET_AGENT,
-        "HandleRebalance": _FLEET_AGENT,
+        "CreateEmergencyReplica": _EMERGENCY,
+        "HandleTerminationNotice": _EMERGENCY,
+        "HandleRebalance": _EMERGENCY,
         "GetEmergencyStatus": _FLEET_READ,
         "ListEmergencyEvents": _ADMIN_READ,
     },
@@ -182,8 +185,8 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "UploadModel": _ADMIN_WRITE,
         "ActivateSession": _ADMIN_WRITE,
         "ActivateFallback": _ADMIN_WRITE,
-        "ListSessions": _ADMIN_READ,
-        "GetEngineStatus": _ADMIN_READ,
+        "ListSessions": _OVERVIEW,
+        "GetEngineStatus": _OVERVIEW,
     },
     "FleetService": {
         "ListInstances": Access(FLEET_READ, "admin:read", fleet=True),
@@ -196,7 +199,7 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "RegisterInstance": _FLEET_WRITE,
         "ReportCleanup": _FLEET_AGENT,
         "ListSwitches": Access(FLEET_READ, "admin:read", fleet=True),
-        "ExportSwitches": Access(FLEET_READ, "admin:read", fleet=True),
+        "ExportSwitches": _FOR_BROWSERS,
         "ListInstanceLogs": Access(FLEET_READ, "admin:read", fleet=True),
         "BulkExecute": _ADMIN_WRITE,
     },
@@ -219,35 +222,35 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
     "SavingsService": {
         "GetSavings": Access(FLEET_READ, "admin:read", fleet=True),
         "GetCharts": Access(FLEET_READ, "admin:read", fleet=True),
-        "ExportSavings": Access(FLEET_READ, "admin:read", fleet=True),
+        "ExportSavings": _FOR_BROWSERS,
         "GetDowntime": Access(FLEET_READ, "admin:read", fleet=True),
     },
     "InsightService": {
-        "GetFleetStats": _ADMIN_READ,
-        "ListTenantSummaries": _ADMIN_READ,
-        "GetTenantGrowth": _ADMIN_READ,
-        "ListActivity": _ADMIN_READ,
-        "GetSystemHealth": _ADMIN_READ,
+        "GetFleetStats": _OVERVIEW,
+        "ListTenantSummaries": _OVERVIEW,
+        "GetTenantGrowth": _OVERVIEW,
+        "ListActivity": _OVERVIEW,
+        "GetSystemHealth": _OVERVIEW,
         "GetTenantSummary": Access(FLEET_READ, "admin:read", fleet=True),
         "GetInstanceMetrics": Access(FLEET_READ, "admin:read", fleet=True),
         "GetAgentStatistics": _FLEET_READ,
-        "ExportGlobalStats": _ADMIN_READ,
-        "Search": _ADMIN_READ,
-        "GetOperationalMetrics": _ADMIN_READ,
+        "ExportGlobalStats": Access(scope="admin:read", fleet=True, ticket=True),
+        "Search": _OVERVIEW,
+        "GetOperationalMetrics": _OVERVIEW,
     },
     "MarketService": {
         "ReportPrices": _FLEET_AGENT,
         "GetInstancePricing": Access(FLEET_READ, "admin:read", fleet=True),
         "GetPriceHistory": Access(FLEET_READ, "admin:read", fleet=True),
         "GetAgentPriceHistory": Access(FLEET_READ, "admin:read", fleet=True),
-        "GetPoolStatistics": _ADMIN_READ,
+        "GetPoolStatistics": _OVERVIEW,
         "GetPoolVolatility": Access(FLEET_READ, "admin:read", fleet=True),
         "SimulateSwitch": _FLEET_WRITE,
-        "ListPipelineRuns": _ADMIN_READ,
+        "ListPipelineRuns": _OVERVIEW,
     },
     "EventService": {
         "WatchEvents": Access(FLEET_READ, "admin:read"),
-        "Subscribe": Access(FLEET_READ, "admin:read"),
+        "Subscribe": _FOR_BROWSERS,
     },
 }
 

@@ -160,6 +160,7 @@ class TenantService(ClientsService):
             rules.check_not_deleted(tenant.status)
             await store.mark_deleted(conn, tenant_id, now=now)
             keys = await keys_store.revoke_keys(conn, tenant_id, now=now)
+            await clients.told(conn, tenant_id, "client.deleted", {"name": tenant.name}, now=now)
             await changes.tenant_changed(
                 conn,
                 tenant_id,
@@ -169,7 +170,6 @@ class TenantService(ClientsService):
                 data={"previous_status": tenant.status, "deleted_at": now},
                 now=now,
             )
-            await clients.told(conn, tenant_id, "client.deleted", {"name": tenant.name}, now=now)
             await bump_epoch(conn)
         return pb.DeleteTenantResponse(
             status="deleted", message=f"tenant deleted, {keys} API keys revoked"
