@@ -96,6 +96,10 @@ def _id_or_nothing(value: Any) -> str | None:
         return None
 
 
+def _across_tenants(_request: Incoming, message: Any) -> None:
+    message.across_tenants = True
+
+
 def _has_ended(_request: Incoming, message: Any) -> None:
     message.success = True
 
@@ -134,6 +138,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             "limit",
             "cursor",
         ),
+        fill=_across_tenants,
     ),
     route(
         "24",

@@ -21,7 +21,7 @@ _EVENTS: Final[dict[str, tuple[str, str]]] = {
     "agent.registered": ("info", "Its agent registered"),
     "instance.displaced": ("warning", "Another instance registered under its agent's name"),
     "instance.extra": ("warning", "It was not needed and is kept until somebody ends it"),
-    "instance.registered": ("info", "It was registered by hand"),
+    "instance.registered": ("info", "It was registered"),
     "instance.status_changed": ("info", "It has ended"),
     "instance.termination_failed": ("error", "It could not be ended"),
     "manual_switch.requested": ("info", "A switch was requested"),

@@ -78,23 +78,15 @@ def pricing(
 def point(
     at: datetime, on_demand: int | None, pools: Sequence[Pool], means: Mapping[str, int]
 ) -> pb.PricePoint:
-    """Means of one hour or day, of every pool."""
+    """Means of one hour or day, of the pools that have one."""
     return pb.PricePoint(
         time=wire.timestamp(at),
         on_demand_nanousd=on_demand,
         prices=[
-            pb.PricePoint.PoolPrice(pool=pool(one), price_nanousd=means.get(one.id))
+            pb.PricePoint.PoolPrice(pool_id=one.id, az=one.az, price_nanousd=means[one.id])
             for one in pools
+            if one.id in means
         ],
-    )
-
-
-def known_only(full: pb.PricePoint) -> pb.PricePoint:
-    """The same without pools that have no price."""
-    return pb.PricePoint(
-        time=full.time,
-        on_demand_nanousd=wire.optional(full, "on_demand_nanousd"),
-        prices=[one for one in full.prices if one.HasField("price_nanousd")],
     )
 
 

@@ -102,7 +102,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
                 conn, place.region, place.instance_type, interval, days * DAY, now, None
             )
         return pb.GetAgentPriceHistoryResponse(
-            points=map(market_answers.known_only, points),
+            points=points,
             days=days,
             point_count=len(points),
             agent_id=str(place.agent_id),

@@ -40,6 +40,7 @@ from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database, attempt
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.policy import RoleForbidden
 from spotplane_server.market import own_prices
 from spotplane_server.market import store as market
 from spotplane_server.switches import queries
@@ -72,6 +73,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: pb.ListInstancesRequest, context: Context
     ) -> pb.ListInstancesResponse:
         caller = calls.current().caller
+        if request.across_tenants and caller.tenant_id is not None:
+            raise RoleForbidden("only administrators see instances of all tenants")
         tenant_id, wanted = claims.tenant(caller, request), requests.filters(request)
         page = paging.read(
             request,

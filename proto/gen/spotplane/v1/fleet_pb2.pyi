@@ -155,6 +155,7 @@ class ListInstancesRequest(message.Message):
     SEARCH_FIELD_NUMBER: builtins.int
     LIMIT_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    ACROSS_TENANTS_FIELD_NUMBER: builtins.int
     tenant_id: builtins.str
     """UUID of a tenant; the caller's when absent, or for administrators all."""
     status: builtins.str
@@ -169,6 +170,8 @@ class ListInstancesRequest(message.Message):
     """At most this many, 1..500; 500 when absent."""
     page_token: builtins.str
     """Continues a list."""
+    across_tenants: builtins.bool
+    """Says that the list is meant to span tenants; a tenant's own credential is refused then, `ROLE_FORBIDDEN`."""
     def __init__(
         self,
         *,
@@ -179,11 +182,14 @@ class ListInstancesRequest(message.Message):
         search: builtins.str | None = ...,
         limit: builtins.int | None = ...,
         page_token: builtins.str | None = ...,
+        across_tenants: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_mode", b"_mode", "_page_token", b"_page_token", "_region", b"_region", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "limit", b"limit", "mode", b"mode", "page_token", b"page_token", "region", b"region", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_across_tenants", b"_across_tenants", "_limit", b"_limit", "_mode", b"_mode", "_page_token", b"_page_token", "_region", b"_region", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "across_tenants", b"across_tenants", "limit", b"limit", "mode", b"mode", "page_token", b"page_token", "region", b"region", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_mode", b"_mode", "_page_token", b"_page_token", "_region", b"_region", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "limit", b"limit", "mode", b"mode", "page_token", b"page_token", "region", b"region", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_across_tenants", b"_across_tenants", "_limit", b"_limit", "_mode", b"_mode", "_page_token", b"_page_token", "_region", b"_region", "_search", b"_search", "_status", b"_status", "_tenant_id", b"_tenant_id", "across_tenants", b"across_tenants", "limit", b"limit", "mode", b"mode", "page_token", b"page_token", "region", b"region", "search", b"search", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__across_tenants: _TypeAlias = typing.Literal["across_tenants"]  # noqa: Y015
+    _WhichOneofArgType__across_tenants: _TypeAlias = typing.Literal["_across_tenants", b"_across_tenants"]  # noqa: Y015
     _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
     _WhichOneofReturnType__mode: _TypeAlias = typing.Literal["mode"]  # noqa: Y015
@@ -198,6 +204,8 @@ class ListInstancesRequest(message.Message):
     _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
     _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
     _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__across_tenants) -> _WhichOneofReturnType__across_tenants | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
     @typing.overload
