@@ -34,6 +34,7 @@ log = structlog.get_logger("spotplane_bridge")
 
 _ENVELOPE: Final = "application/vnd.spotplane.envelope+json"
 _WRITES: Final = frozenset({"POST", "PUT", "DELETE"})
+_NO_RIGHT: Final = frozenset({401, 403, 429})
 _BROKEN: Final = (grpc.aio.AioRpcError, TimeoutError)
 
 
@@ -202,11 +203,15 @@ class DialectEndpoint:
             response = await call
             said = (*await call.initial_metadata(), *await call.trailing_metadata())
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as err:
-            if failed:
+            said_no = errors.from_rpc(err) if isinstance(err, grpc.aio.AioRpcError) else None
+            # Who may not call learns that first, whatever the body is.
+            if failed and (said_no is None or said_no.status not in _NO_RIGHT):
                 raise failed[0] from err
-            if isinstance(err, grpc.aio.AioRpcError):
-                raise errors.from_rpc(err) from err
+            if said_no is not None:
+                raise said_no from err
             raise
+        if failed:
+            raise failed[0]
         return response, headers.take_metadata(said, exchange.headers)
 
     async def _export(
@@ -378,12 +383,17 @@ def _query(query: str) -> Mapping[str, str]:
 
 async def _remembering(source: AsyncIterator[Any], failed: list[Failure]) -> AsyncIterator[Any]:
     """The messages of an upload; gRPC says of a failed source only that it was cancelled."""
+    has_begun = False
     try:
         async for message in source:
+            has_begun = True
             yield message
     except Failure as failure:
         failed.append(failure)
-        raise
+        # Nothing was sent, so the call may end by itself, with what it says of the caller's right;
+        # later, an end would look like the end of the file.
+        if has_begun:
+            raise
 
 
 async def _once(response: Any) -> AsyncIterator[Any]:

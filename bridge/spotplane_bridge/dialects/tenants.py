@@ -57,7 +57,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             email="email",
             role="role",
         ),
-        errors=dict.fromkeys(_NOT_VALID, {"valid": False}),
+        errors={code: {"valid": False} for code in _NOT_VALID},
     ),
     route(
         "X4",
