@@ -46,8 +46,9 @@ _TEXTS: Final = {
 }
 
 
-def emergency_replica(found: Outcome, *, launched: bool) -> pb.CreateEmergencyReplicaResponse:
-    """What a call for an emergency replica is told; ``launched`` by this very call."""
+def emergency_replica(found: Outcome, called_at: datetime) -> pb.CreateEmergencyReplicaResponse:
+    """What a call for an emergency replica is told; one that is younger is there because of it."""
+    launched = found.replica_created_at is not None and found.replica_created_at >= called_at
     action = _stage(found)
     if action == "relies":
         action = "created_replica" if launched else "existing_replica"

@@ -47,7 +47,7 @@ FIND_OUTCOME: Final = """
            f.new_instance_id, f.switch_command_id, i.pool_id, i.mode, i.az,
            r.id AS replica_id, r.instance_id AS replica_instance_id, r.pool_id AS replica_pool_id,
            r.instance_type AS replica_type, r.az AS replica_az,
-           r.hourly_cost_nanousd AS replica_cost_nanousd
+           r.hourly_cost_nanousd AS replica_cost_nanousd, r.created_at AS replica_created_at
       FROM failovers f
       LEFT JOIN instances i ON i.tenant_id = f.tenant_id AND i.id = f.instance_id
       LEFT JOIN replicas r
@@ -151,6 +151,7 @@ class Outcome:
     replica_type: str | None
     replica_az: str | None
     replica_cost_nanousd: int | None
+    replica_created_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

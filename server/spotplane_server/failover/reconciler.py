@@ -7,7 +7,7 @@ anywhere: what was committed is whole, and what was not is planned anew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -49,14 +49,6 @@ _FINAL: Final = {
 _REPLICA_TYPES: Final = {"rebalance": "automatic-rebalance"}
 
 
-@dataclass(frozen=True, slots=True)
-class Signalled:
-    """What a signal led to at once: ``launched`` when this very call requested a replacement."""
-
-    failover_id: UUID
-    launched: bool
-
-
 class Reconciler:
     """Opens failovers and carries them through.
 
@@ -89,15 +81,19 @@ class Reconciler:
         self._sessions = sessions
         self._offline_after = offline_after
 
-    async def signal(self, signal: Signal, now: datetime) -> Signalled:
+    async def signal(self, signal: Signal, now: datetime) -> UUID:
         """Open or join a failover, and carry it as far as it goes at once.
+
+        Returns:
+            Its id; of the closed one, when this very signal had opened it before.
 
         Raises:
             AgentNotFound: There is none. AgentOffline: No instance serves or ever did.
         """
         failover_id, is_open = await attempt(lambda: self._take(signal, now))
-        applied = await self._carry(failover_id, speaking=signal.by_agent) if is_open else []
-        return Signalled(failover_id, launched=any(move.step == "launch" for move in applied))
+        if is_open:
+            await self._carry(failover_id, speaking=signal.by_agent)
+        return failover_id
 
     async def _take(self, signal: Signal, now: datetime) -> tuple[UUID, bool]:
         async with self._db.transaction(signal.tenant_id) as conn:
@@ -117,9 +113,9 @@ class Reconciler:
 
     async def reconcile(self, *, only: UUID | None = None) -> int:
         """Plan on a snapshot and apply each step; answer how many steps took effect."""
-        return len(await self._carry(only))
+        return await self._carry(only)
 
-    async def _carry(self, only: UUID | None, *, speaking: bool = False) -> list[Move]:
+    async def _carry(self, only: UUID | None, *, speaking: bool = False) -> int:
         now = self._clock.now()
         async with self._db.read(EVERY_TENANT) as conn:
             situations = await snapshots.snapshot(
@@ -128,18 +124,18 @@ class Reconciler:
         if speaking:
             # Whoever calls is there to launch, whatever it has been heard of before.
             situations = [replace(s, launcher_online=True) for s in situations]
-        applied = []
+        done = 0
         for move in rules.plan(situations, now):
             try:
                 await attempt(lambda move=move: self._apply(move))  # type: ignore[misc]
-                applied.append(move)
+                done += 1
             except (Precondition, Conflict, NotFound) as err:
                 # Somebody was faster or things have changed: the next snapshot knows.
                 log.info("failover_step_lost", step=move.step, reason=err.reason)
             except DEFECTS:
                 failover_id = str(move.situation.failover_id)
                 log.exception("failover_step_defect", step=move.step, failover_id=failover_id)
-        return applied
+        return done
 
     async def _apply(self, move: Move) -> None:
         situation = move.situation

@@ -90,7 +90,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             await audit.record(conn, call, change, now)
         instance_id = wire.optional_text(request, "instance_id", maximum=128)
         signal = Signal(agent.tenant_id, agent_id, instance_id, kind, deadline)
-        failover_id = (await self._reconciler.signal(signal, now)).failover_id
+        failover_id = await self._reconciler.signal(signal, now)
         async with self._db.read(agent.tenant_id) as conn:
             found = await queries.find(conn, agent.tenant_id, agent_id, failover_id)
             steps = await queries.list_steps(conn, agent.tenant_id, failover_id)
@@ -145,20 +145,21 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             list(request.preferred_zones),
             list(request.exclude_zones),
         )
-        found, launched = await self._rescue(request, kind, deadline, wanted)
+        now = self._clock.now()
+        found = await self._rescue(request, kind, deadline, wanted)
         calls.created()
-        return answers.emergency_replica(found, launched=launched)
+        return answers.emergency_replica(found, now)
 
     async def HandleTerminationNotice(
         self, request: pb.HandleTerminationNoticeRequest, context: Context
     ) -> pb.HandleTerminationNoticeResponse:
-        found, _ = await self._rescue(request, "termination", _deadline(request))
+        found = await self._rescue(request, "termination", _deadline(request))
         return answers.termination(found)
 
     async def HandleRebalance(
         self, request: pb.HandleRebalanceRequest, context: Context
     ) -> pb.HandleRebalanceResponse:
-        found, _ = await self._rescue(request, "rebalance", None)
+        found = await self._rescue(request, "rebalance", None)
         weighed = 0.0
         if found.pool_id and found.mode != "ondemand":
             now = self._clock.now()
@@ -203,20 +204,19 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         kind: Kind,
         deadline: datetime | None,
         wanted: Wanted = ANYWHERE,
-    ) -> tuple[Outcome, bool]:
-        """Take an agent's signal; what was committed, and whether it launched a replacement."""
+    ) -> Outcome:
+        """Take an agent's signal; what was committed."""
         call, now = calls.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         instance_id = wire.optional_text(request, "instance_id", maximum=128)
         async with self._db.read(access.scope(call.caller)) as conn:
             tenant_id = (await access.get(conn, agent_id, now)).tenant_id
-        signalled = await self._reconciler.signal(
+        failover_id = await self._reconciler.signal(
             Signal(tenant_id, agent_id, instance_id, kind, deadline, by_agent=True, wanted=wanted),
             now,
         )
         async with self._db.read(tenant_id) as conn:
-            found = await queries.get_outcome(conn, tenant_id, signalled.failover_id)
-        return found, signalled.launched
+            return await queries.get_outcome(conn, tenant_id, failover_id)
 
     async def on_notice(
         self, origin: Origin, notice: agent_stream_pb2.Notice, now: datetime
