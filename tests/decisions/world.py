@@ -43,6 +43,11 @@ PUT_INTERRUPTION = """
     INSERT INTO pool_interruptions (pool_id, instance_id, occurred_at) VALUES ($1, $2, $3)
 """
 
+HOLD_LOOP = """
+    INSERT INTO leases (name, holder, token, expires_at) VALUES ($1, 'the test', 1, 'infinity')
+    ON CONFLICT (name) DO UPDATE SET holder = 'the test', expires_at = 'infinity'
+"""
+
 
 class World:
     """One plane with a tenant's agents, its market, and the calls on decisions."""
@@ -65,6 +70,10 @@ class World:
             return list(await conn.fetch(statement, *arguments))
         finally:
             await conn.close()
+
+    async def hold_loop(self) -> None:
+        """Run the loop only by hand: servers leave it to whoever holds its lease."""
+        await self.owner(HOLD_LOOP, f"job:{DecisionLoop.name}")
 
     async def market(
         self, *dollars: float | None, on_demand: float = 1.0, at: datetime | None = None
