@@ -37,7 +37,8 @@ CREATE TABLE clean_prices (
     submission_id text NOT NULL,
     -- The writing transaction's number in clean_revision: whoever reads by it skips nothing.
     revision      bigint NOT NULL,
-    PRIMARY KEY (pool_id, bucket_at)
+    -- A pool's rows lie far apart in the table, side by side in the index: charts read that alone.
+    PRIMARY KEY (pool_id, bucket_at) INCLUDE (price_nanousd)
 ) PARTITION BY RANGE (bucket_at);
 -- For readers of what is new; what was interpolated is no news.
 CREATE INDEX clean_prices_news ON clean_prices (revision, pool_id, bucket_at) WHERE source <> 'interpolated';

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from spotplane_bridge.dialects.reading import Incoming, instant, take
 from spotplane_bridge.dialects.routes import DialectRoute, route
-from spotplane_bridge.dialects.shapes import NANO, Shape, dollars, each, made, nested, number, usd
+from spotplane_bridge.dialects.shapes import NANO, Shape, dollars, each, made, nested, number
 from spotplane_bridge.parsing import Refused
 
 # Prices are kept to the millionth of a dollar.
@@ -33,17 +33,14 @@ _VOLATILITY: Final = Shape(
 
 
 def _rows(answer: Any) -> list[dict[str, Any]]:
-    """A row an hour or day, with a member a pool."""
+    """A row an hour or day, with a member a pool; null for one without a price then."""
+    nothing = {f"pool_{pool.id}": None for pool in answer.pools}
     return [
         {
             "time": _instant(point.time),
             "onDemand": dollars(point.on_demand_nanousd),
-            **{
-                f"pool_{one.pool.id}": (
-                    dollars(one.price_nanousd) if one.HasField("price_nanousd") else None
-                )
-                for one in point.prices
-            },
+            **nothing,
+            **{f"pool_{one.pool_id}": dollars(one.price_nanousd) for one in point.prices},
         }
         for point in answer.points
     ]
@@ -215,9 +212,9 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
                     spot_pools=each(
                         "prices",
                         Shape(
-                            pool_id="pool.id",
-                            az="pool.az",
-                            price=usd("price_nanousd", absent=0),
+                            pool_id="pool_id",
+                            az="az",
+                            price="price_nanousd",
                         ),
                     ),
                 ),

@@ -12,14 +12,18 @@ from spotplane_server.kernel.db import Conn
 Interval: TypeAlias = Literal["hour", "day"]
 INTERVALS: Final[dict[Interval, timedelta]] = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 
+# Pool by pool, each from its own stretch of the index alone; a mean for a chart may be a float.
 LIST_MEANS: Final = """
-    SELECT date_bin($4, bucket_at, '1970-01-01Z') AS start, pool_id,
-           round(avg(price_nanousd))::bigint AS mean_nanousd
-      FROM clean_prices
-     WHERE pool_id = ANY($1)
-       AND bucket_at >= $2
-       AND bucket_at < $3
-     GROUP BY 1, 2
+    SELECT m.start, p.pool_id, m.mean_nanousd
+      FROM unnest($1::text[]) AS p (pool_id)
+     CROSS JOIN LATERAL
+           (SELECT date_bin($4, bucket_at, '1970-01-01Z') AS start,
+                   round(avg(price_nanousd::float8))::bigint AS mean_nanousd
+              FROM clean_prices
+             WHERE pool_id = p.pool_id
+               AND bucket_at >= $2
+               AND bucket_at < $3
+             GROUP BY 1) AS m
      ORDER BY 1
 """
 

@@ -379,27 +379,27 @@ class PricePoint(message.Message):
 
         DESCRIPTOR: descriptor.Descriptor
 
-        POOL_FIELD_NUMBER: builtins.int
+        POOL_ID_FIELD_NUMBER: builtins.int
+        AZ_FIELD_NUMBER: builtins.int
         PRICE_NANOUSD_FIELD_NUMBER: builtins.int
+        pool_id: builtins.str
+        """`<instance_type>.<az>`."""
+        az: builtins.str
+        """E.g. `us-east-1a`."""
         price_nanousd: builtins.int
-        """Mean of its clean prices; absent when there is none."""
-        @builtins.property
-        def pool(self) -> MarketPool:
-            """The pool."""
-
+        """Mean of its clean prices."""
         def __init__(
             self,
             *,
-            pool: MarketPool | None = ...,
-            price_nanousd: builtins.int | None = ...,
+            pool_id: builtins.str = ...,
+            az: builtins.str = ...,
+            price_nanousd: builtins.int = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = typing.Literal["_price_nanousd", b"_price_nanousd", "pool", b"pool", "price_nanousd", b"price_nanousd"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["_price_nanousd", b"_price_nanousd", "pool", b"pool", "price_nanousd", b"price_nanousd"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = typing.Literal["az", b"az", "pool_id", b"pool_id", "price_nanousd", b"price_nanousd"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType__price_nanousd: _TypeAlias = typing.Literal["price_nanousd"]  # noqa: Y015
-        _WhichOneofArgType__price_nanousd: _TypeAlias = typing.Literal["_price_nanousd", b"_price_nanousd"]  # noqa: Y015
-        def WhichOneof(self, oneof_group: _WhichOneofArgType__price_nanousd) -> _WhichOneofReturnType__price_nanousd | None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     TIME_FIELD_NUMBER: builtins.int
     ON_DEMAND_NANOUSD_FIELD_NUMBER: builtins.int
@@ -412,7 +412,7 @@ class PricePoint(message.Message):
 
     @builtins.property
     def prices(self) -> containers.RepeatedCompositeFieldContainer[PricePoint.PoolPrice]:
-        """Every pool in the order of `pools`."""
+        """By id; pools without a price then are left out."""
 
     def __init__(
         self,
@@ -524,7 +524,7 @@ class GetAgentPriceHistoryResponse(message.Message):
     """Likewise."""
     @builtins.property
     def points(self) -> containers.RepeatedCompositeFieldContainer[PricePoint]:
-        """Oldest first, with those pools only that have a price there."""
+        """Oldest first; hours or days without any price are left out."""
 
     def __init__(
         self,
