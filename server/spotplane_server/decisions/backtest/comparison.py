@@ -114,7 +114,8 @@ class Checked:
     def __init__(self, engine: Engine) -> None:
         self.name = engine.name
         self.version = engine.version
-        self.hedges = engine.hedges
+        # Engines that are installed need not say.
+        self.hedges = bool(getattr(engine, "hedges", False))
         self._engine = engine
 
     def decide(self, snapshot: Snapshot) -> Decision:

@@ -37,7 +37,7 @@ class Settings:
         stay_hours: How long a refuge is reckoned to be kept.
     """
 
-    downtime_hours: float = 0.08
+    downtime_hours: float = 0.06
     budget: float = 0.0003
     scale_seconds: float = 90.0
     scale_share: float = 0.15

@@ -2,10 +2,10 @@
 
 Capacity that came back a moment ago goes again soon, and capacity that has lasted lasts. Over
 recorded markets of two clouds, losses per hour of capacity fall with its age ``a`` in hours about
-as ``0.6 / (0.4 + a)``, from minutes to days: the hazard of spells whose rates differ widely, as in
-Lomax, "Business Failures: Another Example of the Analysis of Failure Data", JASA 49, 1954. That is
-the prior here. How much worse or better a pool is, how much of a region falls together, and how
-much downtime there was are learned from each market as it goes.
+as ``0.6 / (0.4 + a) ** 0.85``, from minutes to days, which is what spells look like whose rates
+differ widely; compare Lomax, "Business Failures: Another Example of the Analysis of Failure Data",
+JASA 49, 1954. That is the prior here. How much worse or better a pool is, how much of a region
+falls together, and how much downtime there was are learned from each market as it goes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Kin: TypeAlias = Literal["near", "far"]
 
 HAZARD: Final = 0.6
 YOUTH_HOURS: Final = 0.4
+DECLINE: Final = 0.85
 # Losses that the prior weighs as much as: a pool's factor moves halfway after so many.
 PRIOR_LOSSES: Final = 3.0
 # What was seen a week ago counts half.
@@ -98,7 +99,7 @@ def observe(snapshot: Snapshot) -> Market:
         factor = _factor(memory[f"{view.id} losses"], memory[f"{view.id} expected"])
         age = (now - (memory[f"{view.id} since"] or now)) / _HOUR
         region = regions[view.id]
-        hazard = factor * danger[region] * HAZARD / (YOUTH_HOURS + age)
+        hazard = factor * danger[region] * HAZARD / (YOUTH_HOURS + age) ** DECLINE
         pools[view.id] = Pool(view, region, hazard)
     _fade(memory, now - before)
     return Market(
@@ -174,10 +175,8 @@ def _remember(
     since = memory[since_key]
     lost = bool(since) and (not pool.available or (last is not None and last > before))
     if since:
-        # What the prior expects over the time that passed: the integral of its hazard.
-        older, younger = now - since, max(0.0, before - since)
-        youth = YOUTH_HOURS * _HOUR
-        memory[expected] += HAZARD * strain * math.log((youth + older) / (youth + younger))
+        age, older = max(0.0, before - since), now - since
+        memory[expected] += strain * _expected(age / _HOUR, older / _HOUR)
     if lost:
         memory[losses] += 1.0
         memory[f"{pool.id} lost"] = now
@@ -219,6 +218,13 @@ def _remember_together(
                 continue
             memory[f"{kin} pairs"] = memory.get(f"{kin} pairs", 0.0) + 1.0
             memory[f"{kin} both"] = memory.get(f"{kin} both", 0.0) + both
+
+
+def _expected(age_hours: float, older_hours: float) -> float:
+    """Losses that the prior expects from one age to another: the integral of its hazard."""
+    rest = 1.0 - DECLINE
+    grown = (YOUTH_HOURS + older_hours) ** rest - (YOUTH_HOURS + age_hours) ** rest
+    return HAZARD * grown / rest
 
 
 def _factor(losses: float, expected: float) -> float:
