@@ -79,6 +79,8 @@ async def register(
     await sessions_store.touch(conn, tenant_id, machine.id, agent_id, now)
     if placed.serves:
         await _take_down(conn, tenant_id, agent_id, wanted, now)
+    elif known is not None:
+        await _note_addresses(conn, tenant_id, machine, now)
     # A replica may have a credential of the agent's; who was retired must not take it away.
     entitled = placed.serves or known is None or known.status == "running_replica"
     token = None
@@ -176,6 +178,12 @@ async def _take_down(
         machine.hostname, wanted.agent_version, wanted.cloud_account, wanted.project_id
     )
     await store.touch(conn, tenant_id, agent_id, said=named, now=now)
+
+
+async def _note_addresses(conn: Conn, tenant_id: TenantId, machine: Machine, now: datetime) -> None:
+    # Polls that do not name their instance are told from the primary's by where they come from.
+    said = Said(machine.id, None, None, None, None, None, machine.private_ip, machine.public_ip)
+    await instances.refresh(conn, tenant_id, said, now)
 
 
 async def _issue_token(conn: Conn, tenant_id: TenantId, agent_id: UUID) -> str:
