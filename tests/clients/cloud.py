@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from yarl import URL
+
 REGION: Final = "us-east-1"
 TYPE: Final = "m5.large"
 ON_DEMAND: Final = 0.096
@@ -56,17 +59,21 @@ class Cloud:
 
     Attributes:
         now: The time.
+        plane: Where the plane is.
         prices: Spot prices by zone; the cloud may change them.
     """
 
     now: Callable[[], datetime]
+    plane: URL
     prices: dict[str, float] = field(default_factory=lambda: dict(PRICES))
     machines: dict[str, Machine] = field(default_factory=dict)
+    _http: dict[str, ClientSession] = field(default_factory=dict)
 
     def launch(self, az: str, mode: str) -> Machine:
         """Start a machine; it runs at once."""
         number = len(self.machines) + 1
-        made = Machine(f"i-{number:017x}", az, mode, f"10.0.0.{number}")
+        # Addresses of the loopback, so that the plane sees each machine under its own.
+        made = Machine(f"i-{number:017x}", az, mode, f"127.0.1.{number}")
         self.machines[made.id] = made
         return made
 
@@ -81,3 +88,18 @@ class Cloud:
     def running(self) -> set[str]:
         """Ids of what runs, and costs."""
         return {machine.id for machine in self.machines.values() if machine.running}
+
+    def http(self, machine: Machine) -> ClientSession:
+        """Connections from a machine's own address."""
+        if machine.id not in self._http:
+            self._http[machine.id] = ClientSession(
+                self.plane,
+                connector=TCPConnector(local_addr=(machine.address, 0)),
+                cookie_jar=DummyCookieJar(),
+            )
+        return self._http[machine.id]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for http in self._http.values():
+            await http.close()

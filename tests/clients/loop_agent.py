@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+from aiohttp import ClientError, ClientTimeout
 
 from tests.clients.cloud import ON_DEMAND, REGION, TYPE, Cloud, Machine, pool
 
@@ -19,16 +19,14 @@ TIMEOUT = ClientTimeout(total=30)
 class LoopAgent:
     """The program on one machine; every machine that boots its image runs it."""
 
-    def __init__(
-        self, http: ClientSession, token: str, cloud: Cloud, machine: Machine, name: str
-    ) -> None:
+    def __init__(self, token: str, cloud: Cloud, machine: Machine, name: str) -> None:
         self.machine = machine
         self.agent_id = ""
         self.config: dict[str, Any] = {}
         # False once it has said goodbye, or was told that another took over.
         self.alive = True
         self.enabled = True
-        self._http = http
+        self._http = cloud.http(machine)
         self._token = token
         self._cloud = cloud
         self._name = name
@@ -138,7 +136,7 @@ class LoopAgent:
         return self._cloud.prices[machine.az] if machine.mode == "spot" else None
 
     async def _boot(self, machine: Machine) -> None:
-        child = LoopAgent(self._http, self._token, self._cloud, machine, self._name)
+        child = LoopAgent(self._token, self._cloud, machine, self._name)
         self.children.append(child)
         await child.start()
 
@@ -204,7 +202,7 @@ class LoopAgent:
             },
         )
 
-    async def check_termination(self) -> dict[str, Any] | None:
+    async def check_termination(self) -> Any:
         """Every 5 s; the notice is told once, first for a replica, then for itself."""
         notice = self.machine.notice
         if notice is None or self._told_notice:
@@ -230,7 +228,7 @@ class LoopAgent:
             self.alive = False  # all loops stop within a second
         return answer
 
-    async def check_rebalance(self) -> dict[str, Any] | None:
+    async def check_rebalance(self) -> Any:
         """Every 30 s; told once until the signal clears."""
         if not self.machine.rebalance:
             self._told_rebalance = False

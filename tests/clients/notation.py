@@ -8,7 +8,7 @@ A list of members: `id:u, name, email?, agents[]{id:u, status}, pool{id, az}?, r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
@@ -82,7 +82,7 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if not isinstance(value, str):
         return False
-    readers = {"t": _instant, "d": date.fromisoformat, "u": UUID}
+    readers: dict[str, Callable[[str], Any]] = {"t": _instant, "d": date.fromisoformat, "u": UUID}
     try:
         readers.get(kind, str)(value)
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -290,19 +291,17 @@ TENANT: Final = (
 
 
 @pytest.fixture
-async def busy(field: Field, clock: FakeClock) -> World:
+async def busy(field: Field, clock: FakeClock) -> AsyncIterator[World]:
     """A tenant whose agent has switched once and keeps a replica."""
-    world = World(field, clock)
-    await world.agent.start()
-    await world.configure()
-    path = f"/api/client/instances/{world.agent.machine.id}/force-switch"
-    await field.post(path, {"target": "pool", "pool_id": POOL})
-    await world.agent.commands()
-    (world.agent,) = world.agent.children
-    await world.agent.read_config()
-    await world.agent.report_prices()
-    await world.with_replica()
-    return world
+    async with World.running(field, clock) as world:
+        path = f"/api/client/instances/{world.agent.machine.id}/force-switch"
+        await field.post(path, {"target": "pool", "pool_id": POOL})
+        await world.agent.commands()
+        (world.agent,) = world.agent.children
+        await world.agent.read_config()
+        await world.agent.report_prices()
+        await world.with_replica()
+        yield world
 
 
 async def _look(world: World, reads: tuple[Read, ...], by: str | None) -> list[str]:

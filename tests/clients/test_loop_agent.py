@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.clients.cloud import Cloud, pool
 from tests.clients.loop_agent import LoopAgent
@@ -17,15 +20,29 @@ from tests.support.eventually import eventually
 class World:
     """A tenant's agent, its cloud, and what its dashboard shows."""
 
-    def __init__(self, field: Field, clock: FakeClock) -> None:
+    def __init__(self, field: Field, clock: FakeClock, plane: URL) -> None:
         self.field = field
         self.clock = clock
-        self.cloud = Cloud(clock.now)
+        self.cloud = Cloud(clock.now, plane)
         self.agent = self._agent("us-east-1a")
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, field: Field, clock: FakeClock) -> AsyncIterator[World]:
+        """An agent that has started, under an operator who decides himself."""
+        async with field.send("GET", "/health") as answer:
+            world = cls(field, clock, answer.url.origin())
+        try:
+            await world.agent.start()
+            await world.configure()
+            await world.agent.read_config()
+            yield world
+        finally:
+            await world.cloud.close()
 
     def _agent(self, az: str) -> LoopAgent:
         machine = self.cloud.launch(az, "spot")
-        return LoopAgent(self.field.http, self.field.tenant.key, self.cloud, machine, "web-1")
+        return LoopAgent(self.field.tenant.key, self.cloud, machine, "web-1")
 
     async def instances(self) -> list[dict[str, Any]]:
         """The tenant's instances, as its dashboard lists them."""
@@ -75,13 +92,10 @@ class World:
 
 
 @pytest.fixture
-async def world(field: Field, clock: FakeClock) -> World:
-    """An agent that has started and told its prices, under an operator who decides himself."""
-    world = World(field, clock)
-    await world.agent.start()
-    await world.configure()
-    await world.agent.read_config()
-    return world
+async def world(field: Field, clock: FakeClock) -> AsyncIterator[World]:
+    """An agent that has started and told its prices."""
+    async with World.running(field, clock) as up:
+        yield up
 
 
 async def test_first_second_makes_a_primary_that_may_work(world: World) -> None:
@@ -131,7 +145,7 @@ async def test_command_is_given_once_whoever_polls_for_it(world: World) -> None:
     (command,) = await world.field.get(path)
 
     twin = world.cloud.launch("us-east-1c", "spot")
-    child = LoopAgent(world.field.http, world.field.tenant.key, world.cloud, twin, "web-1")
+    child = LoopAgent(world.field.tenant.key, world.cloud, twin, "web-1")
     await child.start()
 
     assert not child.enabled
