@@ -142,16 +142,19 @@ def _downtime(
         automatic=_trigger(found.automatic, found.automatic_seconds),
         manual=_trigger(found.manual, found.manual_seconds),
         emergency=_trigger(found.emergency, found.emergency_seconds),
-        longest=longest
-        and pb.LongestDowntime(
-            switch_id=str(longest.id),
-            downtime_seconds=longest.downtime_seconds,
-            initiated_at=wire.timestamp(longest.initiated_at),
-            reason=longest.cause,
-        ),
+        longest=None if longest is None else _longest(longest),
         trend_percent=rules.percent_change(
             found.mean_seconds if found.successful else None, before.mean_seconds
         ),
+    )
+
+
+def _longest(found: Longest) -> pb.LongestDowntime:
+    return pb.LongestDowntime(
+        switch_id=str(found.id),
+        downtime_seconds=found.downtime_seconds,
+        initiated_at=wire.timestamp(found.initiated_at),
+        reason=found.cause,
     )
 
 
