@@ -180,7 +180,9 @@ async def test_the_loop_needs_no_query_per_agent(world: World) -> None:
     async with db.read(EVERY_TENANT) as conn:
         conn.add_query_logger(lambda record: seen.append(record.query))
     clock, wakeups = world.plane.server.kernel.clock, world.plane.server.kernel.wakeups
-    loop = DecisionLoop(db, Panel(db, clock, wakeups, "rules"), Ledger(db, wakeups))
+    loop = DecisionLoop(
+        db, Panel(db, clock, wakeups, "rules"), Ledger(db, wakeups), lambda _agent: None
+    )
     await loop.run_once(world.now)
     counts = []
     for batch in (1, 2, 4):  # in the first the driver learns what types there are

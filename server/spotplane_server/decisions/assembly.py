@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
 from spotplane.v1 import decision_pb2_grpc
 
 from spotplane_server.agents.ledger import Ledger
+from spotplane_server.agents.sessions import AGENTS_TOPIC
 from spotplane_server.decisions.jobs import SessionRetention
 from spotplane_server.decisions.loop import DecisionLoop
 from spotplane_server.decisions.panel import Panel
@@ -25,10 +27,14 @@ def assemble(kernel: Kernel) -> Parts:
     # It only issues: what commands do when they are done is not its concern.
     ledger = Ledger(db, kernel.wakeups)
     panel = Panel(db, clock, kernel.wakeups, kernel.config.decision_engine)
+
+    def changed(agent_id: UUID) -> None:
+        kernel.wakeups.signal(AGENTS_TOPIC, str(agent_id))
+
     service = DecisionService(db, clock, panel, Sessions(db, clock, panel), ledger)
     return Parts(
         services=[(decision_pb2_grpc.add_DecisionServiceServicer_to_server, service)],
-        jobs=[DecisionLoop(db, panel, ledger), SessionRetention(db)],
+        jobs=[DecisionLoop(db, panel, ledger, changed), SessionRetention(db)],
         background=[panel.run],
         retention=RETENTION,
     )

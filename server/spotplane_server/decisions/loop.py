@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -14,13 +15,23 @@ from spotplane_server.agents import store as agents
 from spotplane_server.agents import switch_orders
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.switch_orders import Asked, Mode, Queued, Target
-from spotplane_server.decisions import recording, sessions_store, store, subjects_store, views
+from spotplane_server.decisions import (
+    recording,
+    sessions_store,
+    standby,
+    store,
+    subjects_store,
+    views,
+)
 from spotplane_server.decisions.panel import Panel
 from spotplane_server.decisions.recording import Ruling
-from spotplane_server.decisions.subjects_store import FIRST, Key
+from spotplane_server.decisions.standby import Left
+from spotplane_server.decisions.subjects_store import FIRST, Key, Subject
 from spotplane_server.instances import store as instances
+from spotplane_server.instances.store import Instance
 from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import DomainError
+from spotplane_server.replicas.lifecycle import Replicas
 
 log = structlog.get_logger(__name__)
 
@@ -39,20 +50,30 @@ class DecisionLoop:
         db: The database.
         panel: The engine.
         ledger: To order switches.
+        changed: Called with an agent whose instances have new roles.
     """
 
     name = NAME
     period = timedelta(seconds=60)
     singleton = True
 
-    def __init__(self, db: Database, panel: Panel, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        db: Database,
+        panel: Panel,
+        ledger: Ledger,
+        changed: Callable[[UUID], None],
+    ) -> None:
         self._db = db
         self.panel = panel
         self._ledger = ledger
+        self._changed = changed
+        self._replicas = Replicas(ledger)
 
     async def run_once(self, now: datetime) -> int:
         """Decide; answer how many switches were ordered."""
         await self.panel.refresh()
+        await self._let_go(now)
         ordered, after = 0, FIRST
         while True:
             async with self._db.read(EVERY_TENANT) as conn:
@@ -78,7 +99,9 @@ class DecisionLoop:
         ordered = 0
         for ruling in rulings:
             if ruling.outcome == "executed":
-                ordered += await self._guarded(ruling, now)
+                ordered += await self._guarded(ruling.view.subject, self._switch(ruling, now))
+            elif self.panel.judge.seat.hedges and (step := standby.plan(ruling)) is not None:
+                await self._guarded(ruling.view.subject, self._hedge(ruling, step, now))
         return ordered
 
     async def _store(self, rulings: Sequence[Ruling], now: datetime) -> None:
@@ -102,22 +125,49 @@ class DecisionLoop:
             await store.put_heads(conn, heads)
             await events.append_many(conn, news, now)
 
-    async def _guarded(self, ruling: Ruling, now: datetime) -> int:
+    async def _let_go(self, now: datetime) -> None:
+        """End standbys of agents for which no engine that hedges decides any more."""
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await standby.list_left(conn, hedging=self.panel.judge.seat.hedges)
+        for left in found:
+            await self._guarded(left, self._end_left(left, now))
+
+    async def _guarded(self, whose: Subject | Left, step: Awaitable[int]) -> int:
         """One agent's trouble must not keep the others waiting; the next run is the retry."""
-        subject = ruling.view.subject
         try:
-            async with self._db.transaction(subject.tenant_id) as conn:
-                queued = await self._order(conn, ruling, now)
+            return await step
         except DomainError as err:
-            log.info("switch_not_ordered", agent_id=str(subject.agent_id), reason=err.reason)
-            return 0
+            log.info("decision_not_applied", agent_id=str(whose.agent_id), reason=err.reason)
         except DEFECTS:
-            log.exception("switch_defect", agent_id=str(subject.agent_id))
-            return 0
+            log.exception("decision_defect", agent_id=str(whose.agent_id))
+        return 0
+
+    async def _switch(self, ruling: Ruling, now: datetime) -> int:
+        subject = ruling.view.subject
+        async with self._db.transaction(subject.tenant_id) as conn:
+            queued = await self._order(conn, ruling, now)
         if queued is None:
             return 0
         self._ledger.wake(queued.command.tenant_id, queued.command.instance_id)
         return int(queued.fresh)
+
+    async def _hedge(self, ruling: Ruling, step: standby.Step, now: datetime) -> int:
+        tenant_id = ruling.view.subject.tenant_id
+        async with self._db.transaction(tenant_id) as conn:
+            primary = await standby.apply(conn, self._replicas, ruling, step, now)
+        return self._woken(primary)
+
+    async def _end_left(self, left: Left, now: datetime) -> int:
+        async with self._db.transaction(left.tenant_id) as conn:
+            primary = await standby.end_left(conn, self._replicas, left, now)
+        return self._woken(primary)
+
+    def _woken(self, primary: Instance | None) -> int:
+        if primary is None:
+            return 0
+        self._ledger.wake(primary.tenant_id, primary.id)
+        self._changed(primary.agent_id)
+        return 1
 
     async def _order(self, conn: Conn, ruling: Ruling, now: datetime) -> Queued | None:
         """Order the switch, unless something has changed since the snapshot was read."""
@@ -138,6 +188,13 @@ class DecisionLoop:
             or await subjects_store.in_emergency(conn, subject.tenant_id, subject.agent_id, now)
         ):
             return None
+        consent = locked.config.auto_terminate_enabled
+        if self.panel.judge.seat.hedges and await standby.promote_if_standing(
+            conn, self._replicas, ruling, consent=consent, now=now
+        ):
+            await self._note(conn, ruling, None, now)
+            self._changed(subject.agent_id)
+            return None
         mode: Mode = "spot" if decision.target_mode == "spot" else "ondemand"
         queued = await self._ledger.queue_switch(
             conn,
@@ -151,11 +208,17 @@ class DecisionLoop:
             ),
             now,
         )
-        row = recording.record(ruling, "loop", command_id=queued.command.id)
+        await self._note(conn, ruling, queued.command.id, now)
+        return queued
+
+    async def _note(
+        self, conn: Conn, ruling: Ruling, command_id: UUID | None, now: datetime
+    ) -> None:
+        """Keep a decision that was carried out, in the transaction of what it led to."""
+        row = recording.record(ruling, "loop", command_id=command_id)
         await store.insert(conn, [row])
         await store.put_heads(conn, [recording.head(ruling, stored=True)])
         await events.append(conn, recording.event(ruling, row), now)
-        return queued
 
     async def _tell_fallback(self, rulings: Sequence[Ruling], now: datetime) -> None:
         """Say once that the built-in rules stand in, and once that they do no more."""

@@ -44,7 +44,8 @@ LIST_SUBJECTS: Final = """
            a.max_switches_per_week, a.min_pool_duration_hours,
            i.id AS instance_id, i.instance_type, i.region, i.az, i.mode, i.pool_id,
            greatest(coalesce(i.active_at, i.launched_at), arrived.created_at) AS serving_since,
-           r.pool_id AS standby_pool_id, coalesce(r.status = 'ready', false) AS standby_ready,
+           r.pool_id AS standby_pool_id, r.created_by AS standby_created_by,
+           coalesce(r.status = 'ready', false) AS standby_ready,
            switched.day AS switches_day, switched.week AS switches_week,
            h.signature, h.stored_at, h.engine AS memory_of, h.memory
       FROM unnest($1::uuid[], $2::uuid[]) AS wanted (tenant_id, id)
@@ -117,6 +118,7 @@ class Subject:
     pool_id: str | None
     serving_since: datetime | None
     standby_pool_id: str | None
+    standby_created_by: str | None
     standby_ready: bool
     switches_day: int
     switches_week: int
