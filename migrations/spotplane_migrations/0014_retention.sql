@@ -49,3 +49,5 @@ CREATE TABLE daily_jobs (
     day  date NOT NULL
 );
 GRANT SELECT, INSERT, UPDATE ON daily_jobs TO spotplane_app;
+
+GRANT DELETE ON pool_interruptions TO spotplane_app;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 from uuid import uuid4
@@ -27,6 +27,7 @@ from spotplane.v1 import (
     usage_pb2_grpc,
 )
 
+from spotplane_server import events
 from spotplane_server.agents import moves
 from spotplane_server.agents.handlers import Standby
 from spotplane_server.agents.jobs import RETENTION, CommandsJob, LeftoversJob, LivenessJob
@@ -46,14 +47,14 @@ from spotplane_server.events.service import EventService
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
 from spotplane_server.fleet import assembly as fleet
-from spotplane_server.fleet import ports as fleet_ports
 from spotplane_server.fleet import market_assembly as fleet_market
+from spotplane_server.fleet import ports as fleet_ports
 from spotplane_server.fleet.market_reports import AgentsPrices
 from spotplane_server.insights import assembly as insights
 from spotplane_server.kernel import bootstrap, logs, metrics, migrate, partitions, policy, retention
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.idempotency import Repeats
 from spotplane_server.kernel.jobs import JobRunner
 from spotplane_server.kernel.limits import Limiter
@@ -110,13 +111,20 @@ def build(kernel: Kernel) -> Parts:
         jobs=[
             partitions.PartitionJob(kernel.db),
             retention.RetentionJob(
-                kernel.db, [rule for feature in features for rule in feature.retention]
+                kernel.db,
+                [rule for feature in features for rule in feature.retention],
+                _tell_cleanup,
             ),
             *(job for feature in features for job in feature.jobs),
         ],
         background=[background for feature in features for background in feature.background],
         drain=[drain for feature in features for drain in feature.drain],
     )
+
+
+async def _tell_cleanup(conn: Conn, done: int, now: datetime) -> None:
+    """Say in the log of events that a day's forgetting is done."""
+    await events.append(conn, events.Event("data.cleanup", "retention", {"deleted": done}), now)
 
 
 def _events(kernel: Kernel) -> Parts:

@@ -14,7 +14,8 @@ from spotplane_server.market import store as market_store
 
 from tests.dialects.field import ADMIN, UNKNOWN_ID, Field, covers
 from tests.support.clock import FakeClock
-from tests.support.link import REGION, TYPE, ZONES, by_hand, run_job
+from tests.support.fleet import REGION, TYPE, ZONES
+from tests.support.link import by_hand, run_job
 
 A, B, C = (f"{TYPE}.{zone}" for zone in ZONES)
 INSTANCE: Final = "i-0market"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 from spotplane_server.kernel import daily, retention
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.retention import RetentionJob, Rule
 
 NOW = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
@@ -66,8 +66,13 @@ async def test_it_is_due_once_a_day_from_two_on(
 
 
 async def test_a_day_that_was_done_is_not_done_again(db: Database) -> None:
-    """The next one is."""
-    job = RetentionJob(db, [RULE])
+    """The next one is; each is told of once."""
+    told: list[int] = []
+
+    async def tell(_conn: Conn, done: int, _now: datetime) -> None:
+        told.append(done)
+
+    job = RetentionJob(db, [RULE], tell)
     async with db.transaction(EVERY_TENANT) as conn:
         await conn.execute(INSERT, NOW - timedelta(days=100), 1)
     assert await job.run_once(NOW) == 1
@@ -75,6 +80,7 @@ async def test_a_day_that_was_done_is_not_done_again(db: Database) -> None:
         await conn.execute(INSERT, NOW - timedelta(days=100), 1)
 
     assert [await job.run_once(NOW), await job.run_once(NOW + timedelta(days=1))] == [0, 1]
+    assert told == [1, 1]
 
 
 async def test_months_that_ended_long_ago_are_dropped(db: Database) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import agent_stream_pb2
+from spotplane_server.fleet.market_reports import source_of
+from spotplane_server.fleet.market_store import Reporting
+from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import EVERY_TENANT
 
 from tests.support.eventually import eventually
-from tests.support.link import REGION, TYPE, ZONES, Hand, by_hand
+from tests.support.fleet import REGION, TYPE, ZONES
+from tests.support.link import Hand, by_hand
 from tests.support.plane import Plane
 
 
@@ -74,3 +80,25 @@ async def test_bad_prices_do_not_refuse_a_report(plane: Plane, hand: Hand) -> No
         row = await conn.fetchrow("SELECT agent_id, accepted, dropped FROM price_reports")
     assert row is not None
     assert (str(row["agent_id"]), row["accepted"], row["dropped"]) == (agent_id, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "replica", "expected"),
+    [
+        ("running_primary", None, "primary"),
+        ("running_primary", "manual", "primary"),  # it was one until it was promoted
+        ("running_replica", "manual", "replica-manual"),
+        ("running_replica", "automatic-rebalance", "replica-automatic"),
+        ("promoting", "automatic-termination", "replica-automatic"),
+        ("launching", "manual", "replica-manual"),
+        ("launching", None, "unknown"),
+        ("zombie", None, "unknown"),
+        ("terminated", "manual", "unknown"),
+        (None, None, "unknown"),
+    ],
+)
+def test_source_is_the_tellers_part(status: Any, replica: str | None, expected: str) -> None:
+    """What it plays now, not what it was."""
+    tenant = TenantId(uuid4())
+    found = Reporting(tenant, "i-1", TYPE, f"{TYPE}.a", status, replica, REGION)
+    assert source_of(found) == expected

@@ -83,11 +83,11 @@ def _reporter(found: Reporting, agent_id: UUID) -> Reporter:
         found.instance_id,
         found.instance_type,
         found.pool_id,
-        _source(found),
+        source_of(found),
     )
 
 
-def _source(found: Reporting) -> Source:
+def source_of(found: Reporting) -> Source:
     """The part of the fleet that an instance plays; a role it has left tells nothing."""
     if found.status == "running_primary":
         return "primary"

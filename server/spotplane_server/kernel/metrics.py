@@ -64,6 +64,9 @@ FAILOVER_SECONDS: Final = Histogram(
 EVENT_LISTENERS: Final = Gauge("event_listeners", "Callers that follow the events of this process.")
 USAGE: Final = Counter("usage_records", "Usage records taken.", ["result"])
 UNPRICED: Final = Counter("usage_unpriced_records", "Usage records stored without a model.")
+PRICE_LAG: Final = Gauge(
+    "price_pipeline_lag_seconds", "How long the oldest price of the last batch waited to be clean."
+)
 PARTITIONS_AHEAD: Final = Gauge(
     "usage_partitions_ahead", "Monthly partitions that exist beyond the current month."
 )

@@ -7,18 +7,21 @@ month are not named here; how long their months are kept stands in ``partitioned
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 import asyncpg
 import structlog
 
 from spotplane_server.kernel import daily
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 
 log = structlog.get_logger(__name__)
+
+# Tells of a day's work: rows and months that went, and when.
+Tell: TypeAlias = Callable[[Conn, int, datetime], Awaitable[None]]
 
 AT: Final = time(2, 0)
 BATCH: Final = 5000
@@ -58,16 +61,23 @@ class Rule:
 
 
 class RetentionJob:
-    """Deletes and drops what is due, once a day."""
+    """Deletes and drops what is due, once a day.
+
+    Args:
+        db: The database.
+        rules: What is deleted.
+        tell: Says that it was done, in the transaction that says so too.
+    """
 
     name = "retention"
     # How soon after its hour, or after a start, it is noticed to be due.
     period = timedelta(minutes=10)
     singleton = True
 
-    def __init__(self, db: Database, rules: Sequence[Rule]) -> None:
+    def __init__(self, db: Database, rules: Sequence[Rule], tell: Tell | None = None) -> None:
         self._db = db
         self._rules = rules
+        self._tell = tell
 
     async def run_once(self, now: datetime) -> int:
         """Do the day's work if it is due; answer how many rows and months went."""
@@ -76,8 +86,10 @@ class RetentionJob:
         if day is None:
             return 0
         done = await self.forget(now)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.transaction(EVERY_TENANT) as conn:
             await daily.mark_done(conn, self.name, day)
+            if self._tell is not None:
+                await self._tell(conn, done, now)
         return done
 
     async def forget(self, now: datetime) -> int:

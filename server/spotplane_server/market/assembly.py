@@ -15,6 +15,8 @@ from spotplane_server.market.scores import PoolRiskJob
 RETENTION: Final = (
     Rule("price_reports", "received_at", timedelta(days=30)),
     Rule("pool_scores", "computed_at", timedelta(days=90)),
+    # Risk counts those of 30 days.
+    Rule("pool_interruptions", "occurred_at", timedelta(days=90)),
     # What operators can look back at.
     Rule("pipeline_runs", "started_at", timedelta(days=90)),
 )

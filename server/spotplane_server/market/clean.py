@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from spotplane_server.kernel.db import Conn
@@ -102,6 +103,7 @@ TAKE: Final = """
           FROM judged
          WHERE wins AND was_real)
     SELECT (SELECT count(*) FROM batch) AS processed,
+           (SELECT min(received_at) FROM batch) AS oldest_at,
            (SELECT count(*) FROM batch) - (SELECT count(*) FROM once) AS duplicates,
            (SELECT count(*) FROM judged WHERE wins) AS written,
            (SELECT count(*)
@@ -121,11 +123,13 @@ class Batch:
     """What became of a batch of raw prices.
 
     Attributes:
+        oldest_at: When the first of them was received; None for an empty batch.
         written: Clean prices made or replaced.
         disagreements: ``[pool, bucket, kept, told]`` of prices over a tenth apart, at most 100.
     """
 
     processed: int
+    oldest_at: datetime | None
     duplicates: int
     written: int
     backfills: int

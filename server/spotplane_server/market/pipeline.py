@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from spotplane_server.kernel import metrics
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.kernel.wakeups import Wakeups
 from spotplane_server.market import clean, runs
@@ -56,6 +57,8 @@ class PipelineJob:
                 kept_nanousd=kept,
                 told_nanousd=told,
             )
+        if batch.oldest_at is not None:
+            metrics.PRICE_LAG.set(max(0.0, (now - batch.oldest_at).total_seconds()))
         if batch.written:
             self._wakeups.signal(TOPIC, "")
         return batch.processed
