@@ -202,6 +202,7 @@ async def test_goodbye_of_the_old_process_leaves_the_moved_agent_online(world: W
 
     await world.agent.goodbye()
 
+    await child.read_config()
     await child.heartbeat()
     (shown,) = await world.field.get(f"/api/client/{world.field.tenant.id}/agents")
     assert shown["status"] == "online"
