@@ -35,7 +35,7 @@ from spotplane_server.fleet.ports import Standby
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
 from spotplane_server.kernel import calls, claims, paging, wire
-from spotplane_server.kernel.calls import Caller
+from spotplane_server.kernel.calls import Caller, TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database, attempt
 from spotplane_server.kernel.middleware import Context
@@ -44,6 +44,8 @@ from spotplane_server.kernel.policy import RoleForbidden
 from spotplane_server.market import own_prices
 from spotplane_server.market import store as market
 from spotplane_server.switches import queries
+from spotplane_server.tenants import store as tenants
+from spotplane_server.tenants.errors import TenantNotFound
 
 EXPORT_PAGE: Final = 500
 ENDED: Final = "its agent ended it"
@@ -87,6 +89,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             if tenant_id is None:
                 found = await lists_store.list_of_all(conn, wanted, page)
             else:
+                await _must_exist(conn, caller, tenant_id)
                 found = await lists_store.list_of_tenant(conn, tenant_id, wanted, page)
         data, pagination = paging.answer(
             page, found, self._tokens, lists_store.key(of_tenant=tenant_id is not None)
@@ -247,6 +250,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             filters={"tenant": tenant_id, "instance": instance_id},
         )
         async with self._db.read(tenant_id) as conn:
+            await _must_exist(conn, caller, tenant_id)
             found = await queries.list_switches(conn, tenant_id, instance_id=instance_id, page=page)
         data, pagination = paging.answer(page, found, self._tokens, lambda s: (s.created_at, s.id))
         return pb.ListSwitchesResponse(switches=map(convert.switch, data), pagination=pagination)
@@ -254,7 +258,10 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ExportSwitches(
         self, request: pb.ExportSwitchesRequest, context: Context
     ) -> AsyncIterator[pb.ExportSwitchesResponse]:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        caller = calls.current().caller
+        tenant_id = claims.required_tenant(caller, request)
+        async with self._db.read(tenant_id) as conn:
+            await _must_exist(conn, caller, tenant_id)
         last: queries.Switch | None = None
         while True:
             # A page at a time: whoever reads slowly holds no connection meanwhile.
@@ -305,6 +312,16 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
                     )
 
         await attempt(bury)
+
+
+async def _must_exist(conn: Conn, caller: Caller, tenant_id: TenantId) -> None:
+    """Refuse an administrator who names a tenant that there is not.
+
+    Raises:
+        TenantNotFound: There is none.
+    """
+    if caller.tenant_id is None and await tenants.find_tenant(conn, tenant_id) is None:
+        raise TenantNotFound(tenant_id)
 
 
 async def _instance(conn: Conn, caller: Caller, request: requests.NamesInstance) -> Found:
