@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import grpc.aio
@@ -118,15 +119,15 @@ async def test_an_agent_that_is_there_already_is_not_switched(world: World) -> N
     ],
 )
 async def test_a_switch_by_hand_is_refused_with_its_reason(
-    world: World, config: dict[str, object], ask: dict[str, object], reason: str
+    world: World, config: dict[str, Any], ask: dict[str, Any], reason: str
 ) -> None:
     """And nothing is ordered."""
     await world.market(0.5, 0.3)
     agent_id, _ = await world.agent(**config)
-    wanted = {"target_mode": "ondemand"} | ask
+    wanted: dict[str, Any] = {"target_mode": "ondemand"} | ask
     async with refused(reason):
         await world.stub.IssueSwitch(
-            pb.IssueSwitchRequest(agent_id=agent_id, **wanted),  # type: ignore[arg-type]
+            pb.IssueSwitchRequest(agent_id=agent_id, **wanted),
             metadata=world.hand.metadata,
         )
     assert await world.switches(agent_id) == []
@@ -221,15 +222,18 @@ async def test_what_another_tenant_or_agent_has_is_not_found(world: World) -> No
     async with by_hand(world.plane) as foreign:
         other = await world.hand.register("i-2", "other", issue_agent_token=True)
         for metadata in (foreign.metadata, bearer(other.agent_token)):
-            for call, request in (
-                (world.stub.GetRecommendation, pb.GetRecommendationRequest),
-                (world.stub.IssueSwitch, pb.IssueSwitchRequest),
-                (world.stub.Decide, pb.DecideRequest),
-            ):
-                more = {"target_mode": "ondemand"} if request is pb.IssueSwitchRequest else {}
-                for named in (agent_id, str(uuid4())):
+            for named in (agent_id, str(uuid4())):
+                calls: list[tuple[Any, Any]] = [
+                    (world.stub.GetRecommendation, pb.GetRecommendationRequest(agent_id=named)),
+                    (
+                        world.stub.IssueSwitch,
+                        pb.IssueSwitchRequest(agent_id=named, target_mode="ondemand"),
+                    ),
+                    (world.stub.Decide, pb.DecideRequest(agent_id=named)),
+                ]
+                for call, request in calls:
                     async with refused("AGENT_NOT_FOUND"):
-                        await call(request(agent_id=named, **more), metadata=metadata)
+                        await call(request, metadata=metadata)
     assert await world.switches(agent_id) == []
     assert await world.decisions(agent_id) == []
 
