@@ -21,13 +21,12 @@ from spotplane_server.insights import (
     search_store,
     tenants_store,
 )
-from spotplane_server.kernel import calls, paging, wire
+from spotplane_server.kernel import calls, claims, paging, wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Unavailable
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens, Slice
-from spotplane_server.savings import access
 from spotplane_server.savings import rules as calendar
 from spotplane_server.tenants.errors import TenantNotFound
 
@@ -137,7 +136,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     async def GetTenantSummary(
         self, request: pb.GetTenantSummaryRequest, context: Context
     ) -> pb.GetTenantSummaryResponse:
-        tenant_id = access.tenant(calls.current().caller, request.tenant_id)
+        tenant_id = claims.required_tenant(calls.current().caller, request)
         now = self._clock.now()
         month, today = calendar.period("monthly", now), calendar.period("daily", now)
         async with self._db.read(tenant_id) as conn:

@@ -8,7 +8,7 @@ from typing import Final
 from spotplane.v1 import savings_pb2 as pb
 from spotplane.v1 import savings_pb2_grpc
 
-from spotplane_server.kernel import calls, wire
+from spotplane_server.kernel import calls, claims, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
@@ -32,7 +32,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     async def GetSavings(
         self, request: pb.GetSavingsRequest, context: Context
     ) -> pb.GetSavingsResponse:
-        tenant_id = access.tenant(calls.current().caller, request.tenant_id)
+        tenant_id = claims.required_tenant(calls.current().caller, request)
         span = _RANGES[wire.optional_one_of(request, "range", _RANGES) or "monthly"]
         async with self._db.read(tenant_id) as conn:
             await access.check(conn, tenant_id)
@@ -42,7 +42,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     async def GetCharts(
         self, request: pb.GetChartsRequest, context: Context
     ) -> pb.GetChartsResponse:
-        tenant_id = access.tenant(calls.current().caller, request.tenant_id)
+        tenant_id = claims.required_tenant(calls.current().caller, request)
         days = rules.days(self._clock.now(), DAYS_SHOWN)
         async with self._db.read(tenant_id) as conn:
             await access.check(conn, tenant_id)
@@ -61,7 +61,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     async def ExportSavings(
         self, request: pb.ExportSavingsRequest, context: Context
     ) -> pb.ExportSavingsResponse:
-        tenant_id = access.tenant(calls.current().caller, request.tenant_id)
+        tenant_id = claims.required_tenant(calls.current().caller, request)
         async with self._db.read(tenant_id) as conn:
             await access.check(conn, tenant_id)
             found = await store.sums(
@@ -72,7 +72,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     async def GetDowntime(
         self, request: pb.GetDowntimeRequest, context: Context
     ) -> pb.GetDowntimeResponse:
-        tenant_id = access.tenant(calls.current().caller, request.tenant_id)
+        tenant_id = claims.required_tenant(calls.current().caller, request)
         window = timedelta(days=wire.optional_integer(request, "days", 1, 365) or DAYS_SHOWN)
         now = self._clock.now()
         async with self._db.read(tenant_id) as conn:

@@ -138,7 +138,8 @@ class InsightServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetTenantSummary(self, request, context):
-        """Shows one tenant: to its own keys of any role, and to administrators with `admin:read`. `TENANT_NOT_FOUND` for any other.
+        """Shows one tenant: its own to keys of any role (`TENANT_MISMATCH` for another), any to administrators with `admin:read`
+        (`TENANT_NOT_FOUND`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

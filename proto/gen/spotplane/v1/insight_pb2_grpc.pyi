@@ -31,7 +31,9 @@ class InsightServiceStub:
     GetSystemHealth: aio.UnaryUnaryMultiCallable[insight_pb2.GetSystemHealthRequest, insight_pb2.GetSystemHealthResponse]
     """Says what of the plane works, as far as the server that answers sees it. For administrators with `admin:read`."""
     GetTenantSummary: aio.UnaryUnaryMultiCallable[insight_pb2.GetTenantSummaryRequest, insight_pb2.GetTenantSummaryResponse]
-    """Shows one tenant: to its own keys of any role, and to administrators with `admin:read`. `TENANT_NOT_FOUND` for any other."""
+    """Shows one tenant: its own to keys of any role (`TENANT_MISMATCH` for another), any to administrators with `admin:read`
+    (`TENANT_NOT_FOUND`).
+    """
     GetInstanceMetrics: aio.UnaryUnaryMultiCallable[insight_pb2.GetInstanceMetricsRequest, insight_pb2.GetInstanceMetricsResponse]
     """Shows what one instance did and saved. `INSTANCE_NOT_FOUND` for another tenant's."""
     GetAgentStatistics: aio.UnaryUnaryMultiCallable[insight_pb2.GetAgentStatisticsRequest, insight_pb2.GetAgentStatisticsResponse]
@@ -96,7 +98,9 @@ class InsightServiceServicer(metaclass=abc_1.ABCMeta):
         request: insight_pb2.GetTenantSummaryRequest,
         context: aio.ServicerContext[insight_pb2.GetTenantSummaryRequest, abc.Awaitable[insight_pb2.GetTenantSummaryResponse]],
     ) -> abc.Awaitable[insight_pb2.GetTenantSummaryResponse]:
-        """Shows one tenant: to its own keys of any role, and to administrators with `admin:read`. `TENANT_NOT_FOUND` for any other."""
+        """Shows one tenant: its own to keys of any role (`TENANT_MISMATCH` for another), any to administrators with `admin:read`
+        (`TENANT_NOT_FOUND`).
+        """
 
     @abc_1.abstractmethod
     def GetInstanceMetrics(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aspotplane/v1/savings.proto\x12\x0cspotplane.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n\x11GetSavingsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\x05range\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_range\"B\n\x12GetSavingsResponse\x12,\n\x07periods\x18\x01 \x03(\x0b\x32\x1b.spotplane.v1.SavingsPeriod\"\x99\x01\n\rSavingsPeriod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fsavings_nanousd\x18\x03 \x01(\x03\x12\x19\n\x11on_demand_nanousd\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x63tual_nanousd\x18\x05 \x01(\x03\"%\n\x10GetChartsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"\xb0\x01\n\x11GetChartsResponse\x12\x32\n\rsavings_trend\x18\x01 \x03(\x0b\x32\x1b.spotplane.v1.SavingsPeriod\x12\x32\n\x11mode_distribution\x18\x02 \x03(\x0b\x32\x17.spotplane.v1.ModeCount\x12\x33\n\x10switch_frequency\x18\x03 \x03(\x0b\x32\x19.spotplane.v1.DaySwitches\"(\n\tModeCount\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"Q\n\x0b\x44\x61ySwitches\x12,\n\x08\x64\x61y_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cswitch_count\x18\x02 \x01(\x03\")\n\x14\x45xportSavingsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"A\n\x15\x45xportSavingsResponse\x12(\n\x04rows\x18\x01 \x03(\x0b\x32\x1a.spotplane.v1.SavingsMonth\"\x8b\x01\n\x0cSavingsMonth\x12\x0c\n\x04year\x18\x01 \x01(\x05\x12\r\n\x05month\x18\x02 \x01(\x05\x12\x12\n\nmonth_name\x18\x03 \x01(\t\x12\x19\n\x11on_demand_nanousd\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x63tual_nanousd\x18\x05 \x01(\x03\x12\x17\n\x0fsavings_nanousd\x18\x06 \x01(\x03\"C\n\x12GetDowntimeRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x11\n\x04\x64\x61ys\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x07\n\x05_days\"\xf5\x03\n\x13GetDowntimeResponse\x12\x14\n\x0cswitch_count\x18\x01 \x01(\x03\x12\x18\n\x10successful_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12\x1b\n\x13with_downtime_count\x18\x04 \x01(\x03\x12\x1e\n\x16without_downtime_count\x18\x05 \x01(\x03\x12\x15\n\rtotal_seconds\x18\x06 \x01(\x03\x12\x14\n\x0cmean_seconds\x18\x07 \x01(\x01\x12\x13\n\x0bp95_seconds\x18\x08 \x01(\x01\x12\x13\n\x0bmin_seconds\x18\t \x01(\x03\x12\x13\n\x0bmax_seconds\x18\n \x01(\x03\x12\x30\n\tautomatic\x18\x0b \x01(\x0b\x32\x1d.spotplane.v1.TriggerDowntime\x12-\n\x06manual\x18\x0c \x01(\x0b\x32\x1d.spotplane.v1.TriggerDowntime\x12\x30\n\temergency\x18\r \x01(\x0b\x32\x1d.spotplane.v1.TriggerDowntime\x12.\n\x07longest\x18\x0e \x01(\x0b\x32\x1d.spotplane.v1.LongestDowntime\x12\x1a\n\rtrend_percent\x18\x0f \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_trend_percent\"M\n\x0fTriggerDowntime\x12\x15\n\rtotal_seconds\x18\x01 \x01(\x03\x12\x14\n\x0cmean_seconds\x18\x02 \x01(\x01\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"\x80\x01\n\x0fLongestDowntime\x12\x11\n\tswitch_id\x18\x01 \x01(\t\x12\x18\n\x10\x64owntime_seconds\x18\x02 \x01(\x03\x12\x30\n\x0cinitiated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t2\xdd\x02\n\x0eSavingsService\x12O\n\nGetSavings\x12\x1f.spotplane.v1.GetSavingsRequest\x1a .spotplane.v1.GetSavingsResponse\x12L\n\tGetCharts\x12\x1e.spotplane.v1.GetChartsRequest\x1a\x1f.spotplane.v1.GetChartsResponse\x12X\n\rExportSavings\x12\".spotplane.v1.ExportSavingsRequest\x1a#.spotplane.v1.ExportSavingsResponse\x12R\n\x0bGetDowntime\x12 .spotplane.v1.GetDowntimeRequest\x1a!.spotplane.v1.GetDowntimeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aspotplane/v1/savings.proto\x12\x0cspotplane.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"W\n\x11GetSavingsRequest\x12\x16\n\ttenant_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05range\x18\x02 \x01(\tH\x01\x88\x01\x01\x42\x0c\n\n_tenant_idB\x08\n\x06_range\"B\n\x12GetSavingsResponse\x12,\n\x07periods\x18\x01 \x03(\x0b\x32\x1b.spotplane.v1.SavingsPeriod\"\x99\x01\n\rSavingsPeriod\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fsavings_nanousd\x18\x03 \x01(\x03\x12\x19\n\x11on_demand_nanousd\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x63tual_nanousd\x18\x05 \x01(\x03\"8\n\x10GetChartsRequest\x12\x16\n\ttenant_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0c\n\n_tenant_id\"\xb0\x01\n\x11GetChartsResponse\x12\x32\n\rsavings_trend\x18\x01 \x03(\x0b\x32\x1b.spotplane.v1.SavingsPeriod\x12\x32\n\x11mode_distribution\x18\x02 \x03(\x0b\x32\x17.spotplane.v1.ModeCount\x12\x33\n\x10switch_frequency\x18\x03 \x03(\x0b\x32\x19.spotplane.v1.DaySwitches\"(\n\tModeCount\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"Q\n\x0b\x44\x61ySwitches\x12,\n\x08\x64\x61y_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cswitch_count\x18\x02 \x01(\x03\"<\n\x14\x45xportSavingsRequest\x12\x16\n\ttenant_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0c\n\n_tenant_id\"A\n\x15\x45xportSavingsResponse\x12(\n\x04rows\x18\x01 \x03(\x0b\x32\x1a.spotplane.v1.SavingsMonth\"\x8b\x01\n\x0cSavingsMonth\x12\x0c\n\x04year\x18\x01 \x01(\x05\x12\r\n\x05month\x18\x02 \x01(\x05\x12\x12\n\nmonth_name\x18\x03 \x01(\t\x12\x19\n\x11on_demand_nanousd\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x63tual_nanousd\x18\x05 \x01(\x03\x12\x17\n\x0fsavings_nanousd\x18\x06 \x01(\x03\"V\n\x12GetDowntimeRequest\x12\x16\n\ttenant_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04\x64\x61ys\x18\x02 \x01(\x05H\x01\x88\x01\x01\x42\x0c\n\n_tenant_idB\x07\n\x05_days\"\xf5\x03\n\x13GetDowntimeResponse\x12\x14\n\x0cswitch_count\x18\x01 \x01(\x03\x12\x18\n\x10successful_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12\x1b\n\x13with_downtime_count\x18\x04 \x01(\x03\x12\x1e\n\x16without_downtime_count\x18\x05 \x01(\x03\x12\x15\n\rtotal_seconds\x18\x06 \x01(\x03\x12\x14\n\x0cmean_seconds\x18\x07 \x01(\x01\x12\x13\n\x0bp95_seconds\x18\x08 \x01(\x01\x12\x13\n\x0bmin_seconds\x18\t \x01(\x03\x12\x13\n\x0bmax_seconds\x18\n \x01(\x03\x12\x30\n\tautomatic\x18\x0b \x01(\x0b\x32\x1d.spotplane.v1.TriggerDowntime\x12-\n\x06manual\x18\x0c \x01(\x0b\x32\x1d.spotplane.v1.TriggerDowntime\x12\x30\n\temergency\x18\r \x01(\x0b\x32\x1d.spotplane.v1.TriggerDowntime\x12.\n\x07longest\x18\x0e \x01(\x0b\x32\x1d.spotplane.v1.LongestDowntime\x12\x1a\n\rtrend_percent\x18\x0f \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_trend_percent\"M\n\x0fTriggerDowntime\x12\x15\n\rtotal_seconds\x18\x01 \x01(\x03\x12\x14\n\x0cmean_seconds\x18\x02 \x01(\x01\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"\x80\x01\n\x0fLongestDowntime\x12\x11\n\tswitch_id\x18\x01 \x01(\t\x12\x18\n\x10\x64owntime_seconds\x18\x02 \x01(\x03\x12\x30\n\x0cinitiated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t2\xdd\x02\n\x0eSavingsService\x12O\n\nGetSavings\x12\x1f.spotplane.v1.GetSavingsRequest\x1a .spotplane.v1.GetSavingsResponse\x12L\n\tGetCharts\x12\x1e.spotplane.v1.GetChartsRequest\x1a\x1f.spotplane.v1.GetChartsResponse\x12X\n\rExportSavings\x12\".spotplane.v1.ExportSavingsRequest\x1a#.spotplane.v1.ExportSavingsResponse\x12R\n\x0bGetDowntime\x12 .spotplane.v1.GetDowntimeRequest\x1a!.spotplane.v1.GetDowntimeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,33 +33,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spotplane.v1.savings_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSAVINGSREQUEST']._serialized_start=77
-  _globals['_GETSAVINGSREQUEST']._serialized_end=145
-  _globals['_GETSAVINGSRESPONSE']._serialized_start=147
-  _globals['_GETSAVINGSRESPONSE']._serialized_end=213
-  _globals['_SAVINGSPERIOD']._serialized_start=216
-  _globals['_SAVINGSPERIOD']._serialized_end=369
-  _globals['_GETCHARTSREQUEST']._serialized_start=371
-  _globals['_GETCHARTSREQUEST']._serialized_end=408
-  _globals['_GETCHARTSRESPONSE']._serialized_start=411
-  _globals['_GETCHARTSRESPONSE']._serialized_end=587
-  _globals['_MODECOUNT']._serialized_start=589
-  _globals['_MODECOUNT']._serialized_end=629
-  _globals['_DAYSWITCHES']._serialized_start=631
-  _globals['_DAYSWITCHES']._serialized_end=712
-  _globals['_EXPORTSAVINGSREQUEST']._serialized_start=714
-  _globals['_EXPORTSAVINGSREQUEST']._serialized_end=755
-  _globals['_EXPORTSAVINGSRESPONSE']._serialized_start=757
-  _globals['_EXPORTSAVINGSRESPONSE']._serialized_end=822
-  _globals['_SAVINGSMONTH']._serialized_start=825
-  _globals['_SAVINGSMONTH']._serialized_end=964
-  _globals['_GETDOWNTIMEREQUEST']._serialized_start=966
-  _globals['_GETDOWNTIMEREQUEST']._serialized_end=1033
-  _globals['_GETDOWNTIMERESPONSE']._serialized_start=1036
-  _globals['_GETDOWNTIMERESPONSE']._serialized_end=1537
-  _globals['_TRIGGERDOWNTIME']._serialized_start=1539
-  _globals['_TRIGGERDOWNTIME']._serialized_end=1616
-  _globals['_LONGESTDOWNTIME']._serialized_start=1619
-  _globals['_LONGESTDOWNTIME']._serialized_end=1747
-  _globals['_SAVINGSSERVICE']._serialized_start=1750
-  _globals['_SAVINGSSERVICE']._serialized_end=2099
+  _globals['_GETSAVINGSREQUEST']._serialized_end=164
+  _globals['_GETSAVINGSRESPONSE']._serialized_start=166
+  _globals['_GETSAVINGSRESPONSE']._serialized_end=232
+  _globals['_SAVINGSPERIOD']._serialized_start=235
+  _globals['_SAVINGSPERIOD']._serialized_end=388
+  _globals['_GETCHARTSREQUEST']._serialized_start=390
+  _globals['_GETCHARTSREQUEST']._serialized_end=446
+  _globals['_GETCHARTSRESPONSE']._serialized_start=449
+  _globals['_GETCHARTSRESPONSE']._serialized_end=625
+  _globals['_MODECOUNT']._serialized_start=627
+  _globals['_MODECOUNT']._serialized_end=667
+  _globals['_DAYSWITCHES']._serialized_start=669
+  _globals['_DAYSWITCHES']._serialized_end=750
+  _globals['_EXPORTSAVINGSREQUEST']._serialized_start=752
+  _globals['_EXPORTSAVINGSREQUEST']._serialized_end=812
+  _globals['_EXPORTSAVINGSRESPONSE']._serialized_start=814
+  _globals['_EXPORTSAVINGSRESPONSE']._serialized_end=879
+  _globals['_SAVINGSMONTH']._serialized_start=882
+  _globals['_SAVINGSMONTH']._serialized_end=1021
+  _globals['_GETDOWNTIMEREQUEST']._serialized_start=1023
+  _globals['_GETDOWNTIMEREQUEST']._serialized_end=1109
+  _globals['_GETDOWNTIMERESPONSE']._serialized_start=1112
+  _globals['_GETDOWNTIMERESPONSE']._serialized_end=1613
+  _globals['_TRIGGERDOWNTIME']._serialized_start=1615
+  _globals['_TRIGGERDOWNTIME']._serialized_end=1692
+  _globals['_LONGESTDOWNTIME']._serialized_start=1695
+  _globals['_LONGESTDOWNTIME']._serialized_end=1823
+  _globals['_SAVINGSSERVICE']._serialized_start=1826
+  _globals['_SAVINGSSERVICE']._serialized_end=2175
 # @@protoc_insertion_point(module_scope)

@@ -28,22 +28,27 @@ class GetSavingsRequest(message.Message):
     TENANT_ID_FIELD_NUMBER: builtins.int
     RANGE_FIELD_NUMBER: builtins.int
     tenant_id: builtins.str
-    """UUID."""
+    """UUID; required for administrators. For tenant keys a claim that must match."""
     range: builtins.str
     """`monthly` (default; up to 12), `daily` (31), `weekly` (12, ISO weeks) or `yearly` (5)."""
     def __init__(
         self,
         *,
-        tenant_id: builtins.str = ...,
+        tenant_id: builtins.str | None = ...,
         range: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_range", b"_range", "range", b"range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_range", b"_range", "_tenant_id", b"_tenant_id", "range", b"range", "tenant_id", b"tenant_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_range", b"_range", "range", b"range", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_range", b"_range", "_tenant_id", b"_tenant_id", "range", b"range", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__range: _TypeAlias = typing.Literal["range"]  # noqa: Y015
     _WhichOneofArgType__range: _TypeAlias = typing.Literal["_range", b"_range"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__range) -> _WhichOneofReturnType__range | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
 
 @typing.final
 class GetSavingsResponse(message.Message):
@@ -113,17 +118,19 @@ class GetChartsRequest(message.Message):
 
     TENANT_ID_FIELD_NUMBER: builtins.int
     tenant_id: builtins.str
-    """UUID."""
+    """UUID; required for administrators. For tenant keys a claim that must match."""
     def __init__(
         self,
         *,
-        tenant_id: builtins.str = ...,
+        tenant_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
 
 @typing.final
 class GetChartsResponse(message.Message):
@@ -217,17 +224,19 @@ class ExportSavingsRequest(message.Message):
 
     TENANT_ID_FIELD_NUMBER: builtins.int
     tenant_id: builtins.str
-    """UUID."""
+    """UUID; required for administrators. For tenant keys a claim that must match."""
     def __init__(
         self,
         *,
-        tenant_id: builtins.str = ...,
+        tenant_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
 
 @typing.final
 class ExportSavingsResponse(message.Message):
@@ -300,22 +309,27 @@ class GetDowntimeRequest(message.Message):
     TENANT_ID_FIELD_NUMBER: builtins.int
     DAYS_FIELD_NUMBER: builtins.int
     tenant_id: builtins.str
-    """UUID."""
+    """UUID; required for administrators. For tenant keys a claim that must match."""
     days: builtins.int
     """Days up to now, 1..365; default 30."""
     def __init__(
         self,
         *,
-        tenant_id: builtins.str = ...,
+        tenant_id: builtins.str | None = ...,
         days: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_days", b"_days", "days", b"days"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_days", b"_days", "_tenant_id", b"_tenant_id", "days", b"days", "tenant_id", b"tenant_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_days", b"_days", "days", b"days", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_days", b"_days", "_tenant_id", b"_tenant_id", "days", b"days", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__days: _TypeAlias = typing.Literal["days"]  # noqa: Y015
     _WhichOneofArgType__days: _TypeAlias = typing.Literal["_days", b"_days"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__days) -> _WhichOneofReturnType__days | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
 
 @typing.final
 class GetDowntimeResponse(message.Message):

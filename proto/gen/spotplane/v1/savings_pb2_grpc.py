@@ -34,8 +34,8 @@ class SavingsServiceStub(object):
     instance and five minutes; every sum is exact, and what is running is counted until the moment of the call. Time pauses while
     an agent has been silent for more than an hour, and is filled in when its instance is heard of again.
 
-    All calls only read and are safe to repeat. Tenant keys of any role name their own tenant, administrators with `admin:read`
-    any; `TENANT_NOT_FOUND` for every other.
+    All calls only read and are safe to repeat. Tenant keys of any role see their own tenant, `TENANT_MISMATCH` for any
+    other; administrators with `admin:read` see every tenant, `TENANT_NOT_FOUND` when there is none or it is deleted.
     """
 
     def __init__(self, channel):
@@ -75,8 +75,8 @@ class SavingsServiceServicer(object):
     instance and five minutes; every sum is exact, and what is running is counted until the moment of the call. Time pauses while
     an agent has been silent for more than an hour, and is filled in when its instance is heard of again.
 
-    All calls only read and are safe to repeat. Tenant keys of any role name their own tenant, administrators with `admin:read`
-    any; `TENANT_NOT_FOUND` for every other.
+    All calls only read and are safe to repeat. Tenant keys of any role see their own tenant, `TENANT_MISMATCH` for any
+    other; administrators with `admin:read` see every tenant, `TENANT_NOT_FOUND` when there is none or it is deleted.
     """
 
     def GetSavings(self, request, context):
@@ -147,8 +147,8 @@ class SavingsService(object):
     instance and five minutes; every sum is exact, and what is running is counted until the moment of the call. Time pauses while
     an agent has been silent for more than an hour, and is filled in when its instance is heard of again.
 
-    All calls only read and are safe to repeat. Tenant keys of any role name their own tenant, administrators with `admin:read`
-    any; `TENANT_NOT_FOUND` for every other.
+    All calls only read and are safe to repeat. Tenant keys of any role see their own tenant, `TENANT_MISMATCH` for any
+    other; administrators with `admin:read` see every tenant, `TENANT_NOT_FOUND` when there is none or it is deleted.
     """
 
     @staticmethod

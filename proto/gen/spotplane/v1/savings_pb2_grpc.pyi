@@ -21,8 +21,8 @@ class SavingsServiceStub:
     instance and five minutes; every sum is exact, and what is running is counted until the moment of the call. Time pauses while
     an agent has been silent for more than an hour, and is filled in when its instance is heard of again.
 
-    All calls only read and are safe to repeat. Tenant keys of any role name their own tenant, administrators with `admin:read`
-    any; `TENANT_NOT_FOUND` for every other.
+    All calls only read and are safe to repeat. Tenant keys of any role see their own tenant, `TENANT_MISMATCH` for any
+    other; administrators with `admin:read` see every tenant, `TENANT_NOT_FOUND` when there is none or it is deleted.
     """
 
     def __init__(self, channel: aio.Channel) -> None: ...
@@ -44,8 +44,8 @@ class SavingsServiceServicer(metaclass=abc_1.ABCMeta):
     instance and five minutes; every sum is exact, and what is running is counted until the moment of the call. Time pauses while
     an agent has been silent for more than an hour, and is filled in when its instance is heard of again.
 
-    All calls only read and are safe to repeat. Tenant keys of any role name their own tenant, administrators with `admin:read`
-    any; `TENANT_NOT_FOUND` for every other.
+    All calls only read and are safe to repeat. Tenant keys of any role see their own tenant, `TENANT_MISMATCH` for any
+    other; administrators with `admin:read` see every tenant, `TENANT_NOT_FOUND` when there is none or it is deleted.
     """
 
     @abc_1.abstractmethod
