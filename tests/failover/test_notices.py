@@ -22,7 +22,7 @@ from tests.failover.world import (
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 from tests.support.fleet import Calls
-from tests.support.link import Hand, bind, run_job
+from tests.support.link import Hand, bind, listening, run_job
 from tests.support.plane import Plane, refused, running
 
 
@@ -344,3 +344,92 @@ async def test_switch_of_last_resort_is_queued_once(plane: Plane, hand: Hand, ca
 
     done = await only(calls, agent_id)
     assert steps(done) == ["detected", "switch_queued"]
+
+
+async def test_switch_of_last_resort_that_failed_is_tried_again(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """After ten seconds, then twenty, as long as there is time."""
+    agent_id, stream = await primary(hand, zones=())
+    await notice(stream)
+    for wait in (10, 20):
+        order = await stream.hear("command")
+        await stream.finish(order.command_id, success=False)
+        clock.advance(timedelta(seconds=wait - 2))
+        await run_job(plane, "failover")
+        assert not [r for r in stream.heard if r.WhichOneof("kind") == "command"]
+        clock.advance(timedelta(seconds=3))
+        await run_job(plane, "failover")
+
+    assert (await stream.hear("command")).parameters["target_mode"] == "ondemand"
+    assert steps(await only(calls, agent_id)) == ["detected", *["switch_queued"] * 3]
+
+
+async def test_notice_without_an_instance_repeated_after_the_promotion_spares_the_new_primary(
+    hand: Hand, calls: Calls
+) -> None:
+    """It meant the one that was primary then."""
+    agent_id, stream = await primary(hand)
+    replica = await stand_by(calls, agent_id, stream)
+    first = await report(calls, agent_id, "termination")
+
+    again = await report(calls, agent_id, "termination")
+
+    assert again.id == first.id
+    assert (again.status, again.new_instance_id) == ("resolved", replica.instance_id)
+    assert (await only(calls, agent_id)).id == first.id
+
+
+async def test_later_notice_without_an_instance_means_the_new_primary(
+    hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """The time of the first one is over by then."""
+    agent_id, stream = await primary(hand)
+    replica = await stand_by(calls, agent_id, stream)
+    await report(calls, agent_id, "termination")
+
+    clock.advance(timedelta(seconds=181))
+    second = await report(calls, agent_id, "termination")
+
+    assert second.instance_id == replica.instance_id
+
+
+async def test_silent_replica_is_not_promoted(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """Its instance is gone; another one is launched instead."""
+    agent_id, stream = await primary(hand)
+    replica = await stand_by(calls, agent_id, stream)
+    standby = await hand.connect(agent_id, replica.instance_id)
+    await listening(plane)
+    await standby.vanish()
+    clock.advance(timedelta(seconds=130))
+    await stream.beat()
+
+    await notice(stream)
+
+    assert (await calls.agent(agent_id)).instance_id == "i-1"
+    await run_job(plane, "replica-coordinator")
+    lost = await calls.replica(agent_id, status="failed")
+    assert (lost.id, lost.message) == (replica.id, "its instance went silent")
+    await run_job(plane, "failover")
+    launched = await calls.replica(agent_id, status="launching")
+    assert launched.created_by == "emergency"
+
+
+async def test_agent_that_lost_its_primary_gets_the_one_that_stands_by(
+    plane: Plane, hand: Hand, calls: Calls
+) -> None:
+    """Also when nobody has told of the loss; the next run finds it."""
+    agent_id, stream = await primary(hand)
+    replica = await stand_by(calls, agent_id, stream)
+    async with plane.db.read("*") as conn:
+        await conn.execute(
+            "UPDATE instances SET status = 'terminated', updated_at = now() WHERE id = 'i-1'"
+        )
+
+    await run_job(plane, "failover")
+
+    assert (await calls.agent(agent_id)).instance_id == replica.instance_id
+    done = await only(calls, agent_id)
+    assert (done.kind, done.action) == ("silence", "promoted_replica")

@@ -58,9 +58,12 @@ ALSO: Final[dict[str, dict[str, Any]]] = {
     "FleetService/ReportInstanceLaunched": {"instance_id": "i-launched"},
     "FleetService/ReportInstanceTermination": {"instance_id": OWN_INSTANCE, "success": False},
     "FleetService/ReportSwitch": {"success": False},
+    "ReplicaService/BindReplicaInstance": {"instance_id": "i-bound"},
+    "ReplicaService/RegisterReplicaInstance": {"instance_id": "i-running"},
+    "ReplicaService/ReportReplicaStatus": {"status": "ready"},
 }
 # Names a replica for a new instance: with a foreign one the instance is registered as any other.
-LENIENT: Final = {"AgentService/Register"}
+LENIENT: Final = {"AgentService/Register", "AgentService/UninstallAgent"}
 # What these say of a command is a hint: of one that is not the agent's nothing is taken.
 HINTED: Final = {
     "FleetService/ReportInstanceLaunched",

@@ -167,3 +167,97 @@ async def test_disabled_agent_gets_no_replica(plane: Plane, hand: Hand, calls: C
     await run_job(plane, "replica-coordinator")
 
     assert await replicas(calls, agent_id) == []
+
+
+async def failed_on(stream: Conversation, calls: Calls, agent_id: str) -> str:
+    """A replica that was bound and failed; its instance."""
+    replica = await calls.replica(agent_id, status="launching")
+    instance_id = await bind(stream, replica.id)
+    await stream.report(replica=pb.ReplicaReport(replica_id=replica.id, status="failed"))
+    return instance_id
+
+
+async def test_instance_of_a_failed_replica_is_ended_with_consent(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """Like any zombie: when that may be ended at all, and after its wait."""
+    agent_id, stream = await manual(hand, calls)
+    await calls.configure(agent_id, auto_terminate_enabled=False)
+    instance_id = await failed_on(stream, calls, agent_id)
+    clock.advance(timedelta(hours=2))
+    await run_job(plane, "replica-coordinator")
+    assert (await replicas(calls, agent_id))[-1].status == "failed"
+
+    await calls.configure(agent_id, auto_terminate_enabled=True, terminate_wait_seconds=7200 + 100)
+    await run_job(plane, "replica-coordinator")
+    assert (await replicas(calls, agent_id))[-1].status == "failed"
+    clock.advance(timedelta(seconds=101))
+    await run_job(plane, "replica-coordinator")
+
+    ended = (await replicas(calls, agent_id))[-1]
+    assert (ended.status, ended.instance_id) == ("terminated", instance_id)
+    async with plane.db.read("*") as conn:
+        status = await conn.fetchval("SELECT status FROM instances WHERE id = $1", instance_id)
+    assert status == "terminating"
+
+
+async def test_end_that_nobody_confirms_for_a_day_is_told_once(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """As an error; the instance may still run."""
+    agent_id, stream = await manual(hand, calls)
+    replica = await calls.replica(agent_id, status="launching")
+    await bind(stream, replica.id)
+    await calls.configure(agent_id, manual_replica_enabled=False)
+    await calls.replica(agent_id, status="terminated")
+    clock.advance(timedelta(hours=25))
+
+    for _ in range(3):
+        await run_job(plane, "replica-coordinator")
+
+    async with plane.db.read("*") as conn:
+        told = await conn.fetch(
+            "SELECT data FROM outbox_events WHERE event_type = 'replica.unconfirmed'"
+        )
+    assert [row["data"]["severity"] for row in told] == ["error"]
+
+
+async def test_launch_that_nobody_reports_is_given_up(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """After twenty minutes, also of an agent that polls and so has no order."""
+    agent_id, _ = await manual(hand, calls)
+    first = await calls.replica(agent_id, status="launching")
+    async with plane.db.read("*") as conn:
+        await conn.execute("UPDATE agents SET replicas_polled_at = now() + interval '1 hour'")
+    clock.advance(timedelta(minutes=19))
+    await run_job(plane, "commands")
+    await run_job(plane, "replica-coordinator")
+    assert (await calls.replica(agent_id, status="launching")).id == first.id
+    clock.advance(timedelta(minutes=2))
+
+    await run_job(plane, "replica-coordinator")
+
+    assert (await replicas(calls, agent_id))[-1].status == "failed"
+
+
+async def test_agent_with_two_living_zombies_gets_no_third_instance(
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
+) -> None:
+    """At most two run beside each other, three for a moment."""
+    await hand.start("i-1")
+    await hand.start("i-2")
+    agent_id, stream = await hand.start("i-3")
+    await hand.prices(stream)
+    await calls.configure(agent_id, manual_replica_enabled=True)
+    await run_job(plane, "replica-coordinator")
+    assert await replicas(calls, agent_id) == []
+
+    clock.advance(timedelta(minutes=50))
+    await stream.beat()
+    async with plane.db.read("*") as conn:
+        await conn.execute("UPDATE instances SET updated_at = updated_at - interval '1 day'")
+        await conn.execute("UPDATE agent_sessions SET last_heartbeat_at = now() - interval '1 day'")
+    await run_job(plane, "replica-coordinator")
+
+    assert len(await replicas(calls, agent_id)) == 1

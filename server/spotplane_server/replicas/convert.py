@@ -96,13 +96,13 @@ def change(action: str, replica: Replica | View, **more: Any) -> audit.Change:
 def tenant_replica(row: TenantView) -> pb.TenantReplica:
     """A live replica with its primary."""
     return pb.TenantReplica(
-        agent_id=str(row.replica.agent_id),
+        agent_id=str(row.agent_id),
         primary_instance_id=row.primary_id or "",
         primary_instance_type=row.primary_type or "",
         primary_region=row.primary_region or "",
         primary_az=row.primary_az or "",
         primary_mode=row.primary_mode or "unknown",
-        replica=replica(row.replica),
+        replica=replica(row),
     )
 
 

@@ -119,10 +119,9 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class TenantView:
+class TenantView(View):
     """A live replica and the instance that it stands by for, if one serves."""
 
-    replica: View
     primary_id: str | None
     primary_type: str | None
     primary_region: str | None
@@ -236,7 +235,7 @@ async def list_newest(
 async def list_live_of_tenant(conn: Conn, tenant_id: TenantId, now: datetime) -> list[TenantView]:
     """A tenant's live replicas, newest first."""
     rows = await conn.fetch(LIST_LIVE_OF_TENANT, tenant_id, now, PLANNED_NANOUSD, MOST)
-    return [_tenant_view(dict(row)) for row in rows]
+    return [TenantView(**row) for row in rows]
 
 
 async def polls(conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) -> bool:
@@ -245,9 +244,3 @@ async def polls(conn: Conn, tenant_id: TenantId, agent_id: UUID, now: datetime) 
         POLLS_REPLICAS, tenant_id, agent_id, now - POLLED_WITHIN
     )
     return bool(found)
-
-
-def _tenant_view(row: dict[str, Any]) -> TenantView:
-    names = ("primary_id", "primary_type", "primary_region", "primary_az", "primary_mode")
-    primary = {name: row.pop(name) for name in names}
-    return TenantView(View(**row), **primary)
