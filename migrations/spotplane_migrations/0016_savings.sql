@@ -279,6 +279,13 @@ LANGUAGE sql STABLE ROWS 1000 AS $$
            least(savings_horizons.now,
                  greatest((SELECT max(h.last_heartbeat_at) FROM agent_sessions h
                             WHERE h.tenant_id = a.tenant_id AND h.agent_id = a.agent_id),
+                          -- An agent that another one took over left it its sessions.
+                          (SELECT max(h.last_heartbeat_at)
+                             FROM instance_spans s
+                             JOIN agent_sessions h ON h.tenant_id = s.tenant_id
+                                                  AND h.instance_id = s.instance_id
+                            WHERE s.tenant_id = a.tenant_id AND s.agent_id = a.agent_id
+                              AND coalesce(s.ended_at, 'infinity'::timestamptz) > a.closed_until),
                           (SELECT s.started_at FROM instance_spans s
                             WHERE s.tenant_id = a.tenant_id AND s.agent_id = a.agent_id
                               AND s.status = 'running_primary'

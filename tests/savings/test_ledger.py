@@ -171,6 +171,27 @@ async def test_two_runs_at_once_are_one(db: Database, world: World, tenant_id: T
     assert total(days) == total(months) == total(ledger)
 
 
+async def test_what_an_agent_leaves_to_its_successor_is_accounted_until_then(
+    world: World, job: SavingsJob, primary: Machine
+) -> None:
+    """Instances and sessions become the other's; time before that stays where it was."""
+    half = NOON + HOUR / 2
+    await world.heard(primary, half - timedelta(minutes=2))
+    await job.run_once(half - timedelta(minutes=2))
+    heir = await world.agent(primary.tenant_id, half)
+    for table, stamp in (("agent_sessions", ""), ("instances", ", updated_at = $3")):
+        statement = f"UPDATE {table} SET agent_id = $2{stamp} WHERE tenant_id = $1"  # noqa: S608 - two constants
+        await world.conn.execute(statement, primary.tenant_id, heir, *([half] if stamp else []))
+    await world.heard(primary, NOON + HOUR)
+    await job.run_once(NOON + HOUR)
+    ledger = await world.ledger(primary.tenant_id)
+    shares = [
+        total({k: v for k, v in ledger.items() if k[0] == agent})[0]
+        for agent in (primary.agent_id, heir)
+    ]
+    assert shares == pytest.approx([DOLLAR / 2, DOLLAR / 2], abs=20)
+
+
 async def test_an_agent_that_was_away_for_months_is_accounted(
     world: World, job: SavingsJob, primary: Machine
 ) -> None:
