@@ -54,6 +54,7 @@ from spotplane_server.insights import assembly as insights
 from spotplane_server.kernel import bootstrap, logs, metrics, migrate, partitions, policy, retention
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
+from spotplane_server.kernel.credentials import Prover
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.idempotency import Repeats
 from spotplane_server.kernel.jobs import JobRunner
@@ -265,16 +266,21 @@ class Server:
             await db.close()
             raise
         parts = build(kernel)
-        repeats = Repeats(db, clock)
-        gate = Gate(
+        repeats, limiter = Repeats(db, clock), Limiter()
+        prover = Prover(
             kernel.auth,
-            Limiter(),
+            kernel.tickets,
+            limiter,
+            clock,
+            failures_per_minute=config.auth_failures_per_minute,
+        )
+        gate = Gate(
+            prover,
+            limiter,
             clock,
             tenant_rpm=config.tenant_rpm,
             refused=Refusals(db, clock).record,
-            tickets=kernel.tickets,
             repeats=repeats,
-            auth_failures_per_minute=config.auth_failures_per_minute,
             trusted_proxies=config.trusted_proxies,
             message_limits={CONNECT: STREAM_MESSAGE_BYTES},
         )

@@ -74,7 +74,8 @@ async def test_racing_repeats_have_one_effect(field: Field) -> None:
         async with field.send("POST", CREATE, body, by=ADMIN, headers=KEY) as answer:
             said = await answer.json()
             assert answer.status == 200 or said["code"] == "DUPLICATE_REQUEST"
-            return answer.status
+            status: int = answer.status
+            return status
 
     statuses = await asyncio.gather(*(create() for _ in range(8)))
     assert 200 in statuses
@@ -113,6 +114,7 @@ async def test_what_is_kept_says_nothing_to_who_reads_the_database(field: Field)
     said = await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
     async with field.plane.db.read(EVERY_TENANT) as conn:
         row = await conn.fetchrow("SELECT scope, request_hash, answer FROM idempotency_keys")
+    assert row is not None
     kept = b"".join(row.values())
     assert said["client"]["token"].encode() not in kept
     assert KEY["Idempotency-Key"].encode() not in kept

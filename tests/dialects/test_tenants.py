@@ -164,7 +164,7 @@ async def test_tokens_are_keys_like_others(field: Field) -> None:
     client = await _client(field)
     stub = field.plane.stub(api_key_pb2_grpc.ApiKeyServiceStub)
     listed = await stub.ListTenantApiKeys(
-        api_key_pb2.ListTenantApiKeysRequest(tenant_id=client["id"]),
+        api_key_pb2.ListTenantApiKeysRequest(id=client["id"]),
         metadata=(("x-admin-token", "test-admin-token"),),
     )
     assert [key.name for key in listed.data] == ["client token"]

@@ -1,11 +1,12 @@
-"""What a call carries to prove its caller."""
+"""What a call carries to prove its caller, and the proof."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Final, NamedTuple
 
-from spotplane_server.kernel import policy
+from spotplane_server.kernel import budgets, policy
 from spotplane_server.kernel.auth import (
     AdminTokenMissing,
     ApiKeyInvalid,
@@ -13,9 +14,15 @@ from spotplane_server.kernel.auth import (
     Authenticator,
     Verified,
 )
+from spotplane_server.kernel.calls import Call
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.errors import Unauthenticated
+from spotplane_server.kernel.limits import Limiter, LimitReached
 from spotplane_server.kernel.secrets import label_of
+from spotplane_server.kernel.tickets import TicketInvalid, Tickets
 
-MISSING = (ApiKeyMissing, AdminTokenMissing)
+# No credential came: nobody tried anything.
+MISSING: Final = (ApiKeyMissing, AdminTokenMissing)
 
 
 class Tokens(NamedTuple):
@@ -57,24 +64,70 @@ def tokens(metadata: Mapping[str, str]) -> Tokens:
     )
 
 
-async def prove(auth: Authenticator, access: policy.Access, given: Tokens) -> Verified:
-    """Prove a caller by its admin token or its bearer.
+class Prover:
+    """Proves callers by what their calls carry.
 
-    Raises:
-        Unauthenticated, Forbidden: It cannot be proven.
+    Args:
+        auth: Knows credentials.
+        tickets: Of browsers.
+        limiter: Counts failures.
+        clock: For windows.
+        failures_per_minute: Of one address, before it is asked to wait.
     """
-    admin, bearer = given.admin, given.bearer
-    if admin or (access.admin_only and not given.either):
-        return await auth.admin(admin or _admin_bearer(bearer))
-    if bearer and bearer.startswith("sp_admin_"):
-        return await auth.admin(bearer)
-    try:
-        return await auth.bearer(bearer)
-    except ApiKeyInvalid:
-        # An administrator's token may have any form, since operators set the first one.
-        if bearer and given.either and label_of(bearer) == "":
-            return await auth.admin(bearer)
-        raise
+
+    def __init__(
+        self,
+        auth: Authenticator,
+        tickets: Tickets,
+        limiter: Limiter,
+        clock: Clock,
+        *,
+        failures_per_minute: int,
+    ) -> None:
+        self.auth = auth
+        self._tickets = tickets
+        self._limiter = limiter
+        self._clock = clock
+        self._failures = failures_per_minute
+
+    async def prove(self, access: policy.Access, call: Call, given: Tokens) -> Verified:
+        """Prove a caller; an address that fails too often waits, unless it is known to be right.
+
+        Raises:
+            Unauthenticated, Forbidden: It cannot be proven.
+            LimitReached: Its address has failed too often.
+        """
+        failures = budgets.auth_failures(call.client_ip, self._failures)
+        now = self._clock.now()
+        if given.secret is not None and not self.auth.remembers(given.secret):
+            self._limiter.check(failures, now.timestamp())
+        try:
+            if given.ticket is None or given.admin or given.bearer:
+                return await self._by_token(access, given)
+            if not access.ticket:
+                raise TicketInvalid
+            behind = await self._tickets.use(given.ticket, given.path, now=now)
+            return await self.auth.again(behind.kind, behind.hashed)
+        except MISSING:
+            raise
+        except Unauthenticated:
+            with suppress(LimitReached):
+                self._limiter.admit([failures], now.timestamp())
+            raise
+
+    async def _by_token(self, access: policy.Access, given: Tokens) -> Verified:
+        admin, bearer = given.admin, given.bearer
+        if admin or (access.admin_only and not given.either):
+            return await self.auth.admin(admin or _admin_bearer(bearer))
+        if bearer and bearer.startswith("sp_admin_"):
+            return await self.auth.admin(bearer)
+        try:
+            return await self.auth.bearer(bearer)
+        except ApiKeyInvalid:
+            # An administrator's token may have any form, since operators set the first one.
+            if bearer and given.either and label_of(bearer) == "":
+                return await self.auth.admin(bearer)
+            raise
 
 
 def _admin_bearer(bearer: str | None) -> str | None:

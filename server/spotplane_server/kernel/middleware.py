@@ -7,7 +7,6 @@ counted is the code sent.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import re
 import time
@@ -34,19 +33,18 @@ from spotplane_server.kernel import (
     metrics,
     policy,
 )
-from spotplane_server.kernel.auth import Authenticator, Verified
+from spotplane_server.kernel.auth import Verified
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.errors import DomainError, Invalid, PayloadTooLarge
 from spotplane_server.kernel.idempotency import Repeats, wish
 from spotplane_server.kernel.limits import Limiter, LimitReached
-from spotplane_server.kernel.tickets import TicketInvalid, Tickets
+from spotplane_server.kernel.streams import OpenStreams
 
 log = structlog.get_logger(__name__)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-RECHECK_SECONDS: Final = 0.5
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Headers of errors too.
 _TOLD_OF_ERRORS: Final = ("x-ratelimit-", "idempotent-replayed")
@@ -56,16 +54,6 @@ class InvalidMessage(Invalid):
     """Bytes that are not the message of this method."""
 
     reason = "INVALID_MESSAGE"
-
-
-@dataclass(eq=False, slots=True)
-class OpenStream:
-    """A stream whose right is checked again whenever rights have changed."""
-
-    access: policy.Access
-    verified: Verified
-    task: asyncio.Task[Any]
-    error: DomainError | None = None
 
 
 @dataclass(frozen=True)
@@ -81,45 +69,38 @@ class Gate(grpc.aio.ServerInterceptor):
     """Stands before every method.
 
     Args:
-        auth: Proves callers.
+        prover: Proves callers.
         limiter: Budgets of this process.
         clock: For windows.
         tenant_rpm: Requests a minute of a whole tenant.
         refused: Told of callers that may not call, or that failed to prove themselves.
-        tickets: Credentials of browsers.
         repeats: Answers calls under an idempotency key.
-        auth_failures_per_minute: Of one address, before it is asked to wait.
         trusted_proxies: Whose `X-Forwarded-For` is believed.
         message_limits: Largest message in bytes, by method, where it is below the server's.
     """
 
     def __init__(
         self,
-        auth: Authenticator,
+        prover: credentials.Prover,
         limiter: Limiter,
         clock: Clock,
         *,
         tenant_rpm: int,
         refused: Callable[[Call, DomainError], Awaitable[None]],
-        tickets: Tickets,
         repeats: Repeats,
-        auth_failures_per_minute: int,
         trusted_proxies: Sequence[addresses.Network] = (),
         message_limits: Mapping[str, int] | None = None,
     ) -> None:
-        self._auth = auth
+        self._prover = prover
         self._limiter = limiter
         self._clock = clock
         self._tenant_rpm = tenant_rpm
         self._refused = refused
-        self._tickets = tickets
         self._repeats = repeats
-        self._auth_failures = auth_failures_per_minute
         self._trusted = trusted_proxies
         self._message_limits = message_limits or {}
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._streams: set[OpenStream] = set()
-        self._epoch: int | None = None
+        self._streams = OpenStreams(prover.auth, clock)
 
     async def intercept_service(
         self,
@@ -137,32 +118,8 @@ class Gate(grpc.aio.ServerInterceptor):
         return handler
 
     async def recheck_streams(self) -> None:
-        """Every half second, end the streams whose callers have lost their right."""
-        while True:
-            await asyncio.sleep(RECHECK_SECONDS)
-            try:
-                await self._recheck()
-            except (errors.Unavailable, asyncpg.PostgresError, *db.AWAY):
-                self._epoch = None  # nobody has been checked for sure: all are, the next time
-                log.warning("streams_not_rechecked", exc_info=True)
-
-    async def _recheck(self) -> None:
-        epoch = await self._auth.epoch()
-        moved, self._epoch = epoch != self._epoch, epoch
-        now = self._clock.now()
-        for stream in list(self._streams):
-            expires = stream.verified.expires_at
-            if not moved and (expires is None or expires > now):
-                continue
-            try:
-                known = stream.verified
-                stream.verified = await self._auth.again(known.caller.kind, known.hashed)
-                policy.check(stream.access, stream.verified.caller)
-            except errors.Unavailable:
-                raise  # says nothing about the caller's right
-            except DomainError as err:
-                stream.error = err
-                stream.task.cancel()
+        """End streams whose callers lose their right, until cancelled."""
+        await self._streams.run()
 
     def _wrap(self, method: str, inner: Any) -> Any:
         read = self._tolerant(method, inner.request_deserializer)
@@ -213,12 +170,9 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 verified = await self._admit(access, call, metadata, request)
                 permit = self._enter(access, verified)
-                if stream_in:
-                    response = await behaviour(_checked(request), context)
-                else:
-                    response = await self._answer(
-                        call, metadata, request, lambda: behaviour(request, context), write
-                    )
+                run = self._run(behaviour, request, context, stream_in=stream_in)
+                sent = None if stream_in else request
+                response = await self._answer(call, metadata, sent, run, write)
                 await _send_headers(call, metadata, context)
                 return response
             except grpc.aio.AbortError:
@@ -240,25 +194,39 @@ class Gate(grpc.aio.ServerInterceptor):
 
         return serve
 
+    def _run(
+        self, behaviour: Any, request: Any, context: Context, *, stream_in: bool
+    ) -> Callable[[], Awaitable[Any]]:
+        if stream_in:
+            # What was read of a stream cannot be read again.
+            return lambda: behaviour(_checked(request), context)
+        return lambda: db.attempt(lambda: behaviour(request, context))
+
     async def _answer(
         self,
         call: Call,
         metadata: dict[str, str],
-        request: Any,
+        sent: Any,
         run: Callable[[], Awaitable[Any]],
         write: Callable[[Any], bytes],
     ) -> Any:
-        """Run a handler, or answer as it answered before under the same key."""
+        """Run a handler, or answer as it answered before under the same key.
+
+        ``sent`` is None for a stream, which is not compared: there the key alone decides, and a
+        sticky one does not count.
+        """
         wanted = wish(metadata, call.method)
         secret = credentials.tokens(metadata).secret
         if wanted is None or secret is None or call.caller is calls.ANONYMOUS:
-            return await db.attempt(run)
+            return await run()
+        if sent is None and wanted.loose:
+            return await run()
 
         async def written() -> bytes:
-            return write(await db.attempt(run))
+            return write(await run())
 
-        sent = request.SerializeToString(deterministic=True)
-        return await self._repeats.answer(call, secret, wanted, sent, written)
+        body = b"" if sent is None else sent.SerializeToString(deterministic=True)
+        return await self._repeats.answer(call, secret, wanted, body, written)
 
     def _streaming(self, method: str, behaviour: Any, *, stream_in: bool) -> Any:
         access = policy.METHODS.get(method)
@@ -271,7 +239,7 @@ class Gate(grpc.aio.ServerInterceptor):
             metrics.ACTIVE.labels("grpc").inc()
             try:
                 verified = await self._admit(access, call, metadata, request)
-                stream = self._watch(access, verified)
+                stream = self._streams.add(access, verified)
                 if isinstance(request, _Bad):
                     raise request.error
                 source = _checked(request) if stream_in else request
@@ -297,8 +265,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 await self._fail(error, call, context)
             finally:
                 metrics.ACTIVE.labels("grpc").dec()
-                if stream is not None:
-                    self._streams.discard(stream)
+                self._streams.discard(stream)
                 metrics.RPCS.labels(service, name, code.name).inc()
                 _log(call, code, time.perf_counter() - started)
 
@@ -335,7 +302,7 @@ class Gate(grpc.aio.ServerInterceptor):
         if access.public:
             return None
         try:
-            verified = await self._prove(access, call, credentials.tokens(metadata))
+            verified = await self._prover.prove(access, call, credentials.tokens(metadata))
             call.caller, call.credential_hash = verified.caller, verified.hashed
             policy.check(access, verified.caller)
         except DomainError as err:
@@ -359,43 +326,11 @@ class Gate(grpc.aio.ServerInterceptor):
             raise request.error
         return verified
 
-    async def _prove(
-        self, access: policy.Access, call: Call, given: credentials.Tokens
-    ) -> Verified:
-        """Prove a caller; an address that fails too often waits, unless it is known to be right."""
-        failures = budgets.auth_failures(call.client_ip, self._auth_failures)
-        now = self._clock.now()
-        if given.secret is not None and not self._auth.remembers(given.secret):
-            self._limiter.check(failures, now.timestamp())
-        try:
-            if given.ticket is None or given.admin or given.bearer:
-                return await credentials.prove(self._auth, access, given)
-            if not access.ticket:
-                raise TicketInvalid
-            bearer = await self._tickets.use(given.ticket, given.path, now=now)
-            return await self._auth.again(bearer.kind, bearer.hashed)
-        except credentials.MISSING:
-            raise
-        except errors.Unauthenticated:
-            with contextlib.suppress(LimitReached):
-                self._limiter.admit([failures], now.timestamp())
-            raise
-
     def _enter(self, access: policy.Access | None, verified: Verified | None) -> str | None:
         if verified is None or access is None or access.fleet or not verified.budget.concurrency:
             return None
         self._limiter.enter(verified.caller.id, verified.budget.concurrency)
         return verified.caller.id
-
-    def _watch(self, access: policy.Access | None, verified: Verified | None) -> OpenStream | None:
-        task = asyncio.current_task()
-        if verified is None or access is None or task is None:
-            return None
-        stream = OpenStream(access, verified, task)
-        self._streams.add(stream)
-        if self._epoch is not None and verified.epoch < self._epoch:
-            self._epoch = None  # rights moved between proof and now: check again at the next tick
-        return stream
 
     async def _fail(self, error: DomainError, call: Call, context: Context) -> None:
         trailers = [
