@@ -124,9 +124,9 @@ async def test_report_of_loop_agents_becomes_clean(told: Told) -> None:
                 "on_demand_price": {"price": 1.1},
                 "spot_pools": [{"pool_id": C, "price": 0.5}, {"az": ZONES[1], "price": 0.4}],
             },
-            {C: 0.5},
+            {B: 0.4, C: 0.5},
             {TYPE: 1.1},
-            2,
+            3,
             id="c-price-object",
         ),
         pytest.param(
@@ -155,10 +155,16 @@ async def test_report_of_loop_agents_becomes_clean(told: Told) -> None:
             id="e-spot-prices",
         ),
         pytest.param(
-            {"instance": {"instance_id": INSTANCE}, "pricing": {"current_spot_price": 0.33}},
-            {A: 0.33},
+            {
+                "instance": {"instance_id": INSTANCE},
+                "pricing": {
+                    "current_spot_price": 0.33,
+                    "cheapest_pool": {"pool_id": B, "price": 0.2},
+                },
+            },
+            {A: 0.33, B: 0.2},
             {},
-            1,
+            2,
             id="own-pool-unnamed",
         ),
     ],

@@ -98,15 +98,17 @@ def source_of(found: Reporting) -> Source:
 
 def _spot(request: pb.ReportPricesRequest, found: Reporting) -> list[Told]:
     """The pools' prices, and those told beside the list of pools that the list lacks."""
-    told = [_pool_price(price, request, *_named(price, request)) for price in request.spot]
+    kind = _own_type(request, found)
+    told = [_pool_price(price, request, kind) for price in request.spot]
     beside = []
     if request.HasField("current"):
-        own = _named(request.current, request)
-        if not own[1]:
-            own = _split(request.pool_id or found.pool_id or "")
-        beside.append(_pool_price(request.current, request, *own))
+        own = pb.ReportPricesRequest.SpotPrice(
+            pool_id=request.pool_id or ("" if request.az else found.pool_id or "")
+        )
+        own.MergeFrom(request.current)
+        beside.append(_pool_price(own, request, kind))
     if request.HasField("cheapest"):
-        beside.append(_pool_price(request.cheapest, request, *_named(request.cheapest, request)))
+        beside.append(_pool_price(request.cheapest, request, kind))
     for one in beside:
         if (one.instance_type, one.az) not in {(t.instance_type, t.az) for t in told}:
             told.append(one)
@@ -114,36 +116,28 @@ def _spot(request: pb.ReportPricesRequest, found: Reporting) -> list[Told]:
 
 
 def _on_demand(request: pb.ReportPricesRequest, found: Reporting) -> list[Told]:
-    own = request.instance_type or found.instance_type or ""
+    kind = _own_type(request, found)
     return [
-        Told(price.instance_type or own, None, price.price_nanousd, _seen(price, request))
+        Told(price.instance_type or kind, None, price.price_nanousd, _seen(price, request))
         for price in request.on_demand
     ]
 
 
 def _pool_price(
-    price: pb.ReportPricesRequest.SpotPrice,
-    request: pb.ReportPricesRequest,
-    instance_type: str,
-    az: str,
+    price: pb.ReportPricesRequest.SpotPrice, request: pb.ReportPricesRequest, kind: str
 ) -> Told:
-    return Told(instance_type, az, price.price_nanousd, _seen(price, request))
-
-
-def _named(
-    price: pb.ReportPricesRequest.SpotPrice, request: pb.ReportPricesRequest
-) -> tuple[str, str]:
-    """Type and zone of a price: its own words, else its pool's id, else the report's."""
-    instance_type, az = _split(price.pool_id)
-    return (
-        price.instance_type or instance_type or request.instance_type,
+    """Type and zone: the price's own words, else its pool's id, else the report's."""
+    instance_type, _, az = price.pool_id.rpartition(".")
+    return Told(
+        price.instance_type or instance_type or kind,
         price.az or az or ("" if price.pool_id else request.az),
+        price.price_nanousd,
+        _seen(price, request),
     )
 
 
-def _split(pool_id: str) -> tuple[str, str]:
-    instance_type, _, az = pool_id.rpartition(".")
-    return instance_type, az
+def _own_type(request: pb.ReportPricesRequest, found: Reporting) -> str:
+    return request.instance_type or found.instance_type or ""
 
 
 def _seen(

@@ -66,7 +66,7 @@ class RetentionJob:
     Args:
         db: The database.
         rules: What is deleted.
-        tell: Says that it was done, in the transaction that says so too.
+        tell: Says that something went, in the transaction that ends the day's work.
     """
 
     name = "retention"
@@ -88,7 +88,7 @@ class RetentionJob:
         done = await self.forget(now)
         async with self._db.transaction(EVERY_TENANT) as conn:
             await daily.mark_done(conn, self.name, day)
-            if self._tell is not None:
+            if done and self._tell is not None:
                 await self._tell(conn, done, now)
         return done
 

@@ -23,7 +23,9 @@ class PipelineJob:
     """Takes what has been reported, batch by batch, each in a transaction with its numbers."""
 
     name = "price-pipeline"
-    period = timedelta(seconds=30)
+    # A server that dies holds its lease for two periods; the next one then is within 30 s of the
+    # report all the same.
+    period = timedelta(seconds=10)
     singleton = True
 
     def __init__(self, db: Database, wakeups: Wakeups, *, batch: int = BATCH) -> None:
