@@ -226,7 +226,7 @@ class Replay:
         return instance
 
     def _standbys(self, decision: Decision) -> list[int]:
-        """Pools in which a standby should be live."""
+        """Pools in which a standby should be live; one on demand is enough, it is never lost."""
         said: list[int] = []
         if decision.standby is not None and (self.engine.hedges or self.standbys):
             said = [self._ids[decision.standby]]
@@ -241,9 +241,9 @@ class Replay:
             for index, pool in enumerate(self._pools)
             if pool.available and pool.price is not None
         )
-        chosen = []
-        for pool in [*said, *held, *(index for _, index in free), *[ON_DEMAND] * self.standbys]:
-            if pool == ON_DEMAND or (pool != taken and pool not in chosen):
+        chosen: list[int] = []
+        for pool in [*said, *held, *(index for _, index in free), ON_DEMAND]:
+            if pool != taken and pool not in chosen:
                 chosen.append(pool)
         return chosen[: self.standbys]
 
