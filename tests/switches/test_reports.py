@@ -329,3 +329,16 @@ async def test_end_in_on_demand_mode_costs_the_on_demand_price(world: World) -> 
     (row,) = await world.switches()
     assert (row["new_mode"], row["new_pool_id"]) == ("ondemand", None)
     assert row["new_price_nanousd"] == ON_DEMAND
+
+
+async def test_switch_in_place_that_is_reported_is_recorded_once(world: World) -> None:
+    """By an agent that names the same instance twice."""
+    agent_id = await world.start(OLD)
+    place = end(OLD, ZONES[0], "ondemand")
+
+    first = await world.report(agent_id, new_instance=place)
+
+    assert await world.report(agent_id, new_instance=place) == first
+    (row,) = await world.switches()
+    assert (row["old_mode"], row["new_mode"]) == ("spot", "ondemand")
+    assert await world.instances() == {OLD: "running_primary"}

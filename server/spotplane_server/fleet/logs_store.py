@@ -13,7 +13,7 @@ from spotplane_server.kernel.db import Conn
 LIST_EVENTS: Final = """
     SELECT occurred_at, event_type, data
       FROM outbox_events
-     WHERE tenant_id = $1 AND data ->> 'instance_id' = $2
+     WHERE tenant_id = $1 AND instance_id = $2
        AND occurred_at > $3
        AND event_type = ANY($4)
        AND (event_type <> 'instance.status_changed' OR data ->> 'new_status' = 'terminated')

@@ -14,7 +14,7 @@ from spotplane_server.fleet.ends import EndReport
 from spotplane_server.fleet.launches import Launch
 from spotplane_server.fleet.lists_store import Filters
 from spotplane_server.fleet.rules import End, Prices
-from spotplane_server.fleet.switch_reports import Report
+from spotplane_server.fleet.switch_effects import Report
 from spotplane_server.fleet.switching import Wish
 from spotplane_server.instances import rules as instance_rules
 from spotplane_server.instances.store import Machine

@@ -1,0 +1,78 @@
+"""Lists that pages poll every few seconds: one statement each, by an index."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+from spotplane_server.fleet import lists_store, logs_store
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import EVERY_TENANT
+
+from tests.fleet.world import POOLS, World
+
+MANY: Final = """
+    INSERT INTO instances (tenant_id, id, agent_id, status, instance_type, region, az, mode,
+                           pool_id, launched_at, updated_at)
+    SELECT $1, 'i-' || n, $2, 'terminated', 't3.medium', 'us-east-1', 'us-east-1a', 'spot', $3,
+           now() - make_interval(secs => n), now()
+      FROM generate_series(1, 5000) n
+"""
+
+
+MANY_EVENTS: Final = """
+    INSERT INTO outbox_events (occurred_at, id, event_type, tenant_id, aggregate_id, data)
+    SELECT now(), gen_random_uuid(), 'replica.ready', $1, 'a',
+           jsonb_build_object('instance_id', 'i-' || n)
+      FROM generate_series(1, 5000) n
+"""
+
+
+async def plan(world: World, statement: str, *arguments: Any) -> str:
+    """How the plain role runs a statement, once the database knows its tables."""
+    owner = await asyncpg.connect(world.plane.database_url)
+    try:
+        await owner.execute("ANALYZE")
+    finally:
+        await owner.close()
+    async with world.plane.db.read(TenantId(UUID(world.tenant.id))) as conn:
+        rows = await conn.fetch("EXPLAIN " + statement, *arguments)
+    return "\n".join(row[0] for row in rows)
+
+
+async def test_list_of_a_tenant_goes_by_its_index(world: World) -> None:
+    """The page is read in its order and never sorted."""
+    agent_id = await world.start("i-old")
+    tenant_id = UUID(world.tenant.id)
+    async with world.plane.db.read(EVERY_TENANT) as conn:
+        await conn.execute(MANY, tenant_id, UUID(agent_id), POOLS[0])
+
+    told = await plan(
+        world, lists_store.LIST_OF_TENANT, tenant_id, None, None, None, None, None, None, None, 51
+    )
+
+    assert "instances_listed" in told
+    assert "Sort" not in told
+
+
+async def test_log_of_an_instance_goes_by_its_index(world: World) -> None:
+    """Of the events, only those that name it are read."""
+    await world.start("i-old")
+    tenant_id = UUID(world.tenant.id)
+    async with world.plane.db.read(EVERY_TENANT) as conn:
+        await conn.execute(MANY_EVENTS, tenant_id)
+
+    told = await plan(
+        world,
+        logs_store.LIST_EVENTS,
+        tenant_id,
+        "i-old",
+        world.clock.now() - timedelta(days=1),
+        ["replica.ready"],
+        100,
+    )
+
+    assert "instance_id" in told
+    assert "Seq Scan" not in told
