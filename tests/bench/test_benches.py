@@ -33,6 +33,7 @@ BENCHES: list[tuple[Callable[[Stack, Any], Awaitable[results.Result]], Any]] = [
 ]
 
 
+@pytest.mark.timeout(180)  # several processes start for each
 @pytest.mark.parametrize(("bench", "plan"), BENCHES, ids=lambda it: getattr(it, "__module__", ""))
 async def test_a_benchmark_measures_every_number_it_names(
     bench: Callable[[Stack, Any], Awaitable[results.Result]],
