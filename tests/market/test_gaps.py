@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spotplane_server.kernel import daily
 from spotplane_server.kernel.db import EVERY_TENANT
 from spotplane_server.market import gaps, rules
 from spotplane_server.market.gap_fill import GapFillJob
@@ -171,3 +172,18 @@ async def test_windows_fill_what_all_at_once_would(
     }
     clean = await market.clean()
     assert {place: row[0] for place, row in clean.items() if row[1] == "interpolated"} == expected
+
+
+async def test_old_gaps_are_filled_by_the_daily_pass(market: Market, now: datetime) -> None:
+    """From three o'clock on, once a day; between, only the last day is looked at."""
+    start = now - timedelta(days=10)
+    await market.history("a", [CENT, None, CENT], start)
+    job = GapFillJob(market.db)
+    today = now.replace(hour=3, minute=0)
+    async with market.db.transaction(EVERY_TENANT) as conn:
+        await daily.mark_done(conn, "gap-fill-full", (today - timedelta(days=1)).date())
+
+    before, at, again = today - minutes(1), today, today + minutes(5)
+    assert [await job.run_once(when) for when in (before, at, again)] == [0, 1, 0]
+
+    assert (await market.clean())[pool("a"), start + minutes(5)][1] == "interpolated"
