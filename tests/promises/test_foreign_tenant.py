@@ -46,6 +46,7 @@ ALSO: Final[dict[str, dict[str, Any]]] = {
     "AgentService/UpdateAgentConfig": {"enabled": True},
     "AgentService/IssueCommand": {"name": "restart"},
     "FailoverService/ReportNotice": {"kind": "rebalance"},
+    "DecisionService/IssueSwitch": {"target_mode": "ondemand"},
     "ApiKeyService/RotateOwnApiKey": {"grace_period_seconds": 1},
     "FleetService/ForceSwitch": {"target": "ondemand"},
     "FleetService/RegisterInstance": {
