@@ -106,6 +106,7 @@ async def test_displaced_primary_is_spared(plane: Plane, hand: Hand, agent: Poll
             "SELECT data FROM outbox_events WHERE event_type = 'agent.registered'"
             " ORDER BY seq DESC LIMIT 1"
         )
+    assert row is not None
     assert (row["status"], row["spared"]) == ("zombie", True)
     assert (told["new"], told["displaced_instance_id"]) == (False, "i-1")
 

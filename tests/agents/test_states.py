@@ -71,7 +71,7 @@ class World:
 
     def run(self, work: Awaitable[Any]) -> Any:
         """Run to its end."""
-        return self.loop.run_until_complete(work)  # type: ignore[arg-type]
+        return self.loop.run_until_complete(work)
 
     def step(self, step: Step, *, cut: bool = False) -> None:
         """Run one message's transaction; a refusal and a cut leave nothing behind."""
@@ -297,6 +297,7 @@ class States(RuleBasedStateMachine):
             agents = await conn.fetchval("SELECT count(*) FROM agents")
             shown = await conn.fetchrow("SELECT status, enabled FROM agents")
         assert primaries == 1
+        assert shown is not None
         assert agents == 1
         assert not twice, "a command took effect twice"
         assert not ends, "a command ended twice"
@@ -318,7 +319,8 @@ def test_rules_hold_whatever_happens(postgres: Any) -> None:
     url = postgres.get_uri(name)
     db = loop.run_until_complete(Database.open(url, size=4))
     try:
-        case = type("Bound", (States,), {"loop": loop, "db": db, "url": url}).TestCase
+        bound: Any = type("Bound", (States,), {"loop": loop, "db": db, "url": url})
+        case = bound.TestCase
         case.settings = settings(
             max_examples=25,
             stateful_step_count=30,
