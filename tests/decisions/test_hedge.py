@@ -75,15 +75,8 @@ def test_old_capacity_is_served_without_a_standby() -> None:
     assert decision.risk_score < 0.01
 
 
-def test_young_capacity_is_given_a_standby_in_another_region() -> None:
-    """Which costs the same, but is not lost together with it."""
-    decision = decide(ALL, OLD | {"eu-1a": 4.0}, limits=Limits(), on_demand_price=100.0)
-
-    assert decision.action == "switch" or decision.standby == "t.us-2a"
-
-
-def test_standby_prefers_the_pool_that_fails_independently() -> None:
-    """Where no other place is old enough to move to."""
+def test_young_capacity_is_given_a_standby_that_fails_independently() -> None:
+    """In another region, at the same price, where no other place is old enough to move to."""
     young = dict.fromkeys(OLD, 6.0)
 
     assert decide(ALL, young, on_demand_price=100.0).standby == "t.us-2a"

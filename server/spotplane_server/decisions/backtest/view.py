@@ -10,13 +10,12 @@ from typing import Final, TypeVar, overload
 
 from spotplane_server.decisions.backtest.recording import NANO, Recording
 from spotplane_server.decisions.engine import PoolView
+from spotplane_server.market import risk
 
 INSTANCE_TYPE: Final = "recorded"
 BUCKET_SECONDS: Final = 300
 HISTORY_SECONDS: Final = 7 * 86_400
 INTERRUPTIONS_SECONDS: Final = 30 * 86_400
-# Clean buckets over which risk-v1 takes the price's change.
-_TREND_BUCKETS: Final = 10
 
 T = TypeVar("T")
 
@@ -91,28 +90,28 @@ class _Zone:
     def __init__(self, market: Recording, index: int) -> None:
         self._index = index
         self._name = market.zones[index]
-        self._origin = market.origin
         self._ends = [
             market.starts[tick]
             for tick in range(1, len(market.available))
             if market.available[tick - 1][index] and not market.available[tick][index]
         ]
         self._interruptions = [market.origin + timedelta(seconds=at) for at in self._ends]
-        self._buckets, self._history = self._clean(market)
+        self._buckets: list[int] = []
+        self._prices: list[int] = []
+        self._history: list[tuple[datetime, float]] = []
+        self._clean(market)
 
-    def _clean(self, market: Recording) -> tuple[list[int], list[tuple[datetime, float]]]:
-        """The first price of every bucket of five minutes, where there was one."""
-        seconds: list[int] = []
-        history = []
+    def _clean(self, market: Recording) -> None:
+        """Keep the first price of every bucket of five minutes, where there was one."""
         for tick, prices in enumerate(market.prices):
             price = prices[self._index]
             if price is None:
                 continue
             first = -(-market.starts[tick] // BUCKET_SECONDS) * BUCKET_SECONDS
             for at in range(first, market.starts[tick + 1], BUCKET_SECONDS):
-                seconds.append(at)
-                history.append((market.origin + timedelta(seconds=at), price / NANO))
-        return seconds, history
+                self._buckets.append(at)
+                self._prices.append(price)
+                self._history.append((market.origin + timedelta(seconds=at), price / NANO))
 
     def view(self, market: Recording, tick: int) -> PoolView:
         now = market.starts[tick]
@@ -131,17 +130,10 @@ class _Zone:
             id=f"{INSTANCE_TYPE}.{self._name}",
             az=self._name,
             price=None if price is None else price / NANO,
-            risk=_risk(len(interruptions), history),
+            risk=risk.risk_v1(
+                len(interruptions), self._prices[max(0, until - risk.BUCKETS) : until]
+            ).value,
             available=market.available[tick][self._index],
             interruptions=interruptions,
             history=history,
         )
-
-
-def _risk(interruptions: int, history: Sequence[tuple[datetime, float]]) -> float:
-    """The product's measure of risk, `risk-v1`, from what is in view; 0 to 1."""
-    change = 0.0
-    if len(history) >= 2:
-        before = history[max(0, len(history) - _TREND_BUCKETS)][1]
-        change = min(1.0, max(0.0, (history[-1][1] - before) / before))
-    return min(1.0, interruptions / 30 + 0.3 * change)
