@@ -32,6 +32,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
     kinds: dict[str, tuple[str, object]] = {
         "log_level": ("debug", "DEBUG"),
         "admin_token": ("t", "t"),
+        "token_escrow_key": ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", bytes(range(32))),
     }
     if name == "trusted_proxies":
         found = config.load(DATABASE | {variable(name): "10.0.0.0/8, ::1"})

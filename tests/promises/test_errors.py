@@ -37,6 +37,7 @@ DOCUMENTED: Final = {
 } - {"UNSPECIFIED"}
 # Said by the REST doors; their tests are the bridge's.
 OF_THE_DOORS: Final = {
+    "INVALID_AUTH_FORMAT",
     "INVALID_JSON",
     "METHOD_NOT_ALLOWED",
     "ROUTE_NOT_FOUND",
@@ -51,7 +52,6 @@ LATER: Final = {
     "NODE_NOT_FOUND",  # nodes
     "MODEL_IN_USE",  # deleting models
     "RATE_LIMIT_TOKENS",  # budgets of tokens
-    "QUOTA_EXCEEDED",  # quotas of tenants
     "LIMITER_UNAVAILABLE",  # budgets shared through Redis
 }
 

@@ -22,7 +22,7 @@ _NOT_BOUND: Final = frozenset({"ticket", "last_event_id"})
 class PathNotFound(NotFound):
     """The path takes no tickets, or the caller may not use it."""
 
-    reason = "NOT_FOUND"
+    reason = "PATH_NOT_FOUND"
 
     def __init__(self) -> None:
         super().__init__("there is no such path for tickets")

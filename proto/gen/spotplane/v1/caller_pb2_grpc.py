@@ -67,7 +67,7 @@ class CallerServiceServicer(object):
         """Mints a ticket: a credential for one use of one path within 60 s, for browsers that can send no headers (file
         downloads and event streams). It stands for the credential that minted it and dies with it.
 
-        `NOT_FOUND` when the path takes no tickets or the caller may not use it. Answers 201. Safe to repeat: every call mints
+        `PATH_NOT_FOUND` when the path takes no tickets or the caller may not use it. Answers 201. Safe to repeat: every call mints
         another ticket.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -256,6 +256,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """The first call under this idempotency key is still running. ABORTED, 409; retry after the delay for its answer."""
     ERROR_REASON_IDEMPOTENCY_CONFLICT: _ErrorReason.ValueType  # 364
     """The idempotency key was used with another request. ALREADY_EXISTS, 409; use a fresh key."""
+    ERROR_REASON_PATH_NOT_FOUND: _ErrorReason.ValueType  # 365
+    """The path takes no tickets, or the caller may not use it. NOT_FOUND, 404."""
     ERROR_REASON_AUTO_SWITCH_DISABLED: _ErrorReason.ValueType  # 310
     """Automatic switching is off for the agent. PERMISSION_DENIED, 403. Metadata: `auto_switch_enabled`."""
     ERROR_REASON_SWITCH_LIMIT_REACHED: _ErrorReason.ValueType  # 311
@@ -519,6 +521,8 @@ ERROR_REASON_DUPLICATE_REQUEST: ErrorReason.ValueType  # 363
 """The first call under this idempotency key is still running. ABORTED, 409; retry after the delay for its answer."""
 ERROR_REASON_IDEMPOTENCY_CONFLICT: ErrorReason.ValueType  # 364
 """The idempotency key was used with another request. ALREADY_EXISTS, 409; use a fresh key."""
+ERROR_REASON_PATH_NOT_FOUND: ErrorReason.ValueType  # 365
+"""The path takes no tickets, or the caller may not use it. NOT_FOUND, 404."""
 ERROR_REASON_AUTO_SWITCH_DISABLED: ErrorReason.ValueType  # 310
 """Automatic switching is off for the agent. PERMISSION_DENIED, 403. Metadata: `auto_switch_enabled`."""
 ERROR_REASON_SWITCH_LIMIT_REACHED: ErrorReason.ValueType  # 311
