@@ -89,6 +89,7 @@ log = structlog.get_logger(__name__)
 
 CONNECT: Final = "/spotplane.v1.AgentService/Connect"
 STREAM_MESSAGE_BYTES: Final = 1024 * 1024
+DECISIONS: Final = "spotplane.v1.DecisionService"
 HEALTH_SECONDS: Final = 5.0
 
 
@@ -410,7 +411,8 @@ def _service_names() -> list[str]:
 async def _report_health(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
     """Say every few seconds what works: each check by its name, and all together as ``""``.
 
-    A service works when all do: among them the decisions, whose built-in engine needs no loading.
+    A service works when all do; the decisions do not while the built-in rules stand in for the
+    engine that should make them.
     """
     serving = health_pb2.HealthCheckResponse.ServingStatus
     while True:
@@ -420,6 +422,7 @@ async def _report_health(kernel: Kernel, runner: JobRunner, healthy: Any) -> Non
             metrics.POOL.labels(state).set(count)
         works_all = all(checks.values())
         services = dict.fromkeys(_service_names(), works_all)
+        services[DECISIONS] = works_all and await decisions.engine_works(kernel.db)
         for name, works in {**services, **checks, "": works_all}.items():
             await healthy.set(name, serving.SERVING if works else serving.NOT_SERVING)
         await asyncio.sleep(HEALTH_SECONDS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from spotplane.v1 import decision_pb2 as pb
+from spotplane_server.decisions.assembly import engine_works
 from spotplane_server.decisions.jobs import SessionRetention
 
 from tests.decisions import models
@@ -245,10 +246,12 @@ async def test_an_engine_that_fails_is_stood_in_for_and_told_once(
     assert len(await world.events("decision.error")) == 1
     status = (await engines.status()).engine
     assert (status.loaded, status.active_fallback) == (False, True)
+    assert not await engine_works(world.plane.db)
 
     await engines.upload_engine(("calm.json", CALM))
     await world.loop()
     assert (await engines.status()).engine.loaded
+    assert await engine_works(world.plane.db)
 
 
 async def test_sessions_without_a_role_are_forgotten_after_a_month(

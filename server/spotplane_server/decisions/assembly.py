@@ -6,15 +6,19 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 from spotplane.v1 import decision_pb2_grpc
 
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.sessions import AGENTS_TOPIC
+from spotplane_server.decisions import sessions_store
 from spotplane_server.decisions.jobs import SessionRetention
 from spotplane_server.decisions.loop import DecisionLoop
 from spotplane_server.decisions.panel import Panel
 from spotplane_server.decisions.service import DecisionService
 from spotplane_server.decisions.sessions import Sessions
+from spotplane_server.kernel.db import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.parts import Kernel, Parts
 from spotplane_server.kernel.retention import Rule
 
@@ -38,3 +42,13 @@ def assemble(kernel: Kernel) -> Parts:
         background=[panel.run],
         retention=RETENTION,
     )
+
+
+async def engine_works(db: Database) -> bool:
+    """Whether the engine that should decide does; False while the database does not say."""
+    try:
+        async with db.read(EVERY_TENANT) as conn:
+            state = await sessions_store.read_state(conn)
+    except (DomainError, asyncpg.PostgresError, *AWAY):
+        return False
+    return not state.active_fallback
