@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.wakeups import Wakeups
 from spotplane_server.market import own_prices, raw, rules, store
 from spotplane_server.market.own_prices import OwnPrices
@@ -97,30 +97,37 @@ class PriceReports:
         """
         spot = [told for told in report.spot if _acceptable(told) and told.az and _name(told.az)]
         on_demand = [told for told in report.on_demand if _acceptable(told)]
+        accepted = len(spot) + len(on_demand)
         told = len(report.spot) + len(report.on_demand) + report.dropped
-        taken = Taken(len(spot) + len(on_demand), told - len(spot) - len(on_demand))
         rows = _raw(reporter, report, spot, now)
         prices = [OnDemand(t.instance_type, _seen(t, now), t.price_nanousd) for t in on_demand]
-        own = _own(reporter, rows, prices, now)
+        taken = Taken(accepted, told - accepted)
         async with self._db.transaction(reporter.tenant_id) as conn:
             await store.put_spot_prices(conn, report.region, rows, now=now)
             await raw.append(conn, rows, agent_id=reporter.agent_id, now=now)
             await raw.append_on_demand(conn, report.region, prices)
-            if reporter.instance_id is not None:
-                await own_prices.put(conn, reporter.tenant_id, reporter.instance_id, own)
-            await own_prices.record_report(
-                conn,
-                reporter.tenant_id,
-                reporter.agent_id,
-                reporter.instance_id,
-                own,
-                accepted=taken.accepted,
-                dropped=taken.dropped,
-                now=now,
-            )
+            await _note(conn, reporter, _own(reporter, rows, prices, now), taken, now)
         if rows:
             self._wakeups.signal(TOPIC, "")
         return taken
+
+
+async def _note(
+    conn: Conn, reporter: Reporter, own: OwnPrices, taken: Taken, now: datetime
+) -> None:
+    """Remember that an agent reported, and what its instance costs."""
+    if reporter.instance_id is not None:
+        await own_prices.put(conn, reporter.tenant_id, reporter.instance_id, own)
+    await own_prices.record_report(
+        conn,
+        reporter.tenant_id,
+        reporter.agent_id,
+        reporter.instance_id,
+        own,
+        accepted=taken.accepted,
+        dropped=taken.dropped,
+        now=now,
+    )
 
 
 def _raw(reporter: Reporter, report: Report, spot: Sequence[Told], now: datetime) -> list[Raw]:
