@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from spotplane_server.agents.commands_store import Command
-from spotplane_server.agents.store import CONNECTED_WITHIN
+from spotplane_server.agents.views import CONNECTED_WITHIN
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 

@@ -10,7 +10,8 @@ from uuid import UUID
 from spotplane_server import audit, events
 from spotplane_server.agents import access, commands_store, rules, store
 from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.store import AgentView, Config, Locked
+from spotplane_server.agents.store import Config, Locked
+from spotplane_server.agents.views import AgentView
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.db import Conn
 

@@ -11,7 +11,7 @@ from spotplane.v1 import agent_pb2, agent_stream_pb2
 
 from spotplane_server.agents.commands_queries import Step
 from spotplane_server.agents.commands_store import Command
-from spotplane_server.agents.store import AgentView, Desired
+from spotplane_server.agents.views import AgentView, Desired
 from spotplane_server.events import Event
 from spotplane_server.instances import rules as instance_rules
 from spotplane_server.kernel import wire

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from spotplane.v1 import agent_pb2 as pb
 from spotplane.v1 import pagination_pb2
 
-from spotplane_server.agents import access, overviews_store, rules, store
+from spotplane_server.agents import access, overviews_store, rules, views
 from spotplane_server.agents.handlers import Handlers
 from spotplane_server.agents.overviews_store import Offline, Overview, TenantHealth, Wanted
 from spotplane_server.kernel import calls, claims, paging, wire
@@ -31,7 +31,7 @@ class OverviewHandlers(Handlers):
         self, request: pb.ListAgentOverviewsRequest, context: Context
     ) -> pb.ListAgentOverviewsResponse:
         caller = calls.current().caller
-        status = wire.optional_one_of(request, "status", store.STATUSES)
+        status = wire.optional_one_of(request, "status", views.STATUSES)
         wanted = Wanted(
             claims.tenant(caller, request),
             status,

@@ -20,6 +20,7 @@ from spotplane_server.agents import (
     rules,
     sessions_store,
     store,
+    views,
     wire_polls,
 )
 from spotplane_server.agents.commands_polling import Poll
@@ -44,7 +45,7 @@ class PollingHandlers(Handlers):
         agent_id = access.agent_id(caller, request.agent_id)
         beat = requests.beat(request)
 
-        async def take() -> tuple[heartbeats.Heard, store.AgentView | None, bool]:
+        async def take() -> tuple[heartbeats.Heard, views.AgentView | None, bool]:
             async with self._db.transaction(access.scope(caller)) as conn:
                 heard = await heartbeats.take(
                     conn,
@@ -54,7 +55,7 @@ class PollingHandlers(Handlers):
                     offline_after=self._offline_after,
                     now=now,
                 )
-                view = await store.get(conn, agent_id, now)
+                view = await views.get(conn, agent_id, now)
                 waiting = await commands_queries.has_waiting(conn, heard.tenant_id, agent_id, now)
             return heard, view, waiting
 
@@ -181,7 +182,7 @@ def _speaks_for_primary(poll: Poll, request: Any) -> bool:
 
 
 def _config(
-    view: store.AgentView | None, agent_id: UUID, *, follows: bool
+    view: views.AgentView | None, agent_id: UUID, *, follows: bool
 ) -> agent_stream_pb2.AgentConfig:
     if view is None or not follows:
         return convert.config_off(agent_id)

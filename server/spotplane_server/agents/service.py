@@ -19,7 +19,7 @@ from spotplane_server.agents import (
     ledger,
     registration,
     requests,
-    store,
+    views,
 )
 from spotplane_server.agents.departures_service import DepartureHandlers
 from spotplane_server.agents.overviews_service import OverviewHandlers
@@ -55,7 +55,7 @@ class AgentService(
                 offline_after=self._offline_after,
                 now=now,
             )
-            desired = await store.load_desired(conn, tenant_id, done.agent_id, wanted.machine.id)
+            desired = await views.load_desired(conn, tenant_id, done.agent_id, wanted.machine.id)
             view = await access.get(conn, done.agent_id, now)
         self._sessions.signal_agent(done.agent_id)
         return pb.RegisterResponse(
@@ -84,7 +84,7 @@ class AgentService(
     ) -> pb.ListAgentsResponse:
         caller = calls.current().caller
         tenant_id = claims.tenant(caller, request)
-        status = wire.optional_one_of(request, "status", store.STATUSES)
+        status = wire.optional_one_of(request, "status", views.STATUSES)
         search = wire.optional_text(request, "search", maximum=255) or None
         page = paging.read(
             request,
@@ -94,10 +94,10 @@ class AgentService(
             filters={"tenant": tenant_id, "status": status, "search": search},
         )
         async with self._db.read(access.scope(caller)) as conn:
-            found = await store.list_agents(
+            found = await views.list_agents(
                 conn,
                 tenant_id,
-                statuses=(status,) if status else store.LIVE_STATUSES,
+                statuses=(status,) if status else views.LIVE_STATUSES,
                 search=search,
                 page=page,
                 now=self._clock.now(),
@@ -199,6 +199,6 @@ class AgentService(
 
 
 async def _own_name(conn: Conn, caller: Caller, logical_id: str, now: Any) -> None:
-    own = await store.get(conn, UUID(caller.id), now)
+    own = await views.get(conn, UUID(caller.id), now)
     if own is None or own.logical_agent_id != logical_id:
         raise errors.AgentNotFound

@@ -21,6 +21,7 @@ from spotplane_server.agents import (
     errors,
     sessions_store,
     store,
+    views,
 )
 from spotplane_server.agents.ledger import COMMANDS_TOPIC, Ledger, instance_key
 from spotplane_server.agents.session import Session
@@ -270,7 +271,7 @@ class Sessions:
 
     async def _desired(self, session: Session) -> list[pb.ConnectResponse]:
         async with self._db.read(session.tenant_id) as conn:
-            desired = await store.load_desired(
+            desired = await views.load_desired(
                 conn, session.tenant_id, session.agent_id, session.instance_id
             )
         if desired is None:

@@ -13,7 +13,7 @@ from spotplane_server import audit
 from spotplane_server.agents import access, configuration, convert, requests, settings_store
 from spotplane_server.agents.handlers import Handlers
 from spotplane_server.agents.settings_store import Settings
-from spotplane_server.agents.store import AgentView
+from spotplane_server.agents.views import AgentView
 from spotplane_server.kernel import calls, wire
 from spotplane_server.kernel.calls import Call, TenantId
 from spotplane_server.kernel.db import EVERY_TENANT, attempt

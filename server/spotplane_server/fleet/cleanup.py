@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from spotplane.v1 import fleet_pb2 as pb
 
 from spotplane_server import events
-from spotplane_server.agents.store import AgentView
+from spotplane_server.agents.views import AgentView
 from spotplane_server.fleet import rules
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.calls import TenantId
