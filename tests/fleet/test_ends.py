@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
 from spotplane.v1 import agent_pb2, fleet_pb2
+from spotplane_server.kernel.db import EVERY_TENANT
 
 from tests.fleet.world import ZONES, World
 from tests.support.plane import ADMIN, bearer, refused
 
-WAIT = timedelta(seconds=300)
+WAIT: Final = timedelta(seconds=300)
+GIVEN_UP: Final = """
+    INSERT INTO instances (tenant_id, id, agent_id, status, instance_type, region, az, mode,
+                           launched_at, updated_at)
+    VALUES ($1, 'i-standby', $2, 'terminating', 't3.medium', 'us-east-1', 'us-east-1b', 'spot',
+            $3, $3)
+"""
+ITS_REPLICA: Final = """
+    INSERT INTO replicas (tenant_id, id, agent_id, instance_id, bound, type, status, pool_id,
+                          instance_type, region, az, created_by, created_at, terminated_at,
+                          updated_at)
+    VALUES ($1, gen_random_uuid(), $2, 'i-standby', true, 'manual', 'terminated',
+            't3.medium.us-east-1b', 't3.medium', 'us-east-1', 'us-east-1b', 'test', $3, $3, $3)
+"""
 
 
 async def zombie(world: World, **wish: Any) -> str:
@@ -172,22 +187,27 @@ async def test_other_agents_instances_are_not_found(world: World) -> None:
         await theirs.doomed(agent_id)
 
 
-async def test_deleted_agent_ends_nothing_that_nobody_named(world: World) -> None:
-    """Its former primary runs on; what was a zombie before goes as agreed."""
+async def test_deleted_agent_ends_what_replicas_it_left(world: World) -> None:
+    """And nothing that nobody named; for a day, or until all of it is confirmed."""
     agent_id = await zombie(world)
-    world.clock.advance(WAIT)
+    async with world.plane.db.read(EVERY_TENANT) as conn:
+        await conn.execute(GIVEN_UP, UUID(world.tenant.id), UUID(agent_id), world.clock.now())
+        await conn.execute(ITS_REPLICA, UUID(world.tenant.id), UUID(agent_id), world.clock.now())
     await world.agents.DeleteAgent(
         agent_pb2.DeleteAgentRequest(agent_id=agent_id), metadata=world.metadata
     )
-    world.clock.advance(WAIT)
+    world.clock.advance(timedelta(seconds=61))
 
-    assert await listed(world, agent_id) == ["i-old"]
+    (doomed,) = (await world.doomed(agent_id)).instances
+    assert (doomed.instance_id, doomed.reason) == ("i-standby", "replica_terminated")
     assert (await world.instances())["i-new"] == "zombie"
-    await world.ended(agent_id, "i-old")
 
-    world.clock.advance(timedelta(hours=24))
+    await world.ended(agent_id, "i-standby")
+    assert (await world.instances())["i-standby"] == "terminated"
     async with refused("AGENT_NOT_FOUND"):
         await world.doomed(agent_id)
+    orphans = await bulk(world, "terminate_instances", instance_ids=["i-new"])
+    assert "deleted" in orphans.results[0].error
 
 
 async def test_bulk_ends_only_what_serves_nobody(world: World) -> None:

@@ -159,15 +159,13 @@ async def _consent(conn: Conn, instance_id: str, call: Call, now: datetime) -> O
     if found is None:
         raise InstanceNotFound
     agent_id = str(found.agent_id)
-    if found.terminate_consent and found.status in ("zombie", "terminating"):
+    if found.endable and found.terminate_consent and found.status in ("zombie", "terminating"):
         return Outcome("skipped", agent_id, instance_id)
     if not found.endable or not await endings.consent(conn, found.tenant_id, found.id, now):
-        return Outcome(
-            "failed",
-            agent_id,
-            instance_id,
-            f"the instance is {found.status}; only zombies and given-up replicas are ended",
-        )
+        why = f"the instance is {found.status}; only zombies and given-up replicas are ended"
+        if found.orphaned:
+            why = "its agent was deleted, so nobody is left who could end it"
+        return Outcome("failed", agent_id, instance_id, why)
     change = audit.Change(
         "instance.terminate",
         "instance",

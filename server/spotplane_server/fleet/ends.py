@@ -9,10 +9,12 @@ from typing import Final
 from uuid import UUID
 
 from spotplane_server import events
+from spotplane_server.agents import access
 from spotplane_server.agents import store as agents
-from spotplane_server.agents.errors import AgentNotFound, InstanceNotFound
+from spotplane_server.agents.errors import InstanceNotFound
+from spotplane_server.agents.store import Locked
 from spotplane_server.fleet import ends_store as store
-from spotplane_server.fleet.ends_store import Doomed, Ender
+from spotplane_server.fleet.ends_store import Doomed
 from spotplane_server.fleet.ports import Standby
 from spotplane_server.instances import endings
 from spotplane_server.instances import store as instances
@@ -39,28 +41,36 @@ class EndReport:
     error: str | None
 
 
-async def list_doomed(
-    conn: Conn, agent_id: UUID, *, acting: bool, now: datetime
-) -> tuple[Ender, Sequence[Doomed]]:
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What an agent is to end, and by which settings of its own."""
+
+    doomed: Sequence[Doomed]
+    auto_terminate_enabled: bool
+    terminate_wait_seconds: int
+
+
+async def list_doomed(conn: Conn, agent_id: UUID, *, acting: bool, now: datetime) -> Ends:
     """What an agent is to end now.
 
     Args:
         conn: In a transaction.
-        agent_id: The agent, which may have been deleted within a day.
+        agent_id: The agent, which may have been deleted within a day with replicas left to end.
         acting: Whether who asks is going to end them; a mere look changes nothing.
         now: When.
 
     Raises:
         AgentNotFound: There is none in the connection's scope.
     """
-    find = store.lock_ender if acting else store.find_ender
-    agent = await find(conn, agent_id, now)
-    if agent is None:
-        raise AgentNotFound
-    doomed = await store.list_doomed(conn, agent.tenant_id, agent_id, now)
+    view = await access.get_even_deleted(conn, agent_id, now)
+    if acting:
+        await agents.lock_any(conn, view.tenant_id, agent_id)
+    doomed = await store.list_doomed(conn, view.tenant_id, agent_id, now)
     if acting and doomed:
-        await endings.ask(conn, agent.tenant_id, [d.instance_id for d in doomed], now)
-    return agent, doomed
+        await endings.ask(conn, view.tenant_id, [d.instance_id for d in doomed], now)
+    # Agents ignore the list otherwise, and each of its items has somebody's consent.
+    act = view.auto_terminate_enabled or bool(doomed)
+    return Ends(doomed, act, view.terminate_wait_seconds)
 
 
 async def take(
@@ -75,9 +85,7 @@ async def take(
         AgentNotFound: There is none in the connection's scope.
         InstanceNotFound: The instance is not the agent's.
     """
-    agent = await store.lock_ender(conn, agent_id, now)
-    if agent is None:
-        raise AgentNotFound
+    agent = await access.lock_even_deleted(conn, agent_id, now)
     found = await instances.find(conn, agent.tenant_id, report.instance_id)
     if found is None or found.agent_id != agent_id:
         raise InstanceNotFound
@@ -112,7 +120,7 @@ def event(instance: Instance, name: str | None, *, consent: bool = True) -> even
     )
 
 
-def _not_ended(instance: Instance, agent: Ender, error: str | None) -> events.Event:
+def _not_ended(instance: Instance, agent: Locked, error: str | None) -> events.Event:
     return events.Event(
         "instance.termination_failed",
         str(agent.id),

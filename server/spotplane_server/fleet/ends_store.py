@@ -11,22 +11,6 @@ from spotplane_server.fleet import rules
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 
-# An agent that was deleted may still end what it left behind.
-GET_ENDER: Final = """
-    SELECT tenant_id, id, logical_agent_id, auto_terminate_enabled, terminate_wait_seconds,
-           deleted_at
-      FROM agents
-     WHERE id = $1 AND (deleted_at IS NULL OR deleted_at > $2)
-       FOR UPDATE
-"""
-
-READ_ENDER: Final = """
-    SELECT tenant_id, id, logical_agent_id, auto_terminate_enabled, terminate_wait_seconds,
-           deleted_at
-      FROM agents
-     WHERE id = $1 AND (deleted_at IS NULL OR deleted_at > $2)
-"""
-
 # Of an agent: replicas that were given up and not confirmed gone, and zombies whose time has come.
 # What an agent left when it was deleted is not its to end, unless somebody agreed to that.
 LIST_DOOMED: Final = """
@@ -53,13 +37,6 @@ LIST_DOOMED: Final = """
      ORDER BY since, i.id
 """
 
-FIND_OWN: Final = """
-    SELECT i.tenant_id, i.id, i.agent_id, i.status, i.instance_type, i.region, i.az, i.mode,
-           i.pool_id
-      FROM instances i
-     WHERE i.tenant_id = $1 AND i.agent_id = $2 AND i.id = $3
-"""
-
 # A day's worth of zombies that nobody agreed to end, by tenant, with what each has cost.
 LIST_ZOMBIES: Final = """
     SELECT i.tenant_id, i.id AS instance_id, i.agent_id, a.logical_agent_id AS agent_name,
@@ -77,18 +54,6 @@ LIST_ZOMBIES: Final = """
        AND (i.spared OR NOT a.auto_terminate_enabled OR a.deleted_at IS NOT NULL)
      ORDER BY i.tenant_id, i.retired_at, i.id
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Ender:
-    """An agent that may end its instances."""
-
-    tenant_id: TenantId
-    id: UUID
-    logical_agent_id: str
-    auto_terminate_enabled: bool
-    terminate_wait_seconds: int
-    deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +81,6 @@ class Zombie:
     az: str
     retired_at: datetime | None
     price_nanousd: int | None
-
-
-async def lock_ender(conn: Conn, agent_id: UUID, now: datetime) -> Ender | None:
-    """Hold an agent that lives or was deleted within a day; None when there is none."""
-    row = await conn.fetchrow(GET_ENDER, agent_id, now - rules.DELETED_GRACE)
-    return Ender(**row) if row else None
-
-
-async def find_ender(conn: Conn, agent_id: UUID, now: datetime) -> Ender | None:
-    """The same without holding it."""
-    row = await conn.fetchrow(READ_ENDER, agent_id, now - rules.DELETED_GRACE)
-    return Ender(**row) if row else None
 
 
 async def list_doomed(

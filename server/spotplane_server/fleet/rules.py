@@ -22,8 +22,6 @@ MANUAL_PRIORITY: Final = 75
 ASK_AGAIN_AFTER: Final = timedelta(minutes=5)
 # The agent's own way of learning of a replica's end comes first.
 REPLICA_UNCONFIRMED_AFTER: Final = timedelta(seconds=60)
-# How long a deleted agent may still end what it left behind.
-DELETED_GRACE: Final = timedelta(hours=24)
 
 _MODES: Final = {"spot": "spot", "ondemand": "ondemand", "on-demand": "ondemand"}
 _REPORTED_TRIGGERS: Final = {

@@ -146,11 +146,11 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         agent_id = access.agent_id(caller, request.agent_id)
         acting = caller.kind == "agent" or caller.role in ("agent", "admin")
         async with self._db.transaction(access.scope(caller)) as conn:
-            agent, doomed = await ends.list_doomed(conn, agent_id, acting=acting, now=now)
+            found = await ends.list_doomed(conn, agent_id, acting=acting, now=now)
         return pb.ListInstancesToTerminateResponse(
-            instances=[convert.doomed(row, now) for row in doomed],
-            auto_terminate_enabled=agent.auto_terminate_enabled or bool(doomed),
-            terminate_wait_seconds=agent.terminate_wait_seconds,
+            instances=[convert.doomed(row, now) for row in found.doomed],
+            auto_terminate_enabled=found.auto_terminate_enabled,
+            terminate_wait_seconds=found.terminate_wait_seconds,
         )
 
     async def ReportInstanceTermination(
