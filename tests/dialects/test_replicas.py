@@ -385,6 +385,7 @@ async def test_end_has_two_steps(agent: Standby) -> None:
         assert (await agent.tell(replica_id, "terminated"))["status"] == "terminated"
     assert await agent.listed("terminated") == []
     assert await status_of(agent, "i-2") == "terminated"
+    assert await events_of(agent, "instance.terminated") == ["i-2"]
 
 
 @covers("36", "bad")

@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from spotplane_server import events
+from spotplane_server.instances.store import Instance
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 from spotplane_server.replicas.store import Replica
@@ -40,3 +41,18 @@ async def warn_of_extra(
         "message": "an instance was launched that no replica needs; it may still run",
     }
     await events.append(conn, events.Event("instance.extra", str(agent_id), data, tenant_id), now)
+
+
+async def tell_gone(conn: Conn, instance: Instance, now: datetime) -> None:
+    """Say that an instance has ended, as its agent or the cloud says."""
+    data = {
+        "agent_id": str(instance.agent_id),
+        "instance_id": instance.id,
+        "instance_type": instance.instance_type,
+        "region": instance.region,
+        "az": instance.az,
+        "pool_id": instance.pool_id,
+        "severity": "info",
+    }
+    event = events.Event("instance.terminated", str(instance.agent_id), data, instance.tenant_id)
+    await events.append(conn, event, now)

@@ -13,12 +13,13 @@ from spotplane_server.agents import store as agents
 from spotplane_server.agents.commands_store import Command
 from spotplane_server.agents.stream import Origin
 from spotplane_server.instances import store as instances
+from spotplane_server.instances.store import Instance
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.errors import NotFound, Precondition
 from spotplane_server.replicas import errors, queries, rules, store
-from spotplane_server.replicas.announcing import announce
+from spotplane_server.replicas.announcing import announce, tell_gone
 from spotplane_server.replicas.binding import Binding
 from spotplane_server.replicas.lifecycle import MAX_MESSAGE, Replicas
 from spotplane_server.replicas.store import Replica
@@ -111,25 +112,18 @@ class ReplicaReports:
         )
         async with self._db.transaction(origin.tenant_id) as conn:
             await agents.lock(conn, origin.agent_id)
-            await self.confirm_gone(conn, origin.tenant_id, origin.agent_id, instance_id, now)
+            gone = await self._bury(conn, origin.tenant_id, origin.agent_id, instance_id, now)
+            if gone is not None:
+                await tell_gone(conn, gone, now)
 
     async def confirm_gone(
         self, conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str, now: datetime
     ) -> None:
-        """Note that an instance that is not the primary is gone, and the replica that it was."""
-        known = await instances.find(conn, tenant_id, instance_id)
-        if known is None or known.agent_id != agent_id:
-            return
-        await instances.move(
-            conn,
-            tenant_id,
-            instance_id,
-            frm=("launching", "running_replica", "promoting", "zombie", "terminating"),
-            to="terminated",
-            now=now,
-        )
-        await store.confirm_termination(conn, tenant_id, instance_id, now)
-        await agents.raise_generation(conn, tenant_id, agent_id, now=now)
+        """Note that an instance that is not the primary is gone, and the replica that it was.
+
+        The caller, who knows why, says so.
+        """
+        await self._bury(conn, tenant_id, agent_id, instance_id, now)
 
     async def follow(
         self,
@@ -197,10 +191,31 @@ class ReplicaReports:
     async def _gone(self, conn: Conn, replica: Replica, now: datetime) -> None:
         """The agent says `terminated`: that is the cloud's confirmation, of a real instance."""
         if replica.bound:
-            await self.confirm_gone(
+            gone = await self._bury(
                 conn, replica.tenant_id, replica.agent_id, replica.instance_id, now
             )
+            if gone is not None:
+                await tell_gone(conn, gone, now)
         else:
             await self._replicas.settle_launch(conn, replica, None, "it was terminated", now)
         if replica.status in {*rules.LIVE, "failed"}:
             await announce(conn, "replica.terminated", replica, now)
+
+    async def _bury(
+        self, conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str, now: datetime
+    ) -> Instance | None:
+        """The instance, if it was not known to be gone before."""
+        known = await instances.find(conn, tenant_id, instance_id)
+        if known is None or known.agent_id != agent_id:
+            return None
+        moved = await instances.move(
+            conn,
+            tenant_id,
+            instance_id,
+            frm=("launching", "running_replica", "promoting", "zombie", "terminating"),
+            to="terminated",
+            now=now,
+        )
+        await store.confirm_termination(conn, tenant_id, instance_id, now)
+        await agents.raise_generation(conn, tenant_id, agent_id, now=now)
+        return known if moved else None
