@@ -79,6 +79,8 @@ class Judge:
         ]
 
     def _count(self, seat: Seat, answers: Sequence[Answer], now: datetime) -> None:
+        if seat is not self.seat:
+            return  # replaced while it was asked: what it did is nothing against the new one
         for answer in answers:
             if isinstance(answer, Decision):
                 self._failures, self._open_until = 0, None
