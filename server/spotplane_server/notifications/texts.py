@@ -69,6 +69,18 @@ def _agent_status(data: Data, agent: str) -> Draft | None:
     return None
 
 
+def _registered(data: Data, agent: str) -> Draft | None:
+    if data.get("new", True):
+        return _info(f"New agent {agent} registered")
+    return None  # it has moved; what it left is told of by `instance.displaced`
+
+
+def _command(data: Data, agent: str) -> Draft | None:
+    if data.get("status") != "expired":
+        return None
+    return _warning(f"A {data.get('command_type')} command of agent {agent} expired")
+
+
 def _switch_completed(data: Data, agent: str) -> Draft | None:
     impact = data.get("savings_impact_nanousd") or 0
     verb = "saves" if impact >= 0 else "costs"
@@ -140,7 +152,8 @@ def alert_text(data: Data) -> str:
 
 
 _TEXTS: Final[dict[str, Callable[[Data, str], Draft | None]]] = {
-    "agent.registered": lambda _data, agent: _info(f"New agent {agent} registered"),
+    "agent.registered": _registered,
+    "command.executed": _command,
     "agent.status_changed": _agent_status,
     "agent.deleted": lambda _data, agent: _info(f"Agent {agent} was deleted"),
     "client.created": lambda data, _agent: _info(f"Client {data.get('name')} was created"),
@@ -160,9 +173,9 @@ _TEXTS: Final[dict[str, Callable[[Data, str], Draft | None]]] = {
     ),
     "replica.failed": _failed_replica,
     "instance.terminated": _terminated,
-    "instance.termination_failed": lambda data, agent: _warning(
-        f"Instance {data.get('instance_id')} of agent {agent} could not be terminated"
-    ),
+    "instance.termination_failed": lambda data, agent: (
+        _error if data.get("severity") == "error" else _warning
+    )(f"Instance {data.get('instance_id')} of agent {agent} could not be terminated"),
     "instance.displaced": lambda data, agent: _warning(
         f"Instance {data.get('instance_id')} lost agent {agent} to another instance that uses the "
         "same name; it still runs"
