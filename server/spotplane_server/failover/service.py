@@ -44,6 +44,7 @@ _Emergency: TypeAlias = (
     pb.CreateEmergencyReplicaRequest | pb.HandleTerminationNoticeRequest | pb.HandleRebalanceRequest
 )
 DEFAULT_DAYS: Final = 30
+_TAKEN: Final = "it was taken or stopped while it served"
 
 _STREAM_KINDS: Final[dict[int, Kind]] = {
     agent_stream_pb2.Notice.KIND_REBALANCE: "rebalance",
@@ -256,6 +257,8 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         if primary is not None and primary.id == report.instance_id:
             signal = Signal(origin.tenant_id, origin.agent_id, primary.id, "termination", now)
             await self._reconciler.signal(signal, now)
+            await self._reports.on_termination(origin, report, now, _TAKEN)
+            return
         await self._reports.on_termination(origin, report, now)
 
 

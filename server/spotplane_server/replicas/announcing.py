@@ -43,8 +43,10 @@ async def warn_of_extra(
     await events.append(conn, events.Event("instance.extra", str(agent_id), data, tenant_id), now)
 
 
-async def tell_gone(conn: Conn, instance: Instance, now: datetime) -> None:
-    """Say that an instance has ended, as its agent or the cloud says."""
+async def tell_gone(
+    conn: Conn, instance: Instance, now: datetime, reason: str | None = None
+) -> None:
+    """Say that an instance has ended; with a reason when nobody had asked for that."""
     data = {
         "agent_id": str(instance.agent_id),
         "instance_id": instance.id,
@@ -52,7 +54,8 @@ async def tell_gone(conn: Conn, instance: Instance, now: datetime) -> None:
         "region": instance.region,
         "az": instance.az,
         "pool_id": instance.pool_id,
-        "severity": "info",
+        "severity": "warning" if reason else "info",
+        "reason": reason,
     }
     event = events.Event("instance.terminated", str(instance.agent_id), data, instance.tenant_id)
     await events.append(conn, event, now)

@@ -104,9 +104,13 @@ class ReplicaReports:
             raise errors.ReplicaAlreadyBound(replica.instance_id)
 
     async def on_termination(
-        self, origin: Origin, report: pb.TerminationReport, now: datetime
+        self,
+        origin: Origin,
+        report: pb.TerminationReport,
+        now: datetime,
+        reason: str | None = None,
     ) -> None:
-        """Note that an instance of the agent is gone."""
+        """Note that an instance of the agent is gone; with a reason when nobody wanted that."""
         instance_id = wire.text(
             report.instance_id, "termination.instance_id", maximum=128, required=True
         )
@@ -114,7 +118,7 @@ class ReplicaReports:
             await agents.lock(conn, origin.agent_id)
             gone = await self._bury(conn, origin.tenant_id, origin.agent_id, instance_id, now)
             if gone is not None:
-                await tell_gone(conn, gone, now)
+                await tell_gone(conn, gone, now, reason)
 
     async def confirm_gone(
         self, conn: Conn, tenant_id: TenantId, agent_id: UUID, instance_id: str, now: datetime
