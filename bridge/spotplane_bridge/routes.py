@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 T = TypeVar("T")
 
 _VARIABLE: Final = re.compile(r"\{([a-z0-9_]+)(?:=(\*\*?))?\}")
-_TEMPLATE: Final = re.compile(r"/[A-Za-z0-9._~/{}=*-]*")
+_LITERAL: Final = re.compile(r"[A-Za-z0-9._~-]+")
 _VERBS: Final = ("get", "put", "post", "delete", "patch")
 
 
@@ -156,7 +156,7 @@ class Router(Generic[T]):
         for position, segment in enumerate(segments):
             variable = _VARIABLE.fullmatch(segment)
             if variable is None:
-                if not _TEMPLATE.fullmatch(template) or not (segment or template == "/"):
+                if template != "/" and not (template[0] == "/" and _LITERAL.fullmatch(segment)):
                     raise ValueError(f"cannot serve the path {template}")
                 node = node.literals.setdefault(segment, _Node())
             elif variable[2] == "**":

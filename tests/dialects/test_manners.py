@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dialects.field import ADMIN, NOBODY, UNKNOWN_ID, Field
+from tests.dialects.field import ADMIN, NOBODY, UNKNOWN_ID, Field, covers
 from tests.support.plane import ADMIN_TOKEN
 
 ROUTE = f"/api/admin/clients/{UNKNOWN_ID}"
@@ -80,3 +80,11 @@ async def test_an_empty_json_body_is_an_empty_object(field: Field) -> None:
     """On every method."""
     headers = {"Content-Type": "application/json"}
     await field.refused("NOT_FOUND", "DELETE", ROUTE, status=404, by=ADMIN, headers=headers)
+
+
+@covers("32", "bad")
+async def test_a_parameter_that_says_nothing_is_refused_by_name(field: Field) -> None:
+    """Never taken for the one or the other."""
+    path = f"/api/agents/{UNKNOWN_ID}/replicas?include_terminated=perhaps"
+    said = await field.refused("VALIDATION_ERROR", "GET", path, status=400)
+    assert said["details"] == [{"field": "include_terminated", "message": "must be true or false"}]

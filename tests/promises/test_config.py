@@ -32,6 +32,8 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
     kinds: dict[str, tuple[str, object]] = {
         "log_level": ("debug", "DEBUG"),
         "admin_token": ("t", "t"),
+        "smtp_url": ("smtps://mail.example.com", "smtps://mail.example.com"),
+        "smtp_sender": ("plane@example.com", "plane@example.com"),
         "token_escrow_key": ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", bytes(range(32))),
     }
     if name == "trusted_proxies":
