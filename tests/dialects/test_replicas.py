@@ -273,8 +273,9 @@ async def test_states_that_lead_nowhere_are_refused(agent: Standby) -> None:
     await refused("INVALID_TRANSITION", "POST", f"{at}/status", {"status": "launching"}, status=400)
     for body in ({}, {"status": "promoted"}, {"status": "gone"}):
         await refused("VALIDATION_ERROR", "POST", f"{at}/status", body, status=400)
-    for body in ({"state_transfer_progress": 101}, {"sync_status": "half"}):
-        await refused("VALIDATION_ERROR", "POST", f"{at}/sync-status", body, status=400)
+    for name, value in (("state_transfer_progress", 101), ("sync_status", "half")):
+        said = {name: value}
+        await refused("VALIDATION_ERROR", "POST", f"{at}/sync-status", said, status=400)
     await agent.tell(replica_id, "terminated")
 
     await refused("INVALID_TRANSITION", "POST", f"{at}/status", {"status": "ready"}, status=400)
@@ -519,7 +520,7 @@ async def test_cost_is_integrated_from_launch_to_confirmed_end(
 async def test_another_tenants_agent_is_not_there(agent: Standby) -> None:
     """Nor a replica under another agent, nor what is no id at all."""
     replica_id = await agent.standing()
-    routes = (
+    routes: tuple[tuple[str, str, Any], ...] = (
         ("GET", "/replicas", None),
         ("GET", "/replica-config", None),
         ("POST", "/replicas", {}),
