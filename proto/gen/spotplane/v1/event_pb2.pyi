@@ -122,8 +122,8 @@ class SubscribeRequest(message.Message):
     last_event_id: builtins.str
     """Id of the last event seen; absent for from now on."""
     upper_case_names: builtins.bool
-    """Whether names are in the style of `AGENT_STATUS_CHANGED`; then changes of instances to launching, running, terminating and
-    terminated also come as `INSTANCE_LAUNCHING` and so on.
+    """Whether names are in the style of `AGENT_STATUS_CHANGED`; then changes of instances to launching, running, terminating
+    and terminated also come as `INSTANCE_LAUNCHING` and so on.
     """
     @builtins.property
     def types(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -175,9 +175,10 @@ class SubscribeResponse(message.Message):
     def data(self) -> struct_pb2.Struct:
         """Members by name: `instance_status_change` {instance_id, old_status, new_status}, `agent_status_change` {agent_id,
         old_status, new_status}, `replica_status_change` {replica_id, agent_id, instance_id, old_status, new_status},
-        `switch_in_progress` {agent_id}, `switch_completed` {agent_id, old_instance_id, new_instance_id, and the figures of the
-        switch}, `emergency_event` {event_type, agent_id, instance_id}, `command_executed` {command_id, command_type, status,
-        instance_id}, `notification` {id, message, severity}, `price_alert` {alert_id, alert_type, pool_id, price, threshold}.
+        `switch_in_progress` {agent_id, command_id, instance_id, and the target}, `switch_completed` {agent_id,
+        old_instance_id, new_instance_id, and the figures of the switch}, `emergency_event` {event_type, agent_id,
+        instance_id}, `command_executed` {command_id, command_type, status, instance_id}, `notification` {id, message,
+        severity}, `price_alert` {alert_id, alert_type, pool_id, price, threshold}.
         """
 
     def __init__(
