@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -98,7 +99,7 @@ async def test_crash_before_the_commit_loses_and_doubles_nothing(
     ]
 
 
-async def _alert(plane: Plane, tenant: Tenant, **fields: object) -> pb.PricingAlert:
+async def _alert(plane: Plane, tenant: Tenant, **fields: Any) -> pb.PricingAlert:
     stub = notification_pb2_grpc.NotificationServiceStub(plane.channel)
     request = pb.CreatePricingAlertRequest(threshold_nanousd=500_000_000, **fields)
     made: pb.PricingAlert = await stub.CreatePricingAlert(request, metadata=tenant.metadata)

@@ -39,7 +39,7 @@ class Postbox(Controller):
     def _trigger_server(self) -> None:
         # The base class connects to the port it was given, which is 0.
         self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-        super()._trigger_server()
+        super()._trigger_server()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from spotplane_server.agents import errors as agent_errors
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.sessions import Sessions
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel import calls, paging, wire
+from spotplane_server.kernel import calls, claims, paging, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
@@ -174,10 +174,8 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     async def ListTenantReplicas(
         self, request: pb.ListTenantReplicasRequest, context: Context
     ) -> pb.ListTenantReplicasResponse:
-        caller, now = calls.current().caller, self._clock.now()
-        tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
-        if caller.tenant_id not in {None, tenant_id}:
-            raise TenantNotFound(tenant_id)
+        now = self._clock.now()
+        tenant_id = claims.required_tenant(calls.current().caller, request)
         async with self._db.read(tenant_id) as conn:
             if await tenants.find_tenant(conn, tenant_id) is None:
                 raise TenantNotFound(tenant_id)

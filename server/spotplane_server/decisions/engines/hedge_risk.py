@@ -224,7 +224,8 @@ def _expected(age_hours: float, older_hours: float) -> float:
     """Losses that the prior expects from one age to another: the integral of its hazard."""
     rest = 1.0 - DECLINE
     grown = (YOUTH_HOURS + older_hours) ** rest - (YOUTH_HOURS + age_hours) ** rest
-    return HAZARD * grown / rest
+    expected: float = HAZARD * grown / rest
+    return expected
 
 
 def _factor(losses: float, expected: float) -> float:
