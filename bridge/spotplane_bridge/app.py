@@ -9,7 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvloop
@@ -26,6 +26,9 @@ from spotplane_bridge.metrics import Metrics
 from spotplane_bridge.ops import Health, ops_endpoints
 from spotplane_bridge.routes import Router, load_routes
 from spotplane_bridge.upstream import Upstream
+
+if TYPE_CHECKING:
+    from spotplane_bridge.tracing import Traces
 
 log = structlog.get_logger("spotplane_bridge")
 
@@ -58,7 +61,9 @@ def create_app(config: BridgeConfig) -> web.Application:
             of_field.template,
             serving.endpoint_of(of_field, methods, upstream, config, event_streams),
         )
-    gateway = Gateway(config, router, metrics)
+    traces = _traces(config)
+    gateway = Gateway(config, router, metrics, traces)
+    metrics.count_event_streams(lambda: len(event_streams))
 
     async def end_event_streams(_app: web.Application) -> None:
         for call in list(event_streams):
@@ -71,6 +76,8 @@ def create_app(config: BridgeConfig) -> web.Application:
         with contextlib.suppress(asyncio.CancelledError):
             await watching
         await upstream.close()
+        if traces is not None:
+            await traces.close()
 
     app = web.Application(client_max_size=config.max_body_mib * 1024 * 1024)
     app[HEALTH], app[METRICS] = health, metrics
@@ -79,6 +86,14 @@ def create_app(config: BridgeConfig) -> web.Application:
     app.cleanup_ctx.append(connected)
     app.on_shutdown.append(end_event_streams)
     return app
+
+
+def _traces(config: BridgeConfig) -> Traces | None:
+    if config.otlp_endpoint is None:
+        return None
+    from spotplane_bridge.tracing import Traces  # noqa: PLC0415 - optional
+
+    return Traces(config.otlp_endpoint)
 
 
 @asynccontextmanager

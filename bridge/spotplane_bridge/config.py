@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
@@ -47,6 +48,7 @@ class BridgeConfig:
         analytics_timeout_s: Deadline of a read of usage or metrics, in seconds.
         stream_idle_timeout_s: Longest silence of a streamed answer, in seconds.
         drain_timeout_s: How long open requests may go on after SIGTERM, in seconds.
+        otlp_endpoint: Where traces go, by OTLP over gRPC; without it there are none.
         log_level: Least level that is logged; WARNING turns the line per request off.
     """
 
@@ -63,6 +65,7 @@ class BridgeConfig:
     analytics_timeout_s: float = 60.0
     stream_idle_timeout_s: float = 300.0
     drain_timeout_s: float = 30.0
+    otlp_endpoint: str | None = None
     log_level: str = "INFO"
 
     @classmethod
@@ -91,6 +94,11 @@ class BridgeConfig:
                 "SPOTPLANE_STREAM_IDLE_TIMEOUT_S", _seconds, usual.stream_idle_timeout_s
             ),
             drain_timeout_s=read("SPOTPLANE_DRAIN_TIMEOUT_S", _seconds, usual.drain_timeout_s),
+            otlp_endpoint=read(
+                "SPOTPLANE_OTLP_ENDPOINT",
+                _collector,
+                read("OTEL_EXPORTER_OTLP_ENDPOINT", _collector, usual.otlp_endpoint),
+            ),
             log_level=read("SPOTPLANE_LOG_LEVEL", _level, usual.log_level),
         )
         if read.problems:
@@ -145,6 +153,14 @@ def _level(text: str) -> str:
     if text.upper() not in _LEVELS:
         raise ValueError(f"must be one of {', '.join(_LEVELS)}")
     return text.upper()
+
+
+def _collector(text: str) -> str | None:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("must be http://host:port or https://host:port")
+    if find_spec("opentelemetry") is None:
+        raise ValueError("needs OpenTelemetry; install it with: pip install 'spotplane[otel]'")
+    return text
 
 
 def _origins(text: str) -> tuple[str, ...]:

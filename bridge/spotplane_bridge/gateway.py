@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 import structlog
@@ -22,9 +22,15 @@ from spotplane_bridge.headers import (
     ids_of,
     key_prefix,
     preflight_headers,
+    trace_metadata,
 )
 from spotplane_bridge.metrics import Metrics
 from spotplane_bridge.routes import Router
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from spotplane_bridge.tracing import Traces
 
 log = structlog.get_logger("spotplane_bridge")
 
@@ -47,6 +53,8 @@ class Exchange:
         headers: Of the answer.
         values: Of the path's variables, decoded.
         template: Of the path, once it is found.
+        trace: Metadata that says which trace a call is part of.
+        span: Of the request, None where nobody collects traces.
     """
 
     request: web.Request
@@ -58,6 +66,8 @@ class Exchange:
     headers: CIMultiDict[str]
     values: list[str]
     template: str = _UNMATCHED
+    trace: Metadata = ()
+    span: Span | None = None
 
     def answer(self, status: int, body: Any) -> web.Response:
         """Answer with a JSON value."""
@@ -71,7 +81,10 @@ class Exchange:
 
     def metadata(self) -> Metadata:
         """Metadata of a call in the caller's name."""
-        return forwarded_metadata(self.request.headers, self.ids, self.client_ip)
+        return (
+            *forwarded_metadata(self.request.headers, self.ids, self.client_ip),
+            *self.trace,
+        )
 
 
 class Endpoint(Protocol):
@@ -96,13 +109,21 @@ class Gateway:
         config: Origins and proxies.
         router: All endpoints.
         metrics: Counts answers.
+        traces: Collects spans.
     """
 
-    def __init__(self, config: BridgeConfig, router: Router[Endpoint], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: BridgeConfig,
+        router: Router[Endpoint],
+        metrics: Metrics,
+        traces: Traces | None = None,
+    ) -> None:
         self._trusted = config.trusted_proxies
         self._origins = frozenset(config.cors_origins)
         self._router = router
         self._metrics = metrics
+        self._traces = traces
         self._max_body_mib = config.max_body_mib
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -158,6 +179,11 @@ class Gateway:
             raise self._not_found(exchange)
         endpoint, exchange.values = found
         exchange.template = endpoint.template
+        exchange.trace = trace_metadata(request.headers)
+        if self._traces is not None:
+            exchange.span, exchange.trace = self._traces.begin(
+                request.method, endpoint.template, exchange.trace
+            )
         return await endpoint.serve(exchange)
 
     def _options(self, exchange: Exchange) -> web.Response:
@@ -183,6 +209,8 @@ class Gateway:
         )
 
     def _finish(self, exchange: Exchange, status: int, elapsed: float) -> None:
+        if self._traces is not None and exchange.span is not None:
+            self._traces.end(exchange.span, status)
         method = exchange.request.method
         self._metrics.observe(
             method if method in _METHODS else "OTHER", exchange.template, status, elapsed

@@ -177,6 +177,17 @@ def forwarded_metadata(headers: Mapping[str, str], ids: Ids, client: str | None)
     return tuple(metadata)
 
 
+def trace_metadata(headers: Mapping[str, str]) -> Metadata:
+    """Metadata that says which trace a request is part of; empty when the caller names none."""
+    parent = headers.get("traceparent")
+    if _trace(parent) is None or parent is None:
+        return ()
+    state = headers.get("tracestate")
+    if state is None or len(state) > 512 or _NOT_ASCII.search(state):
+        return (("traceparent", parent),)
+    return (("traceparent", parent), ("tracestate", state))
+
+
 def anonymous_metadata(
     headers: Mapping[str, str], ids: Ids, client: str | None
 ) -> list[tuple[str, str]]:

@@ -57,6 +57,9 @@ class Metrics:
             ("door",),
             registry=self._registry,
         )
+        self._event_streams = Gauge(
+            "event_streams", "Pages and programs that follow events.", registry=self._registry
+        )
         self._dependency = Gauge(
             "dependency_up",
             "Whether a dependency answered its last check.",
@@ -80,6 +83,10 @@ class Metrics:
     def count_connections(self, count: Callable[[], float]) -> None:
         """Ask ``count`` for the open connections whenever somebody looks."""
         self._connections.labels("rest").set_function(count)
+
+    def count_event_streams(self, count: Callable[[], float]) -> None:
+        """Ask ``count`` for the open event streams whenever somebody looks."""
+        self._event_streams.set_function(count)
 
     def set_dependency(self, service: str, *, up: bool) -> None:
         """Note whether a dependency answered."""

@@ -7,7 +7,7 @@ import signal
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import grpc
@@ -84,6 +84,9 @@ from spotplane_server.usage import reports as usage_reports
 from spotplane_server.usage.jobs import RequestIdRetention
 from spotplane_server.usage.rules import AcceptedWindow
 from spotplane_server.usage.service import UsageService
+
+if TYPE_CHECKING:
+    from spotplane_server.kernel.tracing import Traces
 
 log = structlog.get_logger(__name__)
 
@@ -260,9 +263,15 @@ class Server:
             OSError, asyncpg.PostgresError: The database or the port is not to be had.
         """
         clock = clock or SystemClock()
-        db = await Database.open(config.database_url, size=config.db_pool_size)
+        server_id = str(uuid4())
+        traces = _traces(config, server_id)
+        db = await Database.open(
+            config.database_url,
+            size=config.db_pool_size,
+            on_statement=traces.statement if traces else None,
+        )
         try:
-            kernel = await _kernel(config, db, clock)
+            kernel = await _kernel(config, db, clock, server_id)
         except BaseException:
             await db.close()
             raise
@@ -284,6 +293,7 @@ class Server:
             repeats=repeats,
             trusted_proxies=config.trusted_proxies,
             message_limits={CONNECT: STREAM_MESSAGE_BYTES},
+            traces=traces,
         )
         grpc_server = _grpc_server(config, gate)
         healthy = health.aio.HealthServicer()
@@ -293,6 +303,8 @@ class Server:
         reflection.enable_server_reflection(_service_names(), grpc_server)
         port = grpc_server.add_insecure_port(f"{config.host}:{config.port}")
         server = cls(kernel, parts, grpc_server, port)
+        if traces is not None:
+            server._stack.push_async_callback(traces.close)
         await server._run(gate, repeats, healthy)
         return server
 
@@ -360,7 +372,15 @@ async def serve(config: ServerConfig) -> None:
         await server.stop()
 
 
-async def _kernel(config: ServerConfig, db: Database, clock: Clock) -> Kernel:
+def _traces(config: ServerConfig, server_id: str) -> Traces | None:
+    if config.otlp_endpoint is None:
+        return None
+    from spotplane_server.kernel.tracing import Traces  # noqa: PLC0415 - optional
+
+    return Traces(config.otlp_endpoint, server_id)
+
+
+async def _kernel(config: ServerConfig, db: Database, clock: Clock, server_id: str) -> Kernel:
     async with db.transaction(EVERY_TENANT) as conn:
         if not await migrate.current(conn):
             raise migrate.MigrationRefused("the database is not migrated: run `spotplane migrate`")
@@ -374,7 +394,6 @@ async def _kernel(config: ServerConfig, db: Database, clock: Clock) -> Kernel:
                 rate_limit_rpm=config.admin_rate_limit_rpm,
                 now=clock.now(),
             )
-    server_id = str(uuid4())
     return Kernel(
         config,
         db,

@@ -7,10 +7,14 @@ import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from spotplane_server.kernel.addresses import Network
+
+# Read where the variable of our own is not set; what an installation has set for all its programs.
+COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 T = TypeVar("T")
 
@@ -78,8 +82,16 @@ def _key(text: str) -> bytes:
     return value
 
 
-def _setting(default: Any, read: Callable[[str], Any] = str) -> Any:
-    return field(default=default, metadata={"read": read})
+def _collector(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("must be http://host:port or https://host:port")
+    if find_spec("opentelemetry") is None:
+        raise ValueError("needs OpenTelemetry; install it with: pip install 'spotplane[otel]'")
+    return text
+
+
+def _setting(default: Any, read: Callable[[str], Any] = str, also: str = "") -> Any:
+    return field(default=default, metadata={"read": read, "also": also})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,8 @@ class ServerConfig:
     decision_engine: str = _setting("rules")
     smtp_url: str | None = _setting(None, _mail_server)  # without it no e-mail is sent
     smtp_sender: str = _setting("spotplane@localhost", _address)
+    # Where traces go, by OTLP over gRPC; without it there are none.
+    otlp_endpoint: str | None = _setting(None, _collector, also=COLLECTOR)
     log_level: str = _setting("INFO", _level)
     log_json: bool = _setting(True, _switch)
 
@@ -140,6 +154,8 @@ def read(config: type[T], env: Mapping[str, str]) -> T:
         name = f"SPOTPLANE_{item.name.upper()}"
         try:
             text = _text(name, env)
+            if text is None:
+                text = env.get(item.metadata.get("also", "")) or None
             if text is not None:
                 values[item.name] = item.metadata.get("read", str)(text)
             elif "read" not in item.metadata:

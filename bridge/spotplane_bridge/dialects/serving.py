@@ -170,6 +170,7 @@ class DialectEndpoint:
         metadata += headers.anonymous_metadata(
             exchange.request.headers, exchange.ids, exchange.client_ip
         )
+        metadata += exchange.trace
         method = exchange.request.method
         if credential.key == "x-spotplane-ticket":
             metadata.append(("x-spotplane-path", paths.without_ticket(exchange)))

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Final, Literal, NewType
+from typing import TYPE_CHECKING, Final, Literal, NewType
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 TenantId = NewType("TenantId", UUID)
 
@@ -50,6 +53,7 @@ class Call:
         http_status: Success status for the REST doors.
         headers: Answer headers for the REST doors, lower-case.
         credential_hash: Of the credential that proved the caller; empty before that.
+        span: Of its trace, None where nobody collects traces.
     """
 
     method: str
@@ -60,6 +64,7 @@ class Call:
     http_status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     credential_hash: bytes = b""
+    span: Span | None = None
 
 
 _current: ContextVar[Call] = ContextVar("spotplane_call")
@@ -78,6 +83,12 @@ def correlation_id() -> str | None:
     """Id of the RPC being served, None outside of one."""
     call = _current.get(None)
     return call.correlation_id if call else None
+
+
+def span() -> Span | None:
+    """Span of the RPC being served, None outside of one and where nobody collects traces."""
+    call = _current.get(None)
+    return call.span if call else None
 
 
 def enter(call: Call) -> None:

@@ -22,6 +22,8 @@ from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
 from spotplane_server.kernel.pool import Pool, ScopedConnection
 
 if TYPE_CHECKING:
+    from asyncpg.connection import LoggedQuery
+
     Conn: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
     Conn = asyncpg.Connection
@@ -137,8 +139,9 @@ class Database:
         size: int = 10,
         acquire_timeout: float = 5.0,
         statement_timeout_seconds: float = 30.0,
+        on_statement: Callable[[LoggedQuery], None] | None = None,
     ) -> Database:
-        """Connect under the plain role.
+        """Connect under the plain role; ``on_statement`` is told of each statement that ran.
 
         Raises:
             OSError, asyncpg.PostgresError: The database cannot be reached or refuses.
@@ -158,6 +161,8 @@ class Database:
                 },
             )
             await _prepare(conn)
+            if on_statement is not None:
+                conn.add_query_logger(on_statement)
             return conn
 
         pool = Pool(connect, size, acquire_timeout)

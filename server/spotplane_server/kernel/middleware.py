@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from random import getrandbits
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
 import grpc
@@ -41,11 +41,22 @@ from spotplane_server.kernel.idempotency import Repeats, wish
 from spotplane_server.kernel.limits import Limiter, LimitReached
 from spotplane_server.kernel.streams import OpenStreams
 
+if TYPE_CHECKING:
+    from spotplane_server.kernel.tracing import Traces
+
 log = structlog.get_logger(__name__)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# Conversations of days, whose spans nobody would see end.
+_ENDLESS: Final = frozenset(
+    {
+        "/spotplane.v1.AgentService/Connect",
+        "/spotplane.v1.EventService/Subscribe",
+        "/spotplane.v1.EventService/WatchEvents",
+    }
+)
 # Headers of errors too.
 _TOLD_OF_ERRORS: Final = ("x-ratelimit-", "idempotent-replayed")
 
@@ -77,6 +88,7 @@ class Gate(grpc.aio.ServerInterceptor):
         repeats: Answers calls under an idempotency key.
         trusted_proxies: Whose `X-Forwarded-For` is believed.
         message_limits: Largest message in bytes, by method, where it is below the server's.
+        traces: Collects spans.
     """
 
     def __init__(
@@ -90,6 +102,7 @@ class Gate(grpc.aio.ServerInterceptor):
         repeats: Repeats,
         trusted_proxies: Sequence[addresses.Network] = (),
         message_limits: Mapping[str, int] | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._prover = prover
         self._limiter = limiter
@@ -99,6 +112,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._repeats = repeats
         self._trusted = trusted_proxies
         self._message_limits = message_limits or {}
+        self._traces = traces
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._streams = OpenStreams(prover.auth, clock)
 
@@ -190,7 +204,7 @@ class Gate(grpc.aio.ServerInterceptor):
                     self._limiter.leave(permit)
                 elapsed = time.perf_counter() - started
                 handled.count(code.name, elapsed)
-                _log(call, code, elapsed)
+                self._end(call, code, elapsed)
 
         return serve
 
@@ -265,7 +279,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 metrics.ACTIVE.labels("grpc").dec()
                 self._streams.discard(stream)
                 metrics.RPCS.labels(service, name, code.name).inc()
-                _log(call, code, time.perf_counter() - started)
+                self._end(call, code, time.perf_counter() - started)
 
         return serve
 
@@ -284,6 +298,8 @@ class Gate(grpc.aio.ServerInterceptor):
             ),
             user_agent=metadata.get("x-user-agent") or metadata.get("user-agent"),
         )
+        if self._traces is not None and method not in _ENDLESS:
+            call.span = self._traces.begin(method, metadata)
         calls.enter(call)
         context.set_trailing_metadata((("x-request-id", call.correlation_id),))
         return call, metadata
@@ -329,6 +345,11 @@ class Gate(grpc.aio.ServerInterceptor):
             return None
         self._limiter.enter(verified.caller.id, verified.budget.concurrency)
         return verified.caller.id
+
+    def _end(self, call: Call, code: grpc.StatusCode, elapsed: float) -> None:
+        if self._traces is not None and call.span is not None:
+            self._traces.end(call.span, code)
+        _log(call, code, elapsed)
 
     async def _fail(self, error: DomainError, call: Call, context: Context) -> None:
         trailers = [
