@@ -111,19 +111,17 @@ def build(kernel: Kernel) -> Parts:
         notifications.assemble(kernel),
         insights.assemble(kernel),
     ]
+    forgotten = [rule for feature in features for rule in feature.retention]
     return Parts(
         services=[service for feature in features for service in feature.services],
         jobs=[
             partitions.PartitionJob(kernel.db),
-            retention.RetentionJob(
-                kernel.db,
-                [rule for feature in features for rule in feature.retention],
-                _tell_cleanup,
-            ),
+            retention.RetentionJob(kernel.db, forgotten, _tell_cleanup),
             *(job for feature in features for job in feature.jobs),
         ],
         background=[background for feature in features for background in feature.background],
         drain=[drain for feature in features for drain in feature.drain],
+        retention=forgotten,
     )
 
 

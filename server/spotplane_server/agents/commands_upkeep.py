@@ -25,6 +25,12 @@ LIST_DUE: Final = """
      LIMIT 10000
 """
 
+FIND_OLDEST: Final = """
+    SELECT min(created_at)
+      FROM agent_commands
+     WHERE status IN ('pending', 'leased', 'executing')
+"""
+
 # Leases that ran out go back to be sent again, a bounded number of times; the rest expires.
 RETURN_LEASES: Final = """
     WITH back AS (
@@ -101,6 +107,12 @@ class Due:
 async def list_due(conn: Conn, now: datetime) -> list[Due]:
     """Agents of which some command's time is over or sense is lost."""
     return [Due(**row) for row in await conn.fetch(LIST_DUE, now)]
+
+
+async def find_oldest(conn: Conn) -> datetime | None:
+    """When the oldest command that is not done was issued; None when all are."""
+    found: datetime | None = await conn.fetchval(FIND_OLDEST)
+    return found
 
 
 async def return_leases(

@@ -19,6 +19,7 @@ from spotplane_server.agents import (
 from spotplane_server.agents.commands_upkeep import Due
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.instances import store as instances
+from spotplane_server.kernel import metrics
 from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Database, attempt
 from spotplane_server.kernel.retention import Rule
 
@@ -82,6 +83,9 @@ class CommandsJob:
                 done += await attempt(lambda due=due: self._tidy(due, now))  # type: ignore[misc]
             except DEFECTS:
                 log.exception("command_upkeep_defect", agent_id=str(due.agent_id))
+        async with self._db.read(EVERY_TENANT) as conn:
+            oldest = await commands_upkeep.find_oldest(conn)
+        metrics.COMMAND_AGE.set((now - oldest).total_seconds() if oldest else 0)
         return done
 
     async def _tidy(self, due: Due, now: datetime) -> int:

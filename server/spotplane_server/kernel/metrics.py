@@ -55,6 +55,9 @@ COMMANDS: Final = Counter("agent_commands", "Steps of commands.", ["step"])
 COMMAND_SECONDS: Final = Histogram(
     "agent_command_delivery_seconds", "From issue to receipt by the agent.", buckets=_SECONDS
 )
+COMMAND_AGE: Final = Gauge(
+    "agent_command_oldest_seconds", "Age of the oldest command that is not done."
+)
 FAILOVERS: Final = Counter("failovers", "Failovers that became final.", ["kind", "outcome"])
 FAILOVER_SECONDS: Final = Histogram(
     "failover_response_seconds",

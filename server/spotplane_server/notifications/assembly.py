@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Final
+
 from spotplane.v1 import notification_pb2_grpc
 
 from spotplane_server.kernel.parts import Kernel, Parts
+from spotplane_server.kernel.retention import Rule
 from spotplane_server.notifications.jobs import NotificationsJob, PriceAlertsJob
 from spotplane_server.notifications.mail import MailJob, MailServer
 from spotplane_server.notifications.service import NotificationService
+
+# What nobody has read stays; letters are tried for a day, so that older ones are of no use.
+RETENTION: Final = (
+    Rule("notifications", "read_at", timedelta(days=30)),
+    Rule("emails", "created_at", timedelta(days=30)),
+)
 
 
 def assemble(kernel: Kernel) -> Parts:
@@ -26,4 +36,5 @@ def assemble(kernel: Kernel) -> Parts:
             PriceAlertsJob(kernel.db, by_mail=bool(mail)),
             *mail,
         ],
+        retention=RETENTION,
     )
