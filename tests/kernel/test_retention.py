@@ -102,7 +102,7 @@ async def test_months_that_ended_long_ago_are_dropped(db: Database) -> None:
     assert "audit_logs_202001" in audit
 
 
-@pytest.mark.parametrize("table", ["audit_logs", "usage_records", "tenants", "pg_class"])
+@pytest.mark.parametrize("table", ["audit_logs", "usage_dedup", "tenants", "pg_class"])
 async def test_no_mistake_drops_what_is_kept_for_ever(db: Database, table: str) -> None:
     """Nor a table that is not ours to drop."""
     async with db.read(EVERY_TENANT) as conn:

@@ -15,6 +15,8 @@ from spotplane_server.kernel.db import EVERY_TENANT, Database
 TABLES: Final = (
     "usage_records",
     "usage_rollup_hourly",
+    "usage_rollup_daily",
+    "usage_rollup_minute",
     "audit_logs",
     "outbox_events",
     "raw_prices",

@@ -1,4 +1,4 @@
-"""Taking usage records: checked, priced, stored once, added to the hourly sums, in one commit."""
+"""Taking usage records: checked, priced, stored once, added to the sums, in one commit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from spotplane_server.kernel import metrics
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Invalid, Semantic, Violation
-from spotplane_server.usage import store
+from spotplane_server.usage import store, sums
 from spotplane_server.usage.pricing import PriceBook
-from spotplane_server.usage.rollup import Dimensions, Place, Priced, sum_hours
+from spotplane_server.usage.rollup import Dimensions, Place, Priced, sum_up
 from spotplane_server.usage.rules import AcceptedWindow, Draft, Fault, Reader, Scope
 
 # One record cannot cost more than a million dollars; sums of an hour then stay within 64 bits.
@@ -139,7 +139,7 @@ async def _store(
     if fresh:
         await store.insert_records(conn, fresh, now)
         # Last, because it is what concurrent writers of one tenant wait for.
-        await store.add_to_hours(conn, sum_hours(fresh))
+        await sums.add(conn, sum_up(fresh))
     batch.result.accepted = len(fresh)
     return sum(r.place.dimensions.model_id is None for r in fresh)
 

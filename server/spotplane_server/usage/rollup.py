@@ -1,10 +1,11 @@
-"""Hourly sums of records: what a batch adds to each of them."""
+"""Sums of records by hour, day and minute: what a batch adds to each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeAlias
 
 from spotplane_server.usage.pricing import PriceBook, Rates
 from spotplane_server.usage.rules import Draft
@@ -53,15 +54,17 @@ class Priced:
 
 @dataclass(slots=True)
 class Delta:
-    """What a batch adds to one hour of one combination of dimensions.
+    """What a batch adds to one hour, day or minute of one combination of dimensions.
 
     Attributes:
+        dimensions: Of days and minutes only the tenant and the model.
+        start: Of the hour, day or minute.
         latencies: Counts by sketch bucket.
         latency_min: In milliseconds; None when no latency is known.
     """
 
     dimensions: Dimensions
-    hour: datetime
+    start: datetime
     first_at: datetime
     last_at: datetime
     requests: int = 0
@@ -91,23 +94,75 @@ class Delta:
         if latency is not None:
             self.latency_count += 1
             self.latency_sum += latency
-            if self.latency_min is None or latency < self.latency_min:
-                self.latency_min = latency
-            if self.latency_max is None or latency > self.latency_max:
-                self.latency_max = latency
+            self._bound(latency, latency)
             number = bucket(latency)
             self.latencies[number] = self.latencies.get(number, 0) + 1
 
+    def merge(self, other: Delta) -> None:
+        """Count all that another counts."""
+        self.requests += other.requests
+        self.successes += other.successes
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cached_tokens += other.cached_tokens
+        self.cost_nanos += other.cost_nanos
+        self.first_at = min(self.first_at, other.first_at)
+        self.last_at = max(self.last_at, other.last_at)
+        self.latency_count += other.latency_count
+        self.latency_sum += other.latency_sum
+        if other.latency_min is not None and other.latency_max is not None:
+            self._bound(other.latency_min, other.latency_max)
+        for number, count in other.latencies.items():
+            self.latencies[number] = self.latencies.get(number, 0) + count
 
-def sum_hours(records: Iterable[Priced]) -> list[Delta]:
-    """Add records up by hour and dimensions; one delta for each, in key order."""
-    deltas: dict[tuple[int, datetime], Delta] = {}
+    def _bound(self, low: int, high: int) -> None:
+        if self.latency_min is None or low < self.latency_min:
+            self.latency_min = low
+        if self.latency_max is None or high > self.latency_max:
+            self.latency_max = high
+
+
+_Deltas: TypeAlias = dict[tuple[Dimensions, datetime], Delta]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollups:
+    """A batch's sums, each list with one delta a key, in key order."""
+
+    hours: list[Delta]
+    days: list[Delta]
+    minutes: list[Delta]
+
+
+def sum_up(records: Iterable[Priced]) -> Rollups:
+    """Add records up by hour and dimensions, and by day and minute and model."""
+    finest: dict[tuple[int, datetime], Delta] = {}
     for record in records:
         at = record.draft.at
-        hour = at.replace(minute=0, second=0, microsecond=0)
-        key = (id(record.place), hour)
-        delta = deltas.get(key)
+        minute = at.replace(second=0, microsecond=0)
+        key = (id(record.place), minute)
+        delta = finest.get(key)
         if delta is None:
-            delta = deltas[key] = Delta(record.place.dimensions, hour, at, at)
+            delta = finest[key] = Delta(record.place.dimensions, minute, at, at)
         delta.add(record)
-    return sorted(deltas.values(), key=lambda d: (d.hour, d.dimensions.order))
+    hours: _Deltas = {}
+    days: _Deltas = {}
+    minutes: _Deltas = {}
+    for delta in finest.values():
+        of, hour = delta.dimensions, delta.start.replace(minute=0)
+        model = Dimensions(of.tenant_id, None, None, of.model_id, None)
+        _merge(hours, of, hour, delta)
+        _merge(days, model, hour.replace(hour=0), delta)
+        _merge(minutes, model, delta.start, delta)
+    return Rollups(_ordered(hours), _ordered(days), _ordered(minutes))
+
+
+def _merge(into: _Deltas, dimensions: Dimensions, start: datetime, delta: Delta) -> None:
+    found = into.get((dimensions, start))
+    if found is None:
+        found = into[dimensions, start] = Delta(dimensions, start, delta.first_at, delta.last_at)
+    found.merge(delta)
+
+
+def _ordered(deltas: _Deltas) -> list[Delta]:
+    return sorted(deltas.values(), key=lambda d: (d.start, d.dimensions.order))

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from spotplane_server.kernel.db import Conn
 from spotplane_server.usage.pricing import ModelPrices
-from spotplane_server.usage.rollup import Delta, Place, Priced
+from spotplane_server.usage.rollup import Place, Priced
 from spotplane_server.usage.rules import Draft, Scope
-from spotplane_server.usage.sketch import pack
 
 FIND_OWNERS: Final = """
     SELECT 'tenant' AS kind, t.id::text AS tenant_id, NULL AS id, NULL AS environment_id
@@ -100,48 +99,6 @@ INSERT_RECORDS: Final = """
            AS l(tenant_id, environment_id, api_key_id, model_id, region_id, price_input,
                 price_cached, price_output, region_multiplier, line)
         ON l.line = r.line
-"""
-
-# Sketches come as one array, cut by position, because arrays of arrays must be of one length.
-# Appending is what makes this cheap; 384 parts are about as many as one hour's distinct buckets.
-ADD_TO_HOURS: Final = """
-    INSERT INTO usage_rollup_hourly AS h (
-           tenant_id, hour, environment_id, model_id, api_key_id, region_id, requests, successes,
-           failures, prompt_tokens, completion_tokens, total_tokens, cached_tokens, cost_nanos,
-           latency_count, latency_sum, latency_min, latency_max, latency_sketch, first_at, last_at)
-    SELECT d.tenant_id, d.hour, d.environment_id, d.model_id, d.api_key_id, d.region_id,
-           d.requests, d.successes, d.requests - d.successes, d.prompt_tokens,
-           d.completion_tokens, d.prompt_tokens + d.completion_tokens, d.cached_tokens,
-           d.cost_nanos, d.latency_count, d.latency_sum, d.latency_min, d.latency_max,
-           ($1::bigint[])[d.sketch_from:d.sketch_to], d.first_at, d.last_at
-      FROM unnest($2::uuid[], $3::timestamptz[], $4::uuid[], $5::uuid[], $6::uuid[], $7::uuid[],
-                  $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
-                  $13::bigint[], $14::bigint[], $15::bigint[], $16::int[], $17::int[], $18::int[],
-                  $19::int[], $20::timestamptz[], $21::timestamptz[])
-           AS d(tenant_id, hour, environment_id, model_id, api_key_id, region_id, requests,
-                successes, prompt_tokens, completion_tokens, cached_tokens, cost_nanos,
-                latency_count, latency_sum, latency_min, latency_max, sketch_from, sketch_to,
-                first_at, last_at)
-    ON CONFLICT ON CONSTRAINT usage_rollup_hourly_key DO UPDATE
-       SET requests = h.requests + excluded.requests,
-           successes = h.successes + excluded.successes,
-           failures = h.failures + excluded.failures,
-           prompt_tokens = h.prompt_tokens + excluded.prompt_tokens,
-           completion_tokens = h.completion_tokens + excluded.completion_tokens,
-           total_tokens = h.total_tokens + excluded.total_tokens,
-           cached_tokens = h.cached_tokens + excluded.cached_tokens,
-           cost_nanos = h.cost_nanos + excluded.cost_nanos,
-           latency_count = h.latency_count + excluded.latency_count,
-           latency_sum = h.latency_sum + excluded.latency_sum,
-           latency_min = least(h.latency_min, excluded.latency_min),
-           latency_max = greatest(h.latency_max, excluded.latency_max),
-           latency_sketch =
-               CASE WHEN cardinality(h.latency_sketch) + cardinality(excluded.latency_sketch) <= 384
-                    THEN h.latency_sketch || excluded.latency_sketch
-                    ELSE compact_sketch(h.latency_sketch || excluded.latency_sketch)
-               END,
-           first_at = least(h.first_at, excluded.first_at),
-           last_at = greatest(h.last_at, excluded.last_at)
 """
 
 RequestKey = tuple[str, str]
@@ -269,17 +226,6 @@ async def insert_records(conn: Conn, records: Sequence[Priced], now: datetime) -
     )
 
 
-async def add_to_hours(conn: Conn, deltas: Sequence[Delta]) -> None:
-    """Add to hourly sums; ``deltas`` in key order, one a key."""
-    sketch: list[int] = []
-    rows = []
-    for delta in deltas:
-        start = len(sketch) + 1
-        sketch += pack(delta.latencies)
-        rows.append(_hour(delta, start, len(sketch)))
-    await conn.execute(ADD_TO_HOURS, sketch, *_columns(rows))
-
-
 def _line(record: Priced) -> tuple[Any, ...]:
     place: Place = record.place
     of, rates = place.dimensions, record.rates
@@ -293,32 +239,6 @@ def _line(record: Priced) -> tuple[Any, ...]:
         of.region_id,
         *prices,
         rates.multiplier,
-    )
-
-
-def _hour(delta: Delta, sketch_from: int, sketch_to: int) -> tuple[Any, ...]:
-    of = delta.dimensions
-    return (
-        of.tenant_id,
-        delta.hour,
-        of.environment_id,
-        of.model_id,
-        of.api_key_id,
-        of.region_id,
-        delta.requests,
-        delta.successes,
-        delta.prompt_tokens,
-        delta.completion_tokens,
-        delta.cached_tokens,
-        delta.cost_nanos,
-        delta.latency_count,
-        delta.latency_sum,
-        delta.latency_min,
-        delta.latency_max,
-        sketch_from,
-        sketch_to,
-        delta.first_at,
-        delta.last_at,
     )
 
 
