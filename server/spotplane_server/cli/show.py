@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
+_NANOUSD: Final = "_nanousd"
 
 
 def as_json(message: Message) -> str:
@@ -21,17 +23,25 @@ def as_json(message: Message) -> str:
     )
 
 
-def many(answer: Message, columns: str, *, json: bool) -> None:
-    """Print a list: a table of the columns, dotted paths and separated by spaces, or JSON."""
+def many(answer: Message, columns: str, *, json: bool, field: str = "") -> None:
+    """Print a list: a table of the columns, dotted paths and separated by spaces, or JSON.
+
+    Args:
+        answer: What holds the list.
+        columns: Names of the items' fields.
+        json: Print the whole answer.
+        field: Where the list is; by default the answer's first repeated field.
+    """
     if json:
         typer.echo(as_json(answer))
         return
     paths = columns.split()
-    items: Sequence[Message] = answer.data  # type: ignore[attr-defined]
+    lists = (item.name for item in answer.DESCRIPTOR.fields if item.is_repeated)
+    items: Sequence[Message] = getattr(answer, field or next(lists))
     table(paths, ([_at(item, path) for path in paths] for item in items))
-    if answer.pagination.has_more:  # type: ignore[attr-defined]
-        total = answer.pagination.total  # type: ignore[attr-defined]
-        typer.echo(f"{len(items)} of {total}; --limit shows more", err=True)
+    page = getattr(answer, "pagination", None)
+    if page is not None and page.has_more:
+        typer.echo(f"{len(items)} of {page.total}; --limit shows more", err=True)
 
 
 def one(message: Message, *, json: bool) -> None:
@@ -41,9 +51,9 @@ def one(message: Message, *, json: bool) -> None:
         return
     rows = []
     for field, value in message.ListFields():
-        text = cell(value)
+        text = _named(field.name, value)
         if text:
-            rows.append((field.name, text))
+            rows.append((_heading(field.name), text))
     table((), rows)
 
 
@@ -55,7 +65,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     grid = Table(box=None, show_header=bool(columns), pad_edge=False, header_style="bold")
     for column in columns:
-        grid.add_column(column.rpartition(".")[2].replace("_", " "), overflow="fold")
+        heading = column.removesuffix(".id").rpartition(".")[2]
+        grid.add_column(_heading(heading).replace("_", " "), overflow="fold")
     console = Console()
     for row in rows:
         grid.add_row(*(Text(value) for value in row))
@@ -86,7 +97,18 @@ def _at(item: Any, path: str) -> str:
         if hasattr(item, "HasField") and _absent(item, name):
             return ""
         item = getattr(item, name)
-    return cell(item)
+    return _named(path, item)
+
+
+def _named(name: str, value: Any) -> str:
+    """A field's value as text for people, who count in dollars."""
+    if name.endswith(_NANOUSD):
+        return f"{value / 10**9:.6f}"
+    return cell(value)
+
+
+def _heading(name: str) -> str:
+    return name.replace(_NANOUSD, "_usd")
 
 
 def _absent(item: Message, name: str) -> bool:

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from spotplane_server.cli.admin import agents, catalog, failovers, keys, tenants, tokens
+from spotplane_server.cli.admin import (
+    agents,
+    catalog,
+    decisions,
+    failovers,
+    fleet,
+    keys,
+    reports,
+    tenants,
+    tokens,
+)
 
 app = typer.Typer(
     help="What an operator does by hand.\n\nTalks to SPOTPLANE_TARGET with SPOTPLANE_ADMIN_TOKEN "
@@ -34,8 +44,17 @@ app.add_typer(catalog.types, name="instance-types")
 app.add_typer(catalog.catalog, name="catalog")
 app.add_typer(agents.app, name="agents")
 app.add_typer(agents.commands, name="commands")
+app.add_typer(fleet.instances, name="instances")
+app.command("switch")(fleet.switch)
+app.command("switches")(fleet.switches)
 app.add_typer(failovers.replicas, name="replicas")
+app.add_typer(reports.emergencies, name="emergencies")
 app.add_typer(failovers.failovers, name="failovers")
 app.command("notice")(failovers.notice)
 app.command("events")(failovers.events)
+app.add_typer(fleet.pools, name="pools")
+app.add_typer(decisions.engines, name="engines")
+app.add_typer(decisions.models, name="models")
+app.add_typer(reports.savings, name="savings")
+app.add_typer(reports.clients, name="clients")
 app.add_typer(tokens.app, name="token")

@@ -79,6 +79,25 @@ def config(
 
 
 @app.command()
+def enable(context: typer.Context, agent: Agent, json: Json = False) -> None:
+    """Let an agent carry out commands and be decided upon."""
+    _set_enabled(context, agent, enabled=True, json=json)
+
+
+@app.command()
+def disable(context: typer.Context, agent: Agent, json: Json = False) -> None:
+    """Hold an agent's commands back; emergencies are still carried out."""
+    _set_enabled(context, agent, enabled=False, json=json)
+
+
+def _set_enabled(context: typer.Context, agent: str, *, enabled: bool, json: bool) -> None:
+    plane = plane_of(context)
+    agent_id = plane.agent_id(agent)
+    answer = plane.call("AgentService.SetAgentEnabled", agent_id=agent_id, enabled=enabled)
+    show.one(answer, json=json)
+
+
+@app.command()
 def delete(context: typer.Context, agent: Agent, yes: Yes = False, json: Json = False) -> None:
     """Delete an agent; its streams end."""
     confirm(f"delete agent {agent}?", yes=yes)
@@ -149,6 +168,25 @@ def show_command(
     if answer.HasField("result"):
         typer.echo(f"result {show.cell(answer.result)}")
     story(answer.history)
+
+
+@commands.command()
+def cancel(
+    context: typer.Context,
+    agent: Agent,
+    command: Command,
+    reason: Annotated[str | None, typer.Option(help="Kept with the command.")] = None,
+    json: Json = False,
+) -> None:
+    """Cancel a command that its agent has not begun."""
+    plane = plane_of(context)
+    answer = plane.call(
+        "AgentService.CancelCommand",
+        agent_id=plane.agent_id(agent),
+        command_id=command,
+        reason=reason,
+    )
+    show.one(answer, json=json)
 
 
 def story(steps: Any) -> None:
