@@ -264,6 +264,26 @@ async def test_another_instance_for_a_bound_replica_is_kept_with_a_warning(
     await agent.field.refused("VALIDATION_ERROR", "PUT", path, {}, status=400)
 
 
+@covers("37 56 X13", "bad")
+@pytest.mark.parametrize("word", ["manual", "replica", "emergency"])
+async def test_a_placeholder_is_no_instance(agent: Standby, word: str) -> None:
+    """It stands by for nobody, and nobody is moved to it."""
+    await agent.manual_mode()
+    replica_id = (await agent.ask())["replica_id"]
+    claimed = {"instance_id": f"{word}-{replica_id[:8]}"}
+    moved = {"old_instance_id": await agent.primary(), "new_instance_id": claimed["instance_id"]}
+
+    for method, path, body in (
+        ("PUT", f"{agent.replicas}/{replica_id}", claimed),
+        ("POST", f"{agent.at}/instance-launched", claimed),
+        ("POST", f"{agent.at}/switch-report", moved),
+    ):
+        await agent.field.refused("VALIDATION_ERROR", method, path, body, status=400)
+
+    (listed,) = await agent.listed("launching")
+    assert listed["id"] == replica_id
+
+
 @covers("38 39", "bad")
 async def test_states_that_lead_nowhere_are_refused(agent: Standby) -> None:
     """And change nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal, TypeAlias
 
 Status: TypeAlias = Literal[
@@ -23,6 +24,13 @@ _ROLES: Final[dict[str, Role]] = {
     "promoting": "replica",
     "launching": "candidate",
 }
+# What stands in an instance's place until there is one: of replicas, and of switches.
+_PLACEHOLDER: Final = re.compile(r"(?:manual|replica|emergency|switch)-[0-9a-f]{8}")
+
+
+def is_placeholder(instance_id: str) -> bool:
+    """Whether an id stands for an instance that is yet to be launched."""
+    return _PLACEHOLDER.fullmatch(instance_id) is not None
 
 
 def role(status: str) -> Role:

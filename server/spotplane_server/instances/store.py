@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from spotplane_server.instances import rules
 from spotplane_server.instances.rules import Status
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.errors import Invalid
 from spotplane_server.market.rules import FALLBACK_ON_DEMAND_NANOUSD
 
 # The catalogue's rows are locked against deletion; a region or type that the catalogue lacks is
@@ -151,7 +153,13 @@ class Machine:
 async def insert(
     conn: Conn, tenant_id: TenantId, agent_id: UUID, machine: Machine, status: Status, now: datetime
 ) -> None:
-    """Make a machine known; a known one stays as it is."""
+    """Make a machine known; a known one stays as it is.
+
+    Raises:
+        Invalid: Its id is a placeholder, which must never serve or be ended.
+    """
+    if rules.is_placeholder(machine.id):
+        raise Invalid("instance_id is a placeholder, not an instance", field="instance_id")
     await conn.execute(
         INSERT_INSTANCE,
         tenant_id,

@@ -17,7 +17,7 @@ from spotplane_server.instances.store import Instance
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.errors import NotFound, Precondition
+from spotplane_server.kernel.errors import Invalid, NotFound, Precondition
 from spotplane_server.replicas import errors, queries, rules, store
 from spotplane_server.replicas.announcing import announce, tell_gone
 from spotplane_server.replicas.binding import Binding
@@ -58,7 +58,7 @@ class ReplicaReports:
         if command.status == "completed" and isinstance(instance_id, str) and instance_id:
             try:
                 await self._binding.take(conn, tenant_id, agent_id, replica_id, instance_id, now)
-            except (Precondition, NotFound) as err:
+            except (Invalid, Precondition, NotFound) as err:
                 message = err.message
             else:
                 return
