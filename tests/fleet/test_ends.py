@@ -233,10 +233,16 @@ async def test_dry_run_says_all_and_does_nothing(world: World) -> None:
     """Of every operation."""
     agent_id = await zombie(world)
 
-    ended = await bulk(world, "terminate_instances", instance_ids=["i-old"], dry_run=True)
+    named = ["i-old", "i-new"]
+    ended = await bulk(world, "terminate_instances", instance_ids=named, dry_run=True)
     disabled = await bulk(world, "disable_agents", agent_ids=[agent_id], dry_run=True)
 
-    assert [r.status for r in (*ended.results, *disabled.results)] == ["success", "success"]
+    assert [r.status for r in (*ended.results, *disabled.results)] == [
+        "success",
+        "failed",
+        "success",
+    ]
+    assert "running_primary" in ended.results[1].error
     assert ended.dry_run
     assert await listed(world, agent_id) == []
     agent = await world.agents.GetAgent(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 from uuid import UUID
@@ -117,7 +117,7 @@ class Bulk:
         try:
             return await attempt(once)
         except _DryRunError as dry:
-            return Outcome(dry.outcome.status, dry.outcome.agent_id, dry.outcome.instance_id)
+            return replace(dry.outcome, signal=None)
         except DomainError as err:
             named = item if order.operation == "terminate_instances" else None
             return Outcome("failed", "" if named else item, named, err.message)
