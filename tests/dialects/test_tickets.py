@@ -90,3 +90,13 @@ async def test_no_ticket_leads_to_another_tenant(field: Field) -> None:
     body = {"path": _savings(field)}
     await field.refused("NOT_FOUND", "POST", "/api/tickets", body, status=404, by=field.foreign)
     await field.post("/api/tickets", body, status=201, by=ADMIN)
+
+
+@covers("X5 72", "foreign")
+async def test_no_ticket_leads_to_another_tenants_events(field: Field) -> None:
+    """Named in the query as in the path."""
+    path = f"/api/events/stream?client_id={field.tenant.id}"
+    await field.post("/api/tickets", {"path": path}, status=201)
+    await field.refused(
+        "NOT_FOUND", "POST", "/api/tickets", {"path": path}, status=404, by=field.foreign
+    )

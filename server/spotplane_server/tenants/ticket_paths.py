@@ -35,13 +35,13 @@ def checked(caller: Caller, asked: str) -> str:
         PathNotFound: The caller may not use it, or it takes no tickets.
     """
     path, _, query = asked.partition("?")
-    if not _may_use(caller, path):
-        raise PathNotFound
     pairs = [
         (name, value)
         for name, value in parse_qsl(query, keep_blank_values=True)
         if name not in _NOT_BOUND
     ]
+    if not (_may_use(caller, path) and _may_name(caller, dict(pairs).get("client_id", ""))):
+        raise PathNotFound
     return f"{path}?{urlencode(pairs)}" if pairs else path
 
 
@@ -56,3 +56,7 @@ def _may_use(caller: Caller, path: str) -> bool:
     if match is None or caller.kind != "tenant":
         return False
     return unquote(match[1] or match[2]).lower() == str(caller.tenant_id)
+
+
+def _may_name(caller: Caller, tenant_id: str) -> bool:
+    return caller.kind == "admin" or tenant_id.lower() in {"", "all", str(caller.tenant_id)}
