@@ -8,6 +8,12 @@ from tests.dialects.field import ADMIN, NOBODY, UNKNOWN_ID, Field, covers
 from tests.support.plane import ADMIN_TOKEN
 
 ROUTE = f"/api/admin/clients/{UNKNOWN_ID}"
+MACHINE = {
+    "instance_id": "i-1",
+    "instance_type": "m5.large",
+    "region": "us-east-1",
+    "az": "us-east-1a",
+}
 
 
 async def test_no_token_is_told_so(field: Field) -> None:
@@ -49,6 +55,22 @@ async def test_an_administrators_header_decides_alone(field: Field) -> None:
     )
 
 
+async def test_a_tenants_key_makes_no_administrator(field: Field) -> None:
+    """Not even when the server has just seen it elsewhere."""
+    await field.get("/api/client/validate")
+    headers = {"X-Admin-Token": field.tenant.key}
+    await field.refused("INVALID_TOKEN", "GET", "/api/client/validate", status=401, headers=headers)
+
+
+@pytest.mark.parametrize("instance_id", ["%00", "%20", "x" * 300, "%ED%A0%80"])
+async def test_malformed_instance_ids_are_unknown_ones(field: Field, instance_id: str) -> None:
+    """Whatever is wrong with them."""
+    unknown = await field.get("/api/client/instances/i-unknown/pricing", status=404)
+    malformed = await field.get(f"/api/client/instances/{instance_id}/pricing", status=404)
+    del unknown["correlation_id"], malformed["correlation_id"]
+    assert unknown == malformed
+
+
 async def test_unknown_and_malformed_ids_are_one_answer(field: Field) -> None:
     """But for the correlation id."""
     unknown = await field.delete(ROUTE, status=404, by=ADMIN)
@@ -65,6 +87,23 @@ async def test_an_envelope_is_for_those_who_ask(field: Field) -> None:
     assert list(said) == ["status", "data", "error", "message"]
     assert said["status"] == "success"
     assert said["data"]["message"] == said["message"]
+
+
+async def test_a_media_type_has_no_case(field: Field) -> None:
+    """Nor the wish for an envelope."""
+    headers = {"Accept": "Application/VND.Spotplane.Envelope+JSON"}
+    said = await field.get("/api/client/validate", headers=headers)
+    assert list(said) == ["status", "data", "error"]
+
+
+async def test_an_error_names_what_the_caller_sent(field: Field) -> None:
+    """Members have the names of these routes, not those of the calls behind them."""
+    said = await field.get(f"/api/client/{field.tenant.id}/instances?cursor=none", status=400)
+    assert said["details"] == [{"field": "cursor", "message": said["error"]}]
+    assert "page_token" not in said["error"]
+    said = await field.post("/api/agents/register", MACHINE, status=400, by=ADMIN)
+    assert said["error"] == "client_id is required"
+    assert said["details"] == [{"field": "client_id", "message": "client_id is required"}]
 
 
 async def test_a_correlation_id_is_taken_over(field: Field) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Final
 from spotplane_bridge.dialects.routes import Call
 from spotplane_bridge.errors import Failure, fleet_code
 
-_MALFORMED: Final = frozenset({"INVALID_ID", "MISSING_FIELD"})
 _TENANT: Final = frozenset({"tenant_id"})
 
 
@@ -16,17 +15,38 @@ def told(failure: Failure, declared: Call, path_fields: frozenset[str]) -> Failu
     """The failure as this route tells it.
 
     An id of the path that is malformed is one that does not exist, and so is another tenant's,
-    wherever it stands. Documented members are added.
+    wherever it stands. Fields have the names of the route's members. Documented members are added.
     """
     at = {detail.get("field", "").rpartition(".")[2] for detail in failure.details}
-    malformed = failure.code in _MALFORMED and at and at <= path_fields
+    code = fleet_code(failure.code)
+    malformed = code == "VALIDATION_ERROR" and at and at <= path_fields
     foreign = failure.code == "TENANT_MISMATCH" or (failure.code == "INVALID_ID" and at == _TENANT)
     if malformed or foreign:
         failure = Failure(404, "NOT_FOUND", "", headers=failure.headers)
-    code = fleet_code(failure.code)
+        code = failure.code
+    if code == "NOT_FOUND":
+        # What to do about an unknown id would tell it from a malformed one.
+        failure.suggestion = None
+    _rename(failure, declared)
     for key in ("*", code):
         failure.members.update(_members(declared.errors.get(key, {}), failure.metadata))
     return failure
+
+
+def _rename(failure: Failure, declared: Call) -> None:
+    names = {member.field: member.names[0] for member in (*declared.query, *declared.body)}
+    names["page_token"] = "cursor"
+    for detail in failure.details:
+        field = detail.get("field", "")
+        name = names.get(field, field)
+        if name != field:
+            said = detail.get("description", "")
+            failure.message = _said_of(failure.message, field, name)
+            detail.update(field=name, description=_said_of(said, field, name))
+
+
+def _said_of(said: str, field: str, name: str) -> str:
+    return name + said[len(field) :] if said.startswith(f"{field} ") else said
 
 
 def _members(declared: Mapping[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -335,7 +335,7 @@ def bind(route: DialectRoute, methods: Mapping[str, MethodDescriptor]) -> list[B
 def enveloped(request: web.Request, body: Any) -> Any:
     """The body, wrapped if the caller asks for it."""
     wanted = request.headers.get("X-Response-Format", "").lower() == "envelope"
-    if not wanted and _ENVELOPE not in request.headers.get("Accept", ""):
+    if not wanted and _ENVELOPE not in request.headers.get("Accept", "").lower():
         return body
     wrapped = {"status": "success", "data": body, "error": None}
     if isinstance(body, dict) and isinstance(body.get("message"), str):

@@ -253,19 +253,19 @@ class Authenticator:
         return secrets.hash_of(token) in self._cache
 
     async def _admin(self, hashed: bytes) -> Verified:
-        verified = await self._verify(hashed, self._load_admin)
+        verified = await self._verify(hashed, "admin", self._load_admin)
         if verified is None or self._expired(verified):
             raise AdminTokenInvalid("invalid admin token")
         return verified
 
     async def _agent(self, hashed: bytes) -> Verified:
-        verified = await self._verify(hashed, self._load_agent)
+        verified = await self._verify(hashed, "agent", self._load_agent)
         if verified is None:
             raise AgentCredentialInvalid("invalid agent credential")
         return verified
 
     async def _key(self, hashed: bytes) -> Verified:
-        verified = await self._verify(hashed, self._load_key)
+        verified = await self._verify(hashed, "tenant", self._load_key)
         if verified is None:
             raise ApiKeyInvalid("invalid API key")
         if self._expired(verified):
@@ -285,11 +285,12 @@ class Authenticator:
     def _expired(self, verified: Verified) -> bool:
         return verified.expires_at is not None and verified.expires_at <= self._clock.now()
 
-    async def _verify(self, hashed: bytes, load: _Loader) -> Verified | None:
+    async def _verify(self, hashed: bytes, kind: str, load: _Loader) -> Verified | None:
         known = self._cache.get(hashed)
         if known is not None and known.epoch == await self._epochs.current():
             self.cache_hits += 1
-            return known
+            # One that is shown as what it is not proves nothing.
+            return known if known.caller.kind == kind else None
         self.cache_misses += 1
         self._cache.pop(hashed, None)
         async with self._db.read(EVERY_TENANT) as conn:
