@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from spotplane_server.kernel.retention import RetentionJob
 from tests.support.clock import FakeClock
 from tests.support.fleet import Calls
 from tests.support.link import Hand, job, run_job
-from tests.support.plane import Plane
+from tests.support.plane import Plane, running
 
 # How long each may take to notice what it is for, by its name in the plane.
 LONGEST: Final = {
@@ -62,6 +63,15 @@ async def test_every_job_of_the_contract_runs_often_enough_and_alone(plane: Plan
     assert set(LONGEST) <= set(jobs)
     assert {name for name, period in LONGEST.items() if jobs[name].period > period} == set()
     assert {name for name in LONGEST if not jobs[name].singleton} == set()
+
+
+async def test_operations_page_names_every_job(database_url: str) -> None:
+    """Also those that only run with some settings."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text("utf-8")
+    async with running(database_url, smtp_url="smtp+plain://127.0.0.1:1") as plane:
+        names = {job.name for job in plane.server.parts.jobs}
+
+    assert {name for name in names if f"| `{name}` |" not in page} == set()
 
 
 async def test_everything_is_kept_as_long_as_the_contract_says(plane: Plane) -> None:
