@@ -81,6 +81,14 @@ async def test_spans_tell_no_values(database_url: str) -> None:
     assert not any("Geheimnis" in text or ADMIN_TOKEN in text for text in told)
 
 
+async def test_collector_that_is_away_costs_no_answer(database_url: str) -> None:
+    """Spans are lost then, and nothing else; the process ends nonetheless."""
+    async with running(database_url, otlp_endpoint="http://127.0.0.1:1") as plane:
+        tenant = await plane.tenant()
+
+    assert tenant.key
+
+
 def test_without_a_collector_nothing_is_loaded() -> None:
     """Neither process imports OpenTelemetry, so an installation without it works."""
     code = (

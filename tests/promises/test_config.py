@@ -34,6 +34,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "admin_token": ("t", "t"),
         "smtp_url": ("smtps://mail.example.com", "smtps://mail.example.com"),
         "smtp_sender": ("plane@example.com", "plane@example.com"),
+        "otlp_endpoint": ("http://collector:4317", "http://collector:4317"),
         "token_escrow_key": ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", bytes(range(32))),
     }
     if name == "trusted_proxies":
