@@ -32,7 +32,12 @@ _AUDIT = """
     SELECT actor_type, actor_name, action, resource_type, resource_id, before, after, correlation_id
       FROM audit_logs ORDER BY occurred_at, id
 """
-_EVENTS = "SELECT event_type, aggregate_id, data FROM outbox_events ORDER BY seq"
+_EVENTS = r"""
+    SELECT event_type, aggregate_id, data
+      FROM outbox_events
+     WHERE event_type ~ '^(region|instance_type|model)\.'
+     ORDER BY seq
+"""
 _HISTORY = "SELECT prices FROM price_history WHERE ref_id = $1 ORDER BY valid_from"
 
 

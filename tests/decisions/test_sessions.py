@@ -293,7 +293,10 @@ async def test_what_the_plane_does_with_engines_is_audited(world: World, engines
     await engines.upload_engine(("a.json", CALM))
     await engines.upload_engine(("b.json", EAGER))
     await engines.fall_back()
-    rows = await world.owner("SELECT action FROM audit_logs WHERE resource_type = 'engine_session'")
+    rows = await world.owner(
+        "SELECT action FROM audit_logs WHERE resource_type = 'engine_session'"
+        " ORDER BY occurred_at, action DESC"
+    )
     assert [row["action"].split(".")[1] for row in rows] == [
         "upload",
         "activate",
