@@ -1,0 +1,1 @@
+"""What holds of agents, instances, replicas and commands, whatever happens to them."""
