@@ -215,6 +215,23 @@ async def test_a_disabled_agent_is_told_to_stay(world: World) -> None:
     assert "dwell" in said.reason
 
 
+async def test_an_agent_that_no_instance_serves_is_told_to_stay(world: World) -> None:
+    """And is not switched by hand: there is nothing to switch."""
+    await world.market(0.5, 0.3)
+    agent_id, _ = await world.agent()
+    await world.owner(
+        "UPDATE instances SET status = 'terminated', terminated_at = now() WHERE agent_id = $1",
+        agent_id,
+    )
+    said = await world.decide(agent_id)
+    assert (said.recommended_action, said.recommended_mode) == ("stay", "unknown")
+    assert (said.allowed, said.instance_id) == (False, "")
+    (row,) = await world.decisions(agent_id)
+    assert (str(row["id"]), row["instance_id"]) == (said.decision_id, None)
+    async with refused("NOT_PRIMARY"):
+        await world.issue(agent_id, "spot", target_pool_id=B)
+
+
 async def test_what_another_tenant_or_agent_has_is_not_found(world: World) -> None:
     """By every call, whatever else it says."""
     await world.market(0.5, 0.3)

@@ -18,7 +18,8 @@ from tests.decisions.markets import NOW, pool, snapshot
 
 def facts(market: Snapshot, **more: Any) -> Facts:
     """Fresh prices, no overlap, no switches."""
-    observed = more.pop("observed", {view.id: NOW for view in market.pools})
+    places_seen = [view.id for view in market.pools] + [places.ON_DEMAND]
+    observed = more.pop("observed", dict.fromkeys(places_seen, NOW))
     return Facts(observed, more.pop("overlap_seconds", 0), Used(0, 0), **more)
 
 
@@ -73,6 +74,18 @@ def test_a_price_that_was_never_seen_is_not_fresh() -> None:
     """Its age is not known."""
     found = gates.check(to(MARKET, "b"), MARKET, facts(MARKET, observed={}))[0]
     assert (found.passed, found.value) == (False, None)
+
+
+@pytest.mark.parametrize(("seconds", "passes"), [(600, True), (601, False)])
+@pytest.mark.parametrize(("at", "zone"), [("a", None), (None, "a")])
+def test_the_price_on_demand_ages_too(
+    at: str | None, zone: str | None, seconds: int, passes: bool
+) -> None:
+    """Whether it is what is paid now, or what would be paid."""
+    market = snapshot(pool("a", 0.4), at=at)
+    old = {market.pools[0].id: NOW, places.ON_DEMAND: NOW - timedelta(seconds=seconds)}
+    found = gates.check(to(market, zone), market, facts(market, observed=old))[0]
+    assert (found.passed, found.value) == (passes, seconds)
 
 
 @pytest.mark.parametrize(("there", "passes"), [(0.34, True), (0.345, False)])

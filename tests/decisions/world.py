@@ -37,7 +37,8 @@ PUT_CLEAN = """
 PUT_ON_DEMAND = """
     INSERT INTO on_demand_prices (region, instance_type, price_nanousd, observed_at)
     VALUES ($1, $2, $3, $4)
-    ON CONFLICT (region, instance_type) DO UPDATE SET price_nanousd = excluded.price_nanousd
+    ON CONFLICT (region, instance_type) DO UPDATE SET price_nanousd = excluded.price_nanousd,
+                                                      observed_at = excluded.observed_at
 """
 PUT_INTERRUPTION = """
     INSERT INTO pool_interruptions (pool_id, instance_id, occurred_at) VALUES ($1, $2, $3)

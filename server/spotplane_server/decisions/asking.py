@@ -11,19 +11,15 @@ from uuid import UUID
 from spotplane_server.agents.errors import AgentNotFound
 from spotplane_server.decisions import gates, places, recording, subjects_store, views
 from spotplane_server.decisions.engine import Mode, PoolView, Snapshot
+from spotplane_server.decisions.engines.rules import BuiltInRules
+from spotplane_server.decisions.judge import Judged
 from spotplane_server.decisions.panel import Panel
 from spotplane_server.decisions.recording import Ruling
 from spotplane_server.decisions.subjects_store import Key, Subject
-from spotplane_server.decisions.views import View
+from spotplane_server.decisions.views import Market, View
 from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.errors import Precondition
 from spotplane_server.market import risk
-
-
-class NothingServes(Precondition):
-    """No instance serves the agent, and the request does not say what it would be."""
-
-    reason = "AGENT_OFFLINE"
+from spotplane_server.market.prices import OnDemand
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +79,15 @@ async def rule(panel: Panel, view: View) -> Ruling:
     return recording.rule(view, judged[0])
 
 
+def nothing_serves(subject: Subject, now: datetime) -> Ruling:
+    """What there is to say of an agent that no instance serves, nor anybody describes: to stay."""
+    on_demand = {views.kind_of(subject): OnDemand()}
+    view = views.view_of(subject, Market({}, on_demand, {}), now)
+    decision = places.stay(view.snapshot, 0.5, "no instance serves this agent at present")
+    judged = Judged(decision, BuiltInRules.name, BuiltInRules.version, None)
+    return recording.rule(view, judged)
+
+
 def obeying(ruling: Ruling) -> Ruling:
     """The ruling as a disabled agent is told it: to stay."""
     if ruling.view.subject.enabled or ruling.judged.decision.action == "stay":
@@ -97,9 +102,10 @@ def obeying(ruling: Ruling) -> Ruling:
 
 
 def allowed(ruling: Ruling) -> bool:
-    """Whether the agent may follow: enabled, its engine works, and every gate lets it pass."""
+    """Whether the agent may follow: enabled and served, its engine works, every gate passes."""
     return (
         ruling.view.subject.enabled
+        and ruling.view.subject.instance_id is not None
         and not ruling.judged.active_fallback
         and gates.passed(ruling.gates)
     )
@@ -134,10 +140,11 @@ def _priced(view: View, seen: Seen) -> View:
     fresh = [_unknown(pool_id, told[pool_id], seen) for pool_id in missing]
     pools = sorted([*known, *fresh], key=lambda pool: pool.id)
     on_demand = seen.on_demand_price or snapshot.on_demand_price
+    new = [*told, *([places.ON_DEMAND] if seen.on_demand_price else [])]
     return replace(
         view,
         snapshot=replace(snapshot, pools=pools, on_demand_price=on_demand),
-        observed={**view.observed, **dict.fromkeys(told, snapshot.now)},
+        observed={**view.observed, **dict.fromkeys(new, snapshot.now)},
     )
 
 

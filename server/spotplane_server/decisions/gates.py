@@ -44,7 +44,7 @@ class Facts:
     """What gates need besides the snapshot.
 
     Attributes:
-        observed: When each pool's price was seen.
+        observed: When each place's price was seen, by pool id and ``ondemand``.
         overlap_seconds: How long the old instance runs beside the new one.
     """
 
@@ -115,15 +115,14 @@ def signature(decision: Decision, gates: Sequence[Gate], engine: str, *, fallbac
 
 
 def _price_fresh(decision: Decision, snapshot: Snapshot, facts: Facts) -> Gate:
-    """The older of the spot prices that count; an on-demand price does not age."""
-    pools = {snapshot.pool_id} if snapshot.mode == "spot" else set()
-    if decision.target_mode == "spot":
-        pools.add(decision.target_pool_id)
-    times = [facts.observed.get(pool or "") for pool in pools]
-    known = [at for at in times if at is not None]
-    if len(known) < len(times):
+    """The older of the two prices that are compared."""
+    here = snapshot.pool_id if snapshot.mode == "spot" else places.ON_DEMAND
+    there = decision.target_pool_id if decision.target_mode == "spot" else places.ON_DEMAND
+    seen = [facts.observed.get(place or "") for place in (here, there)]
+    known = [at for at in seen if at is not None]
+    if len(known) < len(seen):
         return Gate("price_fresh", False, None, FRESH_SECONDS)
-    age = max(((snapshot.now - at).total_seconds() for at in known), default=0.0)
+    age = max((snapshot.now - at).total_seconds() for at in known)
     return _at_most("price_fresh", max(0.0, age), FRESH_SECONDS)
 
 

@@ -82,8 +82,9 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
             subject = await asking.get_subject(conn, agent_id, now)
             view = await asking.get_view(conn, self._panel, subject, now, seen)
         if view is None:
-            raise asking.NothingServes("no instance serves this agent, and none was described")
-        ruling = asking.obeying(await asking.rule(self._panel, view))
+            ruling = asking.nothing_serves(subject, now)
+        else:
+            ruling = asking.obeying(await asking.rule(self._panel, view))
         row = recording.record(ruling, "request", outcome=asking.outcome_of(ruling))
         async with self._db.transaction(subject.tenant_id) as conn:
             await store.insert(conn, [row])

@@ -15,6 +15,7 @@ from spotplane_server.decisions import asking, errors, gates, recording, views
 from spotplane_server.decisions.gates import Gate
 from spotplane_server.decisions.requests import Wanted
 from spotplane_server.decisions.subjects_store import Subject
+from spotplane_server.fleet.errors import NotPrimary
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
 from spotplane_server.kernel.calls import Call
@@ -36,7 +37,7 @@ async def issue(
     """Order a switch; the caller's transaction is the agent's tenant's, and it wakes the instance.
 
     Raises:
-        AutoSwitchDisabled, AgentDisabled, AgentOffline: The agent's state forbids it.
+        AutoSwitchDisabled, AgentDisabled, NotPrimary: The agent's state forbids it.
         PoolRequired, UnknownPool: The target cannot be reached.
         SwitchLimitReached, DwellNotReached, SwitchInProgress: Not now.
     """
@@ -47,7 +48,7 @@ async def issue(
         raise agent_errors.AgentDisabled("the agent is disabled")
     primary = await instances.find_primary(conn, locked.tenant_id, locked.id)
     if primary is None:
-        raise agent_errors.AgentOffline("no instance serves this agent at present")
+        raise NotPrimary("no instance serves this agent at present")
     await _check(conn, wanted.target, primary)
     if wanted.target.is_where(primary):
         return Issued(locked, primary, None)

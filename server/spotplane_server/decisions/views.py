@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, cast
 
-from spotplane_server.decisions import markets_store
+from spotplane_server.decisions import markets_store, places
 from spotplane_server.decisions.engine import Limits, Mode, PoolView, Snapshot
 from spotplane_server.decisions.subjects_store import Subject
 from spotplane_server.kernel.db import Conn
 from spotplane_server.market import prices, risk
 from spotplane_server.market.choice import FRESH
-from spotplane_server.market.prices import Kind, Price
+from spotplane_server.market.prices import Kind, OnDemand, Price
 
 HISTORY: Final = timedelta(days=7)
 NANO: Final = 1_000_000_000
@@ -31,7 +31,7 @@ class Market:
     """
 
     pools: Mapping[Kind, Sequence[PoolView]]
-    on_demand: Mapping[Kind, float]
+    on_demand: Mapping[Kind, OnDemand]
     observed: Mapping[str, datetime]
 
 
@@ -40,7 +40,8 @@ class View:
     """One agent's snapshot, and what gates need besides.
 
     Attributes:
-        observed: When each pool's price was seen; a pool without a price is absent.
+        observed: When each place's price was seen, by pool id and ``ondemand``; a place without a
+            price is absent.
     """
 
     subject: Subject
@@ -80,10 +81,10 @@ async def read_market(
             history=[(at, p / NANO) for at, p in zip(series.times, series.prices, strict=True)],
         )
         pools[site.region, site.instance_type].append(view)
-    on_demand = await prices.list_on_demand(conn, kinds)
+    on_demand = await prices.list_newest_on_demand(conn, kinds)
     return Market(
         pools,
-        {kind: price / NANO for kind, price in on_demand.items()},
+        on_demand,
         {pool_id: price.observed_at for pool_id, price in newest.items()},
     )
 
@@ -108,7 +109,7 @@ def kind_of(subject: Subject) -> Kind:
 def view_of(subject: Subject, market: Market, now: datetime) -> View:
     """One agent's view of a market that has been read."""
     kind = kind_of(subject)
-    pools = market.pools.get(kind, ())
+    pools, on_demand = market.pools.get(kind, ()), market.on_demand[kind]
     snapshot = Snapshot(
         agent_id=subject.agent_id,
         instance_type=kind[1],
@@ -117,13 +118,15 @@ def view_of(subject: Subject, market: Market, now: datetime) -> View:
         pool_id=subject.pool_id if subject.mode == "spot" else None,
         serving_since=subject.serving_since or now,
         standby_pool_id=subject.standby_pool_id,
-        on_demand_price=market.on_demand[kind],
+        on_demand_price=on_demand.price_nanousd / NANO,
         pools=pools,
         limits=limits_of(subject),
         now=now,
         standby_ready=subject.standby_ready,
     )
     observed = {p.id: market.observed[p.id] for p in pools if p.id in market.observed}
+    if on_demand.observed_at is not None:
+        observed[places.ON_DEMAND] = on_demand.observed_at
     return View(subject, snapshot, observed)
 
 

@@ -46,7 +46,7 @@ LIST_SERIES: Final = """
 """
 
 LIST_ON_DEMAND: Final = """
-    SELECT k.region, k.instance_type, p.price_nanousd
+    SELECT k.region, k.instance_type, p.price_nanousd, p.observed_at
       FROM unnest($1::text[], $2::text[]) AS k (region, instance_type)
       JOIN on_demand_prices p USING (region, instance_type)
 """
@@ -108,6 +108,14 @@ class Price:
     source: CleanSource
     confidence: float
     observed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """The newest on-demand price of a type in a region, and when it was seen; None for never."""
+
+    price_nanousd: int = FALLBACK_ON_DEMAND_NANOUSD
+    observed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +213,17 @@ async def list_series(
 
 async def list_on_demand(conn: Conn, kinds: Iterable[Kind]) -> dict[Kind, int]:
     """The newest on-demand price of every (region, type); 0.0416 dollars where none was told."""
+    told = await list_newest_on_demand(conn, kinds)
+    return {kind: price.price_nanousd for kind, price in told.items()}
+
+
+async def list_newest_on_demand(conn: Conn, kinds: Iterable[Kind]) -> dict[Kind, OnDemand]:
+    """The newest on-demand price of every (region, type), with its age."""
     wanted = sorted(set(kinds))
-    found = dict.fromkeys(wanted, FALLBACK_ON_DEMAND_NANOUSD)
+    found = dict.fromkeys(wanted, OnDemand())
     for row in await conn.fetch(LIST_ON_DEMAND, *_columns(wanted)):
-        found[row["region"], row["instance_type"]] = row["price_nanousd"]
+        told = OnDemand(row["price_nanousd"], row["observed_at"])
+        found[row["region"], row["instance_type"]] = told
     return found
 
 

@@ -113,7 +113,7 @@ class DecisionServiceServicer(object):
 
         Repeating it for the same target answers the open command. `AUTO_SWITCH_DISABLED` while automatic switching is off;
         `AGENT_DISABLED`; `POOL_REQUIRED`; `UNKNOWN_POOL`; `SWITCH_LIMIT_REACHED`; `DWELL_NOT_REACHED`; `SWITCH_IN_PROGRESS`;
-        `AGENT_OFFLINE` without a serving instance. For roles `agent` and `admin` and administrators with `admin:write`.
+        `NOT_PRIMARY` without a serving instance. For roles `agent` and `admin` and administrators with `admin:write`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +122,8 @@ class DecisionServiceServicer(object):
     def Decide(self, request, context):
         """Decides with the prices that the caller sees, and stores the decision. Never orders anything.
 
-        A disabled agent, or an engine that fails, gets `stay` with `allowed` false. Not idempotent: every call is a decision.
+        A disabled agent, one that no instance serves and that the request does not describe, or an engine that fails, gets
+        `stay` with `allowed` false. Not idempotent: every call is a decision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

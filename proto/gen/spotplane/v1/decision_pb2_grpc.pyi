@@ -31,12 +31,13 @@ class DecisionServiceStub:
 
     Repeating it for the same target answers the open command. `AUTO_SWITCH_DISABLED` while automatic switching is off;
     `AGENT_DISABLED`; `POOL_REQUIRED`; `UNKNOWN_POOL`; `SWITCH_LIMIT_REACHED`; `DWELL_NOT_REACHED`; `SWITCH_IN_PROGRESS`;
-    `AGENT_OFFLINE` without a serving instance. For roles `agent` and `admin` and administrators with `admin:write`.
+    `NOT_PRIMARY` without a serving instance. For roles `agent` and `admin` and administrators with `admin:write`.
     """
     Decide: aio.UnaryUnaryMultiCallable[decision_pb2.DecideRequest, decision_pb2.DecideResponse]
     """Decides with the prices that the caller sees, and stores the decision. Never orders anything.
 
-    A disabled agent, or an engine that fails, gets `stay` with `allowed` false. Not idempotent: every call is a decision.
+    A disabled agent, one that no instance serves and that the request does not describe, or an engine that fails, gets
+    `stay` with `allowed` false. Not idempotent: every call is a decision.
     """
     ListAgentDecisions: aio.UnaryUnaryMultiCallable[decision_pb2.ListAgentDecisionsRequest, decision_pb2.ListAgentDecisionsResponse]
     """Lists a tenant's agents, not deleted ones, each with its last decisions, price reports and events."""
@@ -95,7 +96,7 @@ class DecisionServiceServicer(metaclass=abc_1.ABCMeta):
 
         Repeating it for the same target answers the open command. `AUTO_SWITCH_DISABLED` while automatic switching is off;
         `AGENT_DISABLED`; `POOL_REQUIRED`; `UNKNOWN_POOL`; `SWITCH_LIMIT_REACHED`; `DWELL_NOT_REACHED`; `SWITCH_IN_PROGRESS`;
-        `AGENT_OFFLINE` without a serving instance. For roles `agent` and `admin` and administrators with `admin:write`.
+        `NOT_PRIMARY` without a serving instance. For roles `agent` and `admin` and administrators with `admin:write`.
         """
 
     @abc_1.abstractmethod
@@ -106,7 +107,8 @@ class DecisionServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> abc.Awaitable[decision_pb2.DecideResponse]:
         """Decides with the prices that the caller sees, and stores the decision. Never orders anything.
 
-        A disabled agent, or an engine that fails, gets `stay` with `allowed` false. Not idempotent: every call is a decision.
+        A disabled agent, one that no instance serves and that the request does not describe, or an engine that fails, gets
+        `stay` with `allowed` false. Not idempotent: every call is a decision.
         """
 
     @abc_1.abstractmethod
