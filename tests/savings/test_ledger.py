@@ -69,6 +69,11 @@ async def test_a_bucket_is_closed_when_it_is_over(
     running = await world.running(primary.tenant_id, now)
     assert total(running)[0] == DOLLAR * 2 // 60
     assert await job.run_once(now) == 0
+    told = await world.conn.fetch(
+        "SELECT data ->> 'buckets' AS buckets FROM outbox_events"
+        " WHERE event_type = 'savings.computed'"
+    )
+    assert [row["buckets"] for row in told] == ["1"]
 
 
 async def test_replicas_and_what_was_left_are_costs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
+from spotplane_server import events
 from spotplane_server.kernel import partitions
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.savings import ledger, rules
@@ -62,7 +63,11 @@ class SavingsJob:
                 return None
             steps = rules.plan(claimed, buckets=self._buckets)
             await self._make_room(steps)
-            return await ledger.replace(conn, steps)
+            changed = await ledger.replace(conn, steps)
+            if changed:
+                told = {"buckets": changed, "agents": len(steps)}
+                await events.append(conn, events.Event("savings.computed", "savings", told), now)
+            return changed
 
     async def _make_room(self, steps: list[Step]) -> None:
         """Have a partition for every month: an agent may be back after longer than they are kept.
