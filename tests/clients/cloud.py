@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from yarl import URL
+
+from tests.dialects.field import Field
+from tests.support.clock import FakeClock
 
 REGION: Final = "us-east-1"
 TYPE: Final = "m5.large"
@@ -69,6 +73,18 @@ class Cloud:
     machines: dict[str, Machine] = field(default_factory=dict)
     _http: dict[str, ClientSession] = field(default_factory=dict)
 
+    @classmethod
+    @asynccontextmanager
+    async def before(cls, plane: Field, clock: FakeClock) -> AsyncIterator[Cloud]:
+        """A cloud whose machines reach a plane."""
+        async with plane.send("GET", "/health") as answer:
+            cloud = cls(clock.now, answer.url.origin())
+        try:
+            yield cloud
+        finally:
+            for http in cloud._http.values():
+                await http.close()
+
     def launch(self, az: str, mode: str) -> Machine:
         """Start a machine; it runs at once."""
         number = len(self.machines) + 1
@@ -98,8 +114,3 @@ class Cloud:
                 cookie_jar=DummyCookieJar(),
             )
         return self._http[machine.id]
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for http in self._http.values():
-            await http.close()

@@ -7,7 +7,10 @@ from ipaddress import ip_network
 
 import pytest
 
+from tests.clients.cloud import Cloud
+from tests.clients.dashboard import Dashboard
 from tests.dialects.conftest import field
+from tests.dialects.field import Field
 from tests.support.clock import FakeClock
 from tests.support.plane import Plane, running
 
@@ -20,3 +23,10 @@ async def plane(database_url: str, clock: FakeClock) -> AsyncIterator[Plane]:
     bridge = ip_network("127.0.0.1/32")
     async with running(database_url, clock, trusted_proxies=(bridge,)) as up:
         yield up
+
+
+@pytest.fixture
+async def dashboard(field: Field, clock: FakeClock) -> AsyncIterator[Dashboard]:
+    """A tenant without agents, and an empty cloud."""
+    async with Cloud.before(field, clock) as cloud:
+        yield Dashboard(field, cloud)

@@ -126,17 +126,19 @@ class LoopAgent:
             "trigger": trigger,
         }
         await self._agent("POST", "switch-report", report)
-        await self._agent(
-            "POST", f"commands/{command['id']}/executed", {"success": True, "message": "done"}
-        )
+        await self._executed(command["id"])
         if wait > 0:
             await self.goodbye()
+
+    async def _executed(self, command_id: str) -> None:
+        body = {"success": True, "message": "done"}
+        await self._agent("POST", f"commands/{command_id}/executed", body)
 
     def _spot(self, machine: Machine) -> float | None:
         return self._cloud.prices[machine.az] if machine.mode == "spot" else None
 
     async def _boot(self, machine: Machine) -> None:
-        child = LoopAgent(self._token, self._cloud, machine, self._name)
+        child = type(self)(self._token, self._cloud, machine, self._name)
         self.children.append(child)
         await child.start()
 

@@ -8,74 +8,46 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from yarl import URL
 
 from tests.clients.cloud import Cloud, pool
+from tests.clients.dashboard import Dashboard
 from tests.clients.loop_agent import LoopAgent
 from tests.dialects.field import Field
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
 
-class World:
+class World(Dashboard):
     """A tenant's agent, its cloud, and what its dashboard shows."""
 
-    def __init__(self, field: Field, clock: FakeClock, plane: URL) -> None:
-        self.field = field
+    def __init__(
+        self, field: Field, clock: FakeClock, cloud: Cloud, line: type[LoopAgent] = LoopAgent
+    ) -> None:
+        super().__init__(field, cloud)
         self.clock = clock
-        self.cloud = Cloud(clock.now, plane)
-        self.agent = self._agent("us-east-1a")
+        machine = cloud.launch("us-east-1a", "spot")
+        self.agent = line(field.tenant.key, cloud, machine, "web-1")
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, field: Field, clock: FakeClock) -> AsyncIterator[World]:
+    async def running(
+        cls, field: Field, clock: FakeClock, line: type[LoopAgent] = LoopAgent
+    ) -> AsyncIterator[World]:
         """An agent that has started, under an operator who decides himself."""
-        async with field.send("GET", "/health") as answer:
-            world = cls(field, clock, answer.url.origin())
-        try:
+        async with Cloud.before(field, clock) as cloud:
+            world = cls(field, clock, cloud, line)
             await world.agent.start()
-            await world.configure()
+            await world.set()
             await world.agent.read_config()
             yield world
-        finally:
-            await world.cloud.close()
 
-    def _agent(self, az: str) -> LoopAgent:
-        machine = self.cloud.launch(az, "spot")
-        return LoopAgent(self.field.tenant.key, self.cloud, machine, "web-1")
-
-    async def instances(self) -> list[dict[str, Any]]:
-        """The tenant's instances, as its dashboard lists them."""
-        path = f"/api/client/{self.field.tenant.id}/instances"
-        found: list[dict[str, Any]] = await self.field.get(path)
-        return found
-
-    async def states(self) -> dict[str, str]:
-        """State by instance; at most one serves."""
-        found = {i["id"]: i["instanceStatus"] for i in await self.instances()}
-        assert list(found.values()).count("running_primary") <= 1
-        return found
-
-    async def primary(self) -> str | None:
-        """The one that serves."""
-        states = await self.states()
-        return next((i for i, state in states.items() if state == "running_primary"), None)
-
-    async def configure(self, **members: bool) -> dict[str, Any]:
-        """Set what the dashboard sets: all four members at once."""
-        body = {
-            "autoSwitchEnabled": False,
-            "manualReplicaEnabled": False,
-            "autoTerminateEnabled": True,
-            "terminateWaitMinutes": 5,
-        }
-        path = f"/api/client/agents/{self.agent.agent_id}/config"
-        said: dict[str, Any] = await self.field.post(path, body | members)
-        return said
+    async def set(self, **members: bool) -> dict[str, Any]:
+        """Configure the agent."""
+        return await self.configure(self.agent.agent_id, **members)
 
     async def with_replica(self) -> LoopAgent:
         """Manual mode, until its replica is ready; the program on the replica's machine."""
-        await self.configure(manualReplicaEnabled=True)
+        await self.set(manualReplicaEnabled=True)
 
         async def launched() -> bool:
             await self.agent.replicas()
@@ -83,12 +55,6 @@ class World:
 
         await eventually(launched, every=0.15)
         return self.agent.children[-1]
-
-    async def replicas(self) -> list[dict[str, Any]]:
-        """Live replicas, as the dashboard lists them."""
-        path = f"/api/client/{self.field.tenant.id}/replicas"
-        found: list[dict[str, Any]] = await self.field.get(path)
-        return found
 
 
 @pytest.fixture
@@ -163,7 +129,7 @@ async def test_manual_mode_keeps_a_replica_and_its_end_is_confirmed(world: World
     (replica,) = await world.replicas()
     assert replica["replica"]["status"] == "ready"
     assert replica["replica"]["instanceId"] == child.machine.id
-    await world.configure(manualReplicaEnabled=False)
+    await world.set(manualReplicaEnabled=False)
 
     async def ended() -> bool:
         await world.agent.replica_terminations()
@@ -245,7 +211,7 @@ async def test_rebalance_gets_a_replica_that_a_later_notice_promotes(world: Worl
 
 async def test_zombie_is_ended_only_with_consent_and_after_its_wait(world: World) -> None:
     """Auto-terminate is the consent; without it nothing is listed."""
-    await world.configure(autoTerminateEnabled=False)
+    await world.set(autoTerminateEnabled=False)
     old = world.agent
     path = f"/api/client/instances/{old.machine.id}/force-switch"
     await world.field.post(path, {"target": "pool", "pool_id": pool("us-east-1b")})
@@ -255,7 +221,7 @@ async def test_zombie_is_ended_only_with_consent_and_after_its_wait(world: World
     world.clock.advance(timedelta(minutes=10))
     assert await new.clean_up() == []
 
-    await world.configure(autoTerminateEnabled=True)
+    await world.set(autoTerminateEnabled=True)
 
     assert await new.clean_up() == [old.machine.id]
     assert (await world.states())[old.machine.id] == "terminated"
