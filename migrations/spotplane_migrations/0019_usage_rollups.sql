@@ -139,6 +139,43 @@ LANGUAGE sql STABLE AS $$
 $$;
 GRANT EXECUTE ON FUNCTION usage_models_by_records TO spotplane_app;
 
+-- The sums that are kept, in the same form.
+CREATE FUNCTION usage_hours_kept(of_tenant uuid, starts_at timestamptz, ends_at timestamptz)
+RETURNS SETOF usage_rollup_hourly
+LANGUAGE sql STABLE AS $$
+    SELECT tenant_id, hour, environment_id, model_id, api_key_id, region_id,
+           requests, successes, failures, prompt_tokens, completion_tokens, total_tokens,
+           cached_tokens, cost_nanos, latency_count, latency_sum, latency_min, latency_max,
+           coalesce(compact_sketch(latency_sketch), '{}'), first_at, last_at
+      FROM usage_rollup_hourly
+     WHERE tenant_id = of_tenant AND hour >= starts_at AND hour < ends_at
+$$;
+GRANT EXECUTE ON FUNCTION usage_hours_kept TO spotplane_app;
+
+CREATE FUNCTION usage_days_kept(of_tenant uuid, starts_at timestamptz, ends_at timestamptz)
+RETURNS SETOF usage_rollup_daily
+LANGUAGE sql STABLE AS $$
+    SELECT tenant_id, day, model_id,
+           requests, successes, failures, prompt_tokens, completion_tokens, total_tokens,
+           cached_tokens, cost_nanos, latency_count, latency_sum, latency_min, latency_max,
+           coalesce(compact_sketch(latency_sketch), '{}'), first_at, last_at
+      FROM usage_rollup_daily
+     WHERE tenant_id = of_tenant AND day >= starts_at AND day < ends_at
+$$;
+GRANT EXECUTE ON FUNCTION usage_days_kept TO spotplane_app;
+
+CREATE FUNCTION usage_minutes_kept(of_tenant uuid, starts_at timestamptz, ends_at timestamptz)
+RETURNS SETOF usage_rollup_daily
+LANGUAGE sql STABLE AS $$
+    SELECT tenant_id, minute, model_id,
+           requests, successes, failures, prompt_tokens, completion_tokens, total_tokens,
+           cached_tokens, cost_nanos, latency_count, latency_sum, latency_min, latency_max,
+           coalesce(compact_sketch(latency_sketch), '{}'), first_at, last_at
+      FROM usage_rollup_minute
+     WHERE tenant_id = of_tenant AND minute >= starts_at AND minute < ends_at
+$$;
+GRANT EXECUTE ON FUNCTION usage_minutes_kept TO spotplane_app;
+
 -- What was used before there were days and minutes. Days come from the hours, which are kept longest.
 INSERT INTO usage_rollup_daily (
        tenant_id, day, model_id, requests, successes, failures, prompt_tokens, completion_tokens,

@@ -314,6 +314,42 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
             code="SEMANTIC",
         ),
     ),
+    "UsageService.GetUsageSummary": (Case("used", after=("model", "record")),),
+    "UsageService.ListUsageByModel": (
+        Case("used", after=("model", "record")),
+        Case("bare date", 400, query="start_date=2026-01-01", code="INVALID_DATE"),
+    ),
+    "UsageService.ListUsageByKey": (Case("used", after=("model", "record")),),
+    "UsageService.ListUsageByDate": (
+        Case("months", query=f"granularity=month&{_WINDOW}"),
+        Case("no such step", 400, query="granularity=week", code="UNKNOWN_ENUM"),
+    ),
+    "UsageService.GetUsageByDay": (
+        Case("days", query="days=2", after=("model", "record")),
+        Case("too many", 400, query="days=91", code="OUT_OF_RANGE"),
+    ),
+    "UsageService.GetUsageByWeek": (
+        Case("weeks", query="weeks=2", after=("model", "record")),
+        Case("too many", 400, query="weeks=53", code="OUT_OF_RANGE"),
+    ),
+    "UsageService.GetUsageByMonth": (
+        Case("months", query="months=2", after=("model", "record")),
+        Case("too many", 400, query="months=25", code="OUT_OF_RANGE"),
+    ),
+    "UsageService.GetPerformanceMetrics": (
+        Case("an hour", query="period=1h", after=("model", "record")),
+        Case("no such period", 400, query="period=2h", code="UNKNOWN_ENUM"),
+    ),
+    "UsageService.GetThroughputMetrics": (
+        Case("busy minutes", query="fill=none", after=("model", "record")),
+    ),
+    "UsageService.GetModelMetrics": (Case("a week", query="period=7d", after=("model", "record")),),
+    "UsageService.GetLatencyMetrics": (Case("a day", after=("model", "record")),),
+    "UsageService.GetTokenMetrics": (Case("a day", after=("model", "record")),),
+    "UsageService.ListHourlyUsageFlat": (
+        Case("bare array", 200, {"tenant_id": "{tenant}"}, after=("model", "record")),
+        Case("envelope", 200, {"tenant_id": "{tenant}"}, "envelope=true"),
+    ),
     "UsageService.ListTenantDeployments": (
         Case("used models", 200, {"id": "{tenant}"}, after=("model", "record")),
         Case("none then", 200, {"id": "{tenant}"}, _WINDOW),

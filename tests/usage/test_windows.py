@@ -25,7 +25,7 @@ NOW = datetime(2026, 3, 15, 12, 30, tzinfo=UTC)
 @pytest.mark.parametrize("count", [1, 24, 168])
 def test_last_hours_are_contiguous_over_every_border(now: datetime, count: int) -> None:
     """Exactly as many as asked, an hour apart, the current one last."""
-    hours = windows.last_hours(count, now)
+    hours = windows.last(count, "hour", now)
     assert len(hours) == count
     assert all(b - a == HOUR for a, b in itertools.pairwise(hours))
     assert hours[-1] <= now < hours[-1] + HOUR

@@ -26,18 +26,8 @@ QUANTILES: Final = (0.5, 0.95, 0.99)
 # Stands for "no model, key or region" in the order and in page keys; sorts after every id.
 NOTHING: Final = UUID(int=2**128 - 1)
 
-SUM_HOURS: Final = """
-    SELECT hour, sum(requests)::bigint AS requests, sum(prompt_tokens)::bigint AS prompt_tokens,
-           sum(completion_tokens)::bigint AS completion_tokens,
-           sum(cost_nanos)::bigint AS cost_nanos, sum(latency_count)::bigint AS latency_count,
-           sum(latency_sum)::bigint AS latency_sum
-      FROM usage_rollup_hourly
-     WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
-     GROUP BY hour
-     ORDER BY hour
-"""
-
-# $4 grouping; $5..$7 filters; $8 limit; $9 offset; $10..$12 key of the last group before the page.
+# $4 grouping; $5..$7 filters; $8 limit; $9 offset; $10..$12 key of the last group before the page;
+# $13 and $14 the days within, which know models only.
 LIST_ROLLUP_GROUPS: Final = """
     WITH groups AS (
         SELECT CASE $4::text WHEN 'model' THEN model_id WHEN 'api_key' THEN api_key_id
@@ -54,11 +44,21 @@ LIST_ROLLUP_GROUPS: Final = """
                sum(latency_sum)::bigint AS latency_sum,
                min(latency_min) AS latency_min, max(latency_max) AS latency_max,
                NULL::float8[] AS percentiles
-          FROM usage_rollup_hourly
-         WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
-           AND ($5::uuid IS NULL OR model_id = $5)
-           AND ($6::uuid IS NULL OR api_key_id = $6)
-           AND ($7::uuid IS NULL OR region_id = $7)
+          FROM (SELECT hour, model_id, api_key_id, region_id, requests, successes, prompt_tokens,
+                       completion_tokens, total_tokens, cached_tokens, cost_nanos, latency_count,
+                       latency_sum, latency_min, latency_max
+                  FROM usage_rollup_hourly
+                 WHERE tenant_id = $1 AND (hour >= $2 AND hour < $13 OR hour >= $14 AND hour < $3)
+                   AND ($5::uuid IS NULL OR model_id = $5)
+                   AND ($6::uuid IS NULL OR api_key_id = $6)
+                   AND ($7::uuid IS NULL OR region_id = $7)
+                UNION ALL
+                SELECT day, model_id, NULL, NULL, requests, successes, prompt_tokens,
+                       completion_tokens, total_tokens, cached_tokens, cost_nanos, latency_count,
+                       latency_sum, latency_min, latency_max
+                  FROM usage_rollup_daily
+                 WHERE tenant_id = $1 AND day >= $13 AND day < $14
+                   AND ($5::uuid IS NULL OR model_id = $5)) AS sums
          GROUP BY 1, 2),
     page AS (
         SELECT group_id, period, requests, successes, prompt_tokens, completion_tokens,
@@ -138,7 +138,8 @@ LIST_RAW_GROUPS: Final = """
      ORDER BY p.period, p.total_tokens DESC, p.ordinal
 """
 
-# Adds sketches up for the groups of one page only. $8 their ids, $9 their periods.
+# Adds sketches up for the groups of one page only. $8 their ids, $9 their periods; $10 and $11
+# the days within.
 MERGE_SKETCHES: Final = """
     SELECT s.ordinal, s.period, array_agg(s.bucket) AS buckets, array_agg(s.total) AS totals
       FROM (SELECT g.ordinal, g.period, part >> 32 AS bucket,
@@ -152,10 +153,20 @@ MERGE_SKETCHES: Final = """
                            END AS period,
                            latency_sketch
                       FROM usage_rollup_hourly
-                     WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
+                     WHERE tenant_id = $1
+                       AND (hour >= $2 AND hour < $10 OR hour >= $11 AND hour < $3)
                        AND ($5::uuid IS NULL OR model_id = $5)
                        AND ($6::uuid IS NULL OR api_key_id = $6)
-                       AND ($7::uuid IS NULL OR region_id = $7)) AS g,
+                       AND ($7::uuid IS NULL OR region_id = $7)
+                    UNION ALL
+                    SELECT CASE $4::text WHEN 'model' THEN coalesce(
+                               model_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+                               ELSE 'ffffffff-ffff-ffff-ffff-ffffffffffff' END,
+                           CASE $4::text WHEN 'day' THEN day END,
+                           latency_sketch
+                      FROM usage_rollup_daily
+                     WHERE tenant_id = $1 AND day >= $10 AND day < $11
+                       AND ($5::uuid IS NULL OR model_id = $5)) AS g,
                    unnest(g.latency_sketch) AS part
              WHERE g.ordinal = ANY($8::uuid[])
                AND (g.period IS NULL OR g.period = ANY($9::timestamptz[]))
@@ -168,8 +179,14 @@ LIST_DEPLOYMENTS: Final = """
         SELECT model_id, min(first_at) AS first_used, max(last_at) AS last_used,
                sum(total_tokens)::bigint AS total_tokens, sum(requests)::bigint AS requests,
                sum(cost_nanos)::bigint AS cost_nanos
-          FROM usage_rollup_hourly
-         WHERE tenant_id = $1 AND hour >= $2 AND hour < $3 AND model_id IS NOT NULL
+          FROM (SELECT model_id, first_at, last_at, total_tokens, requests, cost_nanos
+                  FROM usage_rollup_hourly
+                 WHERE tenant_id = $1 AND (hour >= $2 AND hour < $8 OR hour >= $9 AND hour < $3)
+                   AND model_id IS NOT NULL
+                UNION ALL
+                SELECT model_id, first_at, last_at, total_tokens, requests, cost_nanos
+                  FROM usage_rollup_daily
+                 WHERE tenant_id = $1 AND day >= $8 AND day < $9 AND model_id IS NOT NULL) AS sums
          GROUP BY model_id),
     page AS (
         SELECT model_id, first_used, last_used, total_tokens, requests, cost_nanos
@@ -216,6 +233,13 @@ class Query:
             self.region_id,
         )
 
+    @property
+    def days(self) -> tuple[datetime, datetime]:
+        """The days within the window whose sums can answer; none when they lack what is asked."""
+        coarse = self.group_by in {"model", "day"} and not (self.api_key_id or self.region_id)
+        days = self.window.inner_days if coarse else Window(self.window.end, self.window.end)
+        return days.start, days.end
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -239,14 +263,6 @@ class Group:
         )
 
 
-async def sum_hours(
-    conn: Conn, tenant_id: TenantId, start: datetime, end: datetime
-) -> dict[datetime, asyncpg.Record]:
-    """A tenant's sums by hour; hours without traffic are absent."""
-    rows = await conn.fetch(SUM_HOURS, tenant_id, start, end)
-    return {row["hour"]: row for row in rows}
-
-
 async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]) -> Slice[Group]:
     """Read a page of groups; two statements that must see one snapshot.
 
@@ -265,6 +281,7 @@ async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]
         datetime.fromisoformat(period) if period else None,
         tokens,
         ordinal,
+        *(() if query.exact else query.days),
     )
     total = rows[0]["total"]
     rows = [row for row in rows if row["ordinal"] is not None]
@@ -295,6 +312,8 @@ async def list_deployments(
         page.offset,
         requests,
         model_id,
+        window.inner_days.start,
+        window.inner_days.end,
     )
     return Slice([row for row in rows if row["model_id"] is not None], rows[0]["total"])
 
@@ -310,6 +329,7 @@ async def _merge_sketches(
         *query.arguments,
         list({row["ordinal"] for row in rows}),
         [row["period"] for row in rows if row["period"] is not None],
+        *query.days,
     )
     return {
         (row["ordinal"], row["period"]): dict(zip(row["buckets"], row["totals"], strict=True))

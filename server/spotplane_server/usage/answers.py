@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -44,18 +43,6 @@ def record_errors(errors: Iterable[RecordError], first: int = 0) -> list[pb.Usag
             description=e.description,
         )
         for e in errors
-    ]
-
-
-def hour_rows(
-    hours: Sequence[datetime], sums: Mapping[datetime, asyncpg.Record], *, fill: bool
-) -> list[pb.GetUsageByHourResponse.Row]:
-    """One row for each of ``hours``, the current one last; without ``fill`` only busy ones."""
-    current = hours[-1]
-    return [
-        _hour_row(hour, sums.get(hour), partial=hour == current)
-        for hour in hours
-        if fill or hour in sums
     ]
 
 
@@ -106,30 +93,3 @@ def deployment(row: asyncpg.Record) -> pb.ListTenantDeploymentsResponse.Deployme
         total_cost_usd=ratio(row["cost_nanos"], NANOS_PER_USD),
         total_cost_nanos=row["cost_nanos"],
     )
-
-
-def _hour_row(
-    hour: datetime, sums: asyncpg.Record | None, *, partial: bool
-) -> pb.GetUsageByHourResponse.Row:
-    of: Mapping[str, Any] = dict.fromkeys(_SUMMED, 0) if sums is None else dict(sums)
-    return pb.GetUsageByHourResponse.Row(
-        hour=wire.timestamp(hour),
-        total_tokens=of["prompt_tokens"] + of["completion_tokens"],
-        prompt_tokens=of["prompt_tokens"],
-        completion_tokens=of["completion_tokens"],
-        total_requests=of["requests"],
-        total_cost_usd=ratio(of["cost_nanos"], NANOS_PER_USD),
-        total_cost_nanos=of["cost_nanos"],
-        avg_latency_ms=ratio(of["latency_sum"], of["latency_count"]),
-        partial=partial,
-    )
-
-
-_SUMMED: Final = (
-    "requests",
-    "prompt_tokens",
-    "completion_tokens",
-    "cost_nanos",
-    "latency_count",
-    "latency_sum",
-)

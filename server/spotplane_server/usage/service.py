@@ -9,33 +9,31 @@ from typing import Any, Final, TypeAlias, cast
 import grpc.aio
 from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
-from spotplane.v1 import usage_pb2_grpc
 
 from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.tenants.errors import TenantNotFound
-from spotplane_server.tenants.store import find_tenant
 from spotplane_server.usage import analytics, answers, windows
 from spotplane_server.usage.analytics import GROUPINGS, Grouping, Query
 from spotplane_server.usage.ingest import Result, ingest
+from spotplane_server.usage.metrics_service import MetricsHandlers
 from spotplane_server.usage.rules import MAX_BATCH, AcceptedWindow
-from spotplane_server.usage.windows import HOUR, Window
+from spotplane_server.usage.totals_service import TotalsHandlers, check_tenant, own_tenant
+from spotplane_server.usage.upkeep_service import UpkeepHandlers
+from spotplane_server.usage.windows import Window
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-MAX_HOURS: Final = 168
 MAX_PAGE: Final = 1000
 MAX_STREAM_ERRORS: Final = 1000
-FILLS: Final = ("zero", "none")
 
 _DetailedRequest: TypeAlias = pb.GetUsageDetailedRequest | pb.GetTenantUsageDetailedRequest
 
 
-class UsageService(usage_pb2_grpc.UsageServiceServicer):
+class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
     """Handlers; the proto comments are their contract."""
 
     def __init__(
@@ -75,26 +73,10 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             errors=answers.record_errors(result.errors),
         )
 
-    async def GetUsageByHour(
-        self, request: pb.GetUsageByHourRequest, context: Context
-    ) -> pb.GetUsageByHourResponse:
-        tenant_id, now = _own_tenant(), self._clock.now()
-        count = wire.optional_integer(request, "hours", 1, MAX_HOURS) or 24
-        fill = wire.optional_one_of(request, "fill", FILLS) or "zero"
-        hours = windows.last_hours(count, now)
-        async with self._db.read(tenant_id) as conn:
-            sums = await analytics.sum_hours(conn, tenant_id, hours[0], hours[-1] + HOUR)
-        return pb.GetUsageByHourResponse(
-            hours=count,
-            start_date=wire.timestamp(hours[0]),
-            end_date=wire.timestamp(now),
-            data=answers.hour_rows(hours, sums, fill=fill == "zero"),
-        )
-
     async def GetUsageDetailed(
         self, request: pb.GetUsageDetailedRequest, context: Context
     ) -> pb.GetUsageDetailedResponse:
-        found = await self._detailed(request, _own_tenant(), default_limit=100)
+        found = await self._detailed(request, own_tenant(), default_limit=100)
         return pb.GetUsageDetailedResponse(**found)
 
     async def GetTenantUsageDetailed(
@@ -113,7 +95,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         )
         window, after = _continue(windows.read(request, self._clock.now()), page)
         async with self._db.read(tenant_id) as conn:
-            await _check_tenant(conn, tenant_id)
+            await check_tenant(conn, tenant_id)
             found = await analytics.list_deployments(
                 conn, tenant_id, window.whole_hours, page, after
             )
@@ -160,7 +142,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         async with self._db.transaction(
             tenant_id, isolation="repeatable_read", readonly=True
         ) as conn:
-            await _check_tenant(conn, tenant_id)
+            await check_tenant(conn, tenant_id)
             found = await analytics.list_groups(conn, query, page, after)
         groups, pagination = paging.answer(
             page, found, self._tokens, lambda group: [*_bounds(window), *group.key]
@@ -191,23 +173,11 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         )
 
 
-def _own_tenant() -> TenantId:
-    tenant_id = calls.current().caller.tenant_id
-    if tenant_id is None:
-        raise LookupError("the policy table let a caller without a tenant through")
-    return tenant_id
-
-
 def _check_size(count: int, *, minimum: int) -> None:
     if count < minimum:
         raise wire.missing("records")
     if count > MAX_BATCH:
         raise wire.out_of_range("records", f"at most {MAX_BATCH}")
-
-
-async def _check_tenant(conn: Conn, tenant_id: TenantId) -> None:
-    if await find_tenant(conn, tenant_id) is None:
-        raise TenantNotFound(tenant_id)
 
 
 def _filters(request: Message) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from google.protobuf.message import Message
 
@@ -14,12 +15,27 @@ from spotplane_server.kernel.errors import Semantic
 DEFAULT_SPAN: Final = timedelta(days=30)
 MAX_SPAN: Final = timedelta(days=366)
 MAX_EXACT_SPAN: Final = timedelta(days=31)
+# 31 days that begin and end within a day touch one more.
+MAX_MENDED_DAYS: Final = MAX_EXACT_SPAN.days + 1
 RAW_RETENTION: Final = timedelta(days=400)
+MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
+DAY: Final = timedelta(days=1)
+# Minutes are kept as long; months go whole, so that these days are there.
+MINUTE_RETENTION: Final = timedelta(days=40)
+PERIODS: Final = {
+    "1h": HOUR,
+    "24h": DAY,
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
 RESOLUTION: Final = timedelta(microseconds=1)
 # No arithmetic on a window between these can leave the calendar.
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+Unit: TypeAlias = Literal["hour", "day", "week", "month"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +50,101 @@ class Window:
         """The smallest window of whole hours around this one."""
         return Window(floor_hour(self.start), floor_hour(self.end + HOUR - RESOLUTION))
 
+    @property
+    def whole_minutes(self) -> Window:
+        """The smallest window of whole minutes around this one."""
+        return Window(floor_minute(self.start), floor_minute(self.end + MINUTE - RESOLUTION))
+
+    @property
+    def whole_days(self) -> Window:
+        """The smallest window of whole days around this one."""
+        return Window(floor_day(self.start), floor_day(self.end + DAY - RESOLUTION))
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return (self.end - self.start).total_seconds()
+
+    @property
+    def inner_hours(self) -> Window:
+        """The largest window of whole hours within this one; empty at its end if none."""
+        return self._inner(floor_hour, HOUR)
+
+    @property
+    def inner_days(self) -> Window:
+        """The largest window of whole days within this one; empty at its end if none."""
+        return self._inner(floor_day, DAY)
+
+    @property
+    def bounds(self) -> tuple[datetime, ...]:
+        """Where minutes, hours and days meet: those at the edges, these inside.
+
+        Minutes hold in ``[0, 1)`` and ``[4, 5)`` of the six, hours in ``[1, 2)`` and ``[3, 4)``,
+        days in ``[2, 3)``.
+        """
+        hours, days = self.inner_hours, self.inner_hours.inner_days
+        return self.start, hours.start, days.start, days.end, hours.end, self.end
+
+    def _inner(self, floor: Callable[[datetime], datetime], unit: timedelta) -> Window:
+        start = min(floor(self.start + unit - RESOLUTION), self.end)
+        return Window(start, max(floor(self.end), start))
+
 
 def floor_hour(at: datetime) -> datetime:
     """Start of an instant's hour."""
     return at.replace(minute=0, second=0, microsecond=0)
+
+
+def floor_minute(at: datetime) -> datetime:
+    """Start of an instant's minute."""
+    return at.replace(second=0, microsecond=0)
+
+
+def floor_day(at: datetime) -> datetime:
+    """Start of an instant's day, UTC."""
+    return at.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def floor(at: datetime, unit: Unit) -> datetime:
+    """Start of an instant's hour, day, week (from Monday) or month, UTC."""
+    if unit == "hour":
+        return floor_hour(at)
+    day = floor_day(at)
+    if unit == "week":
+        return day - DAY * day.weekday()
+    return day.replace(day=1) if unit == "month" else day
+
+
+def step(start: datetime, unit: Unit, count: int) -> datetime:
+    """Start of the unit that is ``count`` after the one that starts at ``start``."""
+    if unit == "month":
+        index = start.year * 12 + start.month - 1 + count
+        return start.replace(year=index // 12, month=index % 12 + 1)
+    return start + {"hour": HOUR, "day": DAY, "week": DAY * 7}[unit] * count
+
+
+def last(count: int, unit: Unit, now: datetime) -> list[datetime]:
+    """Starts of the last ``count`` units, ascending, the current one last."""
+    current = floor(now, unit)
+    return [step(current, unit, -back) for back in range(count - 1, -1, -1)]
+
+
+def touched(window: Window, unit: Unit) -> list[datetime]:
+    """Starts of all hours, days, weeks or months that a window touches, ascending."""
+    found = [floor(window.start, unit)]
+    while (following := step(found[-1], unit, 1)) < window.end:
+        found.append(following)
+    return found
+
+
+def read_period(request: Message, now: datetime) -> tuple[str, Window]:
+    """Read `period` of a request: its name, and the window that ends now.
+
+    Raises:
+        Invalid: There is no such period.
+    """
+    name = wire.optional_one_of(request, "period", PERIODS) or "24h"
+    return name, Window(now - PERIODS[name], now)
 
 
 def read(request: Message, now: datetime) -> Window:
@@ -57,21 +164,13 @@ def read(request: Message, now: datetime) -> Window:
     return Window(start, end)
 
 
-def check_exact(window: Window, now: datetime) -> None:
+def check_exact(window: Window, now: datetime, *, days: int = MAX_EXACT_SPAN.days) -> None:
     """Hold a window to what raw records can answer.
 
     Raises:
-        Semantic: Beyond 31 days, or before raw records are kept.
+        Semantic: Beyond so many days, or before raw records are kept.
     """
-    if window.end - window.start > MAX_EXACT_SPAN:
-        raise Semantic(
-            f"an exact window must not exceed {MAX_EXACT_SPAN.days} days", field="start_date"
-        )
+    if window.end - window.start > timedelta(days=days):
+        raise Semantic(f"an exact window must not exceed {days} days", field="start_date")
     if window.start < now - RAW_RETENTION:
         raise Semantic(f"raw records are kept for {RAW_RETENTION.days} days", field="start_date")
-
-
-def last_hours(count: int, now: datetime) -> list[datetime]:
-    """Starts of the last ``count`` hours, ascending, the current one last."""
-    current = floor_hour(now)
-    return [current - HOUR * back for back in range(count - 1, -1, -1)]

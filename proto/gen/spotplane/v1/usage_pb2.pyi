@@ -448,6 +448,2016 @@ class GetUsageByHourResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class GetUsageSummaryRequest(message.Message):
+    """Window of a summary."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    start_date: builtins.str
+    """RFC 3339 with a zone; default 30 days before the end."""
+    end_date: builtins.str
+    """RFC 3339 with a zone, exclusive; default now. At most 366 days after the start."""
+    def __init__(
+        self,
+        *,
+        start_date: builtins.str | None = ...,
+        end_date: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_date: _TypeAlias = typing.Literal["end_date"]  # noqa: Y015
+    _WhichOneofArgType__end_date: _TypeAlias = typing.Literal["_end_date", b"_end_date"]  # noqa: Y015
+    _WhichOneofReturnType__start_date: _TypeAlias = typing.Literal["start_date"]  # noqa: Y015
+    _WhichOneofArgType__start_date: _TypeAlias = typing.Literal["_start_date", b"_start_date"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_date) -> _WhichOneofReturnType__end_date | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_date) -> _WhichOneofReturnType__start_date | None: ...
+
+@typing.final
+class GetUsageSummaryResponse(message.Message):
+    """Usage in all and by model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class ModelUsage(message.Message):
+        """One model's usage."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        MODEL_NAME_FIELD_NUMBER: builtins.int
+        TOKENS_FIELD_NUMBER: builtins.int
+        REQUESTS_FIELD_NUMBER: builtins.int
+        COST_USD_FIELD_NUMBER: builtins.int
+        COST_NANOS_FIELD_NUMBER: builtins.int
+        model_name: builtins.str
+        """Name; absent for unattributed usage."""
+        tokens: builtins.int
+        """Prompt and completion tokens."""
+        requests: builtins.int
+        """Requests."""
+        cost_usd: builtins.float
+        """Cost in USD; the exact value is `cost_nanos`."""
+        cost_nanos: builtins.int
+        """Cost in nano-USD."""
+        def __init__(
+            self,
+            *,
+            model_name: builtins.str | None = ...,
+            tokens: builtins.int = ...,
+            requests: builtins.int = ...,
+            cost_usd: builtins.float = ...,
+            cost_nanos: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_model_name", b"_model_name", "model_name", b"model_name"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_model_name", b"_model_name", "cost_nanos", b"cost_nanos", "cost_usd", b"cost_usd", "model_name", b"model_name", "requests", b"requests", "tokens", b"tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__model_name: _TypeAlias = typing.Literal["model_name"]  # noqa: Y015
+        _WhichOneofArgType__model_name: _TypeAlias = typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
+
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+    TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+    TOTAL_COST_USD_FIELD_NUMBER: builtins.int
+    TOTAL_COST_NANOS_FIELD_NUMBER: builtins.int
+    BY_MODEL_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    total_tokens: builtins.int
+    """Prompt and completion tokens."""
+    total_requests: builtins.int
+    """Requests."""
+    total_cost_usd: builtins.float
+    """Cost in USD; the exact value is `total_cost_nanos`."""
+    total_cost_nanos: builtins.int
+    """Cost in nano-USD."""
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """As asked for."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """As asked for."""
+
+    @builtins.property
+    def by_model(self) -> containers.RepeatedCompositeFieldContainer[GetUsageSummaryResponse.ModelUsage]:
+        """Most tokens first, then by model id."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the hour of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    def __init__(
+        self,
+        *,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        total_tokens: builtins.int = ...,
+        total_requests: builtins.int = ...,
+        total_cost_usd: builtins.float = ...,
+        total_cost_nanos: builtins.int = ...,
+        by_model: abc.Iterable[GetUsageSummaryResponse.ModelUsage] | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["by_model", b"by_model", "effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "source", b"source", "start_date", b"start_date", "total_cost_nanos", b"total_cost_nanos", "total_cost_usd", b"total_cost_usd", "total_requests", b"total_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListUsageByModelRequest(message.Message):
+    """Window of usage by model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    start_date: builtins.str
+    """RFC 3339 with a zone; default 30 days before the end."""
+    end_date: builtins.str
+    """RFC 3339 with a zone, exclusive; default now. At most 366 days after the start."""
+    def __init__(
+        self,
+        *,
+        start_date: builtins.str | None = ...,
+        end_date: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_date: _TypeAlias = typing.Literal["end_date"]  # noqa: Y015
+    _WhichOneofArgType__end_date: _TypeAlias = typing.Literal["_end_date", b"_end_date"]  # noqa: Y015
+    _WhichOneofReturnType__start_date: _TypeAlias = typing.Literal["start_date"]  # noqa: Y015
+    _WhichOneofArgType__start_date: _TypeAlias = typing.Literal["_start_date", b"_start_date"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_date) -> _WhichOneofReturnType__end_date | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_date) -> _WhichOneofReturnType__start_date | None: ...
+
+@typing.final
+class ListUsageByModelResponse(message.Message):
+    """Usage model by model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One model's usage."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        MODEL_ID_FIELD_NUMBER: builtins.int
+        MODEL_NAME_FIELD_NUMBER: builtins.int
+        FAMILY_FIELD_NUMBER: builtins.int
+        TYPE_FIELD_NUMBER: builtins.int
+        PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+        COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        REQUESTS_FIELD_NUMBER: builtins.int
+        AVG_LATENCY_MS_FIELD_NUMBER: builtins.int
+        COST_USD_FIELD_NUMBER: builtins.int
+        COST_NANOS_FIELD_NUMBER: builtins.int
+        model_id: builtins.str
+        """UUID; absent for unattributed usage."""
+        model_name: builtins.str
+        """Name; absent for unattributed usage."""
+        family: builtins.str
+        """Family; absent for unattributed usage."""
+        type: builtins.str
+        """`completion`, `chat` or `embedding`; absent for unattributed usage."""
+        prompt_tokens: builtins.int
+        """Tokens of prompts."""
+        completion_tokens: builtins.int
+        """Tokens of completions."""
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        requests: builtins.int
+        """Requests."""
+        avg_latency_ms: builtins.float
+        """Mean latency, in milliseconds; 0 when none is known."""
+        cost_usd: builtins.float
+        """Cost in USD; the exact value is `cost_nanos`."""
+        cost_nanos: builtins.int
+        """Cost in nano-USD."""
+        def __init__(
+            self,
+            *,
+            model_id: builtins.str | None = ...,
+            model_name: builtins.str | None = ...,
+            family: builtins.str | None = ...,
+            type: builtins.str | None = ...,
+            prompt_tokens: builtins.int = ...,
+            completion_tokens: builtins.int = ...,
+            total_tokens: builtins.int = ...,
+            requests: builtins.int = ...,
+            avg_latency_ms: builtins.float = ...,
+            cost_usd: builtins.float = ...,
+            cost_nanos: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_family", b"_family", "_model_id", b"_model_id", "_model_name", b"_model_name", "_type", b"_type", "family", b"family", "model_id", b"model_id", "model_name", b"model_name", "type", b"type"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_family", b"_family", "_model_id", b"_model_id", "_model_name", b"_model_name", "_type", b"_type", "avg_latency_ms", b"avg_latency_ms", "completion_tokens", b"completion_tokens", "cost_nanos", b"cost_nanos", "cost_usd", b"cost_usd", "family", b"family", "model_id", b"model_id", "model_name", b"model_name", "prompt_tokens", b"prompt_tokens", "requests", b"requests", "total_tokens", b"total_tokens", "type", b"type"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__family: _TypeAlias = typing.Literal["family"]  # noqa: Y015
+        _WhichOneofArgType__family: _TypeAlias = typing.Literal["_family", b"_family"]  # noqa: Y015
+        _WhichOneofReturnType__model_id: _TypeAlias = typing.Literal["model_id"]  # noqa: Y015
+        _WhichOneofArgType__model_id: _TypeAlias = typing.Literal["_model_id", b"_model_id"]  # noqa: Y015
+        _WhichOneofReturnType__model_name: _TypeAlias = typing.Literal["model_name"]  # noqa: Y015
+        _WhichOneofArgType__model_name: _TypeAlias = typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+        _WhichOneofReturnType__type: _TypeAlias = typing.Literal["type"]  # noqa: Y015
+        _WhichOneofArgType__type: _TypeAlias = typing.Literal["_type", b"_type"]  # noqa: Y015
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__family) -> _WhichOneofReturnType__family | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__model_id) -> _WhichOneofReturnType__model_id | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
+
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """As asked for."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """As asked for."""
+
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[ListUsageByModelResponse.Row]:
+        """Most tokens first, then by model id."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the hour of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    def __init__(
+        self,
+        *,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        data: abc.Iterable[ListUsageByModelResponse.Row] | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "source", b"source", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListUsageByKeyRequest(message.Message):
+    """Window of usage by key."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    start_date: builtins.str
+    """RFC 3339 with a zone; default 30 days before the end."""
+    end_date: builtins.str
+    """RFC 3339 with a zone, exclusive; default now. At most 366 days after the start."""
+    def __init__(
+        self,
+        *,
+        start_date: builtins.str | None = ...,
+        end_date: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_date: _TypeAlias = typing.Literal["end_date"]  # noqa: Y015
+    _WhichOneofArgType__end_date: _TypeAlias = typing.Literal["_end_date", b"_end_date"]  # noqa: Y015
+    _WhichOneofReturnType__start_date: _TypeAlias = typing.Literal["start_date"]  # noqa: Y015
+    _WhichOneofArgType__start_date: _TypeAlias = typing.Literal["_start_date", b"_start_date"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_date) -> _WhichOneofReturnType__end_date | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_date) -> _WhichOneofReturnType__start_date | None: ...
+
+@typing.final
+class ListUsageByKeyResponse(message.Message):
+    """Usage key by key."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One key's usage."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_ID_FIELD_NUMBER: builtins.int
+        KEY_NAME_FIELD_NUMBER: builtins.int
+        KEY_PREFIX_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        REQUESTS_FIELD_NUMBER: builtins.int
+        COST_USD_FIELD_NUMBER: builtins.int
+        COST_NANOS_FIELD_NUMBER: builtins.int
+        key_id: builtins.str
+        """UUID; absent for unattributed usage."""
+        key_name: builtins.str
+        """Name; absent for unattributed usage."""
+        key_prefix: builtins.str
+        """First characters of the key; absent for unattributed usage."""
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        requests: builtins.int
+        """Requests."""
+        cost_usd: builtins.float
+        """Cost in USD; the exact value is `cost_nanos`."""
+        cost_nanos: builtins.int
+        """Cost in nano-USD."""
+        def __init__(
+            self,
+            *,
+            key_id: builtins.str | None = ...,
+            key_name: builtins.str | None = ...,
+            key_prefix: builtins.str | None = ...,
+            total_tokens: builtins.int = ...,
+            requests: builtins.int = ...,
+            cost_usd: builtins.float = ...,
+            cost_nanos: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_key_id", b"_key_id", "_key_name", b"_key_name", "_key_prefix", b"_key_prefix", "key_id", b"key_id", "key_name", b"key_name", "key_prefix", b"key_prefix"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_key_id", b"_key_id", "_key_name", b"_key_name", "_key_prefix", b"_key_prefix", "cost_nanos", b"cost_nanos", "cost_usd", b"cost_usd", "key_id", b"key_id", "key_name", b"key_name", "key_prefix", b"key_prefix", "requests", b"requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__key_id: _TypeAlias = typing.Literal["key_id"]  # noqa: Y015
+        _WhichOneofArgType__key_id: _TypeAlias = typing.Literal["_key_id", b"_key_id"]  # noqa: Y015
+        _WhichOneofReturnType__key_name: _TypeAlias = typing.Literal["key_name"]  # noqa: Y015
+        _WhichOneofArgType__key_name: _TypeAlias = typing.Literal["_key_name", b"_key_name"]  # noqa: Y015
+        _WhichOneofReturnType__key_prefix: _TypeAlias = typing.Literal["key_prefix"]  # noqa: Y015
+        _WhichOneofArgType__key_prefix: _TypeAlias = typing.Literal["_key_prefix", b"_key_prefix"]  # noqa: Y015
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__key_id) -> _WhichOneofReturnType__key_id | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__key_name) -> _WhichOneofReturnType__key_name | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__key_prefix) -> _WhichOneofReturnType__key_prefix | None: ...
+
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """As asked for."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """As asked for."""
+
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[ListUsageByKeyResponse.Row]:
+        """Most tokens first, then by key id."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the hour of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    def __init__(
+        self,
+        *,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        data: abc.Iterable[ListUsageByKeyResponse.Row] | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "source", b"source", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListUsageByDateRequest(message.Message):
+    """Window and steps of usage by date."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    GRANULARITY_FIELD_NUMBER: builtins.int
+    FILL_FIELD_NUMBER: builtins.int
+    start_date: builtins.str
+    """RFC 3339 with a zone; default 30 days before the end."""
+    end_date: builtins.str
+    """RFC 3339 with a zone, exclusive; default now. At most 366 days after the start."""
+    granularity: builtins.str
+    """`day` (default), `hour` or `month`; UTC."""
+    fill: builtins.str
+    """`zero` (default): a row for every period of the window; `none`: only periods with traffic."""
+    def __init__(
+        self,
+        *,
+        start_date: builtins.str | None = ...,
+        end_date: builtins.str | None = ...,
+        granularity: builtins.str | None = ...,
+        fill: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_fill", b"_fill", "_granularity", b"_granularity", "_start_date", b"_start_date", "end_date", b"end_date", "fill", b"fill", "granularity", b"granularity", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_fill", b"_fill", "_granularity", b"_granularity", "_start_date", b"_start_date", "end_date", b"end_date", "fill", b"fill", "granularity", b"granularity", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_date: _TypeAlias = typing.Literal["end_date"]  # noqa: Y015
+    _WhichOneofArgType__end_date: _TypeAlias = typing.Literal["_end_date", b"_end_date"]  # noqa: Y015
+    _WhichOneofReturnType__fill: _TypeAlias = typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    _WhichOneofReturnType__granularity: _TypeAlias = typing.Literal["granularity"]  # noqa: Y015
+    _WhichOneofArgType__granularity: _TypeAlias = typing.Literal["_granularity", b"_granularity"]  # noqa: Y015
+    _WhichOneofReturnType__start_date: _TypeAlias = typing.Literal["start_date"]  # noqa: Y015
+    _WhichOneofArgType__start_date: _TypeAlias = typing.Literal["_start_date", b"_start_date"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_date) -> _WhichOneofReturnType__end_date | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__granularity) -> _WhichOneofReturnType__granularity | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_date) -> _WhichOneofReturnType__start_date | None: ...
+
+@typing.final
+class ListUsageByDateResponse(message.Message):
+    """Usage by hour, day or month."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One period; the first and the last only as far as the window reaches."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        PERIOD_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        REQUESTS_FIELD_NUMBER: builtins.int
+        COST_USD_FIELD_NUMBER: builtins.int
+        COST_NANOS_FIELD_NUMBER: builtins.int
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        requests: builtins.int
+        """Requests."""
+        cost_usd: builtins.float
+        """Cost in USD; the exact value is `cost_nanos`."""
+        cost_nanos: builtins.int
+        """Cost in nano-USD."""
+        @builtins.property
+        def period(self) -> timestamp_pb2.Timestamp:
+            """Its start."""
+
+        def __init__(
+            self,
+            *,
+            period: timestamp_pb2.Timestamp | None = ...,
+            total_tokens: builtins.int = ...,
+            requests: builtins.int = ...,
+            cost_usd: builtins.float = ...,
+            cost_nanos: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["period", b"period"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["cost_nanos", b"cost_nanos", "cost_usd", b"cost_usd", "period", b"period", "requests", b"requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    GRANULARITY_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    granularity: builtins.str
+    """As asked for."""
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """As asked for."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """As asked for."""
+
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[ListUsageByDateResponse.Row]:
+        """Ascending."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the hour of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    def __init__(
+        self,
+        *,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        granularity: builtins.str = ...,
+        data: abc.Iterable[ListUsageByDateResponse.Row] | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "granularity", b"granularity", "source", b"source", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetUsageByDayRequest(message.Message):
+    """Which days are wanted."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: builtins.int
+    FILL_FIELD_NUMBER: builtins.int
+    days: builtins.int
+    """How many, the current one included; 1..90, default 30."""
+    fill: builtins.str
+    """`zero` (default): a row for every day; `none`: only days with traffic."""
+    def __init__(
+        self,
+        *,
+        days: builtins.int | None = ...,
+        fill: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_days", b"_days", "_fill", b"_fill", "days", b"days", "fill", b"fill"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_days", b"_days", "_fill", b"_fill", "days", b"days", "fill", b"fill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__days: _TypeAlias = typing.Literal["days"]  # noqa: Y015
+    _WhichOneofArgType__days: _TypeAlias = typing.Literal["_days", b"_days"]  # noqa: Y015
+    _WhichOneofReturnType__fill: _TypeAlias = typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__days) -> _WhichOneofReturnType__days | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
+
+@typing.final
+class GetUsageByDayResponse(message.Message):
+    """Usage day by day, ascending, UTC."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One day."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        DAY_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+        COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+        TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+        TOTAL_COST_USD_FIELD_NUMBER: builtins.int
+        TOTAL_COST_NANOS_FIELD_NUMBER: builtins.int
+        AVG_LATENCY_MS_FIELD_NUMBER: builtins.int
+        PARTIAL_FIELD_NUMBER: builtins.int
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        prompt_tokens: builtins.int
+        """Tokens of prompts."""
+        completion_tokens: builtins.int
+        """Tokens of completions."""
+        total_requests: builtins.int
+        """Requests."""
+        total_cost_usd: builtins.float
+        """Cost in USD; the exact value is `total_cost_nanos`."""
+        total_cost_nanos: builtins.int
+        """Cost in nano-USD."""
+        avg_latency_ms: builtins.float
+        """Mean latency, in milliseconds; 0 when none is known."""
+        partial: builtins.bool
+        """Whether the day is not over yet."""
+        @builtins.property
+        def day(self) -> timestamp_pb2.Timestamp:
+            """Its start."""
+
+        def __init__(
+            self,
+            *,
+            day: timestamp_pb2.Timestamp | None = ...,
+            total_tokens: builtins.int = ...,
+            prompt_tokens: builtins.int = ...,
+            completion_tokens: builtins.int = ...,
+            total_requests: builtins.int = ...,
+            total_cost_usd: builtins.float = ...,
+            total_cost_nanos: builtins.int = ...,
+            avg_latency_ms: builtins.float = ...,
+            partial: builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["day", b"day"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["avg_latency_ms", b"avg_latency_ms", "completion_tokens", b"completion_tokens", "day", b"day", "partial", b"partial", "prompt_tokens", b"prompt_tokens", "total_cost_nanos", b"total_cost_nanos", "total_cost_usd", b"total_cost_usd", "total_requests", b"total_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DAYS_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    days: builtins.int
+    """As asked for."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """Start of the first day."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """The moment of the answer."""
+
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[GetUsageByDayResponse.Row]:
+        """Ascending."""
+
+    def __init__(
+        self,
+        *,
+        days: builtins.int = ...,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        data: abc.Iterable[GetUsageByDayResponse.Row] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "days", b"days", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetUsageByWeekRequest(message.Message):
+    """Which weeks are wanted."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    WEEKS_FIELD_NUMBER: builtins.int
+    FILL_FIELD_NUMBER: builtins.int
+    weeks: builtins.int
+    """How many, the current one included; 1..52, default 12."""
+    fill: builtins.str
+    """`zero` (default): a row for every week; `none`: only weeks with traffic."""
+    def __init__(
+        self,
+        *,
+        weeks: builtins.int | None = ...,
+        fill: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_fill", b"_fill", "_weeks", b"_weeks", "fill", b"fill", "weeks", b"weeks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_fill", b"_fill", "_weeks", b"_weeks", "fill", b"fill", "weeks", b"weeks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fill: _TypeAlias = typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    _WhichOneofReturnType__weeks: _TypeAlias = typing.Literal["weeks"]  # noqa: Y015
+    _WhichOneofArgType__weeks: _TypeAlias = typing.Literal["_weeks", b"_weeks"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weeks) -> _WhichOneofReturnType__weeks | None: ...
+
+@typing.final
+class GetUsageByWeekResponse(message.Message):
+    """Usage week by week, ascending, UTC."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One week."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        WEEK_START_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+        COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+        TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+        TOTAL_COST_USD_FIELD_NUMBER: builtins.int
+        TOTAL_COST_NANOS_FIELD_NUMBER: builtins.int
+        AVG_LATENCY_MS_FIELD_NUMBER: builtins.int
+        PARTIAL_FIELD_NUMBER: builtins.int
+        CHANGE_PCT_FIELD_NUMBER: builtins.int
+        REQUESTS_CHANGE_PCT_FIELD_NUMBER: builtins.int
+        COST_CHANGE_PCT_FIELD_NUMBER: builtins.int
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        prompt_tokens: builtins.int
+        """Tokens of prompts."""
+        completion_tokens: builtins.int
+        """Tokens of completions."""
+        total_requests: builtins.int
+        """Requests."""
+        total_cost_usd: builtins.float
+        """Cost in USD; the exact value is `total_cost_nanos`."""
+        total_cost_nanos: builtins.int
+        """Cost in nano-USD."""
+        avg_latency_ms: builtins.float
+        """Mean latency, in milliseconds; 0 when none is known."""
+        partial: builtins.bool
+        """Whether the week is not over yet."""
+        change_pct: builtins.float
+        """Change of `total_tokens` from the week before, in percent; absent when that week has none."""
+        requests_change_pct: builtins.float
+        """Change of `total_requests`, likewise."""
+        cost_change_pct: builtins.float
+        """Change of `total_cost_nanos`, likewise."""
+        @builtins.property
+        def week_start(self) -> timestamp_pb2.Timestamp:
+            """Its start, a Monday."""
+
+        def __init__(
+            self,
+            *,
+            week_start: timestamp_pb2.Timestamp | None = ...,
+            total_tokens: builtins.int = ...,
+            prompt_tokens: builtins.int = ...,
+            completion_tokens: builtins.int = ...,
+            total_requests: builtins.int = ...,
+            total_cost_usd: builtins.float = ...,
+            total_cost_nanos: builtins.int = ...,
+            avg_latency_ms: builtins.float = ...,
+            partial: builtins.bool = ...,
+            change_pct: builtins.float | None = ...,
+            requests_change_pct: builtins.float | None = ...,
+            cost_change_pct: builtins.float | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_change_pct", b"_change_pct", "_cost_change_pct", b"_cost_change_pct", "_requests_change_pct", b"_requests_change_pct", "change_pct", b"change_pct", "cost_change_pct", b"cost_change_pct", "requests_change_pct", b"requests_change_pct", "week_start", b"week_start"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_change_pct", b"_change_pct", "_cost_change_pct", b"_cost_change_pct", "_requests_change_pct", b"_requests_change_pct", "avg_latency_ms", b"avg_latency_ms", "change_pct", b"change_pct", "completion_tokens", b"completion_tokens", "cost_change_pct", b"cost_change_pct", "partial", b"partial", "prompt_tokens", b"prompt_tokens", "requests_change_pct", b"requests_change_pct", "total_cost_nanos", b"total_cost_nanos", "total_cost_usd", b"total_cost_usd", "total_requests", b"total_requests", "total_tokens", b"total_tokens", "week_start", b"week_start"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__change_pct: _TypeAlias = typing.Literal["change_pct"]  # noqa: Y015
+        _WhichOneofArgType__change_pct: _TypeAlias = typing.Literal["_change_pct", b"_change_pct"]  # noqa: Y015
+        _WhichOneofReturnType__cost_change_pct: _TypeAlias = typing.Literal["cost_change_pct"]  # noqa: Y015
+        _WhichOneofArgType__cost_change_pct: _TypeAlias = typing.Literal["_cost_change_pct", b"_cost_change_pct"]  # noqa: Y015
+        _WhichOneofReturnType__requests_change_pct: _TypeAlias = typing.Literal["requests_change_pct"]  # noqa: Y015
+        _WhichOneofArgType__requests_change_pct: _TypeAlias = typing.Literal["_requests_change_pct", b"_requests_change_pct"]  # noqa: Y015
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__change_pct) -> _WhichOneofReturnType__change_pct | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_change_pct) -> _WhichOneofReturnType__cost_change_pct | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_change_pct) -> _WhichOneofReturnType__requests_change_pct | None: ...
+
+    WEEKS_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    weeks: builtins.int
+    """As asked for."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """Start of the first week."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """The moment of the answer."""
+
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[GetUsageByWeekResponse.Row]:
+        """Ascending."""
+
+    def __init__(
+        self,
+        *,
+        weeks: builtins.int = ...,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        data: abc.Iterable[GetUsageByWeekResponse.Row] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "end_date", b"end_date", "start_date", b"start_date", "weeks", b"weeks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetUsageByMonthRequest(message.Message):
+    """Which months are wanted."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MONTHS_FIELD_NUMBER: builtins.int
+    FILL_FIELD_NUMBER: builtins.int
+    months: builtins.int
+    """How many, the current one included; 1..24, default 12."""
+    fill: builtins.str
+    """`zero` (default): a row for every month; `none`: only months with traffic."""
+    def __init__(
+        self,
+        *,
+        months: builtins.int | None = ...,
+        fill: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_fill", b"_fill", "_months", b"_months", "fill", b"fill", "months", b"months"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_fill", b"_fill", "_months", b"_months", "fill", b"fill", "months", b"months"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fill: _TypeAlias = typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    _WhichOneofReturnType__months: _TypeAlias = typing.Literal["months"]  # noqa: Y015
+    _WhichOneofArgType__months: _TypeAlias = typing.Literal["_months", b"_months"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__months) -> _WhichOneofReturnType__months | None: ...
+
+@typing.final
+class GetUsageByMonthResponse(message.Message):
+    """Usage month by month, ascending, UTC."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One month."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        MONTH_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+        COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+        TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+        TOTAL_COST_USD_FIELD_NUMBER: builtins.int
+        TOTAL_COST_NANOS_FIELD_NUMBER: builtins.int
+        AVG_LATENCY_MS_FIELD_NUMBER: builtins.int
+        PARTIAL_FIELD_NUMBER: builtins.int
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        prompt_tokens: builtins.int
+        """Tokens of prompts."""
+        completion_tokens: builtins.int
+        """Tokens of completions."""
+        total_requests: builtins.int
+        """Requests."""
+        total_cost_usd: builtins.float
+        """Cost in USD; the exact value is `total_cost_nanos`."""
+        total_cost_nanos: builtins.int
+        """Cost in nano-USD."""
+        avg_latency_ms: builtins.float
+        """Mean latency, in milliseconds; 0 when none is known."""
+        partial: builtins.bool
+        """Whether the month is not over yet."""
+        @builtins.property
+        def month(self) -> timestamp_pb2.Timestamp:
+            """Its start."""
+
+        def __init__(
+            self,
+            *,
+            month: timestamp_pb2.Timestamp | None = ...,
+            total_tokens: builtins.int = ...,
+            prompt_tokens: builtins.int = ...,
+            completion_tokens: builtins.int = ...,
+            total_requests: builtins.int = ...,
+            total_cost_usd: builtins.float = ...,
+            total_cost_nanos: builtins.int = ...,
+            avg_latency_ms: builtins.float = ...,
+            partial: builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["month", b"month"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["avg_latency_ms", b"avg_latency_ms", "completion_tokens", b"completion_tokens", "month", b"month", "partial", b"partial", "prompt_tokens", b"prompt_tokens", "total_cost_nanos", b"total_cost_nanos", "total_cost_usd", b"total_cost_usd", "total_requests", b"total_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MONTHS_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    months: builtins.int
+    """As asked for."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """Start of the first month."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """The moment of the answer."""
+
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[GetUsageByMonthResponse.Row]:
+        """Ascending."""
+
+    def __init__(
+        self,
+        *,
+        months: builtins.int = ...,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        data: abc.Iterable[GetUsageByMonthResponse.Row] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "end_date", b"end_date", "months", b"months", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetPerformanceMetricsRequest(message.Message):
+    """Period and model of performance."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """`1h`, `24h` (default), `7d` or `30d`, up to now."""
+    model: builtins.str
+    """Name of a model; default all."""
+    def __init__(
+        self,
+        *,
+        period: builtins.str | None = ...,
+        model: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_model", b"_model", "_period", b"_period", "model", b"model", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_model", b"_model", "_period", b"_period", "model", b"model", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__period: _TypeAlias = typing.Literal["period"]  # noqa: Y015
+    _WhichOneofArgType__period: _TypeAlias = typing.Literal["_period", b"_period"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__period) -> _WhichOneofReturnType__period | None: ...
+
+@typing.final
+class PerformanceMetrics(message.Message):
+    """How fast and how well requests were served."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Latency(message.Message):
+        """Of requests with a known latency, in milliseconds; all 0 when there are none."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        AVG_MS_FIELD_NUMBER: builtins.int
+        P50_MS_FIELD_NUMBER: builtins.int
+        P95_MS_FIELD_NUMBER: builtins.int
+        P99_MS_FIELD_NUMBER: builtins.int
+        avg_ms: builtins.float
+        """Mean."""
+        p50_ms: builtins.float
+        """Median, within 1 %."""
+        p95_ms: builtins.float
+        """95th percentile, within 1 %."""
+        p99_ms: builtins.float
+        """99th percentile, within 1 %."""
+        def __init__(
+            self,
+            *,
+            avg_ms: builtins.float = ...,
+            p50_ms: builtins.float = ...,
+            p95_ms: builtins.float = ...,
+            p99_ms: builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["avg_ms", b"avg_ms", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+    SUCCESSFUL_REQUESTS_FIELD_NUMBER: builtins.int
+    FAILED_REQUESTS_FIELD_NUMBER: builtins.int
+    SUCCESS_RATE_PCT_FIELD_NUMBER: builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: builtins.int
+    CACHE_HIT_RATE_PCT_FIELD_NUMBER: builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: builtins.int
+    LATENCY_FIELD_NUMBER: builtins.int
+    model_name: builtins.str
+    """Name; absent overall and for unattributed usage."""
+    total_requests: builtins.int
+    """Requests."""
+    successful_requests: builtins.int
+    """Requests with outcome `success`."""
+    failed_requests: builtins.int
+    """Other requests."""
+    success_rate_pct: builtins.float
+    """Successful ones in percent; 0 without requests."""
+    total_tokens: builtins.int
+    """Prompt and completion tokens."""
+    cached_tokens: builtins.int
+    """Tokens of prompts that came from a cache."""
+    cache_hit_rate_pct: builtins.float
+    """`cached_tokens` in percent of `total_tokens`; 0 without tokens."""
+    tokens_per_second: builtins.float
+    """Tokens by second of latency, the speed of one request; 0 when no latency is known."""
+    @builtins.property
+    def latency(self) -> PerformanceMetrics.Latency:
+        """Latency."""
+
+    def __init__(
+        self,
+        *,
+        model_name: builtins.str | None = ...,
+        total_requests: builtins.int = ...,
+        successful_requests: builtins.int = ...,
+        failed_requests: builtins.int = ...,
+        success_rate_pct: builtins.float = ...,
+        total_tokens: builtins.int = ...,
+        cached_tokens: builtins.int = ...,
+        cache_hit_rate_pct: builtins.float = ...,
+        tokens_per_second: builtins.float = ...,
+        latency: PerformanceMetrics.Latency | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_model_name", b"_model_name", "latency", b"latency", "model_name", b"model_name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_model_name", b"_model_name", "cache_hit_rate_pct", b"cache_hit_rate_pct", "cached_tokens", b"cached_tokens", "failed_requests", b"failed_requests", "latency", b"latency", "model_name", b"model_name", "success_rate_pct", b"success_rate_pct", "successful_requests", b"successful_requests", "tokens_per_second", b"tokens_per_second", "total_requests", b"total_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model_name: _TypeAlias = typing.Literal["model_name"]  # noqa: Y015
+    _WhichOneofArgType__model_name: _TypeAlias = typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
+
+@typing.final
+class GetPerformanceMetricsResponse(message.Message):
+    """Performance in all and by model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    OVERALL_FIELD_NUMBER: builtins.int
+    METRICS_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """As asked for."""
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """Start of the period."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """End of the period: the moment of the answer."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the minute of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    @builtins.property
+    def overall(self) -> PerformanceMetrics:
+        """All that is listed together."""
+
+    @builtins.property
+    def metrics(self) -> containers.RepeatedCompositeFieldContainer[PerformanceMetrics]:
+        """Most requests first, then by model id."""
+
+    def __init__(
+        self,
+        *,
+        period: builtins.str = ...,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+        overall: PerformanceMetrics | None = ...,
+        metrics: abc.Iterable[PerformanceMetrics] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "overall", b"overall", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "metrics", b"metrics", "overall", b"overall", "period", b"period", "source", b"source", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetThroughputMetricsRequest(message.Message):
+    """Period of throughput."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    FILL_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """`1h`, `24h` (default), `7d` or `30d`, up to now."""
+    fill: builtins.str
+    """Of the series: `zero` (default): a row for every minute; `none`: only minutes with traffic."""
+    def __init__(
+        self,
+        *,
+        period: builtins.str | None = ...,
+        fill: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_fill", b"_fill", "_period", b"_period", "fill", b"fill", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_fill", b"_fill", "_period", b"_period", "fill", b"fill", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fill: _TypeAlias = typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    _WhichOneofReturnType__period: _TypeAlias = typing.Literal["period"]  # noqa: Y015
+    _WhichOneofArgType__period: _TypeAlias = typing.Literal["_period", b"_period"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__period) -> _WhichOneofReturnType__period | None: ...
+
+@typing.final
+class GetThroughputMetricsResponse(message.Message):
+    """Throughput and its last hour."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Throughput(message.Message):
+        """Of the whole period."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        AVG_TOKENS_PER_REQUEST_FIELD_NUMBER: builtins.int
+        AVG_RPS_FIELD_NUMBER: builtins.int
+        PEAK_RPS_FIELD_NUMBER: builtins.int
+        PEAK_TIMESTAMP_FIELD_NUMBER: builtins.int
+        total_requests: builtins.int
+        """Requests."""
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        avg_tokens_per_request: builtins.float
+        """Tokens by request; 0 without requests."""
+        avg_rps: builtins.float
+        """Requests by second."""
+        peak_rps: builtins.float
+        """Requests by second of the busiest minute."""
+        @builtins.property
+        def peak_timestamp(self) -> timestamp_pb2.Timestamp:
+            """Start of the first such minute; absent without traffic."""
+
+        def __init__(
+            self,
+            *,
+            total_requests: builtins.int = ...,
+            total_tokens: builtins.int = ...,
+            avg_tokens_per_request: builtins.float = ...,
+            avg_rps: builtins.float = ...,
+            peak_rps: builtins.float = ...,
+            peak_timestamp: timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["peak_timestamp", b"peak_timestamp"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["avg_rps", b"avg_rps", "avg_tokens_per_request", b"avg_tokens_per_request", "peak_rps", b"peak_rps", "peak_timestamp", b"peak_timestamp", "total_requests", b"total_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class CacheDistribution(message.Message):
+        """How much came from a cache."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        CACHED_TOKENS_FIELD_NUMBER: builtins.int
+        UNCACHED_TOKENS_FIELD_NUMBER: builtins.int
+        CACHED_PCT_FIELD_NUMBER: builtins.int
+        UNCACHED_PCT_FIELD_NUMBER: builtins.int
+        cached_tokens: builtins.int
+        """Tokens of prompts that came from a cache."""
+        uncached_tokens: builtins.int
+        """All other tokens."""
+        cached_pct: builtins.float
+        """Cached ones in percent; 0 without tokens."""
+        uncached_pct: builtins.float
+        """Others in percent; 0 without tokens."""
+        def __init__(
+            self,
+            *,
+            cached_tokens: builtins.int = ...,
+            uncached_tokens: builtins.int = ...,
+            cached_pct: builtins.float = ...,
+            uncached_pct: builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["cached_pct", b"cached_pct", "cached_tokens", b"cached_tokens", "uncached_pct", b"uncached_pct", "uncached_tokens", b"uncached_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class Point(message.Message):
+        """One minute."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        TIMESTAMP_FIELD_NUMBER: builtins.int
+        REQUESTS_FIELD_NUMBER: builtins.int
+        TOKENS_FIELD_NUMBER: builtins.int
+        RPS_FIELD_NUMBER: builtins.int
+        requests: builtins.int
+        """Requests."""
+        tokens: builtins.int
+        """Prompt and completion tokens."""
+        rps: builtins.float
+        """Requests by second."""
+        @builtins.property
+        def timestamp(self) -> timestamp_pb2.Timestamp:
+            """Its start."""
+
+        def __init__(
+            self,
+            *,
+            timestamp: timestamp_pb2.Timestamp | None = ...,
+            requests: builtins.int = ...,
+            tokens: builtins.int = ...,
+            rps: builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["requests", b"requests", "rps", b"rps", "timestamp", b"timestamp", "tokens", b"tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    THROUGHPUT_FIELD_NUMBER: builtins.int
+    CACHE_DISTRIBUTION_FIELD_NUMBER: builtins.int
+    TIME_SERIES_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """As asked for."""
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """Start of the period."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """End of the period: the moment of the answer."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the minute of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    @builtins.property
+    def throughput(self) -> GetThroughputMetricsResponse.Throughput:
+        """Of the whole period."""
+
+    @builtins.property
+    def cache_distribution(self) -> GetThroughputMetricsResponse.CacheDistribution:
+        """Of the whole period."""
+
+    @builtins.property
+    def time_series(self) -> containers.RepeatedCompositeFieldContainer[GetThroughputMetricsResponse.Point]:
+        """The last 60 minutes whatever the period, newest first, the current one included."""
+
+    def __init__(
+        self,
+        *,
+        period: builtins.str = ...,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+        throughput: GetThroughputMetricsResponse.Throughput | None = ...,
+        cache_distribution: GetThroughputMetricsResponse.CacheDistribution | None = ...,
+        time_series: abc.Iterable[GetThroughputMetricsResponse.Point] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["cache_distribution", b"cache_distribution", "effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "start_date", b"start_date", "throughput", b"throughput"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cache_distribution", b"cache_distribution", "effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "period", b"period", "source", b"source", "start_date", b"start_date", "throughput", b"throughput", "time_series", b"time_series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetModelMetricsRequest(message.Message):
+    """Period of metrics by model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """`1h`, `24h` (default), `7d` or `30d`, up to now."""
+    def __init__(
+        self,
+        *,
+        period: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_period", b"_period", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_period", b"_period", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__period: _TypeAlias = typing.Literal["period"]  # noqa: Y015
+    _WhichOneofArgType__period: _TypeAlias = typing.Literal["_period", b"_period"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__period) -> _WhichOneofReturnType__period | None: ...
+
+@typing.final
+class GetModelMetricsResponse(message.Message):
+    """Each model's part."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One model's part."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        MODEL_ID_FIELD_NUMBER: builtins.int
+        MODEL_NAME_FIELD_NUMBER: builtins.int
+        FAMILY_FIELD_NUMBER: builtins.int
+        TYPE_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+        COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+        TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+        AVG_TOKENS_PER_REQUEST_FIELD_NUMBER: builtins.int
+        USAGE_PERCENTAGE_FIELD_NUMBER: builtins.int
+        TOTAL_COST_USD_FIELD_NUMBER: builtins.int
+        TOTAL_COST_NANOS_FIELD_NUMBER: builtins.int
+        AVG_LATENCY_MS_FIELD_NUMBER: builtins.int
+        P95_LATENCY_MS_FIELD_NUMBER: builtins.int
+        model_id: builtins.str
+        """UUID; absent for unattributed usage."""
+        model_name: builtins.str
+        """Name; absent for unattributed usage."""
+        family: builtins.str
+        """Family; absent for unattributed usage."""
+        type: builtins.str
+        """`completion`, `chat` or `embedding`; absent for unattributed usage."""
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        prompt_tokens: builtins.int
+        """Tokens of prompts."""
+        completion_tokens: builtins.int
+        """Tokens of completions."""
+        total_requests: builtins.int
+        """Requests."""
+        avg_tokens_per_request: builtins.float
+        """Tokens by request; 0 without requests."""
+        usage_percentage: builtins.float
+        """`total_tokens` in percent of the tenant's; 0 without tokens."""
+        total_cost_usd: builtins.float
+        """Cost in USD; the exact value is `total_cost_nanos`."""
+        total_cost_nanos: builtins.int
+        """Cost in nano-USD."""
+        avg_latency_ms: builtins.float
+        """Mean latency, in milliseconds; 0 when none is known."""
+        p95_latency_ms: builtins.float
+        """95th percentile of latency, in milliseconds, within 1 %."""
+        def __init__(
+            self,
+            *,
+            model_id: builtins.str | None = ...,
+            model_name: builtins.str | None = ...,
+            family: builtins.str | None = ...,
+            type: builtins.str | None = ...,
+            total_tokens: builtins.int = ...,
+            prompt_tokens: builtins.int = ...,
+            completion_tokens: builtins.int = ...,
+            total_requests: builtins.int = ...,
+            avg_tokens_per_request: builtins.float = ...,
+            usage_percentage: builtins.float = ...,
+            total_cost_usd: builtins.float = ...,
+            total_cost_nanos: builtins.int = ...,
+            avg_latency_ms: builtins.float = ...,
+            p95_latency_ms: builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_family", b"_family", "_model_id", b"_model_id", "_model_name", b"_model_name", "_type", b"_type", "family", b"family", "model_id", b"model_id", "model_name", b"model_name", "type", b"type"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_family", b"_family", "_model_id", b"_model_id", "_model_name", b"_model_name", "_type", b"_type", "avg_latency_ms", b"avg_latency_ms", "avg_tokens_per_request", b"avg_tokens_per_request", "completion_tokens", b"completion_tokens", "family", b"family", "model_id", b"model_id", "model_name", b"model_name", "p95_latency_ms", b"p95_latency_ms", "prompt_tokens", b"prompt_tokens", "total_cost_nanos", b"total_cost_nanos", "total_cost_usd", b"total_cost_usd", "total_requests", b"total_requests", "total_tokens", b"total_tokens", "type", b"type", "usage_percentage", b"usage_percentage"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__family: _TypeAlias = typing.Literal["family"]  # noqa: Y015
+        _WhichOneofArgType__family: _TypeAlias = typing.Literal["_family", b"_family"]  # noqa: Y015
+        _WhichOneofReturnType__model_id: _TypeAlias = typing.Literal["model_id"]  # noqa: Y015
+        _WhichOneofArgType__model_id: _TypeAlias = typing.Literal["_model_id", b"_model_id"]  # noqa: Y015
+        _WhichOneofReturnType__model_name: _TypeAlias = typing.Literal["model_name"]  # noqa: Y015
+        _WhichOneofArgType__model_name: _TypeAlias = typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+        _WhichOneofReturnType__type: _TypeAlias = typing.Literal["type"]  # noqa: Y015
+        _WhichOneofArgType__type: _TypeAlias = typing.Literal["_type", b"_type"]  # noqa: Y015
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__family) -> _WhichOneofReturnType__family | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__model_id) -> _WhichOneofReturnType__model_id | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
+        @typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    MODELS_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """As asked for."""
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """Start of the period."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """End of the period: the moment of the answer."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the minute of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    @builtins.property
+    def models(self) -> containers.RepeatedCompositeFieldContainer[GetModelMetricsResponse.Row]:
+        """Most tokens first, then by model id."""
+
+    def __init__(
+        self,
+        *,
+        period: builtins.str = ...,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+        models: abc.Iterable[GetModelMetricsResponse.Row] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "models", b"models", "period", b"period", "source", b"source", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetLatencyMetricsRequest(message.Message):
+    """Period and model of latencies."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """`1h`, `24h` (default), `7d` or `30d`, up to now."""
+    model: builtins.str
+    """Name of a model; default all."""
+    def __init__(
+        self,
+        *,
+        period: builtins.str | None = ...,
+        model: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_model", b"_model", "_period", b"_period", "model", b"model", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_model", b"_model", "_period", b"_period", "model", b"model", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__period: _TypeAlias = typing.Literal["period"]  # noqa: Y015
+    _WhichOneofArgType__period: _TypeAlias = typing.Literal["_period", b"_period"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__period) -> _WhichOneofReturnType__period | None: ...
+
+@typing.final
+class GetLatencyMetricsResponse(message.Message):
+    """Latencies by model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One model's latencies, in milliseconds; all 0 when none is known."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        MODEL_NAME_FIELD_NUMBER: builtins.int
+        AVG_LATENCY_MS_FIELD_NUMBER: builtins.int
+        P50_LATENCY_MS_FIELD_NUMBER: builtins.int
+        P95_LATENCY_MS_FIELD_NUMBER: builtins.int
+        P99_LATENCY_MS_FIELD_NUMBER: builtins.int
+        TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+        model_name: builtins.str
+        """Name; absent for unattributed usage."""
+        avg_latency_ms: builtins.float
+        """Mean."""
+        p50_latency_ms: builtins.float
+        """Median, within 1 %."""
+        p95_latency_ms: builtins.float
+        """95th percentile, within 1 %."""
+        p99_latency_ms: builtins.float
+        """99th percentile, within 1 %."""
+        total_requests: builtins.int
+        """Requests, those without a known latency included."""
+        def __init__(
+            self,
+            *,
+            model_name: builtins.str | None = ...,
+            avg_latency_ms: builtins.float = ...,
+            p50_latency_ms: builtins.float = ...,
+            p95_latency_ms: builtins.float = ...,
+            p99_latency_ms: builtins.float = ...,
+            total_requests: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_model_name", b"_model_name", "model_name", b"model_name"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_model_name", b"_model_name", "avg_latency_ms", b"avg_latency_ms", "model_name", b"model_name", "p50_latency_ms", b"p50_latency_ms", "p95_latency_ms", b"p95_latency_ms", "p99_latency_ms", b"p99_latency_ms", "total_requests", b"total_requests"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__model_name: _TypeAlias = typing.Literal["model_name"]  # noqa: Y015
+        _WhichOneofArgType__model_name: _TypeAlias = typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """As asked for."""
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """Start of the period."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """End of the period: the moment of the answer."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the minute of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[GetLatencyMetricsResponse.Row]:
+        """Most requests first, then by model id."""
+
+    def __init__(
+        self,
+        *,
+        period: builtins.str = ...,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+        data: abc.Iterable[GetLatencyMetricsResponse.Row] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "period", b"period", "source", b"source", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetTokenMetricsRequest(message.Message):
+    """Period and model of tokens."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """`1h`, `24h` (default), `7d` or `30d`, up to now."""
+    model: builtins.str
+    """Name of a model; default all."""
+    def __init__(
+        self,
+        *,
+        period: builtins.str | None = ...,
+        model: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_model", b"_model", "_period", b"_period", "model", b"model", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_model", b"_model", "_period", b"_period", "model", b"model", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__period: _TypeAlias = typing.Literal["period"]  # noqa: Y015
+    _WhichOneofArgType__period: _TypeAlias = typing.Literal["_period", b"_period"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__period) -> _WhichOneofReturnType__period | None: ...
+
+@typing.final
+class GetTokenMetricsResponse(message.Message):
+    """Tokens by model."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Row(message.Message):
+        """One model's tokens."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        MODEL_NAME_FIELD_NUMBER: builtins.int
+        PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+        COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        AVG_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+        AVG_COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+        TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+        model_name: builtins.str
+        """Name; absent for unattributed usage."""
+        prompt_tokens: builtins.int
+        """Tokens of prompts."""
+        completion_tokens: builtins.int
+        """Tokens of completions."""
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        avg_prompt_tokens: builtins.float
+        """Tokens of prompts by request; 0 without requests."""
+        avg_completion_tokens: builtins.float
+        """Tokens of completions by request; 0 without requests."""
+        total_requests: builtins.int
+        """Requests."""
+        def __init__(
+            self,
+            *,
+            model_name: builtins.str | None = ...,
+            prompt_tokens: builtins.int = ...,
+            completion_tokens: builtins.int = ...,
+            total_tokens: builtins.int = ...,
+            avg_prompt_tokens: builtins.float = ...,
+            avg_completion_tokens: builtins.float = ...,
+            total_requests: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_model_name", b"_model_name", "model_name", b"model_name"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_model_name", b"_model_name", "avg_completion_tokens", b"avg_completion_tokens", "avg_prompt_tokens", b"avg_prompt_tokens", "completion_tokens", b"completion_tokens", "model_name", b"model_name", "prompt_tokens", b"prompt_tokens", "total_requests", b"total_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__model_name: _TypeAlias = typing.Literal["model_name"]  # noqa: Y015
+        _WhichOneofArgType__model_name: _TypeAlias = typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
+
+    PERIOD_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    EFFECTIVE_START_FIELD_NUMBER: builtins.int
+    EFFECTIVE_END_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    period: builtins.str
+    """As asked for."""
+    source: builtins.str
+    """`rollup`."""
+    @builtins.property
+    def start_date(self) -> timestamp_pb2.Timestamp:
+        """Start of the period."""
+
+    @builtins.property
+    def end_date(self) -> timestamp_pb2.Timestamp:
+        """End of the period: the moment of the answer."""
+
+    @builtins.property
+    def effective_start(self) -> timestamp_pb2.Timestamp:
+        """Start of what was summed: of the minute of `start_date`."""
+
+    @builtins.property
+    def effective_end(self) -> timestamp_pb2.Timestamp:
+        """End of what was summed."""
+
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[GetTokenMetricsResponse.Row]:
+        """Most requests first, then by model id."""
+
+    def __init__(
+        self,
+        *,
+        period: builtins.str = ...,
+        start_date: timestamp_pb2.Timestamp | None = ...,
+        end_date: timestamp_pb2.Timestamp | None = ...,
+        effective_start: timestamp_pb2.Timestamp | None = ...,
+        effective_end: timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
+        data: abc.Iterable[GetTokenMetricsResponse.Row] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "effective_end", b"effective_end", "effective_start", b"effective_start", "end_date", b"end_date", "period", b"period", "source", b"source", "start_date", b"start_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListHourlyUsageRequest(message.Message):
+    """How many of a tenant's hours are wanted."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    ENVELOPE_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID of the tenant."""
+    limit: builtins.int
+    """Page size, 1..168; default 168."""
+    page_token: builtins.str
+    """From the previous page."""
+    envelope: builtins.bool
+    """Flat twin only: answer `{"data": […], "pagination": {…}}` instead of a bare array."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        limit: builtins.int | None = ...,
+        page_token: builtins.str | None = ...,
+        envelope: builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_envelope", b"_envelope", "_limit", b"_limit", "_page_token", b"_page_token", "envelope", b"envelope", "limit", b"limit", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_envelope", b"_envelope", "_limit", b"_limit", "_page_token", b"_page_token", "envelope", b"envelope", "limit", b"limit", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__envelope: _TypeAlias = typing.Literal["envelope"]  # noqa: Y015
+    _WhichOneofArgType__envelope: _TypeAlias = typing.Literal["_envelope", b"_envelope"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__envelope) -> _WhichOneofReturnType__envelope | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+@typing.final
+class ListHourlyUsageResponse(message.Message):
+    """A tenant's hours with traffic."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class HourlyUsage(message.Message):
+        """One hour."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        ID_FIELD_NUMBER: builtins.int
+        HOUR_FIELD_NUMBER: builtins.int
+        TENANT_ID_FIELD_NUMBER: builtins.int
+        TOTAL_TOKENS_FIELD_NUMBER: builtins.int
+        TOTAL_REQUESTS_FIELD_NUMBER: builtins.int
+        TOTAL_COST_MICRODOLLARS_FIELD_NUMBER: builtins.int
+        TOTAL_COST_USD_FIELD_NUMBER: builtins.int
+        id: builtins.str
+        """UUID; the same for the tenant's hour in every answer."""
+        tenant_id: builtins.str
+        """UUID."""
+        total_tokens: builtins.int
+        """Prompt and completion tokens."""
+        total_requests: builtins.int
+        """Requests."""
+        total_cost_microdollars: builtins.int
+        """Cost in millionths of a USD, rounded half to even."""
+        total_cost_usd: builtins.float
+        """Cost in USD."""
+        @builtins.property
+        def hour(self) -> timestamp_pb2.Timestamp:
+            """Its start."""
+
+        def __init__(
+            self,
+            *,
+            id: builtins.str = ...,
+            hour: timestamp_pb2.Timestamp | None = ...,
+            tenant_id: builtins.str = ...,
+            total_tokens: builtins.int = ...,
+            total_requests: builtins.int = ...,
+            total_cost_microdollars: builtins.int = ...,
+            total_cost_usd: builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["hour", b"hour"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["hour", b"hour", "id", b"id", "tenant_id", b"tenant_id", "total_cost_microdollars", b"total_cost_microdollars", "total_cost_usd", b"total_cost_usd", "total_requests", b"total_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DATA_FIELD_NUMBER: builtins.int
+    PAGINATION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[ListHourlyUsageResponse.HourlyUsage]:
+        """Newest first."""
+
+    @builtins.property
+    def pagination(self) -> pagination_pb2.Pagination:
+        """Where the page stands."""
+
+    def __init__(
+        self,
+        *,
+        data: abc.Iterable[ListHourlyUsageResponse.HourlyUsage] | None = ...,
+        pagination: pagination_pb2.Pagination | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["pagination", b"pagination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "pagination", b"pagination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class VerifyRollupsRequest(message.Message):
+    """Sums to be compared."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID of the tenant."""
+    start_date: builtins.str
+    """RFC 3339 with a zone; default 30 days before the end. Not before raw records are kept."""
+    end_date: builtins.str
+    """RFC 3339 with a zone, exclusive; default now. At most 31 days after the start. The window is widened to whole days, UTC."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        start_date: builtins.str | None = ...,
+        end_date: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_date: _TypeAlias = typing.Literal["end_date"]  # noqa: Y015
+    _WhichOneofArgType__end_date: _TypeAlias = typing.Literal["_end_date", b"_end_date"]  # noqa: Y015
+    _WhichOneofReturnType__start_date: _TypeAlias = typing.Literal["start_date"]  # noqa: Y015
+    _WhichOneofArgType__start_date: _TypeAlias = typing.Literal["_start_date", b"_start_date"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_date) -> _WhichOneofReturnType__end_date | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_date) -> _WhichOneofReturnType__start_date | None: ...
+
+@typing.final
+class VerifyRollupsResponse(message.Message):
+    """How far sums are from the raw records."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: builtins.int
+    WRONG_HOURS_FIELD_NUMBER: builtins.int
+    WRONG_DAYS_FIELD_NUMBER: builtins.int
+    WRONG_MINUTES_FIELD_NUMBER: builtins.int
+    days: builtins.int
+    """Days compared."""
+    wrong_hours: builtins.int
+    """Sums by hour that are missing, wrong or without any record."""
+    wrong_days: builtins.int
+    """Sums by day, likewise."""
+    wrong_minutes: builtins.int
+    """Sums by minute, likewise; only of the last 40 days."""
+    def __init__(
+        self,
+        *,
+        days: builtins.int = ...,
+        wrong_hours: builtins.int = ...,
+        wrong_days: builtins.int = ...,
+        wrong_minutes: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["days", b"days", "wrong_days", b"wrong_days", "wrong_hours", b"wrong_hours", "wrong_minutes", b"wrong_minutes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RefreshRollupsRequest(message.Message):
+    """Sums to be mended."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    START_DATE_FIELD_NUMBER: builtins.int
+    END_DATE_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID of the tenant."""
+    start_date: builtins.str
+    """RFC 3339 with a zone; default 30 days before the end. Not before raw records are kept."""
+    end_date: builtins.str
+    """RFC 3339 with a zone, exclusive; default now. At most 31 days after the start. The window is widened to whole days, UTC."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        start_date: builtins.str | None = ...,
+        end_date: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_end_date", b"_end_date", "_start_date", b"_start_date", "end_date", b"end_date", "start_date", b"start_date", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_date: _TypeAlias = typing.Literal["end_date"]  # noqa: Y015
+    _WhichOneofArgType__end_date: _TypeAlias = typing.Literal["_end_date", b"_end_date"]  # noqa: Y015
+    _WhichOneofReturnType__start_date: _TypeAlias = typing.Literal["start_date"]  # noqa: Y015
+    _WhichOneofArgType__start_date: _TypeAlias = typing.Literal["_start_date", b"_start_date"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_date) -> _WhichOneofReturnType__end_date | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_date) -> _WhichOneofReturnType__start_date | None: ...
+
+@typing.final
+class RefreshRollupsResponse(message.Message):
+    """What was mended."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: builtins.int
+    MENDED_FIELD_NUMBER: builtins.int
+    days: builtins.int
+    """Days compared."""
+    mended: builtins.int
+    """Sums by hour, day and minute that were written or deleted."""
+    def __init__(
+        self,
+        *,
+        days: builtins.int = ...,
+        mended: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["days", b"days", "mended", b"mended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class UsageRow(message.Message):
     """One group's usage."""
 

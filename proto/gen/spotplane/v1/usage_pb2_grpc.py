@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from spotplane.v1 import usage_pb2 as spotplane_dot_v1_dot_usage__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -59,6 +60,86 @@ class UsageServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageDetailedRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageDetailedResponse.FromString,
                 _registered_method=True)
+        self.GetUsageSummary = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetUsageSummary',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageSummaryRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageSummaryResponse.FromString,
+                _registered_method=True)
+        self.ListUsageByModel = channel.unary_unary(
+                '/spotplane.v1.UsageService/ListUsageByModel',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByModelRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByModelResponse.FromString,
+                _registered_method=True)
+        self.ListUsageByKey = channel.unary_unary(
+                '/spotplane.v1.UsageService/ListUsageByKey',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByKeyRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByKeyResponse.FromString,
+                _registered_method=True)
+        self.ListUsageByDate = channel.unary_unary(
+                '/spotplane.v1.UsageService/ListUsageByDate',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByDateRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByDateResponse.FromString,
+                _registered_method=True)
+        self.GetUsageByDay = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetUsageByDay',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByDayRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByDayResponse.FromString,
+                _registered_method=True)
+        self.GetUsageByWeek = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetUsageByWeek',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByWeekRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByWeekResponse.FromString,
+                _registered_method=True)
+        self.GetUsageByMonth = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetUsageByMonth',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByMonthRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByMonthResponse.FromString,
+                _registered_method=True)
+        self.GetPerformanceMetrics = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetPerformanceMetrics',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetPerformanceMetricsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetPerformanceMetricsResponse.FromString,
+                _registered_method=True)
+        self.GetThroughputMetrics = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetThroughputMetrics',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetThroughputMetricsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetThroughputMetricsResponse.FromString,
+                _registered_method=True)
+        self.GetModelMetrics = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetModelMetrics',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetModelMetricsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetModelMetricsResponse.FromString,
+                _registered_method=True)
+        self.GetLatencyMetrics = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetLatencyMetrics',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetLatencyMetricsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetLatencyMetricsResponse.FromString,
+                _registered_method=True)
+        self.GetTokenMetrics = channel.unary_unary(
+                '/spotplane.v1.UsageService/GetTokenMetrics',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.GetTokenMetricsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.GetTokenMetricsResponse.FromString,
+                _registered_method=True)
+        self.ListHourlyUsage = channel.unary_unary(
+                '/spotplane.v1.UsageService/ListHourlyUsage',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageResponse.FromString,
+                _registered_method=True)
+        self.ListHourlyUsageFlat = channel.unary_unary(
+                '/spotplane.v1.UsageService/ListHourlyUsageFlat',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.VerifyRollups = channel.unary_unary(
+                '/spotplane.v1.UsageService/VerifyRollups',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.VerifyRollupsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.VerifyRollupsResponse.FromString,
+                _registered_method=True)
+        self.RefreshRollups = channel.unary_unary(
+                '/spotplane.v1.UsageService/RefreshRollups',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.RefreshRollupsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.RefreshRollupsResponse.FromString,
+                _registered_method=True)
         self.GetTenantUsageDetailed = channel.unary_unary(
                 '/spotplane.v1.UsageService/GetTenantUsageDetailed',
                 request_serializer=spotplane_dot_v1_dot_usage__pb2.GetTenantUsageDetailedRequest.SerializeToString,
@@ -110,6 +191,121 @@ class UsageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsageSummary(self, request, context):
+        """The caller's tenant's usage of a window, in all and by model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsageByModel(self, request, context):
+        """The caller's tenant's usage of a window, model by model, most tokens first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsageByKey(self, request, context):
+        """The caller's tenant's usage of a window, key by key, most tokens first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsageByDate(self, request, context):
+        """The caller's tenant's usage of a window, by hour, day or month.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsageByDay(self, request, context):
+        """The caller's tenant's usage of the last days, day by day.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsageByWeek(self, request, context):
+        """The caller's tenant's usage of the last weeks, week by week, each compared with the one before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsageByMonth(self, request, context):
+        """The caller's tenant's usage of the last months, month by month.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPerformanceMetrics(self, request, context):
+        """How fast and how well the caller's tenant was served, in all and model by model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetThroughputMetrics(self, request, context):
+        """How much the caller's tenant asked for, on average and at most, and the last 60 minutes one by one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelMetrics(self, request, context):
+        """Each model's part of the caller's tenant's usage, most tokens first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLatencyMetrics(self, request, context):
+        """Latency of the caller's tenant's requests, model by model, most requests first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTokenMetrics(self, request, context):
+        """Tokens of the caller's tenant's requests, model by model, most requests first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHourlyUsage(self, request, context):
+        """A tenant's hours with traffic, newest first; the typed twin of `ListHourlyUsageFlat`. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHourlyUsageFlat(self, request, context):
+        """A tenant's hours with traffic as a bare JSON array, newest first; the header `X-Total-Count` has the number of all such
+        hours that are kept. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyRollups(self, request, context):
+        """Compares a tenant's sums of a window with its raw records. Changes nothing. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshRollups(self, request, context):
+        """Replaces those of a tenant's sums of a window that are not what its raw records say; others are left alone, so it is safe
+        to repeat, and beside ingest. Each day is a transaction of its own. `CONFLICT` when ingest keeps getting in between: call again.
+        For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTenantUsageDetailed(self, request, context):
         """A tenant's usage, grouped and filtered. For administrators.
         """
@@ -146,6 +342,86 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetUsageDetailed,
                     request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageDetailedRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageDetailedResponse.SerializeToString,
+            ),
+            'GetUsageSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsageSummary,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageSummaryRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageSummaryResponse.SerializeToString,
+            ),
+            'ListUsageByModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsageByModel,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByModelRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByModelResponse.SerializeToString,
+            ),
+            'ListUsageByKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsageByKey,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByKeyRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByKeyResponse.SerializeToString,
+            ),
+            'ListUsageByDate': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsageByDate,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByDateRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.ListUsageByDateResponse.SerializeToString,
+            ),
+            'GetUsageByDay': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsageByDay,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByDayRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByDayResponse.SerializeToString,
+            ),
+            'GetUsageByWeek': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsageByWeek,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByWeekRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByWeekResponse.SerializeToString,
+            ),
+            'GetUsageByMonth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsageByMonth,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByMonthRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetUsageByMonthResponse.SerializeToString,
+            ),
+            'GetPerformanceMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPerformanceMetrics,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetPerformanceMetricsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetPerformanceMetricsResponse.SerializeToString,
+            ),
+            'GetThroughputMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetThroughputMetrics,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetThroughputMetricsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetThroughputMetricsResponse.SerializeToString,
+            ),
+            'GetModelMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelMetrics,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetModelMetricsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetModelMetricsResponse.SerializeToString,
+            ),
+            'GetLatencyMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLatencyMetrics,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetLatencyMetricsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetLatencyMetricsResponse.SerializeToString,
+            ),
+            'GetTokenMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTokenMetrics,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.GetTokenMetricsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.GetTokenMetricsResponse.SerializeToString,
+            ),
+            'ListHourlyUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHourlyUsage,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageResponse.SerializeToString,
+            ),
+            'ListHourlyUsageFlat': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHourlyUsageFlat,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'VerifyRollups': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyRollups,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.VerifyRollupsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.VerifyRollupsResponse.SerializeToString,
+            ),
+            'RefreshRollups': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshRollups,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.RefreshRollupsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.RefreshRollupsResponse.SerializeToString,
             ),
             'GetTenantUsageDetailed': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTenantUsageDetailed,
@@ -271,6 +547,438 @@ class UsageService(object):
             '/spotplane.v1.UsageService/GetUsageDetailed',
             spotplane_dot_v1_dot_usage__pb2.GetUsageDetailedRequest.SerializeToString,
             spotplane_dot_v1_dot_usage__pb2.GetUsageDetailedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsageSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetUsageSummary',
+            spotplane_dot_v1_dot_usage__pb2.GetUsageSummaryRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetUsageSummaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsageByModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/ListUsageByModel',
+            spotplane_dot_v1_dot_usage__pb2.ListUsageByModelRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.ListUsageByModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsageByKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/ListUsageByKey',
+            spotplane_dot_v1_dot_usage__pb2.ListUsageByKeyRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.ListUsageByKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsageByDate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/ListUsageByDate',
+            spotplane_dot_v1_dot_usage__pb2.ListUsageByDateRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.ListUsageByDateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsageByDay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetUsageByDay',
+            spotplane_dot_v1_dot_usage__pb2.GetUsageByDayRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetUsageByDayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsageByWeek(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetUsageByWeek',
+            spotplane_dot_v1_dot_usage__pb2.GetUsageByWeekRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetUsageByWeekResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsageByMonth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetUsageByMonth',
+            spotplane_dot_v1_dot_usage__pb2.GetUsageByMonthRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetUsageByMonthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPerformanceMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetPerformanceMetrics',
+            spotplane_dot_v1_dot_usage__pb2.GetPerformanceMetricsRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetPerformanceMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetThroughputMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetThroughputMetrics',
+            spotplane_dot_v1_dot_usage__pb2.GetThroughputMetricsRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetThroughputMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetModelMetrics',
+            spotplane_dot_v1_dot_usage__pb2.GetModelMetricsRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetModelMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLatencyMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetLatencyMetrics',
+            spotplane_dot_v1_dot_usage__pb2.GetLatencyMetricsRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetLatencyMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTokenMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/GetTokenMetrics',
+            spotplane_dot_v1_dot_usage__pb2.GetTokenMetricsRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.GetTokenMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHourlyUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/ListHourlyUsage',
+            spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHourlyUsageFlat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/ListHourlyUsageFlat',
+            spotplane_dot_v1_dot_usage__pb2.ListHourlyUsageRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyRollups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/VerifyRollups',
+            spotplane_dot_v1_dot_usage__pb2.VerifyRollupsRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.VerifyRollupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshRollups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/RefreshRollups',
+            spotplane_dot_v1_dot_usage__pb2.RefreshRollupsRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.RefreshRollupsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 Usage: what tenants used and what it cost."""
 
 from collections import abc as abc
+from google.api import httpbody_pb2 as httpbody_pb2
 from grpc import aio as aio
 from spotplane.v1 import usage_pb2 as usage_pb2
 import abc as abc_1
@@ -33,6 +34,43 @@ class UsageServiceStub:
     """The caller's tenant's usage of the last hours, hour by hour."""
     GetUsageDetailed: aio.UnaryUnaryMultiCallable[usage_pb2.GetUsageDetailedRequest, usage_pb2.GetUsageDetailedResponse]
     """The caller's tenant's usage, grouped and filtered."""
+    GetUsageSummary: aio.UnaryUnaryMultiCallable[usage_pb2.GetUsageSummaryRequest, usage_pb2.GetUsageSummaryResponse]
+    """The caller's tenant's usage of a window, in all and by model."""
+    ListUsageByModel: aio.UnaryUnaryMultiCallable[usage_pb2.ListUsageByModelRequest, usage_pb2.ListUsageByModelResponse]
+    """The caller's tenant's usage of a window, model by model, most tokens first."""
+    ListUsageByKey: aio.UnaryUnaryMultiCallable[usage_pb2.ListUsageByKeyRequest, usage_pb2.ListUsageByKeyResponse]
+    """The caller's tenant's usage of a window, key by key, most tokens first."""
+    ListUsageByDate: aio.UnaryUnaryMultiCallable[usage_pb2.ListUsageByDateRequest, usage_pb2.ListUsageByDateResponse]
+    """The caller's tenant's usage of a window, by hour, day or month."""
+    GetUsageByDay: aio.UnaryUnaryMultiCallable[usage_pb2.GetUsageByDayRequest, usage_pb2.GetUsageByDayResponse]
+    """The caller's tenant's usage of the last days, day by day."""
+    GetUsageByWeek: aio.UnaryUnaryMultiCallable[usage_pb2.GetUsageByWeekRequest, usage_pb2.GetUsageByWeekResponse]
+    """The caller's tenant's usage of the last weeks, week by week, each compared with the one before."""
+    GetUsageByMonth: aio.UnaryUnaryMultiCallable[usage_pb2.GetUsageByMonthRequest, usage_pb2.GetUsageByMonthResponse]
+    """The caller's tenant's usage of the last months, month by month."""
+    GetPerformanceMetrics: aio.UnaryUnaryMultiCallable[usage_pb2.GetPerformanceMetricsRequest, usage_pb2.GetPerformanceMetricsResponse]
+    """How fast and how well the caller's tenant was served, in all and model by model."""
+    GetThroughputMetrics: aio.UnaryUnaryMultiCallable[usage_pb2.GetThroughputMetricsRequest, usage_pb2.GetThroughputMetricsResponse]
+    """How much the caller's tenant asked for, on average and at most, and the last 60 minutes one by one."""
+    GetModelMetrics: aio.UnaryUnaryMultiCallable[usage_pb2.GetModelMetricsRequest, usage_pb2.GetModelMetricsResponse]
+    """Each model's part of the caller's tenant's usage, most tokens first."""
+    GetLatencyMetrics: aio.UnaryUnaryMultiCallable[usage_pb2.GetLatencyMetricsRequest, usage_pb2.GetLatencyMetricsResponse]
+    """Latency of the caller's tenant's requests, model by model, most requests first."""
+    GetTokenMetrics: aio.UnaryUnaryMultiCallable[usage_pb2.GetTokenMetricsRequest, usage_pb2.GetTokenMetricsResponse]
+    """Tokens of the caller's tenant's requests, model by model, most requests first."""
+    ListHourlyUsage: aio.UnaryUnaryMultiCallable[usage_pb2.ListHourlyUsageRequest, usage_pb2.ListHourlyUsageResponse]
+    """A tenant's hours with traffic, newest first; the typed twin of `ListHourlyUsageFlat`. For administrators."""
+    ListHourlyUsageFlat: aio.UnaryUnaryMultiCallable[usage_pb2.ListHourlyUsageRequest, httpbody_pb2.HttpBody]
+    """A tenant's hours with traffic as a bare JSON array, newest first; the header `X-Total-Count` has the number of all such
+    hours that are kept. For administrators.
+    """
+    VerifyRollups: aio.UnaryUnaryMultiCallable[usage_pb2.VerifyRollupsRequest, usage_pb2.VerifyRollupsResponse]
+    """Compares a tenant's sums of a window with its raw records. Changes nothing. For administrators."""
+    RefreshRollups: aio.UnaryUnaryMultiCallable[usage_pb2.RefreshRollupsRequest, usage_pb2.RefreshRollupsResponse]
+    """Replaces those of a tenant's sums of a window that are not what its raw records say; others are left alone, so it is safe
+    to repeat, and beside ingest. Each day is a transaction of its own. `CONFLICT` when ingest keeps getting in between: call again.
+    For administrators.
+    """
     GetTenantUsageDetailed: aio.UnaryUnaryMultiCallable[usage_pb2.GetTenantUsageDetailedRequest, usage_pb2.GetTenantUsageDetailedResponse]
     """A tenant's usage, grouped and filtered. For administrators."""
     ListTenantDeployments: aio.UnaryUnaryMultiCallable[usage_pb2.ListTenantDeploymentsRequest, usage_pb2.ListTenantDeploymentsResponse]
@@ -81,6 +119,139 @@ class UsageServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[usage_pb2.GetUsageDetailedRequest, abc.Awaitable[usage_pb2.GetUsageDetailedResponse]],
     ) -> abc.Awaitable[usage_pb2.GetUsageDetailedResponse]:
         """The caller's tenant's usage, grouped and filtered."""
+
+    @abc_1.abstractmethod
+    def GetUsageSummary(
+        self,
+        request: usage_pb2.GetUsageSummaryRequest,
+        context: aio.ServicerContext[usage_pb2.GetUsageSummaryRequest, abc.Awaitable[usage_pb2.GetUsageSummaryResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetUsageSummaryResponse]:
+        """The caller's tenant's usage of a window, in all and by model."""
+
+    @abc_1.abstractmethod
+    def ListUsageByModel(
+        self,
+        request: usage_pb2.ListUsageByModelRequest,
+        context: aio.ServicerContext[usage_pb2.ListUsageByModelRequest, abc.Awaitable[usage_pb2.ListUsageByModelResponse]],
+    ) -> abc.Awaitable[usage_pb2.ListUsageByModelResponse]:
+        """The caller's tenant's usage of a window, model by model, most tokens first."""
+
+    @abc_1.abstractmethod
+    def ListUsageByKey(
+        self,
+        request: usage_pb2.ListUsageByKeyRequest,
+        context: aio.ServicerContext[usage_pb2.ListUsageByKeyRequest, abc.Awaitable[usage_pb2.ListUsageByKeyResponse]],
+    ) -> abc.Awaitable[usage_pb2.ListUsageByKeyResponse]:
+        """The caller's tenant's usage of a window, key by key, most tokens first."""
+
+    @abc_1.abstractmethod
+    def ListUsageByDate(
+        self,
+        request: usage_pb2.ListUsageByDateRequest,
+        context: aio.ServicerContext[usage_pb2.ListUsageByDateRequest, abc.Awaitable[usage_pb2.ListUsageByDateResponse]],
+    ) -> abc.Awaitable[usage_pb2.ListUsageByDateResponse]:
+        """The caller's tenant's usage of a window, by hour, day or month."""
+
+    @abc_1.abstractmethod
+    def GetUsageByDay(
+        self,
+        request: usage_pb2.GetUsageByDayRequest,
+        context: aio.ServicerContext[usage_pb2.GetUsageByDayRequest, abc.Awaitable[usage_pb2.GetUsageByDayResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetUsageByDayResponse]:
+        """The caller's tenant's usage of the last days, day by day."""
+
+    @abc_1.abstractmethod
+    def GetUsageByWeek(
+        self,
+        request: usage_pb2.GetUsageByWeekRequest,
+        context: aio.ServicerContext[usage_pb2.GetUsageByWeekRequest, abc.Awaitable[usage_pb2.GetUsageByWeekResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetUsageByWeekResponse]:
+        """The caller's tenant's usage of the last weeks, week by week, each compared with the one before."""
+
+    @abc_1.abstractmethod
+    def GetUsageByMonth(
+        self,
+        request: usage_pb2.GetUsageByMonthRequest,
+        context: aio.ServicerContext[usage_pb2.GetUsageByMonthRequest, abc.Awaitable[usage_pb2.GetUsageByMonthResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetUsageByMonthResponse]:
+        """The caller's tenant's usage of the last months, month by month."""
+
+    @abc_1.abstractmethod
+    def GetPerformanceMetrics(
+        self,
+        request: usage_pb2.GetPerformanceMetricsRequest,
+        context: aio.ServicerContext[usage_pb2.GetPerformanceMetricsRequest, abc.Awaitable[usage_pb2.GetPerformanceMetricsResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetPerformanceMetricsResponse]:
+        """How fast and how well the caller's tenant was served, in all and model by model."""
+
+    @abc_1.abstractmethod
+    def GetThroughputMetrics(
+        self,
+        request: usage_pb2.GetThroughputMetricsRequest,
+        context: aio.ServicerContext[usage_pb2.GetThroughputMetricsRequest, abc.Awaitable[usage_pb2.GetThroughputMetricsResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetThroughputMetricsResponse]:
+        """How much the caller's tenant asked for, on average and at most, and the last 60 minutes one by one."""
+
+    @abc_1.abstractmethod
+    def GetModelMetrics(
+        self,
+        request: usage_pb2.GetModelMetricsRequest,
+        context: aio.ServicerContext[usage_pb2.GetModelMetricsRequest, abc.Awaitable[usage_pb2.GetModelMetricsResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetModelMetricsResponse]:
+        """Each model's part of the caller's tenant's usage, most tokens first."""
+
+    @abc_1.abstractmethod
+    def GetLatencyMetrics(
+        self,
+        request: usage_pb2.GetLatencyMetricsRequest,
+        context: aio.ServicerContext[usage_pb2.GetLatencyMetricsRequest, abc.Awaitable[usage_pb2.GetLatencyMetricsResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetLatencyMetricsResponse]:
+        """Latency of the caller's tenant's requests, model by model, most requests first."""
+
+    @abc_1.abstractmethod
+    def GetTokenMetrics(
+        self,
+        request: usage_pb2.GetTokenMetricsRequest,
+        context: aio.ServicerContext[usage_pb2.GetTokenMetricsRequest, abc.Awaitable[usage_pb2.GetTokenMetricsResponse]],
+    ) -> abc.Awaitable[usage_pb2.GetTokenMetricsResponse]:
+        """Tokens of the caller's tenant's requests, model by model, most requests first."""
+
+    @abc_1.abstractmethod
+    def ListHourlyUsage(
+        self,
+        request: usage_pb2.ListHourlyUsageRequest,
+        context: aio.ServicerContext[usage_pb2.ListHourlyUsageRequest, abc.Awaitable[usage_pb2.ListHourlyUsageResponse]],
+    ) -> abc.Awaitable[usage_pb2.ListHourlyUsageResponse]:
+        """A tenant's hours with traffic, newest first; the typed twin of `ListHourlyUsageFlat`. For administrators."""
+
+    @abc_1.abstractmethod
+    def ListHourlyUsageFlat(
+        self,
+        request: usage_pb2.ListHourlyUsageRequest,
+        context: aio.ServicerContext[usage_pb2.ListHourlyUsageRequest, abc.Awaitable[httpbody_pb2.HttpBody]],
+    ) -> abc.Awaitable[httpbody_pb2.HttpBody]:
+        """A tenant's hours with traffic as a bare JSON array, newest first; the header `X-Total-Count` has the number of all such
+        hours that are kept. For administrators.
+        """
+
+    @abc_1.abstractmethod
+    def VerifyRollups(
+        self,
+        request: usage_pb2.VerifyRollupsRequest,
+        context: aio.ServicerContext[usage_pb2.VerifyRollupsRequest, abc.Awaitable[usage_pb2.VerifyRollupsResponse]],
+    ) -> abc.Awaitable[usage_pb2.VerifyRollupsResponse]:
+        """Compares a tenant's sums of a window with its raw records. Changes nothing. For administrators."""
+
+    @abc_1.abstractmethod
+    def RefreshRollups(
+        self,
+        request: usage_pb2.RefreshRollupsRequest,
+        context: aio.ServicerContext[usage_pb2.RefreshRollupsRequest, abc.Awaitable[usage_pb2.RefreshRollupsResponse]],
+    ) -> abc.Awaitable[usage_pb2.RefreshRollupsResponse]:
+        """Replaces those of a tenant's sums of a window that are not what its raw records say; others are left alone, so it is safe
+        to repeat, and beside ingest. Each day is a transaction of its own. `CONFLICT` when ingest keeps getting in between: call again.
+        For administrators.
+        """
 
     @abc_1.abstractmethod
     def GetTenantUsageDetailed(

@@ -1,0 +1,284 @@
+"""Totals and series as messages: the formula sheet, and nothing divided by zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any, Final, TypeAlias
+from uuid import NAMESPACE_URL, uuid5
+
+import asyncpg
+from spotplane.v1 import usage_pb2 as pb
+
+from spotplane_server.kernel import wire
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.usage.answers import NANOS_PER_USD, percent, ratio
+from spotplane_server.usage.totals import ModelTotal
+from spotplane_server.usage.windows import MINUTE, Window
+
+# Records, and what stands for none of them.
+Sums: TypeAlias = Mapping[datetime, Any]
+
+MINUTE_SECONDS: Final = 60
+NANOS_PER_MICRODOLLAR: Final = 1000
+
+_NO_TRAFFIC: Final[Mapping[str, int]] = dict.fromkeys(
+    (
+        "requests",
+        "prompt_tokens",
+        "completion_tokens",
+        "cost_nanos",
+        "latency_count",
+        "latency_sum",
+    ),
+    0,
+)
+
+
+def echo(asked: Window, effective: Window) -> dict[str, Any]:
+    """The window as asked for, and the one that was summed."""
+    return {
+        "start_date": wire.timestamp(asked.start),
+        "end_date": wire.timestamp(asked.end),
+        "effective_start": wire.timestamp(effective.start),
+        "effective_end": wire.timestamp(effective.end),
+        "source": "rollup",
+    }
+
+
+def cost(nanos: int, name: str = "cost") -> dict[str, Any]:
+    """A cost in USD and its exact twin."""
+    return {f"{name}_usd": ratio(nanos, NANOS_PER_USD), f"{name}_nanos": nanos}
+
+
+def change(this: int, before: int) -> float | None:
+    """From ``before`` to ``this`` in percent; None from nothing."""
+    return (this - before) * 100 / before if before else None
+
+
+def names(total: ModelTotal, *fields: str) -> dict[str, Any]:
+    """A model's id and names; none when usage has no model."""
+    row = total.row
+    if row is None:
+        return {}
+    return {field: str(row[field]) for field in fields if row[field] is not None}
+
+
+def period_rows(
+    starts: Sequence[datetime], sums: Sums, *, current: datetime, fill: bool
+) -> list[tuple[datetime, dict[str, Any]]]:
+    """What every series of `by-…` tells, period by period; without ``fill`` only of busy ones."""
+    return [
+        (start, _period(sums.get(start, _NO_TRAFFIC), partial=start == current))
+        for start in starts
+        if fill or start in sums
+    ]
+
+
+def changes(sums: Sums, week: datetime, before: datetime) -> dict[str, float | None]:
+    """How a week differs from the one before it."""
+    this, last = sums.get(week, _NO_TRAFFIC), sums.get(before, _NO_TRAFFIC)
+    return {
+        "change_pct": change(_tokens(this), _tokens(last)),
+        "requests_change_pct": change(this["requests"], last["requests"]),
+        "cost_change_pct": change(this["cost_nanos"], last["cost_nanos"]),
+    }
+
+
+def date_rows(
+    starts: Sequence[datetime], sums: Sums, *, fill: bool
+) -> list[pb.ListUsageByDateResponse.Row]:
+    """One row a period; without ``fill`` only of busy ones."""
+    rows = []
+    for start in starts:
+        if fill or start in sums:
+            of = sums.get(start, _NO_TRAFFIC)
+            rows.append(
+                pb.ListUsageByDateResponse.Row(
+                    period=wire.timestamp(start),
+                    total_tokens=_tokens(of),
+                    requests=of["requests"],
+                    **cost(of["cost_nanos"]),
+                )
+            )
+    return rows
+
+
+def summary(total: ModelTotal) -> pb.GetUsageSummaryResponse.ModelUsage:
+    """One model, in short."""
+    return pb.GetUsageSummaryResponse.ModelUsage(
+        tokens=total.sums["total_tokens"],
+        requests=total.sums["requests"],
+        **cost(total.sums["cost_nanos"]),
+        **names(total, "model_name"),
+    )
+
+
+def model_row(total: ModelTotal) -> pb.ListUsageByModelResponse.Row:
+    """One model."""
+    of = total.sums
+    return pb.ListUsageByModelResponse.Row(
+        prompt_tokens=of["prompt_tokens"],
+        completion_tokens=of["completion_tokens"],
+        total_tokens=of["total_tokens"],
+        requests=of["requests"],
+        avg_latency_ms=ratio(of["latency_sum"], of["latency_count"]),
+        **cost(of["cost_nanos"]),
+        **names(total, "model_id", "model_name", "family", "type"),
+    )
+
+
+def key_row(row: asyncpg.Record) -> pb.ListUsageByKeyResponse.Row:
+    """One key."""
+    answer = pb.ListUsageByKeyResponse.Row(
+        total_tokens=row["total_tokens"], requests=row["requests"], **cost(row["cost_nanos"])
+    )
+    if row["api_key_id"] is not None:
+        answer.key_id = str(row["api_key_id"])
+        answer.key_name = row["key_name"]
+        answer.key_prefix = row["key_prefix"]
+    return answer
+
+
+def performance(total: ModelTotal) -> pb.PerformanceMetrics:
+    """How fast and how well a model, or all of them, served."""
+    of = total.sums
+    p50, p95, p99 = total.percentiles
+    return pb.PerformanceMetrics(
+        total_requests=of["requests"],
+        successful_requests=of["successes"],
+        failed_requests=of["requests"] - of["successes"],
+        success_rate_pct=percent(of["successes"], of["requests"]),
+        total_tokens=of["total_tokens"],
+        cached_tokens=of["cached_tokens"],
+        cache_hit_rate_pct=percent(of["cached_tokens"], of["total_tokens"]),
+        tokens_per_second=ratio(of["total_tokens"] * 1000, of["latency_sum"]),
+        latency=pb.PerformanceMetrics.Latency(
+            avg_ms=ratio(of["latency_sum"], of["latency_count"]),
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+        ),
+        **names(total, "model_name"),
+    )
+
+
+def throughput(
+    total: ModelTotal, peak: asyncpg.Record | None, window: Window
+) -> pb.GetThroughputMetricsResponse.Throughput:
+    """On average over a window, and in its busiest minute."""
+    of = total.sums
+    return pb.GetThroughputMetricsResponse.Throughput(
+        total_requests=of["requests"],
+        total_tokens=of["total_tokens"],
+        avg_tokens_per_request=ratio(of["total_tokens"], of["requests"]),
+        avg_rps=of["requests"] / window.seconds,
+        peak_rps=peak["requests"] / MINUTE_SECONDS if peak else 0.0,
+        peak_timestamp=wire.timestamp(peak["minute"]) if peak else None,
+    )
+
+
+def cache(total: ModelTotal) -> pb.GetThroughputMetricsResponse.CacheDistribution:
+    """How many tokens came from a cache."""
+    cached, tokens = total.sums["cached_tokens"], total.sums["total_tokens"]
+    return pb.GetThroughputMetricsResponse.CacheDistribution(
+        cached_tokens=cached,
+        uncached_tokens=tokens - cached,
+        cached_pct=percent(cached, tokens),
+        uncached_pct=percent(tokens - cached, tokens),
+    )
+
+
+def points(
+    first: datetime, count: int, sums: Sums, *, fill: bool
+) -> list[pb.GetThroughputMetricsResponse.Point]:
+    """One point a minute, newest first; without ``fill`` only of busy ones."""
+    minutes = [first + MINUTE * n for n in range(count - 1, -1, -1)]
+    return [_point(minute, sums.get(minute)) for minute in minutes if fill or minute in sums]
+
+
+def model_metrics(total: ModelTotal, tenant_tokens: int) -> pb.GetModelMetricsResponse.Row:
+    """One model's part of a tenant's usage."""
+    of = total.sums
+    return pb.GetModelMetricsResponse.Row(
+        total_tokens=of["total_tokens"],
+        prompt_tokens=of["prompt_tokens"],
+        completion_tokens=of["completion_tokens"],
+        total_requests=of["requests"],
+        avg_tokens_per_request=ratio(of["total_tokens"], of["requests"]),
+        usage_percentage=percent(of["total_tokens"], tenant_tokens),
+        avg_latency_ms=ratio(of["latency_sum"], of["latency_count"]),
+        p95_latency_ms=total.percentiles[1],
+        **cost(of["cost_nanos"], "total_cost"),
+        **names(total, "model_id", "model_name", "family", "type"),
+    )
+
+
+def latency_row(total: ModelTotal) -> pb.GetLatencyMetricsResponse.Row:
+    """One model's latencies."""
+    p50, p95, p99 = total.percentiles
+    return pb.GetLatencyMetricsResponse.Row(
+        avg_latency_ms=ratio(total.sums["latency_sum"], total.sums["latency_count"]),
+        p50_latency_ms=p50,
+        p95_latency_ms=p95,
+        p99_latency_ms=p99,
+        total_requests=total.sums["requests"],
+        **names(total, "model_name"),
+    )
+
+
+def token_row(total: ModelTotal) -> pb.GetTokenMetricsResponse.Row:
+    """One model's tokens."""
+    of = total.sums
+    return pb.GetTokenMetricsResponse.Row(
+        prompt_tokens=of["prompt_tokens"],
+        completion_tokens=of["completion_tokens"],
+        total_tokens=of["total_tokens"],
+        avg_prompt_tokens=ratio(of["prompt_tokens"], of["requests"]),
+        avg_completion_tokens=ratio(of["completion_tokens"], of["requests"]),
+        total_requests=of["requests"],
+        **names(total, "model_name"),
+    )
+
+
+def hourly(tenant_id: TenantId, row: asyncpg.Record) -> pb.ListHourlyUsageResponse.HourlyUsage:
+    """One hour; its id follows from whose and which it is."""
+    hour, nanos = row["hour"], row["cost_nanos"]
+    micros = (Decimal(nanos) / NANOS_PER_MICRODOLLAR).quantize(Decimal(1), ROUND_HALF_EVEN)
+    return pb.ListHourlyUsageResponse.HourlyUsage(
+        id=str(uuid5(NAMESPACE_URL, f"usage:{tenant_id}:{hour:%Y-%m-%dT%H}")),
+        hour=wire.timestamp(hour),
+        tenant_id=str(tenant_id),
+        total_tokens=row["total_tokens"],
+        total_requests=row["requests"],
+        total_cost_microdollars=int(micros),
+        total_cost_usd=ratio(nanos, NANOS_PER_USD),
+    )
+
+
+def _period(of: Mapping[str, Any], *, partial: bool) -> dict[str, Any]:
+    return {
+        "total_tokens": _tokens(of),
+        "prompt_tokens": of["prompt_tokens"],
+        "completion_tokens": of["completion_tokens"],
+        "total_requests": of["requests"],
+        "avg_latency_ms": ratio(of["latency_sum"], of["latency_count"]),
+        "partial": partial,
+        **cost(of["cost_nanos"], "total_cost"),
+    }
+
+
+def _tokens(of: Mapping[str, Any]) -> int:
+    tokens: int = of["prompt_tokens"] + of["completion_tokens"]
+    return tokens
+
+
+def _point(minute: datetime, sums: asyncpg.Record | None) -> pb.GetThroughputMetricsResponse.Point:
+    requests = sums["requests"] if sums else 0
+    return pb.GetThroughputMetricsResponse.Point(
+        timestamp=wire.timestamp(minute),
+        requests=requests,
+        tokens=sums["total_tokens"] if sums else 0,
+        rps=requests / MINUTE_SECONDS,
+    )

@@ -1,0 +1,255 @@
+"""Totals of a window by model, key and period: minutes at its edges, then hours, days inside.
+
+Every call is one statement, or two that must see one snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import Conn
+from spotplane_server.usage import analytics, sketch
+from spotplane_server.usage.windows import MINUTE, Unit, Window
+
+# $2..$7 are the six bounds of the window; $8 the name of a model.
+SUM_MODELS: Final = """
+    SELECT p.model_id, m.name AS model_name, m.family, m.type, sum(p.requests)::bigint AS requests,
+           sum(p.successes)::bigint AS successes, sum(p.prompt_tokens)::bigint AS prompt_tokens,
+           sum(p.completion_tokens)::bigint AS completion_tokens,
+           sum(p.total_tokens)::bigint AS total_tokens,
+           sum(p.cached_tokens)::bigint AS cached_tokens, sum(p.cost_nanos)::bigint AS cost_nanos,
+           sum(p.latency_count)::bigint AS latency_count, sum(p.latency_sum)::bigint AS latency_sum
+      FROM (SELECT model_id, requests, successes, prompt_tokens, completion_tokens, total_tokens,
+                   cached_tokens, cost_nanos, latency_count, latency_sum
+              FROM usage_rollup_minute
+             WHERE tenant_id = $1
+               AND (minute >= $2 AND minute < $3 OR minute >= $6 AND minute < $7)
+            UNION ALL
+            SELECT model_id, requests, successes, prompt_tokens, completion_tokens, total_tokens,
+                   cached_tokens, cost_nanos, latency_count, latency_sum
+              FROM usage_rollup_hourly
+             WHERE tenant_id = $1 AND (hour >= $3 AND hour < $4 OR hour >= $5 AND hour < $6)
+            UNION ALL
+            SELECT model_id, requests, successes, prompt_tokens, completion_tokens, total_tokens,
+                   cached_tokens, cost_nanos, latency_count, latency_sum
+              FROM usage_rollup_daily
+             WHERE tenant_id = $1 AND day >= $4 AND day < $5) AS p
+      LEFT JOIN models m ON m.id = p.model_id
+     WHERE $8::text IS NULL OR m.name = $8
+     GROUP BY p.model_id, m.id
+"""
+
+MERGE_MODEL_SKETCHES: Final = """
+    SELECT s.model_id, array_agg(s.bucket) AS buckets, array_agg(s.total) AS totals
+      FROM (SELECT p.model_id, part >> 32 AS bucket, sum(part & 4294967295)::bigint AS total
+              FROM (SELECT model_id, latency_sketch
+                      FROM usage_rollup_minute
+                     WHERE tenant_id = $1
+                       AND (minute >= $2 AND minute < $3 OR minute >= $6 AND minute < $7)
+                    UNION ALL
+                    SELECT model_id, latency_sketch
+                      FROM usage_rollup_hourly
+                     WHERE tenant_id = $1 AND (hour >= $3 AND hour < $4 OR hour >= $5 AND hour < $6)
+                    UNION ALL
+                    SELECT model_id, latency_sketch
+                      FROM usage_rollup_daily
+                     WHERE tenant_id = $1 AND day >= $4 AND day < $5) AS p
+              LEFT JOIN models m ON m.id = p.model_id
+             CROSS JOIN unnest(p.latency_sketch) AS part
+             WHERE $8::text IS NULL OR m.name = $8
+             GROUP BY 1, 2) AS s
+     GROUP BY 1
+"""
+
+SUM_KEYS: Final = """
+    SELECT p.api_key_id, k.name AS key_name, k.key_prefix, p.requests, p.total_tokens, p.cost_nanos
+      FROM (SELECT api_key_id, sum(requests)::bigint AS requests,
+                   sum(total_tokens)::bigint AS total_tokens, sum(cost_nanos)::bigint AS cost_nanos
+              FROM usage_rollup_hourly
+             WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
+             GROUP BY api_key_id) AS p
+      LEFT JOIN api_keys k ON k.tenant_id = $1 AND k.id = p.api_key_id
+     ORDER BY p.total_tokens DESC, p.api_key_id
+"""
+
+# Of whole hours: $2..$5 are the bounds of hours and days. $6 is `hour` only when there are no days.
+SUM_PERIODS: Final = """
+    SELECT date_trunc($6, p.at, 'UTC') AS period, sum(p.requests)::bigint AS requests,
+           sum(p.prompt_tokens)::bigint AS prompt_tokens,
+           sum(p.completion_tokens)::bigint AS completion_tokens,
+           sum(p.cost_nanos)::bigint AS cost_nanos, sum(p.latency_count)::bigint AS latency_count,
+           sum(p.latency_sum)::bigint AS latency_sum
+      FROM (SELECT hour AS at, requests, prompt_tokens, completion_tokens, cost_nanos,
+                   latency_count, latency_sum
+              FROM usage_rollup_hourly
+             WHERE tenant_id = $1 AND (hour >= $2 AND hour < $3 OR hour >= $4 AND hour < $5)
+            UNION ALL
+            SELECT day, requests, prompt_tokens, completion_tokens, cost_nanos, latency_count,
+                   latency_sum
+              FROM usage_rollup_daily
+             WHERE tenant_id = $1 AND day >= $3 AND day < $4) AS p
+     GROUP BY 1
+"""
+
+SUM_MINUTES: Final = """
+    SELECT minute, sum(requests)::bigint AS requests, sum(total_tokens)::bigint AS total_tokens
+      FROM usage_rollup_minute
+     WHERE tenant_id = $1 AND minute >= $2 AND minute < $3
+     GROUP BY minute
+"""
+
+FIND_PEAK: Final = """
+    SELECT minute, sum(requests)::bigint AS requests
+      FROM usage_rollup_minute
+     WHERE tenant_id = $1 AND minute >= $2 AND minute < $3
+     GROUP BY minute
+     ORDER BY 2 DESC, 1
+     LIMIT 1
+"""
+
+# $2 the hour before which the page begins; $3 limit.
+LIST_HOURS: Final = """
+    WITH hours AS (
+        SELECT hour, sum(requests)::bigint AS requests, sum(total_tokens)::bigint AS total_tokens,
+               sum(cost_nanos)::bigint AS cost_nanos
+          FROM usage_rollup_hourly
+         WHERE tenant_id = $1
+         GROUP BY hour)
+    SELECT t.total, p.hour, p.requests, p.total_tokens, p.cost_nanos
+      FROM (SELECT count(*) AS total FROM hours) t
+      LEFT JOIN (SELECT hour, requests, total_tokens, cost_nanos
+                   FROM hours
+                  WHERE $2::timestamptz IS NULL OR hour < $2
+                  ORDER BY hour DESC
+                  LIMIT $3) AS p ON true
+     ORDER BY p.hour DESC
+"""
+
+_SUMMED: Final = (
+    "requests",
+    "successes",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "cost_nanos",
+    "latency_count",
+    "latency_sum",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTotal:
+    """One model's totals, or those of several.
+
+    Attributes:
+        sums: By name.
+        latencies: Counts by sketch bucket; empty when they were not read.
+        row: The model's names; None of several.
+    """
+
+    sums: Mapping[str, int]
+    latencies: dict[int, int]
+    row: asyncpg.Record | None = None
+
+    @property
+    def percentiles(self) -> list[float]:
+        """p50, p95 and p99 of latency in milliseconds; 0 when none is known."""
+        return sketch.percentiles(self.latencies, analytics.QUANTILES)
+
+
+def together(totals: Iterable[ModelTotal]) -> ModelTotal:
+    """Add totals up."""
+    sums = dict.fromkeys(_SUMMED, 0)
+    latencies: dict[int, int] = {}
+    for total in totals:
+        for name in _SUMMED:
+            sums[name] += total.sums[name]
+        for number, count in total.latencies.items():
+            latencies[number] = latencies.get(number, 0) + count
+    return ModelTotal(sums, latencies)
+
+
+async def sum_models(
+    conn: Conn,
+    tenant_id: TenantId,
+    window: Window,
+    *,
+    order: str,
+    model: str | None = None,
+    latencies: bool = False,
+) -> list[ModelTotal]:
+    """Sum whole minutes by model.
+
+    Args:
+        conn: In a repeatable-read transaction when ``latencies``.
+        tenant_id: Whose.
+        window: Of whole minutes; with minutes at its edges not before these are kept.
+        order: The sum of which the model with the most comes first.
+        model: Name of the only one.
+        latencies: Read sketches too.
+    """
+    arguments = (tenant_id, *window.bounds, model)
+    rows = await conn.fetch(SUM_MODELS, *arguments)
+    merged: dict[Any, dict[int, int]] = {}
+    if latencies:
+        merged = {
+            row["model_id"]: dict(zip(row["buckets"], row["totals"], strict=True))
+            for row in await conn.fetch(MERGE_MODEL_SKETCHES, *arguments)
+        }
+    totals = [
+        ModelTotal({name: row[name] for name in _SUMMED}, merged.get(row["model_id"], {}), row)
+        for row in rows
+    ]
+    return sorted(totals, key=lambda t: (-t.sums[order], *_place(t)))
+
+
+async def sum_keys(conn: Conn, tenant_id: TenantId, window: Window) -> list[asyncpg.Record]:
+    """Sum whole hours by key, most tokens first."""
+    return await conn.fetch(SUM_KEYS, tenant_id, window.start, window.end)
+
+
+async def sum_periods(
+    conn: Conn, tenant_id: TenantId, window: Window, unit: Unit
+) -> dict[datetime, asyncpg.Record]:
+    """Sum whole hours by hour, day, week or month; those without traffic are absent."""
+    days = window.inner_days
+    if unit == "hour":
+        days = Window(window.end, window.end)
+    rows = await conn.fetch(
+        SUM_PERIODS, tenant_id, window.start, days.start, days.end, window.end, unit
+    )
+    return {row["period"]: row for row in rows}
+
+
+async def sum_minutes(
+    conn: Conn, tenant_id: TenantId, start: datetime, count: int
+) -> dict[datetime, asyncpg.Record]:
+    """Sum ``count`` minutes, each for itself; those without traffic are absent."""
+    rows = await conn.fetch(SUM_MINUTES, tenant_id, start, start + MINUTE * count)
+    return {row["minute"]: row for row in rows}
+
+
+async def find_peak(conn: Conn, tenant_id: TenantId, window: Window) -> asyncpg.Record | None:
+    """Find the first of the busiest minutes; None without traffic."""
+    return await conn.fetchrow(FIND_PEAK, tenant_id, window.start, window.end)
+
+
+async def list_hours(
+    conn: Conn, tenant_id: TenantId, before: datetime | None, limit: int
+) -> tuple[list[asyncpg.Record], int]:
+    """Read hours with traffic, newest first, one beyond ``limit``; and how many there are."""
+    rows = await conn.fetch(LIST_HOURS, tenant_id, before, limit + 1)
+    return [row for row in rows if row["hour"] is not None], rows[0]["total"]
+
+
+def _place(total: ModelTotal) -> tuple[bool, str]:
+    """By model id, what has no model last."""
+    model_id = total.row["model_id"] if total.row is not None else None
+    return model_id is None, str(model_id)

@@ -1,0 +1,81 @@
+"""The part of UsageService by which operators prove and mend its sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import grpc.aio
+from spotplane.v1 import usage_pb2 as pb
+from spotplane.v1 import usage_pb2_grpc
+
+from spotplane_server.kernel import wire
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import Database, attempt
+from spotplane_server.usage import mending, windows
+from spotplane_server.usage.mending import Wrong
+from spotplane_server.usage.totals_service import check_tenant
+from spotplane_server.usage.windows import DAY, Window
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class UpkeepHandlers(usage_pb2_grpc.UsageServiceServicer):
+    """Handlers; the proto comments are their contract."""
+
+    _db: Database
+    _clock: Clock
+
+    async def VerifyRollups(
+        self, request: pb.VerifyRollupsRequest, context: Context
+    ) -> pb.VerifyRollupsResponse:
+        now = self._clock.now()
+        tenant_id, days = await self._days(request, now)
+        wrong = Wrong()
+        for day in days:
+            async with self._db.transaction(
+                tenant_id, isolation="repeatable_read", readonly=True
+            ) as conn:
+                wrong += await mending.count_wrong(conn, tenant_id, day, now)
+        return pb.VerifyRollupsResponse(
+            days=len(days),
+            wrong_hours=wrong.hours,
+            wrong_days=wrong.days,
+            wrong_minutes=wrong.minutes,
+        )
+
+    async def RefreshRollups(
+        self, request: pb.RefreshRollupsRequest, context: Context
+    ) -> pb.RefreshRollupsResponse:
+        now = self._clock.now()
+        tenant_id, days = await self._days(request, now)
+        mended = 0
+        for day in days:
+            mended += await self._mend(tenant_id, day, now)
+        return pb.RefreshRollupsResponse(days=len(days), mended=mended)
+
+    async def _mend(self, tenant_id: TenantId, day: Window, now: datetime) -> int:
+        async def once() -> int:
+            async with self._db.transaction(tenant_id, isolation="repeatable_read") as conn:
+                return await mending.mend(conn, tenant_id, day, now)
+
+        return await attempt(once)
+
+    async def _days(
+        self, request: pb.VerifyRollupsRequest | pb.RefreshRollupsRequest, now: datetime
+    ) -> tuple[TenantId, list[Window]]:
+        tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
+        window = windows.read(request, now)
+        windows.check_exact(window.whole_days, now, days=windows.MAX_MENDED_DAYS)
+        async with self._db.read(tenant_id) as conn:
+            await check_tenant(conn, tenant_id)
+        return tenant_id, list(_each_day(window.whole_days))
+
+
+def _each_day(window: Window) -> Iterator[Window]:
+    start = window.start
+    while start < window.end:
+        yield Window(start, start + DAY)
+        start += DAY
