@@ -21,6 +21,7 @@ from spotplane_agents.host import HostLoad, Load
 from spotplane_agents.identity import Identity
 from spotplane_agents.link import LinkSettings, LinkState, OnReplaced
 from spotplane_agents.notices import NoticeSource
+from spotplane_agents.polling import PollPace
 from spotplane_agents.providers import Provider
 from spotplane_agents.reports import Reporter
 from spotplane_agents.runtime import Runtime
@@ -37,6 +38,8 @@ class LinkOptions(TypedDict, total=False):
 
     tls: bool
     root_certificates: bytes | None
+    rest: str | None
+    poll: PollPace
     on_replaced: OnReplaced
     retry: Pace
     refused_retry: Pace
@@ -69,7 +72,7 @@ class Agent(Reporter):
             ``default_state_dir``.
         spool_limits: How much may wait while the plane is away.
         load: Measures the machine for heartbeats; default from /proc.
-        link: TLS, and how patiently to come back; see ``LinkSettings``.
+        link: TLS, where REST is, and how patiently to come back; see ``LinkSettings``.
     """
 
     def __init__(
@@ -136,17 +139,20 @@ class Agent(Reporter):
 
     @property
     def connected(self) -> bool:
-        """Whether the plane has accepted the present session."""
-        return self.link_state == "connected"
+        """Whether the plane has accepted the present session, or answers polls in its stead."""
+        return self._runtime is not None and self._runtime.link.connected
 
     @property
     def link_state(self) -> LinkState:
-        """How the connection is; ``refused`` and ``replaced`` need a person."""
+        """How the connection is; ``refused`` and ``replaced`` need a person.
+
+        ``polling``: no stream can be had, e.g. since a proxy cuts HTTP/2; REST carries everything.
+        """
         return self._runtime.link.state if self._runtime else "idle"
 
     @property
     def last_error(self) -> str | None:
-        """Why there is no session; None while there is one."""
+        """Why there is no stream; None while there is one."""
         return self._runtime.link.last_error if self._runtime else None
 
     @property

@@ -41,6 +41,17 @@ class Desired:
         self._wake.set()
         return True
 
+    def observe(self, state: DesiredState) -> bool:
+        """Take over what was seen without a generation; False when nothing is new in it."""
+        known = DesiredState()
+        known.CopyFrom(self.state)
+        known.generation = state.generation
+        if known == state:
+            return False
+        self.state = state
+        self._wake.set()
+        return True
+
     def forget(self) -> None:
         """Begin anew, since another agent counts its generations from one again."""
         self.state = DesiredState()

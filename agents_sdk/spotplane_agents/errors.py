@@ -39,3 +39,16 @@ class StreamSilent(AgentError):
 
 class AgentDeleted(AgentError):
     """An operator deleted the agent. Registering again would bring it back, so that is not done."""
+
+
+class RestUnavailable(AgentError):
+    """A REST route gave no answer, or one that may be another later."""
+
+
+class RestRefused(AgentError):
+    """The plane refuses a REST call for good."""
+
+    def __init__(self, text: str, status: int, code: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code

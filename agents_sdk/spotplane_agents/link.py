@@ -1,4 +1,7 @@
-"""The connection to the plane: register, hold a session, and come back after every end."""
+"""The connection to the plane: register, hold a session, and come back after every end.
+
+A stream comes first. Where none can be had, the REST routes carry the same words until one is.
+"""
 
 import asyncio
 import logging
@@ -11,18 +14,21 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from spotplane.v1 import agent_stream_pb2 as stream_pb
-from spotplane.v1.agent_pb2 import RegisterRequest, RegisterResponse
 from spotplane.v1.agent_pb2_grpc import AgentServiceStub
 
 from spotplane_agents.backoff import Pace
 from spotplane_agents.errors import AgentDeleted, AgentError, SessionReplaced
 from spotplane_agents.journal import Journal
+from spotplane_agents.polling import Polling, PollListener, PollPace
+from spotplane_agents.rest import Rest
 from spotplane_agents.session import Listener, Session
 from spotplane_agents.spool import Spool
 
 logger: Final = logging.getLogger(__name__)
 
-LinkState = Literal["idle", "connecting", "connected", "waiting", "refused", "replaced", "stopped"]
+LinkState = Literal[
+    "idle", "connecting", "connected", "polling", "waiting", "refused", "replaced", "stopped"
+]
 OnReplaced = Literal["stop", "wait"]
 
 RETRY: Final = Pace(1.0, 30.0)
@@ -32,6 +38,11 @@ SILENCE_SECONDS: Final = 30.0
 REGISTER_TIMEOUT_SECONDS: Final = 10.0
 # A session that lived this long was a success, so the next failure is the first again.
 PROVEN_SECONDS: Final = 30.0
+# The REST routes are tried when so many streams in a row have failed, or none has been accepted
+# for so long: a proxy may swallow them instead of refusing them.
+POLLED_AFTER_FAILURES: Final = 3
+POLLED_AFTER_SECONDS: Final = 10.0
+POLL_PACE: Final = PollPace()
 # Trying again soon cannot help with these; a person has to do something first.
 REFUSALS: Final = frozenset(
     {
@@ -62,6 +73,11 @@ class LinkSettings:
     tls: bool = False
     root_certificates: bytes | None = None
     """PEM; default the system's. Implies TLS."""
+    rest: str | None = None
+    """Base URL of the plane's REST routes, for when no stream can be had; default the server's own
+    address, where the edge serves both. An empty one does without."""
+    poll: PollPace = POLL_PACE
+    """How often to ask by REST."""
     on_replaced: OnReplaced = "stop"
     retry: Pace = RETRY
     refused_retry: Pace = REFUSED_RETRY
@@ -70,15 +86,21 @@ class LinkSettings:
     """How long a hello or a heartbeat may go unanswered before the stream is given up."""
     draw: Callable[[], float] = random.random
 
+    @property
+    def secure(self) -> bool:
+        """Whether to speak TLS."""
+        return self.tls or self.root_certificates is not None
 
-class LinkListener(Listener, Protocol):
-    """What a link tells its agent, beyond what its sessions do."""
+    @property
+    def rest_url(self) -> str:
+        """Where the REST routes are; empty when they are not to be used."""
+        if self.rest is not None:
+            return self.rest
+        return f"{'https' if self.secure else 'http'}://{self.server}"
 
-    def register_request(self) -> RegisterRequest:
-        """Announce the instance."""
 
-    async def registered(self, response: RegisterResponse) -> None:
-        """Take note of what the plane knows of the instance."""
+class LinkListener(Listener, PollListener, Protocol):
+    """What a link tells its agent, beyond what its sessions and polls do."""
 
     def link_changed(self) -> None:
         """Take note that the link's state is another one."""
@@ -90,7 +112,7 @@ class Link:
     def __init__(
         self, settings: LinkSettings, spool: Spool, journal: Journal, listener: LinkListener
     ) -> None:
-        self.state: LinkState = "idle"
+        self._state: LinkState = "idle"
         self.last_error: str | None = None
         self._settings = settings
         self._spool = spool
@@ -99,11 +121,32 @@ class Link:
         self._registered = False
         self._failures = 0
         self._welcomed_at: float | None = None
+        self._patience: asyncio.TimerHandle | None = None
+        self._refused = False
         self._session: Session | None = None
         self._stopping = asyncio.Event()
+        rest = Rest(
+            settings.rest_url,
+            settings.api_key,
+            listener.identity.instance_id,
+            settings.root_certificates,
+        )
+        self._polling = Polling(rest, spool, listener, settings.poll, listener.link_changed)
+
+    @property
+    def state(self) -> LinkState:
+        """How the connection is; ``polling`` when polls get through and there is no stream."""
+        lasting = self._state in {"connected", "replaced", "stopped"}
+        return "polling" if self._polling.up and not lasting else self._state
+
+    @property
+    def connected(self) -> bool:
+        """Whether the plane hears the agent, whichever way."""
+        return self.state in {"connected", "polling"}
 
     def wake(self) -> None:
         """There is something new in the spool."""
+        self._polling.wake()
         if self._session is not None:
             self._session.wake()
 
@@ -116,13 +159,17 @@ class Link:
     def welcomed(self) -> None:
         """The plane has accepted the session."""
         self._welcomed_at = asyncio.get_running_loop().time()
+        self._keep_patience()
+        self._polling.unwant()
         self._become("connected", None)
 
     def leave(self, reason: str, flush_seconds: float) -> bool:
-        """End the run for good; False when there is no session to say goodbye on."""
+        """End the run for good; False when there is no way to say goodbye."""
         self._stopping.set()
         if self._session is None or not self._session.welcomed:
-            return False
+            if self._polling.up:
+                self._polling.leave(reason, flush_seconds)
+            return self._polling.leaving
         self._session.leave(reason, flush_seconds)
         return True
 
@@ -133,13 +180,46 @@ class Link:
             SessionReplaced: Another process has this instance's identity.
             AgentDeleted: An operator deleted the agent.
         """
+        streaming = asyncio.create_task(self._keep_streaming(), name="spotplane-streaming")
+        polling = asyncio.create_task(self._polling.run(), name="spotplane-fallback")
+        try:
+            await asyncio.wait({streaming, polling}, return_when=asyncio.FIRST_COMPLETED)
+            if self._polling.leaving:
+                await asyncio.wait({polling})
+        finally:
+            for task in (streaming, polling):
+                task.cancel()
+            ends = await asyncio.gather(streaming, polling, return_exceptions=True)
+            if self._state != "replaced":
+                self._become("stopped", self.last_error)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    async def _keep_streaming(self) -> None:
         try:
             while not self._stopping.is_set():
                 self._welcomed_at = None
-                await self._pause(await self._attempt())
+                self._lose_patience_in(POLLED_AFTER_SECONDS)
+                wait = await self._attempt()
+                if self._failures >= POLLED_AFTER_FAILURES:
+                    self._lose_patience_in(0)
+                await self._pause(wait)
         finally:
-            if self.state != "replaced":
-                self._become("stopped", self.last_error)
+            self._keep_patience()
+
+    def _lose_patience_in(self, seconds: float) -> None:
+        """Speak by REST unless a stream is accepted before."""
+        if self._refused or not self._settings.rest_url:
+            return  # the plane's own word is the same by REST
+        if self._patience is None or seconds == 0:
+            self._keep_patience()
+            self._patience = asyncio.get_running_loop().call_later(seconds, self._polling.want)
+
+    def _keep_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     async def _attempt(self) -> float:
         """Hold one session; return how long to wait before the next, in seconds."""
@@ -148,7 +228,7 @@ class Link:
         try:
             async with self._channel() as channel:
                 stub = AgentServiceStub(channel)
-                if not self._registered:
+                if not self._known:
                     await self._register(stub)
                 hello = self._listener.hello(await asyncio.to_thread(self._journal.open_ids))
                 call = stub.Connect(metadata=self._metadata())
@@ -168,6 +248,10 @@ class Link:
             return session.reconnect_after.total_seconds()
         return self._after_failure("the stream ended")
 
+    @property
+    def _known(self) -> bool:
+        return self._registered or self._polling.registered
+
     async def _register(self, stub: AgentServiceStub) -> None:
         response = await stub.Register(
             self._listener.register_request(),
@@ -179,15 +263,19 @@ class Link:
 
     def _after_status(self, error: grpc.aio.AioRpcError) -> float:
         code, reason = error.code(), reason_of(error)
+        self._refused = reason == "SESSION_REPLACED" or (code in REFUSALS and reason != "")
+        if self._refused:
+            self._keep_patience()
+            self._polling.unwant()
         text = f"{code.name} {reason}: {error.details()}"
         if reason == "SESSION_REPLACED":
             return self._after_replacement(text)
-        if reason == "AGENT_NOT_FOUND" and self._registered:
+        if reason == "AGENT_NOT_FOUND" and self._known:
             raise AgentDeleted(text)
         if code in REFUSALS:
             return self._after_failure(text, refused=True)
         if code in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION}:
-            self._registered = False
+            self._registered = self._polling.registered = False
         return self._after_failure(text)
 
     def _after_replacement(self, text: str) -> float:
@@ -221,8 +309,8 @@ class Link:
 
     def _become(self, state: LinkState, error: str | None) -> None:
         self.last_error = error
-        if state != self.state:
-            self.state = state
+        if state != self._state:
+            self._state = state
             self._listener.link_changed()
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
@@ -230,7 +318,7 @@ class Link:
 
     def _channel(self) -> grpc.aio.Channel:
         settings = self._settings
-        if settings.tls or settings.root_certificates is not None:
+        if settings.secure:
             credentials = grpc.ssl_channel_credentials(settings.root_certificates)
             return grpc.aio.secure_channel(settings.server, credentials, CHANNEL_OPTIONS)
         return grpc.aio.insecure_channel(settings.server, CHANNEL_OPTIONS)

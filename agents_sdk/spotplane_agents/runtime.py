@@ -187,6 +187,22 @@ class Runtime:
             self._dispatcher.set_enabled(self._desired.enabled)
             self._changed()
 
+    def observed(self, state: pb.DesiredState) -> None:
+        """See ``PollListener``."""
+        if self._desired.observe(state):
+            self._dispatcher.set_enabled(self._desired.enabled)
+            self._changed()
+
+    @property
+    def identity(self) -> Identity:
+        """See ``PollListener``."""
+        return self._identity
+
+    @property
+    def role(self) -> str:
+        """See ``PollListener``."""
+        return self._desired.state.role
+
     async def deliver(self, delivery: pb.CommandDelivery) -> None:
         """See ``Listener``."""
         await self._dispatcher.deliver(delivery)

@@ -1,0 +1,120 @@
+"""Calls of the plane's REST routes, with nothing but the standard library."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from http.client import HTTPException
+from typing import Any, Final
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+
+from spotplane_agents.errors import RestRefused, RestUnavailable
+
+TIMEOUT_SECONDS: Final = 10.0
+MAX_ANSWER_BYTES: Final = 4 << 20
+# One for each of the tasks that call, so that none waits for another's answer.
+THREADS: Final = 8
+# Whoever answers so may answer otherwise later.
+PASSING: Final = frozenset({408, 425, 429})
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Follows nothing: the key would travel to whatever host a redirect names."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+class Rest:
+    """The plane's REST routes, as one instance calls them.
+
+    Each call has a connection of its own, through the proxy that the environment names, if any
+    (``HTTPS_PROXY``, ``NO_PROXY``): what has to work where streams do not must not depend on a
+    connection that stays open.
+
+    Args:
+        base_url: For example ``https://plane.example.com``.
+        api_key: As for the stream.
+        instance_id: Named on every call.
+        root_certificates: PEM; default the system's.
+    """
+
+    def __init__(
+        self, base_url: str, api_key: str, instance_id: str, root_certificates: bytes | None = None
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = {
+            "Authorization": f"Bearer {api_key}",
+            "X-Instance-Id": instance_id,
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+        }
+        self._roots = root_certificates
+        self._threads = ThreadPoolExecutor(THREADS, "spotplane-rest")
+
+    @cached_property
+    def _opener(self) -> OpenerDirector:
+        # Not before it is needed: most agents never are without a stream, and the system's roots
+        # take a while to read.
+        roots = None if self._roots is None else self._roots.decode("ascii")
+        context = ssl.create_default_context(cadata=roots)
+        return build_opener(HTTPSHandler(context=context), _NoRedirects())
+
+    def close(self) -> None:
+        """Begin no call any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Call a route and give its JSON.
+
+        Raises:
+            RestUnavailable: There was no answer, or one that may be another later.
+            RestRefused: The plane does not want this call, however often it is made.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._call, method, path, body)
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        data = None if body is None else json.dumps(body, allow_nan=False).encode()
+        request = Request(self._base_url + path, data, self._headers, method=method)
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+                answer = response.read(MAX_ANSWER_BYTES)
+        except HTTPError as error:
+            with error:
+                raise _failure(method, path, error.code, _code(error)) from None
+        except HTTPException as error:
+            raise RestUnavailable(f"{method} {path}: {type(error).__name__}") from None
+        except OSError as error:
+            raise RestUnavailable(f"{method} {path}: {error}") from error
+        except ValueError:
+            # Of a header that cannot be sent; its text would show the key.
+            raise RestUnavailable(f"{method} {path}: the address or the key is malformed") from None
+        try:
+            return json.loads(answer)
+        except ValueError:
+            raise RestUnavailable(f"{method} {path}: the answer is no JSON") from None
+
+
+def _failure(method: str, path: str, status: int, code: str) -> RestUnavailable | RestRefused:
+    text = f"{method} {path}: {status} {code}".rstrip()
+    # Without a code it is not the plane that answers, but something on the way. A defect of the
+    # plane's would come back for ever; the stream gives a report up then as well.
+    if status in PASSING or status > 500 or code in {"", "CONFLICT"}:
+        return RestUnavailable(text)
+    return RestRefused(text, status, code)
+
+
+def _code(error: HTTPError) -> str:
+    """Read the plane's word for what is wrong; empty when it is not the plane's answer."""
+    try:
+        said = json.loads(error.read(MAX_ANSWER_BYTES))
+    except (OSError, HTTPException, ValueError):
+        return ""
+    found = said.get("code") if isinstance(said, dict) else None
+    if found is None and isinstance(said, dict) and isinstance(said.get("error"), dict):
+        found = said["error"].get("code")
+    return found if isinstance(found, str) else ""
