@@ -36,7 +36,7 @@ from spotplane_server.replicas.lifecycle import Replicas
 log = structlog.get_logger(__name__)
 
 NAME: Final = "decision-loop"
-BATCH: Final = 2000
+BATCH: Final = 50
 PRIORITY: Final = 25
 URGENT: Final = 45
 # However often prices change, the loop begins at most so often for it.
