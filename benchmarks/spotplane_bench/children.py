@@ -31,7 +31,9 @@ from spotplane_bridge.app import running as bridge_running
 from spotplane_bridge.config import BridgeConfig
 from spotplane_server.app import Server
 from spotplane_server.config import ServerConfig
+from spotplane_server.kernel import collector
 from spotplane_server.kernel import logs as server_logs
+from spotplane_server.kernel.tasks import owned
 
 # The bare servers get what any server would be given; ours has the same.
 BARE_OPTIONS: Final = (("grpc.so_reuseport", 0),)
@@ -46,7 +48,8 @@ def serve_plane(pipe: Connection, log_path: str, config: ServerConfig) -> None:
         server = await Server.start(config)
         admin, _ = start_http_server(0, addr="127.0.0.1")
         pipe.send({"port": server.port, "metrics_port": admin.server_port})
-        await stop.wait()
+        async with owned(collector.tend(), "collector"):
+            await stop.wait()
         await server.stop()
 
     _run(serve)

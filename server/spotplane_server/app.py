@@ -51,7 +51,16 @@ from spotplane_server.fleet import market_assembly as fleet_market
 from spotplane_server.fleet import ports as fleet_ports
 from spotplane_server.fleet.market_reports import AgentsPrices
 from spotplane_server.insights import assembly as insights
-from spotplane_server.kernel import bootstrap, logs, metrics, migrate, partitions, policy, retention
+from spotplane_server.kernel import (
+    bootstrap,
+    collector,
+    logs,
+    metrics,
+    migrate,
+    partitions,
+    policy,
+    retention,
+)
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
 from spotplane_server.kernel.credentials import Prover
@@ -365,7 +374,8 @@ async def serve(config: ServerConfig) -> None:
     server = await Server.start(config)
     start_http_server(config.admin_port, addr=config.host)
     try:
-        await stop.wait()
+        async with owned(collector.tend(), "collector"):
+            await stop.wait()
     finally:
         await server.stop()
 

@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 
 from tests.clients.action_agent import PATIENCE, ActionAgent
+from tests.clients.cloud import pool
 from tests.clients.dashboard import Dashboard
 from tests.support.clock import FakeClock
+from tests.support.eventually import eventually
 from tests.support.link import run_job
 
 
@@ -27,6 +29,14 @@ async def agent(dashboard: Dashboard, clock: FakeClock) -> ActionAgent:
     return made
 
 
+async def switched(agent: ActionAgent, dashboard: Dashboard, az: str = "us-east-1b") -> ActionAgent:
+    """Forced to another zone, as far as the agent that was told goes."""
+    await dashboard.force(agent.machine.id, pool(az))
+    assert "LAUNCH_INSTANCE" in await agent.actions()
+    (child,) = agent.children
+    return child
+
+
 async def test_prices_in_one_array_are_understood(agent: ActionAgent, dashboard: Dashboard) -> None:
     """The region is the agent's."""
     told = await dashboard.field.get(f"/api/client/instances/{agent.machine.id}/pricing")
@@ -42,6 +52,78 @@ async def test_configuration_comes_with_the_beat(agent: ActionAgent, dashboard: 
     await agent.heartbeat()
     assert agent.config["auto_terminate_enabled"] is False
     assert agent.config["config_version"] == version + 1
+
+
+async def test_a_new_machine_takes_its_elders_place(
+    agent: ActionAgent, dashboard: Dashboard
+) -> None:
+    """It registers as a new agent, and inherits; the elder is deleted as superseded."""
+    await dashboard.field.post(
+        f"/api/client/agents/{agent.agent_id}/settings", {"min_savings_percent": 22}
+    )
+
+    child = await switched(agent, dashboard)
+
+    assert child.machine.mode == "spot"
+    assert await dashboard.sound() == child.machine.id
+    shown = await dashboard.agent_shown()
+    assert (shown["id"], shown["instanceId"]) == (child.agent_id, child.machine.id)
+    await child.heartbeat()
+    assert child.config["enabled"]
+    assert child.config["min_savings_percent"] == 22
+    assert child.config["auto_switch_enabled"] is False
+    (switch,) = await dashboard.switches()
+    assert (switch["oldInstanceId"], switch["newInstanceId"]) == (
+        agent.machine.id,
+        child.machine.id,
+    )
+    assert (switch["trigger"], switch["success"]) == ("manual", True)
+
+
+async def test_the_elders_machine_is_ended_with_consent_and_after_the_wait(
+    agent: ActionAgent, dashboard: Dashboard, clock: FakeClock
+) -> None:
+    """By whoever serves now; the former process has said goodbye by then."""
+    child = await switched(agent, dashboard)
+    await agent.shutdown()
+    assert (await dashboard.agent_shown())["status"] == "online"
+    assert "TERMINATE_INSTANCE" not in await child.actions()
+    assert (await dashboard.states())[agent.machine.id] == "zombie"
+
+    clock.advance(timedelta(seconds=301))
+    await child.heartbeat()
+
+    async def ended() -> bool:
+        await child.actions()
+        return agent.machine.id not in dashboard.cloud.running()
+
+    await eventually(ended, every=0.2)
+    assert await dashboard.sound(ended={agent.machine.id}) == child.machine.id
+    assert (await dashboard.states())[agent.machine.id] == "terminated"
+
+
+async def test_without_consent_the_elders_machine_stays(
+    agent: ActionAgent, dashboard: Dashboard, clock: FakeClock
+) -> None:
+    """However long it is."""
+    await dashboard.configure(agent.agent_id, autoTerminateEnabled=False)
+    child = await switched(agent, dashboard)
+    for _ in range(3):
+        clock.advance(timedelta(seconds=100))
+        await child.heartbeat()
+        assert "TERMINATE_INSTANCE" not in await child.actions()
+    assert await dashboard.sound() == child.machine.id
+    assert (await dashboard.states())[agent.machine.id] == "zombie"
+
+
+async def test_to_demand_its_pool_is_no_spot(agent: ActionAgent, dashboard: Dashboard) -> None:
+    """It launches spot for nothing else."""
+    await dashboard.force(agent.machine.id)
+    await agent.actions()
+    (child,) = agent.children
+    assert child.machine.mode == "ondemand"
+    assert (await dashboard.agent_shown())["currentMode"] == "ondemand"
+    assert await dashboard.sound() == child.machine.id
 
 
 async def test_a_recommendation_keeps_the_primary(agent: ActionAgent, dashboard: Dashboard) -> None:

@@ -63,7 +63,7 @@ async def register_replica(fleet: Fleet, server: int, name: str, who: str, numbe
     await fleet.world.stubs[server].agents.Register(request, metadata=fleet.metadata)
 
 
-async def beat(fleet: Fleet, server: int, name: str, who: str | None, word: str) -> None:
+async def beat(fleet: Fleet, server: int, name: str, who: Any, word: str) -> None:
     """A heartbeat, of an instance or of nobody in particular."""
     agent_id = await fleet.agent(name)
     speaker = await fleet.instance(agent_id, who) if who else None
@@ -71,7 +71,7 @@ async def beat(fleet: Fleet, server: int, name: str, who: str | None, word: str)
     await fleet.world.stubs[server].agents.Heartbeat(request, metadata=fleet.metadata)
 
 
-async def leave(fleet: Fleet, server: int, name: str, who: str | None) -> None:
+async def leave(fleet: Fleet, server: int, name: str, who: Any) -> None:
     """A goodbye, with or without a name."""
     agent_id = await fleet.agent(name)
     speaker = await fleet.instance(agent_id, who) if who else None
@@ -79,7 +79,7 @@ async def leave(fleet: Fleet, server: int, name: str, who: str | None) -> None:
     await fleet.world.stubs[server].agents.ReportShutdown(request, metadata=fleet.metadata)
 
 
-async def ended_itself(fleet: Fleet, server: int, name: str, who: str | None) -> None:
+async def ended_itself(fleet: Fleet, server: int, name: str, who: Any) -> None:
     """An instance's last word; without a name it may be anybody's of the agent."""
     agent_id = await fleet.agent(name)
     speaker = await fleet.instance(agent_id, who) if who else None
@@ -123,7 +123,7 @@ async def cancel(fleet: Fleet, server: int, name: str, number: int) -> None:
     await fleet.world.stubs[server].agents.CancelCommand(request, metadata=fleet.metadata)
 
 
-async def lease(fleet: Fleet, server: int, name: str, who: str | None, dialect: str) -> None:
+async def lease(fleet: Fleet, server: int, name: str, who: Any, dialect: str) -> None:
     """The agent polls for commands."""
     agent_id = await fleet.agent(name)
     speaker = await fleet.instance(agent_id, who) if who else None
@@ -134,7 +134,7 @@ async def lease(fleet: Fleet, server: int, name: str, who: str | None, dialect: 
 
 
 async def complete(
-    fleet: Fleet, server: int, name: str, number: int, success: bool, launched: str | None
+    fleet: Fleet, server: int, name: str, number: int, success: bool, launched: Any
 ) -> None:
     """The agent says what came of a command."""
     agent_id = await fleet.agent(name)
@@ -161,7 +161,7 @@ async def force(
 
 
 async def report_switch(
-    fleet: Fleet, server: int, name: str, old: str | None, new: str, number: int | None, how: str
+    fleet: Fleet, server: int, name: str, old: Any, new: str, number: int | None, how: str
 ) -> None:
     """The agent reports a switch, before or after its command's completion."""
     agent_id = await fleet.agent(name)
@@ -339,7 +339,7 @@ async def end_replica(fleet: Fleet, server: int, name: str, number: int) -> None
     await fleet.world.stubs[server].replicas.DeleteReplica(request, metadata=fleet.metadata)
 
 
-async def imminent(fleet: Fleet, server: int, name: str, who: str | None) -> None:
+async def imminent(fleet: Fleet, server: int, name: str, who: Any) -> None:
     """A termination notice; a promotion that it tells of is never one to a placeholder."""
     agent_id = await fleet.agent(name)
     request = failover_pb2.HandleTerminationNoticeRequest(
@@ -350,7 +350,7 @@ async def imminent(fleet: Fleet, server: int, name: str, who: str | None) -> Non
     assert not said.success or said.new_instance_id in fleet.everyone
 
 
-async def rebalance(fleet: Fleet, server: int, name: str, who: str | None) -> None:
+async def rebalance(fleet: Fleet, server: int, name: str, who: Any) -> None:
     """A rebalance recommendation."""
     agent_id = await fleet.agent(name)
     request = failover_pb2.HandleRebalanceRequest(
@@ -359,7 +359,7 @@ async def rebalance(fleet: Fleet, server: int, name: str, who: str | None) -> No
     await fleet.world.stubs[server].failovers.HandleRebalance(request, metadata=fleet.metadata)
 
 
-async def emergency(fleet: Fleet, server: int, name: str, who: str | None, kind: str) -> None:
+async def emergency(fleet: Fleet, server: int, name: str, who: Any, kind: str) -> None:
     """The agent asks for an emergency replica."""
     agent_id = await fleet.agent(name)
     request = failover_pb2.CreateEmergencyReplicaRequest(
@@ -381,7 +381,7 @@ async def later(fleet: Fleet, _server: int, _name: str, seconds: int) -> None:
     fleet.world.clock.advance(timedelta(seconds=seconds))
 
 
-def _place(instance_id: str) -> dict[str, str]:
+def _place(instance_id: str) -> dict[str, Any]:
     zone = ZONES[int(instance_id.split("-")[1]) % len(ZONES)]
     return {"instance_type": TYPE, "region": REGION, "az": zone}
 

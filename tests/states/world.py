@@ -118,19 +118,19 @@ class Fleet:
         """Read the tenant's rows."""
         return await self.world.reader.fetch(statement, self.tenant.id, *more)
 
-    async def agent(self, name: str) -> str | None:
+    async def agent(self, name: str) -> Any:
         """The youngest agent of a name, deleted or not."""
         found = await self.rows(_AGENT, name)
         return found[0]["id"] if found else None
 
-    async def instance(self, agent_id: str | None, who: str) -> str | None:
+    async def instance(self, agent_id: str | None, who: str) -> Any:
         """Id of an instance by what steps call it, or by the part that it has for an agent."""
         if who not in PARTS:
             return self.real(who)
         found = await self.rows(_PART, agent_id, PARTS[who])
         return found[0]["id"] if found else None
 
-    async def command(self, agent_id: str | None, number: int) -> str | None:
+    async def command(self, agent_id: str | None, number: int) -> Any:
         """One of an agent's newest commands."""
         found = await self.rows(_COMMANDS, agent_id)
         return found[number % len(found)]["id"] if found else None

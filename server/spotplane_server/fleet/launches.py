@@ -12,11 +12,14 @@ from spotplane_server.agents.commands_store import Command
 from spotplane_server.agents.errors import InstanceTaken
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.store import Locked
-from spotplane_server.fleet import errors
+from spotplane_server.fleet import errors, switch_reports
 from spotplane_server.fleet.ports import Standby
+from spotplane_server.fleet.rules import End, Prices
+from spotplane_server.fleet.switch_effects import Report
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance, Machine
 from spotplane_server.kernel.db import Conn
+from spotplane_server.switches.rules import Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ async def take(
         InstanceTaken: The instance is another agent's.
     """
     command = await _command(conn, agent, launch)
+    if command is not None and command.type == "switch" and await _is_anothers(conn, agent, launch):
+        # Its machine is an agent of its own already: that it was launched is the switch's report.
+        await switch_reports.take(conn, agent.id, _report(command, launch), standby, now)
+        await _finish(conn, agent, command, launch.instance_id, ledger, now)
+        return "running_primary"
     replica_id = None
     if command is not None and command.type == "create_replica":
         replica_id = UUID(str(command.parameters["replica_id"]))
@@ -104,6 +112,16 @@ def change(instance: Instance) -> audit.Change:
         instance.tenant_id,
         after={"agent_id": str(instance.agent_id), "status": instance.status},
     )
+
+
+async def _is_anothers(conn: Conn, agent: Locked, launch: Launch) -> bool:
+    found = await instances.find(conn, agent.tenant_id, launch.instance_id)
+    return found is not None and found.agent_id != agent.id
+
+
+def _report(command: Command, launch: Launch) -> Report:
+    new = End(launch.instance_id, instance_type=launch.instance_type, az=launch.az)
+    return Report(command.id, None, new, True, Prices(), Told(), None, None)
 
 
 async def _command(conn: Conn, agent: Locked, launch: Launch) -> Command | None:
