@@ -47,6 +47,9 @@ async def test_every_statement_prepares(db: Database) -> None:
 
 
 def test_statements_list_their_columns() -> None:
-    """No statement reads `*`, so that a new column changes no row type."""
-    star = re.compile(r"(SELECT|,|RETURNING)\s+(\w+\.)?\*")
+    """No statement reads `*`, so that a new column changes no row type.
+
+    But all of what a function of ours returns, or of sets of that: its columns are its signature.
+    """
+    star = re.compile(r"(SELECT|,|RETURNING)\s+(\w+\.)?\*(?!\s+FROM\s+(\w+\(|(said|kept)\b))")
     assert not [name for name, statement in ALL.items() if star.search(statement)]
