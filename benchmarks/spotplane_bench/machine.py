@@ -41,8 +41,35 @@ def rss_bytes(pid: int) -> int:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time that a process has used, its threads together."""
-    # The name, in parentheses, may hold spaces; user and system time are 12th and 13th after it.
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return _cpu_seconds(_stat(pid))
+
+
+def parent(pid: int) -> int:
+    """Process id of a process's parent."""
+    return int(_stat(pid)[1])
+
+
+def children_cpu_seconds(pid: int) -> float:
+    """CPU time that the running children of a process have used; of those that ended, none."""
+    found = 0.0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = _stat(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(stat[1]) == pid:
+            found += _cpu_seconds(stat)
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    # The name, in parentheses, may hold spaces; the state is the first after it.
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+
+
+def _cpu_seconds(stat: list[str]) -> float:
     return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 

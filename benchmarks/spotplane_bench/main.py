@@ -26,6 +26,7 @@ from spotplane_bench import (
     stack,
     streams,
     unary,
+    usage,
 )
 from spotplane_bench.results import Result, median
 
@@ -42,6 +43,7 @@ BENCHES: Final[dict[str, tuple[Bench, Any, Any]]] = {
     "failovers": (failovers.run, failovers.Plan(), failovers.QUICK),
     "ingest": (ingest.run, ingest.Plan(), ingest.QUICK),
     "fleet": (fleet.run, fleet.Plan(), fleet.QUICK),
+    "usage": (usage.run, usage.Plan(), usage.QUICK),
 }
 
 Only = Annotated[

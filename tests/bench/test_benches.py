@@ -19,6 +19,7 @@ from spotplane_bench import (
     results,
     streams,
     unary,
+    usage,
 )
 from spotplane_bench.stack import Stack
 
@@ -30,6 +31,7 @@ BENCHES: list[tuple[Callable[[Stack, Any], Awaitable[results.Result]], Any]] = [
     (commands.run, commands.TINY),
     (failovers.run, failovers.TINY),
     (ingest.run, ingest.TINY),
+    (usage.run, usage.TINY),
 ]
 
 
