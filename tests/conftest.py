@@ -17,6 +17,7 @@ from spotplane_server.kernel.db import Database
 
 from tests.support.clock import FakeClock
 from tests.support.plane import Plane, running
+from tests.support.valkey import Valkey
 
 # Tracebacks as plain text: the fancy ones take most of a second, and the server stands still.
 structlog.configure(
@@ -61,6 +62,20 @@ async def db(database_url: str) -> AsyncIterator[Database]:
     database = await Database.open(database_url, size=6)
     yield database
     await database.close()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """One real Valkey a test process."""
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    """An empty Valkey; tests of one process have it one after the other."""
+    valkey.flush()
+    return valkey.url
 
 
 @pytest.fixture

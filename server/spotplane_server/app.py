@@ -59,6 +59,7 @@ from spotplane_server.kernel import (
     migrate,
     partitions,
     policy,
+    redis,
     retention,
 )
 from spotplane_server.kernel.auth import Authenticator
@@ -318,6 +319,8 @@ class Server:
     async def _run(self, gate: Gate, repeats: Repeats, healthy: Any) -> None:
         enter = self._stack.enter_async_context
         self._stack.push_async_callback(self.kernel.db.close)
+        if self.kernel.redis is not None:
+            self._stack.push_async_callback(self.kernel.redis.aclose)
         await partitions.PartitionJob(self.kernel.db).run_once(self.kernel.clock.now())
         runner = JobRunner(
             self.kernel.db, self.kernel.clock, self.kernel.server_id, self.parts.jobs
@@ -411,6 +414,7 @@ async def _kernel(config: ServerConfig, db: Database, clock: Clock, server_id: s
         Wakeups(config.database_url, server_id),
         server_id,
         tickets,
+        redis.connect(config.redis_url) if config.redis_url else None,
     )
 
 
@@ -445,6 +449,8 @@ async def _report_health(kernel: Kernel, runner: JobRunner, healthy: Any) -> Non
     while True:
         checks = {**await _checks(kernel), "jobs": runner.is_running}
         metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
+        if kernel.redis is not None:
+            metrics.DEPENDENCY_UP.labels("redis").set(await redis.answers(kernel.redis))
         for state, count in kernel.db.stats().items():
             metrics.POOL.labels(state).set(count)
         works_all = all(checks.values())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from spotplane_server.kernel.addresses import Network
 
@@ -75,6 +77,17 @@ def _address(text: str) -> str:
     return text
 
 
+def _redis(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme == "unix" and url.path:
+        return text
+    if url.scheme not in {"redis", "rediss"} or not url.hostname:
+        raise ValueError("must be redis://host:port/db, rediss://host:port/db or unix:///path")
+    if url.port == 0 or not re.fullmatch(r"(/\d*)?", url.path):
+        raise ValueError("must have a port from 1 to 65535 and a database's number")
+    return text
+
+
 def _key(text: str) -> bytes:
     value = base64.b64decode(text, validate=True)
     if len(value) != 32:
@@ -120,6 +133,8 @@ class ServerConfig:
     max_body_mib: int = _setting(10, _natural)
     heartbeat_seconds: int = _setting(5, _natural)
     offline_seconds: int = _setting(120, _natural)
+    # A Redis or Valkey that all servers share; without it each keeps budgets and caches of its own.
+    redis_url: str | None = _setting(None, _redis)
     db_pool_size: int = _setting(10, _natural)
     drain_seconds: int = _setting(10, _natural)
     # What decides while no uploaded engine is live: a built-in or installed one's name, or the

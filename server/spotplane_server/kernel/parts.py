@@ -12,6 +12,7 @@ from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.jobs import Job
 from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.redis import Client
 from spotplane_server.kernel.retention import Rule
 from spotplane_server.kernel.tickets import Tickets
 from spotplane_server.kernel.wakeups import Wakeups
@@ -19,7 +20,11 @@ from spotplane_server.kernel.wakeups import Wakeups
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What every feature is built from."""
+    """What every feature is built from.
+
+    Attributes:
+        redis: Shared by all servers; None where the operator has given none.
+    """
 
     config: ServerConfig
     db: Database
@@ -29,6 +34,7 @@ class Kernel:
     wakeups: Wakeups
     server_id: str
     tickets: Tickets
+    redis: Client | None = None
 
 
 @dataclass(frozen=True, slots=True)
