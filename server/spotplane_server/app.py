@@ -80,6 +80,7 @@ from spotplane_server.market import reports as market_reports
 from spotplane_server.market.pipeline import TOPIC as CLEAN_PRICES_TOPIC
 from spotplane_server.market.pipeline import PipelineJob
 from spotplane_server.market.reports import PriceReports
+from spotplane_server.nodes import assembly as nodes
 from spotplane_server.notifications import assembly as notifications
 from spotplane_server.replicas import outcomes
 from spotplane_server.replicas.binding import Binding
@@ -116,6 +117,7 @@ def build(kernel: Kernel) -> Parts:
         *_agents(kernel),
         market.assemble(kernel),
         fleet_market.assemble(kernel),
+        nodes.assemble(kernel),
         decisions.assemble(kernel),
         savings.assemble(kernel),
         notifications.assemble(kernel),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.parity.worlds import INSTANCE_TYPE, MODEL, RECORD, REGISTRATION
+from tests.parity.worlds import INSTANCE_TYPE, MODEL, NODE, RECORD, REGISTRATION
 
 NOBODYS_ID: Final = "00000000-0000-4000-8000-000000000000"
 
@@ -214,6 +214,25 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
     ),
     "ModelService.GetModel": (_at("found", id="{model}"),),
     "ModelService.ListModels": (Case("searched", query="search={mark}", after=("model",)),),
+    "NodeService.ListNodesFlat": (
+        Case("bare array", after=("node",)),
+        Case("envelope", query="status=active,dead&provider=aws&envelope=true", after=("node",)),
+        Case("no such state", 400, query="status=asleep", code="UNKNOWN_ENUM"),
+    ),
+    "NodeService.GetNode": (Case("found", 200, {"cluster_name": "node-{mark}"}, after=("node",)),),
+    "NodeService.GetNodeStatus": (
+        Case("found", 200, {"cluster_name": "node-{mark}"}, after=("node",)),
+    ),
+    "NodeService.RegisterNode": (
+        Case("no endpoint", 400, body={"provider": "aws"}, code="MISSING_FIELD"),
+        Case("first time", 201, body=NODE),
+        Case("again", 200, body=NODE),
+        Case("unknown model", 422, body={**NODE, "model_name": "none"}, code="SEMANTIC"),
+    ),
+    "NodeService.Heartbeat": (
+        Case("no score", 400, {"id": "{node}"}, body={}, code="MISSING_FIELD"),
+        Case("heard", 200, {"id": "{node}"}, body={"health_score": 87.5, "timestamp": "{now}"}),
+    ),
     "AgentService.Register": (
         Case("no instance", 400, body={"region": "r"}, code="MISSING_FIELD"),
         Case("first time, with a credential", body={**REGISTRATION, "issue_agent_token": True}),

@@ -133,6 +133,10 @@ async def _model(world: World) -> None:
     await world.make("admin", "/admin/models", {**MODEL, "name": "m-{mark}"}, model="id")
 
 
+async def _node(world: World) -> None:
+    await world.make("admin", "/admin/nodes/register", NODE, node="node_id")
+
+
 async def _agent(world: World) -> None:
     await world.make("key", "/v1/agents/register", REGISTRATION, agent="agent_id")
 
@@ -170,6 +174,7 @@ _MAKERS: Final[dict[str, Maker]] = {
     "instance_type": _instance_type,
     "sold": _sold,
     "model": _model,
+    "node": _node,
     "agent": _agent,
     "command": _command,
     "failover": _failover,
@@ -203,6 +208,14 @@ REGISTRATION: Final = {
     "region": "us-east-1",
     "az": "us-east-1a",
     "mode": "spot",
+}
+NODE: Final = {
+    "provider": "aws",
+    "endpoint_url": "http://10.0.0.1:8000",
+    "cluster_name": "node-{mark}",
+    "vram_total_gb": 24,
+    "spot_instance": True,
+    "spot_price": 0.302,
 }
 RECORD: Final = {
     "request_id": "req-{mark}",

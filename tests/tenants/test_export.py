@@ -35,7 +35,7 @@ TABLES = {
     "usage_rollup_hourly": "usage_rollup_hourly WHERE tenant_id",
     "audit_logs": "audit_logs WHERE tenant_id",
     "outbox_events": "outbox_events WHERE tenant_id",
-    "nodes": "instances WHERE tenant_id",
+    "nodes": "nodes_and_instances WHERE tenant_id",
 }
 
 

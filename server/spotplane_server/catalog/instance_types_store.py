@@ -124,9 +124,12 @@ COUNT_TYPES: Final = """
 """
 
 COUNT_LIVE_OF_TYPE: Final = """
-    SELECT count(*)
-      FROM instances
-     WHERE instance_type_id = $1 AND status NOT IN ('terminating', 'terminated')
+    SELECT (SELECT count(*)
+              FROM instances
+             WHERE instance_type_id = $1 AND status NOT IN ('terminating', 'terminated'))
+         + (SELECT count(*)
+              FROM nodes
+             WHERE instance_type_id = $1 AND status NOT IN ('terminating', 'dead'))
 """
 
 
@@ -248,7 +251,7 @@ async def list_types(
 
 
 async def count_live(conn: Conn, type_id: int) -> int:
-    """Count the instances that keep a type from being deleted."""
+    """Count the instances and nodes that keep a type from being deleted."""
     count: int = await conn.fetchval(COUNT_LIVE_OF_TYPE, type_id)
     return count
 

@@ -92,26 +92,39 @@ COUNT_REGIONS: Final = """
        AND ($2::text IS NULL OR status = $2)
 """
 
+# A node is an instance that serves models: what holds of the one, holds of the other.
 COUNT_LIVE_IN_REGION: Final = """
-    SELECT count(*)
-      FROM instances
-     WHERE region_id = $1 AND status NOT IN ('terminating', 'terminated')
+    SELECT (SELECT count(*)
+              FROM instances
+             WHERE region_id = $1 AND status NOT IN ('terminating', 'terminated'))
+         + (SELECT count(*)
+              FROM nodes
+             WHERE region_id = $1 AND status NOT IN ('terminating', 'dead'))
 """
 
 # A zombie has been replaced and waits for its end; it takes no room in the plan.
 COUNT_CURRENT_IN_REGION: Final = """
-    SELECT count(*)
-      FROM instances
-     WHERE region_id = $1
-       AND status IN ('launching', 'running_primary', 'running_replica', 'promoting')
+    SELECT (SELECT count(*)
+              FROM instances
+             WHERE region_id = $1
+               AND status IN ('launching', 'running_primary', 'running_replica', 'promoting'))
+         + (SELECT count(*)
+              FROM nodes
+             WHERE region_id = $1 AND status IN ('active', 'initializing'))
 """
 
 ESTIMATE_LAUNCH: Final = """
     SELECT count(*)::int AS samples,
            percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM active_at - launched_at))
                AS median_seconds
-      FROM instances
-     WHERE region_id = $1 AND launched_at >= $2 AND active_at >= launched_at
+      FROM (SELECT launched_at, active_at
+              FROM instances
+             WHERE region_id = $1 AND launched_at >= $2
+             UNION ALL
+            SELECT launched_at, active_at
+              FROM nodes
+             WHERE region_id = $1 AND launched_at >= $2) AS launches
+     WHERE active_at >= launched_at
 """
 
 
@@ -215,13 +228,13 @@ async def list_regions(
 
 
 async def count_live(conn: Conn, region_id: RegionId) -> int:
-    """Count the instances that keep a region from being deleted."""
+    """Count the instances and nodes that keep a region from being deleted."""
     count: int = await conn.fetchval(COUNT_LIVE_IN_REGION, region_id)
     return count
 
 
 async def count_current(conn: Conn, region_id: RegionId) -> int:
-    """Count the instances that run or are being launched."""
+    """Count the instances and nodes that run or start."""
     count: int = await conn.fetchval(COUNT_CURRENT_IN_REGION, region_id)
     return count
 

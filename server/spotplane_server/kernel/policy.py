@@ -65,6 +65,8 @@ _FLEET_WRITE: Final = Access(ADMIN, "admin:write", fleet=True)
 _OVERVIEW: Final = Access(scope="admin:read", fleet=True)
 _FOR_BROWSERS: Final = Access(FLEET_READ, "admin:read", fleet=True, ticket=True)
 _EMERGENCY: Final = Access(AGENTS, "admin:write", agent=True, fleet=True, emergency=True)
+_NODE_WRITE: Final = Access(scope="nodes:write")
+_NODE_AGENT: Final = Access(frozenset[Role]({"agent"}), "nodes:write")
 _FLEET_AGENT: Final = Access(AGENTS, "admin:write", agent=True, fleet=True)
 
 _SERVICES: Final[dict[str, dict[str, Access]]] = {
@@ -202,6 +204,14 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "ExportSwitches": _FOR_BROWSERS,
         "ListInstanceLogs": Access(FLEET_READ, "admin:read", fleet=True),
         "BulkExecute": _ADMIN_WRITE,
+    },
+    "NodeService": {
+        "ListNodes": _ADMIN_READ,
+        "ListNodesFlat": _ADMIN_READ,
+        "GetNode": _ADMIN_READ,
+        "GetNodeStatus": _ADMIN_READ,
+        "RegisterNode": _NODE_AGENT,
+        "Heartbeat": _NODE_AGENT,
     },
     "UsageService": {
         "IngestUsage": Access(AGENTS, "usage:write"),

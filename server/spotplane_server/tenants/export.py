@@ -85,13 +85,19 @@ EXPORT_OUTBOX_EVENTS: Final = """
      WHERE tenant_id = $1
 """
 
+# Nodes, and the fleet's instances as the list of nodes shows them, with what only they have.
 EXPORT_NODES: Final = """
-    SELECT tenant_id, id, agent_id, status, instance_type, region, az, mode, pool_id, region_id,
-           instance_type_id, hostname, image_id, private_ip, public_ip, terminate_consent,
-           launched_at, active_at, terminated_at, updated_at
-      FROM instances
-     WHERE tenant_id = $1
-     ORDER BY id
+    SELECT n.tenant_id, n.id, n.cluster_name, n.kind, n.provider, n.region, n.instance_type,
+           n.model, n.endpoint_url, n.internal_ip, n.gpu_type, n.vram_total_gb, n.spot_instance,
+           n.spot_price, n.status, n.health_score, n.last_heartbeat_at, n.termination_at,
+           n.launched_at, n.active_at, n.terminated_at, n.status_message, n.created_at,
+           i.agent_id, i.az, i.mode, i.pool_id, i.hostname, i.image_id, i.public_ip,
+           i.terminate_consent
+      FROM nodes_and_instances n
+      LEFT JOIN instances i
+        ON n.kind = 'instance' AND i.tenant_id = n.tenant_id AND i.id = n.cluster_name
+     WHERE n.tenant_id = $1
+     ORDER BY n.created_at, n.id
 """
 
 FILES: Final[dict[str, str]] = {

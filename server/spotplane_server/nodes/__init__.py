@@ -1,0 +1,1 @@
+"""Machines that serve models: launched, registered, heard, drained and ended."""
