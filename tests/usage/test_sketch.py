@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from spotplane_server.usage import sketch
@@ -15,6 +16,12 @@ QUANTILES = (0.0, 0.5, 0.95, 0.99, 1.0)
 
 def counts(latencies: list[int]) -> dict[int, int]:
     return dict(Counter(map(sketch.bucket, latencies)))
+
+
+def packed(latencies: list[int]) -> list[int]:
+    numbers, totals = np.unique(sketch.buckets(np.array(latencies)), return_counts=True)
+    parts: list[int] = sketch.parts(numbers, totals).tolist()
+    return parts
 
 
 def interpolated(latencies: list[int], quantile: float) -> float:
@@ -43,16 +50,23 @@ def test_percentiles_are_within_one_percent(latencies: list[int]) -> None:
 @given(LATENCIES, LATENCIES, LATENCIES)
 def test_merging_is_concatenation_in_any_order(a: list[int], b: list[int], c: list[int]) -> None:
     """Associative, commutative, and equal to the sketch of all."""
-    x, y, z = (sketch.pack(counts(part)) for part in (a, b, c))
+    x, y, z = map(packed, (a, b, c))
     assert sketch.unpack((x + y) + z) == sketch.unpack(z + (y + x)) == counts(a + b + c)
 
 
 @given(LATENCIES)
 def test_packing_keeps_every_count(latencies: list[int]) -> None:
     """Reading what was written gives the same sketch, ascending."""
-    parts = sketch.pack(counts(latencies))
+    parts = packed(latencies)
     assert sketch.unpack(parts) == counts(latencies)
     assert parts == sorted(parts)
+
+
+def test_many_are_put_where_each_would_be() -> None:
+    """For every latency next to a bucket's border, where rounding could tell them apart."""
+    borders = [int(sketch.GAMMA**power) for power in range(sketch.bucket(sketch.MAX_LATENCY_MS))]
+    near = sorted({max(0, at + by) for at in borders for by in (-1, 0, 1)})
+    assert sketch.buckets(np.array(near)).tolist() == [sketch.bucket(at) for at in near]
 
 
 def test_zero_has_a_bucket_of_its_own() -> None:

@@ -1,15 +1,31 @@
-"""Sums of records by hour, day and minute: what a batch adds to each of them."""
+"""Sums of records by hour, day and minute: what a batch adds to each of them.
+
+In columns and by numpy, because a batch of a thousand records is summed three ways before it is
+stored: by objects that took longer than all the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeAlias
 
+import numpy as np
+
+from spotplane_server.usage import sketch
 from spotplane_server.usage.pricing import PriceBook, Rates
 from spotplane_server.usage.rules import Draft
-from spotplane_server.usage.sketch import bucket
+
+Integers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MINUTE_US: Final = 60_000_000
+HOUR_US: Final = 60 * MINUTE_US
+DAY_US: Final = 24 * HOUR_US
+NO_LATENCY: Final = -1
+# Beyond every latency, where the smallest is looked for.
+_HUGE: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,11 @@ class Dimensions:
             self.region_id or "",
         )
 
+    @property
+    def model(self) -> Dimensions:
+        """The tenant and the model alone."""
+        return Dimensions(self.tenant_id, None, None, self.model_id, None)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
@@ -52,117 +73,136 @@ class Priced:
     cost_nanos: int
 
 
-@dataclass(slots=True)
-class Delta:
-    """What a batch adds to one hour, day or minute of one combination of dimensions.
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a batch adds to one table: n rows in key order, all columns of length n.
 
     Attributes:
-        dimensions: Of days and minutes only the tenant and the model.
-        start: Of the hour, day or minute.
-        latencies: Counts by sketch bucket.
+        dimensions: Of each row.
+        starts: Of each row's hour, day or minute.
+        measures: requests, successes, prompt, completion and cached tokens, cost in nano-USD,
+            count and sum of latencies in ms; each a column.
         latency_min: In milliseconds; None when no latency is known.
+        latency_max: Likewise.
+        sketch: The rows' sketches, one behind the other.
+        sketch_from: Where each begins, counted from 1.
+        sketch_to: Where each ends; one less for an empty one.
+        first_at: Of the earliest record.
+        last_at: Of the latest.
     """
 
-    dimensions: Dimensions
-    start: datetime
-    first_at: datetime
-    last_at: datetime
-    requests: int = 0
-    successes: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    cost_nanos: int = 0
-    latency_count: int = 0
-    latency_sum: int = 0
-    latency_min: int | None = None
-    latency_max: int | None = None
-    latencies: dict[int, int] = field(default_factory=dict)
-
-    def add(self, record: Priced) -> None:
-        """Count one record."""
-        draft = record.draft
-        self.requests += 1
-        self.successes += draft.outcome == "success"
-        self.prompt_tokens += draft.prompt_tokens
-        self.completion_tokens += draft.completion_tokens
-        self.cached_tokens += draft.cached_tokens
-        self.cost_nanos += record.cost_nanos
-        self.first_at = min(self.first_at, draft.at)
-        self.last_at = max(self.last_at, draft.at)
-        latency = draft.latency_ms
-        if latency is not None:
-            self.latency_count += 1
-            self.latency_sum += latency
-            self._bound(latency, latency)
-            number = bucket(latency)
-            self.latencies[number] = self.latencies.get(number, 0) + 1
-
-    def merge(self, other: Delta) -> None:
-        """Count all that another counts."""
-        self.requests += other.requests
-        self.successes += other.successes
-        self.prompt_tokens += other.prompt_tokens
-        self.completion_tokens += other.completion_tokens
-        self.cached_tokens += other.cached_tokens
-        self.cost_nanos += other.cost_nanos
-        self.first_at = min(self.first_at, other.first_at)
-        self.last_at = max(self.last_at, other.last_at)
-        self.latency_count += other.latency_count
-        self.latency_sum += other.latency_sum
-        if other.latency_min is not None and other.latency_max is not None:
-            self._bound(other.latency_min, other.latency_max)
-        for number, count in other.latencies.items():
-            self.latencies[number] = self.latencies.get(number, 0) + count
-
-    def _bound(self, low: int, high: int) -> None:
-        if self.latency_min is None or low < self.latency_min:
-            self.latency_min = low
-        if self.latency_max is None or high > self.latency_max:
-            self.latency_max = high
-
-
-_Deltas: TypeAlias = dict[tuple[Dimensions, datetime], Delta]
+    dimensions: list[Dimensions]
+    starts: list[datetime]
+    measures: list[list[int]]
+    latency_min: list[int | None]
+    latency_max: list[int | None]
+    sketch: list[int]
+    sketch_from: list[int]
+    sketch_to: list[int]
+    first_at: list[datetime]
+    last_at: list[datetime]
 
 
 @dataclass(frozen=True, slots=True)
 class Rollups:
-    """A batch's sums, each list with one delta a key, in key order."""
+    """A batch's sums."""
 
-    hours: list[Delta]
-    days: list[Delta]
-    minutes: list[Delta]
-
-
-def sum_up(records: Iterable[Priced]) -> Rollups:
-    """Add records up by hour and dimensions, and by day and minute and model."""
-    finest: dict[tuple[int, datetime], Delta] = {}
-    for record in records:
-        at = record.draft.at
-        minute = at.replace(second=0, microsecond=0)
-        key = (id(record.place), minute)
-        delta = finest.get(key)
-        if delta is None:
-            delta = finest[key] = Delta(record.place.dimensions, minute, at, at)
-        delta.add(record)
-    hours: _Deltas = {}
-    days: _Deltas = {}
-    minutes: _Deltas = {}
-    for delta in finest.values():
-        of, hour = delta.dimensions, delta.start.replace(minute=0)
-        model = Dimensions(of.tenant_id, None, None, of.model_id, None)
-        _merge(hours, of, hour, delta)
-        _merge(days, model, hour.replace(hour=0), delta)
-        _merge(minutes, model, delta.start, delta)
-    return Rollups(_ordered(hours), _ordered(days), _ordered(minutes))
+    hours: Sums
+    days: Sums
+    minutes: Sums
 
 
-def _merge(into: _Deltas, dimensions: Dimensions, start: datetime, delta: Delta) -> None:
-    found = into.get((dimensions, start))
-    if found is None:
-        found = into[dimensions, start] = Delta(dimensions, start, delta.first_at, delta.last_at)
-    found.merge(delta)
+def sum_up(records: Sequence[Priced]) -> Rollups:
+    """Add records up by hour and dimensions, and by day and minute and model; at least one."""
+    batch = _Columns.of(records)
+    return Rollups(
+        batch.sum(lambda of: of, HOUR_US),
+        batch.sum(lambda of: of.model, DAY_US),
+        batch.sum(lambda of: of.model, MINUTE_US),
+    )
 
 
-def _ordered(deltas: _Deltas) -> list[Delta]:
-    return sorted(deltas.values(), key=lambda d: (d.start, d.dimensions.order))
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Records in columns: ``place`` is an index into ``dimensions``, times are in Unix µs."""
+
+    dimensions: list[Dimensions]
+    place: Integers
+    at: Integers
+    latency: Integers
+    measures: Integers
+
+    @classmethod
+    def of(cls, records: Sequence[Priced]) -> _Columns:
+        drafts = [r.draft for r in records]
+        places = {id(r.place): r.place for r in records}
+        rank = {key: index for index, key in enumerate(places)}
+        latency = _column([NO_LATENCY if d.latency_ms is None else d.latency_ms for d in drafts])
+        measures = np.stack(
+            [
+                np.ones(len(drafts), np.int64),
+                _column([d.outcome == "success" for d in drafts]),
+                _column([d.prompt_tokens for d in drafts]),
+                _column([d.completion_tokens for d in drafts]),
+                _column([d.cached_tokens for d in drafts]),
+                _column([r.cost_nanos for r in records]),
+                (latency >= 0).astype(np.int64),
+                np.maximum(latency, 0),
+            ]
+        )
+        return cls(
+            [place.dimensions for place in places.values()],
+            _column([rank[id(r.place)] for r in records]),
+            # Seconds as a float still tell microseconds apart, if they are rounded to them.
+            np.rint(np.array([d.at.timestamp() for d in drafts]) * 1e6).astype(np.int64),
+            latency,
+            measures,
+        )
+
+    def sum(self, project: Callable[[Dimensions], Dimensions], unit_us: int) -> Sums:
+        """Sum by unit of time and by what ``project`` leaves of the dimensions."""
+        projected = [project(of) for of in self.dimensions]
+        distinct = sorted(set(projected), key=lambda of: of.order)
+        rank = {of: index for index, of in enumerate(distinct)}
+        unit = self.at // unit_us
+        key = unit * len(distinct) + _column([rank[of] for of in projected])[self.place]
+
+        order = np.argsort(key, kind="stable")
+        key, at, latency = key[order], self.at[order], self.latency[order]
+        begins = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
+        row = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(key))))
+
+        keys = key[begins]
+        known = latency >= 0
+        parts, part_rows = _sketches(row[known], latency[known])
+        return Sums(
+            [distinct[index] for index in (keys % len(distinct)).tolist()],
+            _instants(keys // len(distinct) * unit_us),
+            np.add.reduceat(self.measures[:, order], begins, axis=1).tolist(),
+            _known(np.minimum.reduceat(np.where(known, latency, _HUGE), begins)),
+            _known(np.maximum.reduceat(latency, begins)),
+            parts.tolist(),
+            (np.searchsorted(part_rows, np.arange(len(begins))) + 1).tolist(),
+            np.searchsorted(part_rows, np.arange(len(begins)), side="right").tolist(),
+            _instants(np.minimum.reduceat(at, begins)),
+            _instants(np.maximum.reduceat(at, begins)),
+        )
+
+
+def _sketches(row: Integers, latency: Integers) -> tuple[Integers, Integers]:
+    """Parts of the sketches of all rows, in their order, and the row of each part."""
+    wide = sketch.MAX_BUCKETS
+    keys, counts = np.unique(row * wide + sketch.buckets(latency), return_counts=True)
+    return sketch.parts(keys % wide, counts), keys // wide
+
+
+def _column(values: Sequence[int]) -> Integers:
+    return np.array(values, np.int64)
+
+
+def _instants(micros: Integers) -> list[datetime]:
+    return [EPOCH + timedelta(microseconds=value) for value in micros.tolist()]
+
+
+def _known(latencies: Integers) -> list[int | None]:
+    return [value if 0 <= value < _HUGE else None for value in latencies.tolist()]

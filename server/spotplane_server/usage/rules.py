@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeAlias
+from operator import attrgetter
+from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 from spotplane.v1 import usage_pb2 as pb
@@ -32,6 +34,9 @@ OUTCOMES: Final = (
 _HASH_BYTES: Final = 16
 
 RawScope: TypeAlias = tuple[str | None, ...]
+_Presence: TypeAlias = Literal[
+    "prompt_tokens", "completion_tokens", "status_code", "latency_ms", "node_id"
+]
 _SCOPE_FIELDS: Final = (
     "tenant_id",
     "environment_id",
@@ -41,6 +46,7 @@ _SCOPE_FIELDS: Final = (
     "region_id",
     "region_code",
 )
+_SCOPE: Final[Callable[[pb.UsageRecord], RawScope]] = attrgetter(*_SCOPE_FIELDS)
 
 
 class Fault(Exception):
@@ -122,6 +128,12 @@ class Reader:
     now: datetime
     window: AcceptedWindow
     _scopes: dict[RawScope, Scope | Fault] = field(default_factory=dict)
+    _earliest: datetime = field(init=False)
+    _latest: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._earliest = self.now - self.window.late
+        self._latest = self.now + self.window.future
 
     def read(self, index: int, record: pb.UsageRecord) -> Draft:
         """Check one record.
@@ -132,9 +144,9 @@ class Reader:
         request_id = record.request_id
         if not request_id or len(request_id) > MAX_REQUEST_ID or "\x00" in request_id:
             raise _bad("request_id", f"must have 1..{MAX_REQUEST_ID} characters, none of them NUL")
-        prompt = _tokens(record, "prompt_tokens")
-        completion = _tokens(record, "completion_tokens")
-        status = _integer(record, "status_code", 100, 599)
+        prompt = _tokens(record, "prompt_tokens", record.prompt_tokens)
+        completion = _tokens(record, "completion_tokens", record.completion_tokens)
+        status = _integer(record, "status_code", record.status_code, 100, 599)
         return Draft(
             index,
             request_id,
@@ -143,8 +155,8 @@ class Reader:
             _text(record, "node_id", MAX_NODE_ID),
             prompt,
             completion,
-            _cached(record, prompt),
-            _integer(record, "latency_ms", 0, MAX_LATENCY_MS),
+            _cached(record.cached_tokens, prompt),
+            _integer(record, "latency_ms", record.latency_ms, 0, MAX_LATENCY_MS),
             status,
             _outcome(record, status),
             _metadata(record),
@@ -152,22 +164,23 @@ class Reader:
         )
 
     def _instant(self, record: pb.UsageRecord) -> datetime:
-        if not record.HasField("timestamp"):
+        text = record.timestamp
+        if not text and not record.HasField("timestamp"):
             return self.now
         try:
-            at = wire.instant(record.timestamp, "timestamp")
+            at = wire.instant(text, "timestamp")
         except Invalid as err:
             raise _bad("timestamp", err.message) from err
-        if at < self.now - self.window.late:
+        if at < self._earliest:
             raise Fault("TOO_OLD", "timestamp", f"older than {self.window.late.days} days")
-        if at > self.now + self.window.future:
+        if at > self._latest:
             raise Fault("IN_FUTURE", "timestamp", f"ahead by more than {self.window.future}")
         return at
 
     def _scope(self, record: pb.UsageRecord) -> Scope:
-        raw = tuple(
-            getattr(record, name) if record.HasField(name) else None for name in _SCOPE_FIELDS
-        )
+        values = _SCOPE(record)
+        # What is empty was left out or sent empty, which is not the same.
+        raw = values if all(values) else _with_absences(record, values)
         found = self._scopes.get(raw)
         if found is None:
             try:
@@ -178,6 +191,16 @@ class Reader:
         if isinstance(found, Fault):
             raise Fault(found.code, found.field, found.description)
         return found
+
+
+def _with_absences(record: pb.UsageRecord, values: RawScope) -> RawScope:
+    has = record.HasField
+    return tuple(
+        [
+            value if value or has(name) else None  # type: ignore[arg-type]
+            for name, value in zip(_SCOPE_FIELDS, values, strict=True)
+        ]
+    )
 
 
 def scope(raw: RawScope, caller_tenant: str | None) -> Scope:
@@ -239,9 +262,9 @@ def contradicts(outcome: str, status: int | None) -> bool:
 
 
 def _outcome(record: pb.UsageRecord, status: int | None) -> str:
-    if not record.HasField("outcome"):
-        return outcome_of(status)
     outcome = record.outcome
+    if not outcome and not record.HasField("outcome"):
+        return outcome_of(status)
     if outcome not in OUTCOMES:
         raise _bad("outcome", f"must be one of {', '.join(OUTCOMES)}")
     if contradicts(outcome, status):
@@ -249,17 +272,15 @@ def _outcome(record: pb.UsageRecord, status: int | None) -> str:
     return outcome
 
 
-def _tokens(record: pb.UsageRecord, name: str) -> int:
-    value: int = getattr(record, name)
-    if not value and not record.HasField(name):  # type: ignore[arg-type]
+def _tokens(record: pb.UsageRecord, name: _Presence, value: int) -> int:
+    if not value and not record.HasField(name):
         raise _bad(name, "is required")
     if not 0 <= value <= MAX_TOKENS:
         raise _bad(name, f"must be between 0 and {MAX_TOKENS}")
     return value
 
 
-def _cached(record: pb.UsageRecord, prompt: int) -> int:
-    cached = record.cached_tokens
+def _cached(cached: int, prompt: int) -> int:
     if not 0 <= cached <= MAX_TOKENS:
         raise _bad("cached_tokens", f"must be between 0 and {MAX_TOKENS}")
     if cached > prompt:
@@ -267,17 +288,19 @@ def _cached(record: pb.UsageRecord, prompt: int) -> int:
     return cached
 
 
-def _integer(record: pb.UsageRecord, name: str, minimum: int, maximum: int) -> int | None:
-    if not record.HasField(name):  # type: ignore[arg-type]
+def _integer(
+    record: pb.UsageRecord, name: _Presence, value: int, minimum: int, maximum: int
+) -> int | None:
+    if not value and not record.HasField(name):
         return None
-    value: int = getattr(record, name)
     if not minimum <= value <= maximum:
         raise _bad(name, f"must be between {minimum} and {maximum}")
     return value
 
 
-def _text(record: pb.UsageRecord, name: str, maximum: int) -> str | None:
-    return _name(getattr(record, name), name, maximum) if record.HasField(name) else None  # type: ignore[arg-type]
+def _text(record: pb.UsageRecord, name: _Presence, maximum: int) -> str | None:
+    value: str = getattr(record, name)
+    return _name(value, name, maximum) if value or record.HasField(name) else None
 
 
 def _name(value: str | None, name: str, maximum: int = MAX_NAME) -> str | None:

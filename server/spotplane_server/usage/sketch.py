@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+Integers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 ALPHA: Final = 0.01
 GAMMA: Final = (1 + ALPHA) / (1 - ALPHA)
@@ -21,6 +25,8 @@ _COUNT_BITS: Final = 32
 _COUNT_MASK: Final = (1 << _COUNT_BITS) - 1
 
 MAX_LATENCY_MS: Final = 3_600_000
+# Above the number of every bucket.
+MAX_BUCKETS: Final = 1024
 
 
 def bucket(latency_ms: int) -> int:
@@ -30,14 +36,20 @@ def bucket(latency_ms: int) -> int:
     return math.ceil(math.log(latency_ms) / _LOG_GAMMA) + 1
 
 
+def buckets(latencies_ms: Integers) -> Integers:
+    """`bucket` of many latencies, none of them negative: n in, n out."""
+    logs = np.log(np.maximum(latencies_ms, 1))
+    return np.where(latencies_ms > 0, np.ceil(logs / _LOG_GAMMA).astype(np.int64) + 1, 0)
+
+
+def parts(numbers: Integers, counts: Integers) -> Integers:
+    """The parts that say how often each bucket counts: n buckets and n counts in, n parts out."""
+    return numbers << _COUNT_BITS | counts
+
+
 def estimate(number: int) -> float:
     """A latency in milliseconds within 1 % of all that a bucket holds."""
     return 0.0 if number == 0 else 2 * GAMMA ** (number - 1) / (GAMMA + 1)
-
-
-def pack(counts: dict[int, int]) -> list[int]:
-    """The parts of a sketch, ascending by bucket; empty for no latencies."""
-    return [number << _COUNT_BITS | counts[number] for number in sorted(counts)]
 
 
 def unpack(parts: Iterable[int]) -> dict[int, int]:

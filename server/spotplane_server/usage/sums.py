@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from spotplane_server.kernel.db import Conn
-from spotplane_server.usage.rollup import Delta, Rollups
-from spotplane_server.usage.sketch import pack
+from spotplane_server.usage.rollup import Rollups, Sums
 
 # Sketches come as one array, cut by position, because arrays of arrays must be of one length.
 # Appending is what makes this cheap; 384 parts are about as many as one hour's distinct buckets.
@@ -130,54 +128,37 @@ ADD_TO_MINUTES: Final = """
 
 async def add(conn: Conn, rollups: Rollups) -> None:
     """Add a batch to the sums, always in the same order, so that two never wait for each other."""
-    for statement, deltas, key in (
+    for statement, sums, key in (
         (ADD_TO_HOURS, rollups.hours, _hour_key),
         (ADD_TO_DAYS, rollups.days, _model_key),
         (ADD_TO_MINUTES, rollups.minutes, _model_key),
     ):
-        sketch: list[int] = []
-        rows: list[tuple[Any, ...]] = []
-        for delta in deltas:
-            start = len(sketch) + 1
-            sketch += pack(delta.latencies)
-            rows.append((*key(delta), *_measures(delta), start, len(sketch), *_times(delta)))
-        await conn.execute(statement, sketch, *_columns(rows))
+        await conn.execute(
+            statement,
+            sums.sketch,
+            *key(sums),
+            *sums.measures,
+            sums.latency_min,
+            sums.latency_max,
+            sums.sketch_from,
+            sums.sketch_to,
+            sums.first_at,
+            sums.last_at,
+        )
 
 
-def _hour_key(delta: Delta) -> tuple[Any, ...]:
-    of = delta.dimensions
+def _hour_key(sums: Sums) -> tuple[list[Any], ...]:
+    rows = sums.dimensions
     return (
-        of.tenant_id,
-        delta.start,
-        of.environment_id,
-        of.model_id,
-        of.api_key_id,
-        of.region_id,
+        [of.tenant_id for of in rows],
+        sums.starts,
+        [of.environment_id for of in rows],
+        [of.model_id for of in rows],
+        [of.api_key_id for of in rows],
+        [of.region_id for of in rows],
     )
 
 
-def _model_key(delta: Delta) -> tuple[Any, ...]:
-    return delta.dimensions.tenant_id, delta.start, delta.dimensions.model_id
-
-
-def _measures(delta: Delta) -> tuple[Any, ...]:
-    return (
-        delta.requests,
-        delta.successes,
-        delta.prompt_tokens,
-        delta.completion_tokens,
-        delta.cached_tokens,
-        delta.cost_nanos,
-        delta.latency_count,
-        delta.latency_sum,
-        delta.latency_min,
-        delta.latency_max,
-    )
-
-
-def _times(delta: Delta) -> tuple[Any, ...]:
-    return delta.first_at, delta.last_at
-
-
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _model_key(sums: Sums) -> tuple[list[Any], ...]:
+    rows = sums.dimensions
+    return [of.tenant_id for of in rows], sums.starts, [of.model_id for of in rows]
