@@ -44,6 +44,7 @@ from spotplane_server.decisions import assembly as decisions
 from spotplane_server.decisions.loop import DecisionLoop, Pacer
 from spotplane_server.events.hub import EventHub
 from spotplane_server.events.service import EventService
+from spotplane_server.events.thresholds import Thresholds
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
 from spotplane_server.fleet import assembly as fleet
@@ -52,29 +53,24 @@ from spotplane_server.fleet import ports as fleet_ports
 from spotplane_server.fleet.market_reports import AgentsPrices
 from spotplane_server.insights import assembly as insights
 from spotplane_server.kernel import (
-    bootstrap,
     collector,
+    front,
     logs,
     metrics,
     migrate,
+    opening,
     partitions,
     policy,
     redis,
     retention,
 )
-from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock, SystemClock
-from spotplane_server.kernel.credentials import Prover
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
-from spotplane_server.kernel.idempotency import Repeats
 from spotplane_server.kernel.jobs import JobRunner
-from spotplane_server.kernel.limits import Limiter
 from spotplane_server.kernel.middleware import Gate
-from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.parts import Kernel, Parts
+from spotplane_server.kernel.shared_limits import SharedLimits
 from spotplane_server.kernel.tasks import owned
-from spotplane_server.kernel.tickets import Tickets
-from spotplane_server.kernel.wakeups import Wakeups
 from spotplane_server.market import assembly as market
 from spotplane_server.market import reports as market_reports
 from spotplane_server.market.pipeline import TOPIC as CLEAN_PRICES_TOPIC
@@ -183,7 +179,7 @@ def _agents(kernel: Kernel) -> list[Parts]:
             "termination": sessions.telling(failovers.on_termination),
             "prices": AgentsPrices(db, PriceReports(db, kernel.wakeups)).on_report,
             "usage": lambda origin, report, now: usage_reports.take(
-                db, origin, report, now, window
+                db, kernel.limits, origin, report, now, window
             ),
         },
     )
@@ -245,7 +241,7 @@ def _catalog(kernel: Kernel) -> Parts:
 
 
 def _usage(kernel: Kernel) -> Parts:
-    service = UsageService(kernel.db, kernel.clock, kernel.tokens, kernel.config)
+    service = UsageService(kernel.db, kernel.clock, kernel.tokens, kernel.config, kernel.limits)
     return Parts(
         services=[(usage_pb2_grpc.add_UsageServiceServicer_to_server, service)],
         jobs=[RequestIdRetention(kernel.db)],
@@ -281,31 +277,19 @@ class Server:
             on_statement=traces.statement if traces else None,
         )
         try:
-            kernel = await _kernel(config, db, clock, server_id)
+            kernel = await opening.open_kernel(config, db, clock, server_id)
         except BaseException:
             await db.close()
             raise
         parts = build(kernel)
-        repeats, limiter = Repeats(db, clock), Limiter()
-        prover = Prover(
-            kernel.auth,
-            kernel.tickets,
-            limiter,
-            clock,
-            failures_per_minute=config.auth_failures_per_minute,
-        )
-        gate = Gate(
-            prover,
-            limiter,
-            clock,
-            tenant_rpm=config.tenant_rpm,
+        before = front.build(
+            kernel,
             refused=Refusals(db, clock).record,
-            repeats=repeats,
-            trusted_proxies=config.trusted_proxies,
+            tell=Thresholds(db, clock).tell,
             message_limits={CONNECT: STREAM_MESSAGE_BYTES},
             traces=traces,
         )
-        grpc_server = _grpc_server(config, gate)
+        grpc_server = _grpc_server(config, before.gate)
         healthy = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healthy, grpc_server)
         for add, servicer in parts.services:
@@ -315,10 +299,10 @@ class Server:
         server = cls(kernel, parts, grpc_server, port)
         if traces is not None:
             server._stack.push_async_callback(traces.close)
-        await server._run(gate, repeats, healthy)
+        await server._run(before, healthy)
         return server
 
-    async def _run(self, gate: Gate, repeats: Repeats, healthy: Any) -> None:
+    async def _run(self, before: front.Front, healthy: Any) -> None:
         enter = self._stack.enter_async_context
         self._stack.push_async_callback(self.kernel.db.close)
         if self.kernel.redis is not None:
@@ -343,11 +327,15 @@ class Server:
         self.kernel.wakeups.listen(CLEAN_PRICES_TOPIC, pacer.hint)
         await enter(owned(pacer.run(), "decision-pacer"))
         await enter(owned(self.kernel.wakeups.run(), "wakeups"))
-        await enter(owned(gate.recheck_streams(), "recheck"))
+        await enter(owned(before.gate.recheck_streams(), "recheck"))
+        await enter(owned(before.admission.announce(), "thresholds"))
+        if isinstance(self.kernel.limits, SharedLimits):
+            await enter(owned(self.kernel.limits.run(), "limits"))
+            await self.kernel.limits.tried()
         for background in self.parts.background:
             await enter(owned(background(), "background"))
         await self._grpc.start()
-        self._stack.push_async_callback(repeats.settle)
+        self._stack.push_async_callback(before.repeats.settle)
         self._stack.push_async_callback(self._stop_grpc, healthy)
         await enter(owned(runner.run(), "jobs"))
         await enter(owned(_report_health(self.kernel, runner, healthy), "health"))
@@ -391,33 +379,6 @@ def _traces(config: ServerConfig, server_id: str) -> Traces | None:
     from spotplane_server.kernel.tracing import Traces  # noqa: PLC0415 - optional
 
     return Traces(config.otlp_endpoint, server_id)
-
-
-async def _kernel(config: ServerConfig, db: Database, clock: Clock, server_id: str) -> Kernel:
-    async with db.transaction(EVERY_TENANT) as conn:
-        if not await migrate.current(conn):
-            raise migrate.MigrationRefused("the database is not migrated: run `spotplane migrate`")
-        secret = await bootstrap.shared_secret(conn, "page_tokens")
-        tickets = Tickets(db, await bootstrap.shared_secret(conn, "tickets"))
-        if config.admin_token:
-            await bootstrap.put_admin(
-                conn,
-                bootstrap.BOOTSTRAP,
-                config.admin_token,
-                rate_limit_rpm=config.admin_rate_limit_rpm,
-                now=clock.now(),
-            )
-    return Kernel(
-        config,
-        db,
-        clock,
-        PageTokens(secret),
-        Authenticator(db, clock),
-        Wakeups(config.database_url, server_id),
-        server_id,
-        tickets,
-        redis.connect(config.redis_url) if config.redis_url else None,
-    )
 
 
 def _grpc_server(config: ServerConfig, gate: Gate) -> grpc.aio.Server:

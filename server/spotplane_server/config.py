@@ -123,6 +123,8 @@ class ServerConfig:
     tenant_rpm: int = _setting(50_000, _natural)
     key_default_rpm: int = _setting(60, _natural)
     key_default_concurrency: int = _setting(5, _natural)
+    # How long a permit of a call outlives its server, where budgets are shared by Redis.
+    concurrency_lease_seconds: int = _setting(90, _natural)
     auth_failures_per_minute: int = _setting(100, _natural)  # of one address
     # Keeps copies of client tokens under this key, 32 bytes in base64; without it there are none.
     token_escrow_key: bytes | None = _setting(None, _key)

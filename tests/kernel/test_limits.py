@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from spotplane_server.kernel import limits
@@ -18,7 +17,7 @@ STEPS = st.lists(
 def refused_for(limiter: Limiter, layers: list[Layer], now: float) -> float | None:
     """Seconds that a call is sent away for; None when it gets in."""
     try:
-        limiter.admit(layers, now)
+        limits.check(layers, limiter.decide(layers, now), now)
     except LimitReached as err:
         return err.retry_after_seconds
     return None
@@ -74,7 +73,7 @@ def test_headers_speak_of_the_layer_with_the_least_left() -> None:
     """Limit, what remains after this call, and when it grows again."""
     layers = [Layer("RATE_LIMIT_REQUESTS", "k", 60), Layer("TENANT_LIMIT", "t", 5)]
 
-    assert Limiter().admit(layers, 1000.0) == {
+    assert limits.headers(layers, Limiter().decide(layers, 1000.0)) == {
         "x-ratelimit-limit": "5",
         "x-ratelimit-remaining": "4",
         "x-ratelimit-reset": "1061",
@@ -92,10 +91,43 @@ def test_the_window_that_is_forgotten_is_the_one_unused_for_longest() -> None:
 
 def test_a_permit_is_free_again_once_it_is_given_back() -> None:
     """The third of two is refused, and admitted after one release."""
+    limiter, layers = Limiter(), [Layer("CONCURRENCY_LIMIT", "k", 2, counts="running")]
+    permit = limiter.permit(layers)
+    assert permit is not None
+    assert admitted(limiter, layers, 0)
+    assert admitted(limiter, layers, 0)
+    assert refused_for(limiter, layers, 0) == 1
+    limiter.leave(permit)
+    assert admitted(limiter, layers, 0)
+
+
+async def test_tokens_are_charged_when_they_are_known() -> None:
+    """A call needs a sum below the limit, and comes back when enough of it has left the window."""
     limiter = Limiter()
-    limiter.enter("k", 2)
-    limiter.enter("k", 2)
-    with pytest.raises(LimitReached, match="concurrent"):
-        limiter.enter("k", 2)
-    limiter.leave("k")
-    limiter.enter("k", 2)
+    layers = [Layer("RATE_LIMIT_TOKENS", "k", 100, counts="tokens")]
+    assert all(admitted(limiter, layers, 0) for _ in range(500))
+    await limiter.spend({"k": 60}, 10)
+    assert admitted(limiter, layers, 10)
+    await limiter.spend({"k": 70}, 30)
+    assert refused_for(limiter, layers, 30) == 40.25
+    assert admitted(limiter, layers, 70.25)
+
+
+def test_a_day_is_a_window_too() -> None:
+    """In steps of six minutes."""
+    limiter = Limiter()
+    layer = Layer("ENVIRONMENT_LIMIT", "day:e", 1, limits.DAY_SECONDS)
+    assert admitted(limiter, [layer], 0)
+    assert refused_for(limiter, [layer], 86_000) == 760
+    assert admitted(limiter, [layer], 86_760)
+
+
+def test_the_threshold_is_reached_once_in_a_window() -> None:
+    """At 80 %, however often the sliding window crosses it."""
+    limiter, layers = Limiter(), [Layer("RATE_LIMIT_REQUESTS", "k", 10)]
+
+    def reached(now: float) -> bool:
+        return limiter.decide(layers, now).standings[0].reached
+
+    assert [reached(second) for second in range(10)] == [False] * 7 + [True, False, False]
+    assert [reached(62 + second) for second in range(6)] == [False] * 5 + [True]

@@ -36,9 +36,11 @@ BUMP_EPOCH: Final = "UPDATE auth_epoch SET epoch = epoch + 1"
 
 FIND_API_KEY: Final = """
     SELECT e.epoch, k.id, k.tenant_id, k.environment_id, k.key_prefix, k.role, k.status,
-           k.expires_at, k.suspension_id, k.rate_limit_rpm, k.concurrency_limit,
+           k.expires_at, k.suspension_id, k.rate_limit_rpm, k.rate_limit_tpm, k.concurrency_limit,
            t.status AS tenant_status, v.status AS environment_status,
-           v.requests_per_minute AS environment_rpm
+           v.requests_per_minute AS environment_rpm, v.quota_tokens_per_minute AS environment_tpm,
+           v.quota_tokens_per_day AS environment_tpd,
+           v.concurrency_limit AS environment_concurrency
       FROM auth_epoch e
       LEFT JOIN api_keys k ON k.key_hash = $1
       LEFT JOIN tenants t ON t.id = k.tenant_id
@@ -123,11 +125,25 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Requests a minute of the layers that a caller draws on; None where a layer does not apply."""
+    """What a caller may use, of its key and of its environment; None where a layer does not apply.
+
+    Attributes:
+        key_rpm: Requests a minute of the key, or of the administrator.
+        environment_rpm: The same of all keys of the environment.
+        concurrency: Calls of the key that run at once.
+        key_tpm: Tokens a minute of the key.
+        environment_tpm: Tokens a minute of the environment.
+        environment_tpd: Tokens a day of the environment.
+        environment_concurrency: Calls of the environment that run at once.
+    """
 
     key_rpm: int | None = None
     environment_rpm: int | None = None
     concurrency: int | None = None
+    key_tpm: int | None = None
+    environment_tpm: int | None = None
+    environment_tpd: int | None = None
+    environment_concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +336,15 @@ class Authenticator:
                 row["environment_id"],
                 role,
             ),
-            Budget(row["rate_limit_rpm"], row["environment_rpm"], row["concurrency_limit"]),
+            Budget(
+                row["rate_limit_rpm"],
+                row["environment_rpm"],
+                row["concurrency_limit"],
+                row["rate_limit_tpm"],
+                row["environment_tpm"],
+                row["environment_tpd"],
+                row["environment_concurrency"],
+            ),
             row["epoch"],
             row["expires_at"],
             hashed,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from spotplane_server.kernel import budgets, policy
+from spotplane_server.kernel import budgets, limits, policy
 from spotplane_server.kernel.auth import (
     AdminTokenMissing,
     ApiKeyInvalid,
@@ -17,7 +17,7 @@ from spotplane_server.kernel.auth import (
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.errors import Unauthenticated
-from spotplane_server.kernel.limits import Limiter, LimitReached
+from spotplane_server.kernel.limits import Layer, Limiter, LimitReached
 from spotplane_server.kernel.secrets import label_of
 from spotplane_server.kernel.tickets import TicketInvalid, Tickets
 
@@ -100,7 +100,7 @@ class Prover:
         failures = budgets.auth_failures(call.client_ip, self._failures)
         now = self._clock.now()
         if given.secret is not None and not self.auth.remembers(given.secret):
-            self._limiter.check(failures, now.timestamp())
+            self._may_fail(failures, now.timestamp(), charge=False)
         try:
             if given.ticket is None or given.admin or given.bearer:
                 return await self._by_token(access, given)
@@ -112,8 +112,11 @@ class Prover:
             raise
         except Unauthenticated:
             with suppress(LimitReached):
-                self._limiter.admit([failures], now.timestamp())
+                self._may_fail(failures, now.timestamp(), charge=True)
             raise
+
+    def _may_fail(self, failures: Layer, now: float, *, charge: bool) -> None:
+        limits.check([failures], self._limiter.decide([failures], now, charge=charge), now)
 
     async def _by_token(self, access: policy.Access, given: Tokens) -> Verified:
         admin, bearer = given.admin, given.bearer

@@ -1,32 +1,41 @@
-"""Request budgets: sliding windows and concurrency, checked together before any is charged.
+"""Budgets of calls: windows and permits, all checked in their order before any is charged.
 
-The windows live in this process. With several server processes the budget holds per process.
+`Limiter` keeps them in this process. Servers that share a Redis share them, see `shared_limits`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from spotplane_server.kernel.errors import Exhausted
 
 WINDOW_SECONDS: Final = 60.0
-# Admissions are counted in steps of this width; a step counts until all of it has left the window,
-# so the window can only admit less than its limit by one step, never more.
-STEP_SECONDS: Final = 0.25
+# A window is counted in so many steps; a step counts until all of it has left the window, so the
+# window can only admit less than its limit by one step, never more.
+STEPS: Final = 240
+STEP_SECONDS: Final = WINDOW_SECONDS / STEPS
+DAY_SECONDS: Final = 86_400.0
+# Keys of windows that are a day wide begin with it.
+DAY_PREFIX: Final = "day:"
 MAX_WINDOWS: Final = 100_000
+# Of its limit: where a tenant is told that a window fills up.
+THRESHOLD: Final = 0.8
 
 _MESSAGES: Final = {
     "RATE_LIMIT_REQUESTS": "the API key's requests per minute are used up",
-    "ENVIRONMENT_LIMIT": "the environment's requests per minute are used up",
+    "RATE_LIMIT_TOKENS": "the API key's tokens per minute are used up",
+    "ENVIRONMENT_LIMIT": "the environment's budget is used up",
     "TENANT_LIMIT": "the tenant's requests per minute are used up",
     "ADMIN_RATE_LIMIT": "the administrator credential's requests per minute are used up",
     "RATE_LIMIT_EXCEEDED": "too many calls in a short time",
     "CONCURRENCY_LIMIT": "the API key's concurrent calls are used up",
 }
+
+Counts: TypeAlias = Literal["calls", "tokens", "running"]
 
 
 class LimitReached(Exhausted):
@@ -46,45 +55,126 @@ class LimitReached(Exhausted):
         self.reason = reason  # type: ignore[misc]
 
 
-class Window:
-    """Counts admissions of the last ``seconds``, exactly or one step too strictly."""
-
-    __slots__ = ("_seconds", "_steps", "used")
-
-    def __init__(self, seconds: float = WINDOW_SECONDS) -> None:
-        self._seconds = seconds
-        self._steps: deque[list[int]] = deque()
-        self.used = 0
-
-    def expire(self, now: float) -> None:
-        """Forget what has left the window."""
-        while self._steps and (self._steps[0][0] + 1) * STEP_SECONDS + self._seconds <= now:
-            self.used -= self._steps.popleft()[1]
-
-    def charge(self, now: float) -> None:
-        """Count one admission."""
-        step = int(now / STEP_SECONDS)
-        if self._steps and self._steps[-1][0] == step:
-            self._steps[-1][1] += 1
-        else:
-            self._steps.append([step, 1])
-        self.used += 1
-
-    def frees_at(self, now: float) -> float:
-        """When the next admission leaves the window; ``now`` when it is empty."""
-        if not self._steps:
-            return now
-        return (self._steps[0][0] + 1) * STEP_SECONDS + self._seconds
-
-
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A budget that a call draws on: ``limit`` admissions of ``key`` in ``seconds``."""
+    """A budget that a call draws on.
+
+    Attributes:
+        reason: Of its refusal.
+        key: Names the budget among all others.
+        limit: Calls or tokens of ``key`` in ``seconds``, or calls that run at once.
+        seconds: The window's width.
+        counts: ``calls`` are charged when they are admitted; ``tokens`` when they are known, and a
+            call needs a sum below the limit; ``running`` is a permit, given back at the call's end.
+    """
 
     reason: str
     key: str
     limit: int
     seconds: float = WINDOW_SECONDS
+    counts: Counts = "calls"
+
+
+class Standing(NamedTuple):
+    """How a budget stands once a call was admitted or refused.
+
+    Attributes:
+        used: Of its limit.
+        frees_at: Unix seconds when less of it is used next; of a full one, when it has room.
+        reached: Whether `THRESHOLD` was reached, for the first time in a window's width.
+    """
+
+    used: int
+    frees_at: float
+    reached: bool = False
+
+
+class Verdict(NamedTuple):
+    """What became of a call.
+
+    Attributes:
+        refused: The layer that refused it, counted from 1; 0 when it was admitted.
+        standings: One a layer.
+    """
+
+    refused: int
+    standings: Sequence[Standing]
+
+
+@dataclass(eq=False, slots=True)
+class Permit:
+    """Permits of a call that runs, one a key; each name is used once."""
+
+    keys: tuple[str, ...]
+    name: str
+
+
+class Limits(Protocol):
+    """Where budgets are kept."""
+
+    def permit(self, layers: Sequence[Layer]) -> Permit | None:
+        """A permit to ask for, when one of the layers counts what runs."""
+        ...
+
+    async def admit(self, layers: Sequence[Layer], permit: Permit | None, now: float) -> Verdict:
+        """Charge all layers, or none.
+
+        Raises:
+            LimiterUnavailable: Nobody knows.
+        """
+        ...
+
+    def leave(self, permit: Permit) -> None:
+        """Give back what was admitted; it is free for every call that starts afterwards."""
+        ...
+
+    async def spend(self, tokens: Mapping[str, int], now: float) -> None:
+        """Charge tokens to windows by key, whatever their limits; fails for nobody."""
+        ...
+
+
+class Window:
+    """Counts what was charged in the last ``seconds``, exactly or one step too strictly."""
+
+    __slots__ = ("_quiet_until", "_seconds", "_step", "_steps", "used")
+
+    def __init__(self, seconds: float = WINDOW_SECONDS) -> None:
+        self._seconds = seconds
+        self._step = seconds / STEPS
+        self._steps: deque[list[int]] = deque()
+        self._quiet_until = 0.0
+        self.used = 0
+
+    def expire(self, now: float) -> None:
+        """Forget what has left the window."""
+        while self._steps and (self._steps[0][0] + 1) * self._step + self._seconds <= now:
+            self.used -= self._steps.popleft()[1]
+
+    def charge(self, now: float, amount: int = 1) -> None:
+        """Count something."""
+        step = int(now / self._step)
+        if self._steps and self._steps[-1][0] >= step:
+            self._steps[-1][1] += amount
+        else:
+            self._steps.append([step, amount])
+        self.used += amount
+
+    def frees_at(self, now: float, limit: int | None = None) -> float:
+        """When the next step leaves the window, or when less than ``limit`` is used."""
+        left, at = self.used, now
+        for step, amount in self._steps:
+            at = (step + 1) * self._step + self._seconds
+            left -= amount
+            if limit is None or left < limit:
+                break
+        return at
+
+    def reached(self, limit: int, now: float) -> bool:
+        """Whether the threshold is reached and has not been for a window's width."""
+        if self.used < limit * THRESHOLD or now < self._quiet_until:
+            return False
+        self._quiet_until = now + self._seconds
+        return True
 
 
 class Limiter:
@@ -96,86 +186,121 @@ class Limiter:
 
     def __init__(self, *, max_windows: int = MAX_WINDOWS) -> None:
         self._max_windows = max_windows
-        self._windows: OrderedDict[tuple[str, str], Window] = OrderedDict()
+        self._windows: OrderedDict[tuple[str, float], Window] = OrderedDict()
         self._running: dict[str, int] = {}
 
-    def admit(self, layers: Sequence[Layer], now: float) -> dict[str, str]:
-        """Charge all layers, or none and raise.
+    def permit(self, layers: Sequence[Layer]) -> Permit | None:
+        """A permit to ask for, when one of the layers counts what runs."""
+        keys = tuple([layer.key for layer in layers if layer.counts == "running"])
+        return Permit(keys, "") if keys else None
 
-        Args:
-            layers: At least one.
-            now: Unix seconds.
+    async def admit(self, layers: Sequence[Layer], permit: Permit | None, now: float) -> Verdict:
+        """Charge all layers, or none."""
+        return self.decide(layers, now)
 
-        Returns:
-            The `x-ratelimit-*` headers of the layer with the least left.
-
-        Raises:
-            LimitReached: A layer is used up.
-        """
-        windows = self._checked(layers, now)
-        for window in windows:
-            window.charge(now)
-        layer, window = min(
-            zip(layers, windows, strict=True), key=lambda pair: pair[0].limit - pair[1].used
-        )
-        return _headers(layer, window, now)
-
-    def check(self, layer: Layer, now: float) -> None:
-        """Charge nothing.
-
-        Raises:
-            LimitReached: The layer is used up.
-        """
-        self._checked([layer], now)
-
-    def _checked(self, layers: Sequence[Layer], now: float) -> list[Window]:
+    def decide(self, layers: Sequence[Layer], now: float, *, charge: bool = True) -> Verdict:
+        """Charge all layers, or none; with ``charge`` off only look."""
         windows = [self._window(layer) for layer in layers]
-        for layer, window in zip(layers, windows, strict=True):
-            window.expire(now)
-            if window.used >= layer.limit:
-                raise LimitReached(
-                    layer.reason,
-                    window.frees_at(now) - now,
-                    layer.limit,
-                    _headers(layer, window, now),
-                )
-        return windows
+        refused = 0
+        for number, (layer, window) in enumerate(zip(layers, windows, strict=True), 1):
+            if window is None:
+                full = self._running.get(layer.key, 0) >= layer.limit
+            else:
+                window.expire(now)
+                full = window.used >= layer.limit
+            if full and not refused:
+                refused = number
+        if charge and not refused:
+            self._charge(layers, windows, now)
+        return Verdict(
+            refused,
+            [
+                self._standing(layer, window, now)
+                for layer, window in zip(layers, windows, strict=True)
+            ],
+        )
 
-    def enter(self, key: str, limit: int) -> None:
-        """Take one of ``limit`` permits; pair with `leave`.
-
-        Raises:
-            LimitReached: All are taken.
-        """
-        running = self._running.get(key, 0)
-        if running >= limit:
-            raise LimitReached("CONCURRENCY_LIMIT", 1.0, limit)
-        self._running[key] = running + 1
-
-    def leave(self, key: str) -> None:
+    def leave(self, permit: Permit) -> None:
         """Give a permit back."""
-        running = self._running[key] - 1
-        if running:
-            self._running[key] = running
-        else:
-            del self._running[key]
+        for key in permit.keys:
+            running = self._running[key] - 1
+            if running:
+                self._running[key] = running
+            else:
+                del self._running[key]
 
-    def _window(self, layer: Layer) -> Window:
-        key = (layer.reason, layer.key)
-        window = self._windows.get(key)
+    async def spend(self, tokens: Mapping[str, int], now: float) -> None:
+        """Charge tokens to windows by key, whatever their limits."""
+        for key, amount in tokens.items():
+            window = self._found(key, seconds_of(key))
+            window.expire(now)
+            window.charge(now, amount)
+
+    def _charge(
+        self, layers: Sequence[Layer], windows: Sequence[Window | None], now: float
+    ) -> None:
+        for layer, window in zip(layers, windows, strict=True):
+            if window is None:
+                self._running[layer.key] = self._running.get(layer.key, 0) + 1
+            elif layer.counts == "calls":
+                window.charge(now)
+
+    def _standing(self, layer: Layer, window: Window | None, now: float) -> Standing:
         if window is None:
-            window = self._windows[key] = Window(layer.seconds)
+            return Standing(self._running.get(layer.key, 0), now + 1)
+        full = window.used >= layer.limit
+        return Standing(
+            window.used,
+            window.frees_at(now, layer.limit if full else None),
+            window.reached(layer.limit, now),
+        )
+
+    def _window(self, layer: Layer) -> Window | None:
+        return None if layer.counts == "running" else self._found(layer.key, layer.seconds)
+
+    def _found(self, key: str, seconds: float) -> Window:
+        named = (key, seconds)
+        window = self._windows.get(named)
+        if window is None:
+            window = self._windows[named] = Window(seconds)
             if len(self._windows) > self._max_windows:
                 self._windows.popitem(last=False)
         else:
             # The one forgotten is the one unused for longest, never one that is being used up.
-            self._windows.move_to_end(key)
+            self._windows.move_to_end(named)
         return window
 
 
-def _headers(layer: Layer, window: Window, now: float) -> dict[str, str]:
+def seconds_of(key: str) -> float:
+    """The width of a window of tokens, which its key says."""
+    return DAY_SECONDS if key.startswith(DAY_PREFIX) else WINDOW_SECONDS
+
+
+def headers(layers: Sequence[Layer], verdict: Verdict) -> dict[str, str]:
+    """The `x-ratelimit-*` headers: of the layer of requests with the least left."""
+    least: tuple[int, Layer, Standing] | None = None
+    for layer, standing in zip(layers, verdict.standings, strict=True):
+        if layer.counts == "calls":
+            left = layer.limit - standing.used
+            if least is None or left < least[0]:
+                least = left, layer, standing
+    if least is None:
+        return {}
     return {
-        "x-ratelimit-limit": str(layer.limit),
-        "x-ratelimit-remaining": str(max(0, layer.limit - window.used)),
-        "x-ratelimit-reset": str(math.ceil(window.frees_at(now))),
+        "x-ratelimit-limit": str(least[1].limit),
+        "x-ratelimit-remaining": str(max(0, least[0])),
+        "x-ratelimit-reset": str(math.ceil(least[2].frees_at)),
     }
+
+
+def check(layers: Sequence[Layer], verdict: Verdict, now: float) -> None:
+    """Let an admitted call pass.
+
+    Raises:
+        LimitReached: It was refused.
+    """
+    if verdict.refused:
+        layer, standing = layers[verdict.refused - 1], verdict.standings[verdict.refused - 1]
+        raise LimitReached(
+            layer.reason, standing.frees_at - now, layer.limit, headers(layers, verdict)
+        )

@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -20,25 +19,25 @@ import asyncpg
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.message import DecodeError
 
 from spotplane_server.kernel import (
     addresses,
-    budgets,
     calls,
     credentials,
     db,
     errors,
     logs,
+    messages,
     metrics,
     policy,
 )
+from spotplane_server.kernel.admission import Admission
 from spotplane_server.kernel.auth import Verified
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.errors import DomainError, Invalid, PayloadTooLarge
+from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.idempotency import Repeats, wish
-from spotplane_server.kernel.limits import Limiter, LimitReached
+from spotplane_server.kernel.limits import LimitReached, Permit
 from spotplane_server.kernel.streams import OpenStreams
 
 if TYPE_CHECKING:
@@ -49,31 +48,8 @@ log = structlog.get_logger(__name__)
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Conversations of days, whose spans nobody would see end.
-_ENDLESS: Final = frozenset(
-    {
-        "/spotplane.v1.AgentService/Connect",
-        "/spotplane.v1.EventService/Subscribe",
-        "/spotplane.v1.EventService/WatchEvents",
-    }
-)
 # Headers of errors too.
 _TOLD_OF_ERRORS: Final = ("x-ratelimit-", "idempotent-replayed")
-
-
-class InvalidMessage(Invalid):
-    """Bytes that are not the message of this method."""
-
-    reason = "INVALID_MESSAGE"
-
-
-@dataclass(frozen=True)
-class _Bad:
-    """Stands in a request's place when its bytes were refused."""
-
-    error: DomainError = field(
-        default_factory=lambda: InvalidMessage("not a message of this method")
-    )
 
 
 class Gate(grpc.aio.ServerInterceptor):
@@ -81,9 +57,8 @@ class Gate(grpc.aio.ServerInterceptor):
 
     Args:
         prover: Proves callers.
-        limiter: Budgets of this process.
-        clock: For windows.
-        tenant_rpm: Requests a minute of a whole tenant.
+        admission: Knows budgets.
+        clock: The time.
         refused: Told of callers that may not call, or that failed to prove themselves.
         repeats: Answers calls under an idempotency key.
         trusted_proxies: Whose `X-Forwarded-For` is believed.
@@ -94,10 +69,9 @@ class Gate(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         prover: credentials.Prover,
-        limiter: Limiter,
+        admission: Admission,
         clock: Clock,
         *,
-        tenant_rpm: int,
         refused: Callable[[Call, DomainError], Awaitable[None]],
         repeats: Repeats,
         trusted_proxies: Sequence[addresses.Network] = (),
@@ -105,9 +79,7 @@ class Gate(grpc.aio.ServerInterceptor):
         traces: Traces | None = None,
     ) -> None:
         self._prover = prover
-        self._limiter = limiter
-        self._clock = clock
-        self._tenant_rpm = tenant_rpm
+        self._admission = admission
         self._refused = refused
         self._repeats = repeats
         self._trusted = trusted_proxies
@@ -136,7 +108,7 @@ class Gate(grpc.aio.ServerInterceptor):
         await self._streams.run()
 
     def _wrap(self, method: str, inner: Any) -> Any:
-        read = self._tolerant(method, inner.request_deserializer)
+        read = messages.tolerant(inner.request_deserializer, self._message_limits.get(method))
         write = _as_written(inner.response_serializer)
         if inner.request_streaming and inner.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
@@ -154,23 +126,6 @@ class Gate(grpc.aio.ServerInterceptor):
             self._unary(method, inner.unary_unary, write, stream_in=False), read, write
         )
 
-    def _tolerant(self, method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        limit = self._message_limits.get(method)
-
-        def read(data: bytes) -> Any:
-            if limit is not None and len(data) > limit:
-                return _Bad(
-                    PayloadTooLarge(
-                        f"a message may have at most {limit} bytes", limit_bytes=str(limit)
-                    )
-                )
-            try:
-                return deserialize(data)
-            except DecodeError:
-                return _Bad()
-
-        return read
-
     def _unary(
         self, method: str, behaviour: Any, write: Callable[[Any], bytes], *, stream_in: bool
     ) -> Any:
@@ -182,8 +137,7 @@ class Gate(grpc.aio.ServerInterceptor):
             call, metadata = self._begin(method, context)
             code, permit = grpc.StatusCode.OK, None
             try:
-                verified = await self._admit(access, call, metadata, request)
-                permit = self._enter(access, verified)
+                _verified, permit = await self._admit(access, call, metadata, request)
                 run = self._run(behaviour, request, context, stream_in=stream_in)
                 sent = None if stream_in else request
                 response = await self._answer(call, metadata, sent, run, write)
@@ -200,8 +154,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = error.code  # before `abort`, which does not return
                 await self._fail(error, call, context)
             finally:
-                if permit:
-                    self._limiter.leave(permit)
+                self._admission.leave(permit)
                 elapsed = time.perf_counter() - started
                 handled.count(code.name, elapsed)
                 self._end(call, code, elapsed)
@@ -213,7 +166,7 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> Callable[[], Awaitable[Any]]:
         if stream_in:
             # What was read of a stream cannot be read again.
-            return lambda: behaviour(_checked(request), context)
+            return lambda: behaviour(messages.checked(request), context)
         return lambda: db.attempt(lambda: behaviour(request, context))
 
     async def _answer(
@@ -247,14 +200,12 @@ class Gate(grpc.aio.ServerInterceptor):
         async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             call, metadata = self._begin(method, context)
-            code, stream = grpc.StatusCode.OK, None
+            code, stream, permit = grpc.StatusCode.OK, None, None
             metrics.ACTIVE.labels("grpc").inc()
             try:
-                verified = await self._admit(access, call, metadata, request)
+                verified, permit = await self._admit(access, call, metadata, request)
                 stream = self._streams.add(access, verified)
-                if isinstance(request, _Bad):
-                    raise request.error
-                source = _checked(request) if stream_in else request
+                source = messages.checked(request) if stream_in else request
                 async with aclosing(behaviour(source, context)) as responses:
                     async for response in responses:
                         if call.headers:
@@ -278,6 +229,7 @@ class Gate(grpc.aio.ServerInterceptor):
             finally:
                 metrics.ACTIVE.labels("grpc").dec()
                 self._streams.discard(stream)
+                self._admission.leave(permit)
                 metrics.RPCS.labels(service, name, code.name).inc()
                 self._end(call, code, time.perf_counter() - started)
 
@@ -298,7 +250,8 @@ class Gate(grpc.aio.ServerInterceptor):
             ),
             user_agent=metadata.get("x-user-agent") or metadata.get("user-agent"),
         )
-        if self._traces is not None and method not in _ENDLESS:
+        # Of a conversation of days nobody would see the span's end.
+        if self._traces is not None and not policy.METHODS.get(method, policy.PUBLIC).endless:
             call.span = self._traces.begin(method, metadata)
         calls.enter(call)
         context.set_trailing_metadata((("x-request-id", call.correlation_id),))
@@ -310,11 +263,12 @@ class Gate(grpc.aio.ServerInterceptor):
         call: Call,
         metadata: dict[str, str],
         request: Any,
-    ) -> Verified | None:
+    ) -> tuple[Verified | None, Permit | None]:
         if access is None:
             raise policy.ScopeForbidden("the method has no policy", scope="none")
         if access.public:
-            return None
+            messages.check(request)
+            return None, None
         try:
             verified = await self._prover.prove(access, call, credentials.tokens(metadata))
             call.caller, call.credential_hash = verified.caller, verified.hashed
@@ -325,26 +279,13 @@ class Gate(grpc.aio.ServerInterceptor):
                 await self._refused(call, err)
             raise
         metrics.authenticated(verified.caller.kind).inc()
+        permit = await self._admission.admit(access, call, verified, request)
         try:
-            headers = self._limiter.admit(
-                budgets.layers(access, verified, request, tenant_rpm=self._tenant_rpm),
-                self._clock.now().timestamp(),
-            )
-        except LimitReached as err:
-            metrics.LIMITED.labels(err.reason).inc()
-            call.headers.update(err.headers)
+            messages.check(request)
+        except DomainError:
+            self._admission.leave(permit)
             raise
-        if verified.caller.kind == "tenant":
-            call.headers.update(headers)
-        if isinstance(request, _Bad):
-            raise request.error
-        return verified
-
-    def _enter(self, access: policy.Access | None, verified: Verified | None) -> str | None:
-        if verified is None or access is None or access.fleet or not verified.budget.concurrency:
-            return None
-        self._limiter.enter(verified.caller.id, verified.budget.concurrency)
-        return verified.caller.id
+        return verified, permit
 
     def _end(self, call: Call, code: grpc.StatusCode, elapsed: float) -> None:
         if self._traces is not None and call.span is not None:
@@ -383,13 +324,6 @@ def as_domain(err: Exception) -> DomainError:
 def _as_written(write: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     """A serializer that leaves alone what is written already."""
     return lambda response: response if isinstance(response, bytes) else write(response)
-
-
-async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        if isinstance(request, _Bad):
-            raise request.error
-        yield request
 
 
 async def _send_headers(call: Call, metadata: dict[str, str], context: Context) -> None:

@@ -11,6 +11,7 @@ from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.jobs import Job
+from spotplane_server.kernel.limits import Limits
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.redis import Client
 from spotplane_server.kernel.retention import Rule
@@ -23,6 +24,7 @@ class Kernel:
     """What every feature is built from.
 
     Attributes:
+        limits: Budgets of calls; what tokens were used is charged there.
         redis: Shared by all servers; None where the operator has given none.
     """
 
@@ -34,6 +36,7 @@ class Kernel:
     wakeups: Wakeups
     server_id: str
     tickets: Tickets
+    limits: Limits
     redis: Client | None = None
 
 

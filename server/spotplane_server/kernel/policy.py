@@ -41,6 +41,7 @@ class Access:
         fleet: Whether the budgets of the fleet apply instead of the key's requests a minute.
         emergency: Whether its budgets are its own, so that no other call starves it.
         ticket: Whether a ticket is a credential here.
+        endless: Whether the call is a conversation of days, which takes no permit.
     """
 
     roles: frozenset[Role] = NOBODY
@@ -50,6 +51,7 @@ class Access:
     fleet: bool = False
     emergency: bool = False
     ticket: bool = False
+    endless: bool = False
 
     @property
     def admin_only(self) -> bool:
@@ -130,7 +132,7 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
     },
     "AgentService": {
         "Register": _FLEET_AGENT,
-        "Connect": Access(AGENTS, agent=True, fleet=True),
+        "Connect": Access(AGENTS, agent=True, fleet=True, endless=True),
         "ListAgents": Access(FLEET_READ, "admin:read", fleet=True),
         "GetAgent": _FLEET_READ,
         "UpdateAgentConfig": _FLEET_WRITE,
@@ -275,8 +277,8 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "ListPipelineRuns": _OVERVIEW,
     },
     "EventService": {
-        "WatchEvents": Access(FLEET_READ, "admin:read"),
-        "Subscribe": _FOR_BROWSERS,
+        "WatchEvents": Access(FLEET_READ, "admin:read", endless=True),
+        "Subscribe": Access(FLEET_READ, "admin:read", fleet=True, ticket=True, endless=True),
     },
 }
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel import metrics
+from spotplane_server.kernel import budgets, metrics
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Invalid, Semantic, Violation
+from spotplane_server.kernel.limits import Limits
 from spotplane_server.usage import store, sums
 from spotplane_server.usage.pricing import PriceBook
 from spotplane_server.usage.rollup import Dimensions, Place, Priced, sum_up
@@ -21,6 +22,7 @@ from spotplane_server.usage.rules import AcceptedWindow, Draft, Fault, Reader, S
 
 # One record cannot cost more than a million dollars; sums of an hour then stay within 64 bits.
 MAX_COST_NANOS: Final = 10**15
+ONE_DAY: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ async def ingest(
     *,
     window: AcceptedWindow | None = None,
     atomic: bool = False,
+    limits: Limits | None = None,
 ) -> Result:
     """Store a batch in one transaction; safe to repeat.
 
@@ -72,6 +75,7 @@ async def ingest(
         now: Time of records that name none.
         window: How far from now a record's time may lie.
         atomic: Refuse all when one is refused.
+        limits: Where the tokens of records that name a key are charged.
 
     Returns:
         What became of the records; it is committed.
@@ -90,6 +94,8 @@ async def ingest(
                 unpriced = await _store(conn, batch, drafts, default, now)
                 batch.refuse_if_atomic()
             metrics.UNPRICED.inc(unpriced)
+            if limits is not None and batch.spent:
+                await limits.spend(batch.spent, now.timestamp())
         batch.refuse_if_atomic()
     except BatchRefused:
         metrics.USAGE.labels("rejected").inc(len(records))
@@ -104,6 +110,7 @@ class _Batch:
     records: Sequence[pb.UsageRecord]
     result: Result
     atomic: bool
+    spent: Mapping[str, int] = field(default_factory=dict)
 
     def read(self, reader: Reader) -> list[Draft]:
         drafts = []
@@ -141,6 +148,7 @@ async def _store(
         # Last, because it is what concurrent writers of one tenant wait for.
         await sums.add(conn, sum_up(fresh))
     batch.result.accepted = len(fresh)
+    batch.spent = _spent(fresh, now)
     return sum(r.place.dimensions.model_id is None for r in fresh)
 
 
@@ -252,6 +260,17 @@ async def _fresh(conn: Conn, batch: _Batch, priced: Sequence[Priced]) -> list[Pr
             reused = Fault("REQUEST_ID_REUSED", "request_id", "was used for other content")
             batch.refuse(record.draft.index, reused)
     return fresh
+
+
+def _spent(fresh: Iterable[Priced], now: datetime) -> Mapping[str, int]:
+    """What draws on the budgets of now: no window reaches back behind a day."""
+    found = []
+    for record in fresh:
+        of, draft = record.place.dimensions, record.draft
+        if of.api_key_id is not None and draft.at > now - ONE_DAY:
+            amount = draft.prompt_tokens + draft.completion_tokens
+            found.append((of.api_key_id, of.environment_id, amount))
+    return budgets.tokens(found)
 
 
 def _key(record: Priced) -> store.RequestKey:

@@ -11,6 +11,7 @@ from spotplane_server.agents.stream import Origin
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.errors import Invalid, Violation
+from spotplane_server.kernel.limits import Limits
 from spotplane_server.usage.ingest import ingest
 from spotplane_server.usage.rules import AcceptedWindow
 
@@ -19,7 +20,12 @@ MAX_TOLD: Final = 50
 
 
 async def take(
-    db: Database, origin: Origin, report: pb.UsageReport, now: datetime, window: AcceptedWindow
+    db: Database,
+    limits: Limits,
+    origin: Origin,
+    report: pb.UsageReport,
+    now: datetime,
+    window: AcceptedWindow,
 ) -> None:
     """Store what can be stored; what cannot is told to the agent and never comes again.
 
@@ -29,7 +35,13 @@ async def take(
     if len(report.records) > MAX_RECORDS:
         raise wire.out_of_range("usage.records", f"at most {MAX_RECORDS} records")
     result = await ingest(
-        db, origin.tenant_id, origin.environment_id, report.records, now, window=window
+        db,
+        origin.tenant_id,
+        origin.environment_id,
+        report.records,
+        now,
+        window=window,
+        limits=limits,
     )
     if result.errors:
         raise Invalid(

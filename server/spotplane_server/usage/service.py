@@ -15,6 +15,7 @@ from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.limits import Limits
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.usage import analytics, answers, windows
 from spotplane_server.usage.analytics import GROUPINGS, Grouping, Query
@@ -37,11 +38,17 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
     """Handlers; the proto comments are their contract."""
 
     def __init__(
-        self, db: Database, clock: Clock, tokens: PageTokens, config: ServerConfig
+        self,
+        db: Database,
+        clock: Clock,
+        tokens: PageTokens,
+        config: ServerConfig,
+        limits: Limits | None = None,
     ) -> None:
         self._db = db
         self._clock = clock
         self._tokens = tokens
+        self._limits = limits
         self._accepted = AcceptedWindow(
             timedelta(days=config.usage_late_days), timedelta(minutes=config.usage_future_minutes)
         )
@@ -125,6 +132,7 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
             self._clock.now(),
             window=self._accepted,
             atomic=atomic,
+            limits=self._limits,
         )
 
     async def _detailed(

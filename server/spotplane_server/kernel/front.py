@@ -1,0 +1,68 @@
+"""Puts together what stands before every method."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spotplane_server.kernel.admission import Admission, Reached
+from spotplane_server.kernel.calls import Call
+from spotplane_server.kernel.credentials import Prover
+from spotplane_server.kernel.errors import DomainError
+from spotplane_server.kernel.idempotency import Repeats
+from spotplane_server.kernel.limits import Limiter
+from spotplane_server.kernel.middleware import Gate
+from spotplane_server.kernel.parts import Kernel
+
+if TYPE_CHECKING:
+    from spotplane_server.kernel.tracing import Traces
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The gate, and what has a life beside it."""
+
+    gate: Gate
+    admission: Admission
+    repeats: Repeats
+
+
+def build(
+    kernel: Kernel,
+    *,
+    refused: Callable[[Call, DomainError], Awaitable[None]],
+    tell: Callable[[Sequence[Reached]], Awaitable[None]],
+    message_limits: Mapping[str, int],
+    traces: Traces | None,
+) -> Front:
+    """Build the gate.
+
+    Args:
+        kernel: What it is built from.
+        refused: Told of callers that may not call, or that failed to prove themselves.
+        tell: Told of budgets that fill up.
+        message_limits: Largest message in bytes, by method, where it is below the server's.
+        traces: Collects spans.
+    """
+    config, clock, own = kernel.config, kernel.clock, Limiter()
+    prover = Prover(
+        kernel.auth,
+        kernel.tickets,
+        own,
+        clock,
+        failures_per_minute=config.auth_failures_per_minute,
+    )
+    admission = Admission(kernel.limits, own, clock, tenant_rpm=config.tenant_rpm, tell=tell)
+    repeats = Repeats(kernel.db, clock)
+    gate = Gate(
+        prover,
+        admission,
+        clock,
+        refused=refused,
+        repeats=repeats,
+        trusted_proxies=config.trusted_proxies,
+        message_limits=message_limits,
+        traces=traces,
+    )
+    return Front(gate, admission, repeats)
