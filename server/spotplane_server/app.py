@@ -27,7 +27,7 @@ from spotplane.v1 import (
     usage_pb2_grpc,
 )
 
-from spotplane_server import events
+from spotplane_server import audit, events
 from spotplane_server.agents import moves
 from spotplane_server.agents.handlers import Standby
 from spotplane_server.agents.jobs import RETENTION, CommandsJob, LeftoversJob, LivenessJob
@@ -35,6 +35,7 @@ from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.service import AgentService
 from spotplane_server.agents.sessions import AGENTS_TOPIC, Sessions
 from spotplane_server.agents.stream import AgentStream
+from spotplane_server.audit import assembly as audit_trail
 from spotplane_server.audit.refusals import Refusals
 from spotplane_server.catalog.instance_types_service import InstanceTypeService
 from spotplane_server.catalog.models_service import ModelService
@@ -107,6 +108,7 @@ def build(kernel: Kernel) -> Parts:
     """Build every feature."""
     features = [
         _events(kernel),
+        audit_trail.assemble(kernel),
         tenants.assemble(kernel),
         _catalog(kernel),
         _usage(kernel),
@@ -277,7 +279,9 @@ class Server:
             on_statement=traces.statement if traces else None,
         )
         try:
-            kernel = await opening.open_kernel(config, db, clock, server_id)
+            kernel = await opening.open_kernel(
+                config, db, clock, server_id, audit.credential_configured
+            )
         except BaseException:
             await db.close()
             raise

@@ -30,7 +30,9 @@ _INSTANCE = """
 """
 _AUDIT = """
     SELECT actor_type, actor_name, action, resource_type, resource_id, before, after, correlation_id
-      FROM audit_logs ORDER BY occurred_at, id
+      FROM audit_logs
+     WHERE resource_type <> 'admin_credential'
+     ORDER BY occurred_at, id
 """
 _EVENTS = r"""
     SELECT event_type, aggregate_id, data

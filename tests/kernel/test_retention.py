@@ -17,6 +17,11 @@ INSERT = """
     SELECT 'p' || n, $1, 50, 'caution', 0, 0
       FROM generate_series(1, $2::int) AS n
 """
+INSERT_AUDIT = """
+    INSERT INTO audit_logs (occurred_at, id, actor_type, actor_id, actor_name, action,
+                            resource_type, resource_id, correlation_id)
+    VALUES ($1, gen_random_uuid(), $2, 'a', 'a', $3, 'tenant', 't', 'c')
+"""
 PARTITIONS = """
     SELECT c.relname
       FROM pg_inherits i
@@ -87,22 +92,44 @@ async def test_months_that_ended_long_ago_are_dropped(db: Database) -> None:
     """Those of tables that are kept for some time only."""
     old = datetime(2020, 1, 1, tzinfo=UTC)
     async with db.transaction(EVERY_TENANT) as conn:
-        for table in ("raw_prices", "audit_logs"):
-            await conn.fetchval(
-                "SELECT ensure_partition($1, $2, $3)", table, old, old + timedelta(days=31)
-            )
         before = await conn.fetch(PARTITIONS, "raw_prices")
+        await conn.fetchval(
+            "SELECT ensure_partition($1, $2, $3)", "raw_prices", old, old + timedelta(days=31)
+        )
 
     assert await RetentionJob(db, []).forget(datetime.now(UTC)) == 1
 
     async with db.read(EVERY_TENANT) as conn:
         kept = {row["relname"] for row in await conn.fetch(PARTITIONS, "raw_prices")}
-        audit = {row["relname"] for row in await conn.fetch(PARTITIONS, "audit_logs")}
-    assert kept == {row["relname"] for row in before} - {"raw_prices_202001"}
-    assert "audit_logs_202001" in audit
+    assert kept == {row["relname"] for row in before}
 
 
-@pytest.mark.parametrize("table", ["audit_logs", "usage_dedup", "tenants", "pg_class"])
+async def test_audit_rows_go_after_a_year_and_what_administrators_did_after_seven(
+    db: Database,
+) -> None:
+    """By dropping, since nobody may delete one; the second run of a day finds nothing to do."""
+    now = datetime.now(UTC)
+    ages = {"young": 300, "old": 500, "ancient": 2700}
+    async with db.transaction(EVERY_TENANT) as conn:
+        for age, days in ages.items():
+            at = now - timedelta(days=days)
+            start = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            end = (start + timedelta(days=32)).replace(day=1)
+            await conn.fetchval("SELECT ensure_partition($1, $2, $3)", "audit_logs", start, end)
+            for actor_type in ("admin", "api_key", "agent", "system", "user"):
+                await conn.execute(INSERT_AUDIT, at, actor_type, age)
+
+    assert [await RetentionJob(db, []).forget(now) for _ in range(2)] == [2, 0]
+
+    async with db.read(EVERY_TENANT) as conn:
+        left = await conn.fetch("SELECT action, actor_type FROM audit_logs ORDER BY 1, 2")
+    assert [tuple(row) for row in left] == [
+        ("old", "admin"),
+        *(("young", actor) for actor in ("admin", "agent", "api_key", "system", "user")),
+    ]
+
+
+@pytest.mark.parametrize("table", ["usage_dedup", "tenants", "pg_class"])
 async def test_no_mistake_drops_what_is_kept_for_ever(db: Database, table: str) -> None:
     """Nor a table that is not ours to drop."""
     async with db.read(EVERY_TENANT) as conn:

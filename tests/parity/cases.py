@@ -136,6 +136,14 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
     "ApiKeyService.ListOwnApiKeys": (Case("one page", query="limit=5", after=("key",)),),
     "ApiKeyService.RevokeOwnApiKey": (_at("revoked", key_id="{key}"),),
     "ApiKeyService.RotateOwnApiKey": (Case("default grace", 201, {"key_id": "{key}"}),),
+    "AuditService.ListAuditEvents": (
+        Case("of a tenant", query="tenant_id={tenant}&action=tenant.create&limit=1"),
+        Case("bare date", 400, query="start_date=2026-01-01", code="INVALID_DATE"),
+        Case("forged token", 400, query="page_token=x", code="INVALID_PAGE_TOKEN"),
+    ),
+    "AuditService.GetAuditEvent": (
+        Case("unknown", 404, {"id": NOBODYS_ID}, code="AUDIT_EVENT_NOT_FOUND"),
+    ),
     "RegionService.ListRegionsFlat": (
         Case("bare array", after=("region",)),
         Case("envelope", query="provider=aws&envelope=true", after=("region",)),

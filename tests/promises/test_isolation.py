@@ -198,7 +198,11 @@ async def test_audit_rows_are_changed_by_nobody(owner: Any) -> None:
     await _insert(owner, owner, table, uuid4())
     await owner.execute("SET session_replication_role = origin")
 
-    for statement in ("UPDATE audit_logs SET action = 'x'", "DELETE FROM audit_logs"):
+    for statement in (
+        "UPDATE audit_logs SET action = 'x'",
+        "DELETE FROM audit_logs",
+        "TRUNCATE audit_logs",
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
             await owner.execute(statement)
 

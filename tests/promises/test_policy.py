@@ -200,6 +200,8 @@ EXPECTED: Final = {
     "InsightService/ExportGlobalStats": READS,
     "InsightService/Search": READS,
     "InsightService/GetOperationalMetrics": READS,
+    "AuditService/ListAuditEvents": READS,
+    "AuditService/GetAuditEvent": READS,
     "EventService/WatchEvents": "rdag admin:read",
     "EventService/Subscribe": "rdag admin:read",
 }

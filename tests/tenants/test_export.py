@@ -7,15 +7,19 @@ import hashlib
 import io
 import zipfile
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import grpc.aio
 import orjson
 import pytest
+from spotplane.v1 import tenant_pb2, tenant_pb2_grpc
 from spotplane_server.kernel import secrets
 
-from tests.support.plane import Plane, refused
+from tests.promises.processes import server_process
+from tests.support.plane import ADMIN, Plane, refused
 from tests.tenants.api import admin, rows
 
 INSERT_USAGE = """
@@ -90,6 +94,55 @@ async def test_rows_come_with_their_types_and_without_secrets(plane: Plane) -> N
         whole = b"".join(map(source.read, source.namelist()))
         assert tenant.key.encode() not in whole
         assert secrets.hash_of(tenant.key).hex().encode() not in whole
+
+
+async def test_everything_is_of_one_instant(plane: Plane) -> None:
+    """What is written while the archive is read is not in any file of it."""
+    tenant = await plane.tenant()
+    await rows(plane, INSERT_USAGE, tenant.id, 20_000)
+    parts = aiter(admin(plane)("ExportTenant", id=tenant.id))
+    received = (await anext(parts)).data
+
+    await rows(plane, INSERT_USAGE, tenant.id, 5)
+    await admin(plane)("UpdateTenant", id=tenant.id, name="Later")
+    async for part in parts:
+        received += part.data
+
+    archive = zipfile.ZipFile(io.BytesIO(received))
+    files = orjson.loads(archive.read("manifest.json"))["files"]
+    assert files["usage_records.ndjson"]["rows"] == 20_000
+    assert orjson.loads(archive.read("tenant.ndjson"))["name"] == "Test"
+    assert b"tenant.update" not in archive.read("audit_logs.ndjson")
+
+
+async def test_server_holds_a_small_part_of_an_archive_at_a_time(database_url: str) -> None:
+    """Forty megabytes of records pass through, and the process grows by a fraction of them."""
+    async with server_process(database_url) as server:
+        stub = tenant_pb2_grpc.TenantServiceStub(server.channel)
+        tenant = await stub.CreateTenant(
+            tenant_pb2.CreateTenantRequest(name="Large", email="large@example.com"), metadata=ADMIN
+        )
+        conn = await asyncpg.connect(database_url)
+        await conn.execute(INSERT_USAGE, tenant.id, 80_000)
+        await conn.close()
+        request = tenant_pb2.ExportTenantRequest(id=str(uuid4()))
+        async with refused("TENANT_NOT_FOUND"):  # what a first call brings into memory is there
+            await anext(aiter(stub.ExportTenant(request, metadata=ADMIN)))
+        before, archive = _peak_bytes(server.process.pid), io.BytesIO()
+
+        request = tenant_pb2.ExportTenantRequest(id=tenant.id)
+        async for part in stub.ExportTenant(request, metadata=ADMIN):
+            archive.write(part.data)
+
+        grown = _peak_bytes(server.process.pid) - before
+    size = zipfile.ZipFile(archive).getinfo("usage_records.ndjson").file_size
+    assert size > 40_000_000
+    assert grown < size / 3, grown
+
+
+def _peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 async def test_suspended_and_deleted_tenants_are_exported_and_every_export_is_audited(

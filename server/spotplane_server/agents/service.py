@@ -127,6 +127,8 @@ class AgentService(
                 conn, view.tenant_id, agent_id, view.instance_id, order, now
             )
             issued = await self._command(conn, view.tenant_id, agent_id, command_id)
+            if issued.created_at == now:  # a repeat of the request issues nothing
+                await audit.record(conn, call, _audited(issued), now)
         self._ledger.wake(issued.tenant_id, issued.instance_id)
         calls.created()
         return convert.command(issued)
@@ -196,6 +198,17 @@ class AgentService(
         if found is None:
             raise errors.CommandNotFound
         return found
+
+
+def _audited(issued: commands_store.Command) -> audit.Change:
+    # Without its parameters, which may hold anything.
+    return audit.Change(
+        "command.issue",
+        "command",
+        str(issued.id),
+        issued.tenant_id,
+        after={"agent_id": issued.agent_id, "type": issued.type, "name": issued.name},
+    )
 
 
 async def _own_name(conn: Conn, caller: Caller, logical_id: str, now: Any) -> None:

@@ -1,5 +1,18 @@
 """Who changed what: append-only rows in the transaction of the change."""
 
+from spotplane_server.audit.own import (
+    credential_configured,
+    credential_put,
+    credential_revoked,
+    record_own,
+)
 from spotplane_server.audit.store import Change, record
 
-__all__ = ["Change", "record"]
+__all__ = [
+    "Change",
+    "credential_configured",
+    "credential_put",
+    "credential_revoked",
+    "record",
+    "record_own",
+]

@@ -31,7 +31,7 @@ PUT_ADMIN: Final = """
          WHERE a.token_hash <> $3 OR a.scopes <> $4 OR a.rate_limit_rpm <> $5
             OR a.revoked_at IS NOT NULL
         RETURNING 1)
-    UPDATE auth_epoch SET epoch = epoch + 1 WHERE EXISTS (SELECT FROM put)
+    UPDATE auth_epoch SET epoch = epoch + 1 WHERE EXISTS (SELECT FROM put) RETURNING true
 """
 
 LIST_ADMINS: Final = """
@@ -74,10 +74,12 @@ async def put_admin(
     scopes: tuple[str, ...] = ALL_SCOPES,
     rate_limit_rpm: int = 600,
     now: datetime,
-) -> None:
-    """Make ``token`` the credential ``name``; the token it had before dies."""
-    await conn.execute(
-        PUT_ADMIN, uuid4(), name, secrets.hash_of(token), list(scopes), rate_limit_rpm, now
+) -> bool:
+    """Make ``token`` the credential ``name``, whose former token dies; False if it was all so."""
+    return bool(
+        await conn.fetchval(
+            PUT_ADMIN, uuid4(), name, secrets.hash_of(token), list(scopes), rate_limit_rpm, now
+        )
     )
 
 

@@ -46,6 +46,7 @@ ENGINE_FAULTS: Final = Counter(
 JOB_SECONDS: Final = Histogram(
     "job_duration_seconds", "Time of a job's run.", ["job"], buckets=_SECONDS
 )
+AUDIT_ROWS: Final = Counter("audit_rows", "Rows written to the audit trail.", ["resource_type"])
 SESSIONS: Final = Gauge("agent_sessions", "Agent streams held by this process.")
 HEARTBEATS: Final = Counter("agent_heartbeats", "Heartbeats taken.")
 HEARTBEAT_FLUSHES: Final = Counter(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import bootstrap, migrate, redis
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.limits import Limiter, Limits
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.parts import Kernel
@@ -16,8 +18,13 @@ from spotplane_server.kernel.shared_limits import SharedLimits
 from spotplane_server.kernel.tickets import Tickets
 from spotplane_server.kernel.wakeups import Wakeups
 
+# Told when the first administrator is new or another one: its name, scopes, requests a minute.
+Configured: TypeAlias = Callable[[Conn, str, Sequence[str], int, datetime], Awaitable[None]]
 
-async def open_kernel(config: ServerConfig, db: Database, clock: Clock, server_id: str) -> Kernel:
+
+async def open_kernel(
+    config: ServerConfig, db: Database, clock: Clock, server_id: str, configured: Configured
+) -> Kernel:
     """What every feature is built from; puts the first administrator in the database.
 
     Raises:
@@ -29,13 +36,7 @@ async def open_kernel(config: ServerConfig, db: Database, clock: Clock, server_i
         secret = await bootstrap.shared_secret(conn, "page_tokens")
         tickets = Tickets(db, await bootstrap.shared_secret(conn, "tickets"))
         if config.admin_token:
-            await bootstrap.put_admin(
-                conn,
-                bootstrap.BOOTSTRAP,
-                config.admin_token,
-                rate_limit_rpm=config.admin_rate_limit_rpm,
-                now=clock.now(),
-            )
+            await _put_first(conn, config.admin_token, config, clock.now(), configured)
     client = redis.connect(config.redis_url) if config.redis_url else None
     return Kernel(
         config,
@@ -49,6 +50,14 @@ async def open_kernel(config: ServerConfig, db: Database, clock: Clock, server_i
         _limits(config, client, server_id, clock),
         client,
     )
+
+
+async def _put_first(
+    conn: Conn, token: str, config: ServerConfig, now: datetime, configured: Configured
+) -> None:
+    name, scopes, rpm = bootstrap.BOOTSTRAP, bootstrap.ALL_SCOPES, config.admin_rate_limit_rpm
+    if await bootstrap.put_admin(conn, name, token, scopes=scopes, rate_limit_rpm=rpm, now=now):
+        await configured(conn, name, scopes, rpm, now)
 
 
 def _limits(

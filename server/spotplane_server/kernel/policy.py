@@ -276,6 +276,10 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "SimulateSwitch": _FLEET_WRITE,
         "ListPipelineRuns": _OVERVIEW,
     },
+    "AuditService": {
+        "ListAuditEvents": _ADMIN_READ,
+        "GetAuditEvent": _ADMIN_READ,
+    },
     "EventService": {
         "WatchEvents": Access(FLEET_READ, "admin:read", endless=True),
         "Subscribe": Access(FLEET_READ, "admin:read", fleet=True, ticket=True, endless=True),

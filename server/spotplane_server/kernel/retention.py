@@ -2,7 +2,8 @@
 
 A feature says in its ``Parts`` what of its own is to be forgotten:
 ``Parts(…, retention=[Rule("decisions", "decided_at", timedelta(days=30))])``. Tables partitioned by
-month are not named here; how long their months are kept stands in ``partitioned_tables.kept_for``.
+month are not named here; how long their months are kept stands in ``partitioned_tables.kept_for``,
+and beside it for how much longer a part of each, as administrators' actions in the audit trail.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ BATCH: Final = 5000
 DELETE_BEFORE: Final = "SELECT delete_before($1::text::regclass, $2::text::name, $3, $4)"
 
 # A month's partition is named after its table and the month. The two months before the current one
-# stay whatever is kept: they are made ahead of late records.
+# stay whatever is kept: they are made ahead of late records. A month of which a part is kept longer
+# is listed until all of it is gone; there is nothing to drop then, most of the time.
 LIST_EXPIRED: Final = """
     SELECT t.name AS parent, m.starts_at
       FROM partitioned_tables t

@@ -8,6 +8,7 @@ from uuid import uuid4
 from spotplane.v1 import notification_pb2 as pb
 from spotplane.v1 import notification_pb2_grpc
 
+from spotplane_server import audit
 from spotplane_server.agents.errors import UnknownPool
 from spotplane_server.kernel import calls, claims, paging, wire
 from spotplane_server.kernel.calls import TenantId
@@ -81,6 +82,8 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         async with self._db.transaction(reader or EVERY_TENANT) as conn:
             if not await store.mark_read(conn, reader, found, self._clock.now()):
                 raise NotificationNotFound("notification not found", notification_id=str(found))
+            owner = reader or await store.find_owner(conn, found)
+            await self._audit_reading(conn, str(found), owner, 1)
         return pb.MarkReadResponse()
 
     async def MarkAllRead(
@@ -90,6 +93,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         tenant_id = claims.tenant(calls.current().caller, request)
         async with self._db.transaction(tenant_id or EVERY_TENANT) as conn:
             marked = await store.mark_all_read(conn, reader, tenant_id, self._clock.now())
+            await self._audit_reading(conn, "*", tenant_id, marked)
         return pb.MarkAllReadResponse(marked_count=marked)
 
     async def CreatePricingAlert(
@@ -102,8 +106,13 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
             if alert.pool_id and not await alerts_store.pool_exists(conn, alert.pool_id):
                 raise UnknownPool("nobody has reported this pool", field="pool_id")
             made = await alerts_store.insert(conn, alert)
-        if made is None:
-            raise TooManyAlerts(f"a tenant has at most {alerts_store.MOST} price alerts")
+            if made is None:
+                raise TooManyAlerts(f"a tenant has at most {alerts_store.MOST} price alerts")
+            shown = {"alert_type": made.alert_type, "threshold_nanousd": made.threshold_nanousd}
+            change = audit.Change(
+                "pricing_alert.create", "pricing_alert", str(made.id), tenant_id, after=shown
+            )
+            await audit.record(conn, calls.current(), change, self._clock.now())
         calls.created()
         return _alert(made)
 
@@ -124,7 +133,20 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         async with self._db.transaction(tenant_id) as conn:
             if not await alerts_store.delete(conn, tenant_id, alert_id):
                 raise PricingAlertNotFound("price alert not found", alert_id=str(alert_id))
+            change = audit.Change("pricing_alert.delete", "pricing_alert", str(alert_id), tenant_id)
+            await audit.record(conn, calls.current(), change, self._clock.now())
         return pb.DeletePricingAlertResponse()
+
+    async def _audit_reading(
+        self, conn: Conn, named: str, tenant_id: TenantId | None, marked: int
+    ) -> None:
+        """Say that an administrator has read; that a tenant reads what it is told is no news."""
+        call = calls.current()
+        if call.caller.kind == "admin" and marked:
+            change = audit.Change(
+                "notification.read", "notification", named, tenant_id, after={"marked": marked}
+            )
+            await audit.record(conn, call, change, self._clock.now())
 
     def _read_alert(self, tenant_id: TenantId, request: pb.CreatePricingAlertRequest) -> Alert:
         kind = _TYPES.get(request.alert_type)

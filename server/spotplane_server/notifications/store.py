@@ -84,6 +84,8 @@ MARK_READ: Final = """
     UPDATE notifications SET read_at = coalesce(read_at, $2) WHERE id = $1
 """
 
+FIND_OWNER: Final = "SELECT tenant_id FROM notifications WHERE id = $1"
+
 MARK_ANNOUNCEMENT_READ: Final = """
     UPDATE announcements SET read_at = coalesce(read_at, $2) WHERE id = $1
 """
@@ -181,6 +183,12 @@ async def mark_read(conn: Conn, reader: TenantId | None, found: UUID, now: datet
     if reader is None:
         return bool(await conn.execute(MARK_ANNOUNCEMENT_READ, found, now) != "UPDATE 0")
     return bool(await conn.execute(READ_ANNOUNCEMENT, reader, found, now) != "INSERT 0 0")
+
+
+async def find_owner(conn: Conn, found: UUID) -> TenantId | None:
+    """Whose a notification is; None for everybody's."""
+    owner: TenantId | None = await conn.fetchval(FIND_OWNER, found)
+    return owner
 
 
 async def mark_all_read(

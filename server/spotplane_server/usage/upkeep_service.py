@@ -10,7 +10,8 @@ import grpc.aio
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
 
-from spotplane_server.kernel import wire
+from spotplane_server import audit
+from spotplane_server.kernel import calls, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database, attempt
@@ -59,7 +60,16 @@ class UpkeepHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def _mend(self, tenant_id: TenantId, day: Window, now: datetime) -> int:
         async def once() -> int:
             async with self._db.transaction(tenant_id, isolation="repeatable_read") as conn:
-                return await mending.mend(conn, tenant_id, day, now)
+                mended = await mending.mend(conn, tenant_id, day, now)
+                change = audit.Change(
+                    "usage.refresh_rollups",
+                    "usage",
+                    day.start.date().isoformat(),
+                    tenant_id,
+                    after={"mended": mended},
+                )
+                await audit.record(conn, calls.current(), change, now)
+                return mended
 
         return await attempt(once)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from google.protobuf.message import Message
 
-from spotplane_server.kernel import wire
+from spotplane_server.kernel import spans, wire
 from spotplane_server.kernel.errors import Semantic
 
-DEFAULT_SPAN: Final = timedelta(days=30)
-MAX_SPAN: Final = timedelta(days=366)
 MAX_EXACT_SPAN: Final = timedelta(days=31)
 # 31 days that begin and end within a day touch one more.
 MAX_MENDED_DAYS: Final = MAX_EXACT_SPAN.days + 1
@@ -30,10 +28,6 @@ PERIODS: Final = {
     "30d": timedelta(days=30),
 }
 RESOLUTION: Final = timedelta(microseconds=1)
-# No arithmetic on a window between these can leave the calendar.
-FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
-
 
 Unit: TypeAlias = Literal["hour", "day", "week", "month"]
 
@@ -153,15 +147,7 @@ def read(request: Message, now: datetime) -> Window:
     Raises:
         Invalid: One is no instant. Semantic: empty, or beyond 366 days.
     """
-    end = wire.optional_instant(request, "end_date") or now
-    if not FIRST <= end <= LAST:
-        raise Semantic("end_date is beyond all usage", field="end_date")
-    start = wire.optional_instant(request, "start_date") or end - DEFAULT_SPAN
-    if start >= end:
-        raise Semantic("start_date must be before end_date", field="start_date")
-    if end - start > MAX_SPAN:
-        raise Semantic(f"the window must not exceed {MAX_SPAN.days} days", field="start_date")
-    return Window(start, end)
+    return Window(*spans.read(request, now))
 
 
 def check_exact(window: Window, now: datetime, *, days: int = MAX_EXACT_SPAN.days) -> None:

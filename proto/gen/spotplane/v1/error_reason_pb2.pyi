@@ -106,6 +106,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """No such replica, or another agent's. NOT_FOUND, 404."""
     ERROR_REASON_FAILOVER_NOT_FOUND: _ErrorReason.ValueType  # 51
     """No such failover. NOT_FOUND, 404."""
+    ERROR_REASON_AUDIT_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 390
+    """No such event in the audit trail, or none any more. NOT_FOUND, 404."""
     ERROR_REASON_ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 52
     """No such route. NOT_FOUND, 404; REST only."""
     ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 53
@@ -371,6 +373,8 @@ ERROR_REASON_REPLICA_NOT_FOUND: ErrorReason.ValueType  # 50
 """No such replica, or another agent's. NOT_FOUND, 404."""
 ERROR_REASON_FAILOVER_NOT_FOUND: ErrorReason.ValueType  # 51
 """No such failover. NOT_FOUND, 404."""
+ERROR_REASON_AUDIT_EVENT_NOT_FOUND: ErrorReason.ValueType  # 390
+"""No such event in the audit trail, or none any more. NOT_FOUND, 404."""
 ERROR_REASON_ROUTE_NOT_FOUND: ErrorReason.ValueType  # 52
 """No such route. NOT_FOUND, 404; REST only."""
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 53

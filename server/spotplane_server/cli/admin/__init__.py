@@ -9,6 +9,7 @@ import typer
 
 from spotplane_server.cli.admin import (
     agents,
+    audit,
     catalog,
     decisions,
     failovers,
@@ -52,6 +53,7 @@ app.add_typer(reports.emergencies, name="emergencies")
 app.add_typer(failovers.failovers, name="failovers")
 app.command("notice")(failovers.notice)
 app.command("events")(failovers.events)
+app.add_typer(audit.app, name="audit")
 app.add_typer(fleet.pools, name="pools")
 app.add_typer(decisions.engines, name="engines")
 app.add_typer(decisions.models, name="models")

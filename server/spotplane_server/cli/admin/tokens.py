@@ -87,13 +87,14 @@ async def _put(
 ) -> None:
     from datetime import UTC, datetime
 
+    from spotplane_server import audit
     from spotplane_server.kernel import bootstrap
     from spotplane_server.kernel.db import EVERY_TENANT
 
+    now = datetime.now(UTC)
     async with database_of(context) as db, db.transaction(EVERY_TENANT) as conn:
-        await bootstrap.put_admin(
-            conn, name, token, scopes=scopes, rate_limit_rpm=rpm, now=datetime.now(UTC)
-        )
+        await bootstrap.put_admin(conn, name, token, scopes=scopes, rate_limit_rpm=rpm, now=now)
+        await audit.record_own(conn, "console", audit.credential_put(name, scopes, rpm), now)
 
 
 async def _list(context: typer.Context) -> list[tuple[str, ...]]:
@@ -117,8 +118,13 @@ async def _list(context: typer.Context) -> list[tuple[str, ...]]:
 async def _revoke(context: typer.Context, name: str) -> bool:
     from datetime import UTC, datetime
 
+    from spotplane_server import audit
     from spotplane_server.kernel import bootstrap
     from spotplane_server.kernel.db import EVERY_TENANT
 
+    now = datetime.now(UTC)
     async with database_of(context) as db, db.transaction(EVERY_TENANT) as conn:
-        return await bootstrap.revoke_admin(conn, name, now=datetime.now(UTC))
+        revoked = await bootstrap.revoke_admin(conn, name, now=now)
+        if revoked:
+            await audit.record_own(conn, "console", audit.credential_revoked(name), now)
+    return revoked

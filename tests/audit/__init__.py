@@ -1,0 +1,1 @@
+"""The audit trail: what is in it, and reading it."""
