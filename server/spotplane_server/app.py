@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +26,6 @@ from spotplane.v1 import (
     model_pb2_grpc,
     region_pb2_grpc,
     replica_pb2_grpc,
-    usage_pb2_grpc,
 )
 
 from spotplane_server import audit, events
@@ -88,12 +89,13 @@ from spotplane_server.replicas.reports import ReplicaReports
 from spotplane_server.replicas.service import ReplicaService
 from spotplane_server.savings import assembly as savings
 from spotplane_server.tenants import assembly as tenants
+from spotplane_server.usage import assembly as usage
 from spotplane_server.usage import reports as usage_reports
-from spotplane_server.usage.jobs import RequestIdRetention
 from spotplane_server.usage.rules import AcceptedWindow
-from spotplane_server.usage.service import UsageService
 
 if TYPE_CHECKING:
+    from asyncpg.connection import LoggedQuery
+
     from spotplane_server.kernel.tracing import Traces
 
 log = structlog.get_logger(__name__)
@@ -111,7 +113,7 @@ def build(kernel: Kernel) -> Parts:
         audit_trail.assemble(kernel),
         tenants.assemble(kernel),
         _catalog(kernel),
-        _usage(kernel),
+        usage.assemble(kernel),
         *_agents(kernel),
         market.assemble(kernel),
         fleet_market.assemble(kernel),
@@ -242,14 +244,6 @@ def _catalog(kernel: Kernel) -> Parts:
     )
 
 
-def _usage(kernel: Kernel) -> Parts:
-    service = UsageService(kernel.db, kernel.clock, kernel.tokens, kernel.config, kernel.limits)
-    return Parts(
-        services=[(usage_pb2_grpc.add_UsageServiceServicer_to_server, service)],
-        jobs=[RequestIdRetention(kernel.db)],
-    )
-
-
 class Server:
     """A running control plane process."""
 
@@ -263,8 +257,19 @@ class Server:
         self._stack = AsyncExitStack()
 
     @classmethod
-    async def start(cls, config: ServerConfig, clock: Clock | None = None) -> Server:
+    async def start(
+        cls,
+        config: ServerConfig,
+        clock: Clock | None = None,
+        *,
+        on_statement: Callable[[LoggedQuery], None] | None = None,
+    ) -> Server:
         """Start serving; the port is in ``port``.
+
+        Args:
+            config: Settings.
+            clock: The machine's unless given.
+            on_statement: Told of each statement that ran; traces are unless given.
 
         Raises:
             MigrationRefused: The database is older or newer than this program.
@@ -273,15 +278,17 @@ class Server:
         clock = clock or SystemClock()
         server_id = str(uuid4())
         traces = _traces(config, server_id)
+        if traces is not None and on_statement is None:
+            on_statement = traces.statement
         db = await Database.open(
-            config.database_url,
-            size=config.db_pool_size,
-            on_statement=traces.statement if traces else None,
+            config.database_url, size=config.db_pool_size, on_statement=on_statement
         )
         try:
             kernel = await opening.open_kernel(
                 config, db, clock, server_id, audit.credential_configured
             )
+            replica = await opening.open_replica(config, on_statement)
+            kernel = replace(kernel, replica=replica)
         except BaseException:
             await db.close()
             raise
@@ -311,6 +318,8 @@ class Server:
         self._stack.push_async_callback(self.kernel.db.close)
         if self.kernel.redis is not None:
             self._stack.push_async_callback(self.kernel.redis.aclose)
+        if self.kernel.replica is not None:
+            self._stack.push_async_callback(self.kernel.replica.close)
         await partitions.PartitionJob(self.kernel.db).run_once(self.kernel.clock.now())
         runner = JobRunner(
             self.kernel.db, self.kernel.clock, self.kernel.server_id, self.parts.jobs
@@ -418,6 +427,8 @@ async def _report_health(kernel: Kernel, runner: JobRunner, healthy: Any) -> Non
         metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
         if kernel.redis is not None:
             metrics.DEPENDENCY_UP.labels("redis").set(await redis.answers(kernel.redis))
+        if kernel.replica is not None:
+            metrics.DEPENDENCY_UP.labels("read_replica").set(await kernel.replica.answers())
         for state, count in kernel.db.stats().items():
             metrics.POOL.labels(state).set(count)
         works_all = all(checks.values())

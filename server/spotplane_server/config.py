@@ -77,6 +77,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _postgres(text: str) -> str:
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must be postgresql://…")
+    return text
+
+
 def _redis(text: str) -> str:
     url = urlsplit(text)
     if url.scheme == "unix" and url.path:
@@ -112,6 +118,9 @@ class ServerConfig:
     """Settings of `spotplane server`; each is the variable ``SPOTPLANE_<NAME>`` or ``…_FILE``."""
 
     database_url: str
+    # Of a streaming replica, which answers about usage whenever it is not behind.
+    read_database_url: str | None = _setting(None, _postgres)
+    analytics_cache_mib: int = _setting(32, _count)  # of one process; 0 keeps no answer
     host: str = _setting("127.0.0.1")
     port: int = _setting(50051, _count)
     admin_port: int = _setting(0, _count)  # metrics; 0 picks a free one

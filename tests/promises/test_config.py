@@ -36,6 +36,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "smtp_url": ("smtps://mail.example.com", "smtps://mail.example.com"),
         "smtp_sender": ("plane@example.com", "plane@example.com"),
         "otlp_endpoint": ("http://collector:4317", "http://collector:4317"),
+        "read_database_url": ("postgresql://replica/db", "postgresql://replica/db"),
         "redis_url": ("rediss://:p@cache:6379/2", "rediss://:p@cache:6379/2"),
         "token_escrow_key": ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", bytes(range(32))),
     }
@@ -94,6 +95,12 @@ def test_an_address_of_redis_is_checked_at_the_start(url: str) -> None:
     """Not at the first call that needs it."""
     with pytest.raises(ConfigError, match="SPOTPLANE_REDIS_URL: must"):
         config.load(DATABASE | {"SPOTPLANE_REDIS_URL": url})
+
+
+def test_an_address_of_a_replica_is_checked_at_the_start() -> None:
+    """It may be away for long, so nothing else would tell."""
+    with pytest.raises(ConfigError, match="SPOTPLANE_READ_DATABASE_URL: must"):
+        config.load(DATABASE | {"SPOTPLANE_READ_DATABASE_URL": "replica:5432"})
 
 
 def test_a_setting_may_be_read_from_a_file(tmp_path: Path) -> None:

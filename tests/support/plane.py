@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import grpc
@@ -15,6 +15,9 @@ from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_g
 from spotplane_server.app import Server
 from spotplane_server.config import ServerConfig
 from spotplane_server.kernel.clock import Clock
+
+if TYPE_CHECKING:
+    from asyncpg.connection import LoggedQuery
 
 ADMIN_TOKEN = "test-admin-token"
 ADMIN = (("x-admin-token", ADMIN_TOKEN),)
@@ -86,10 +89,14 @@ class Plane:
 
 @asynccontextmanager
 async def running(
-    database_url: str, clock: Clock | None = None, **settings: Any
+    database_url: str,
+    clock: Clock | None = None,
+    *,
+    on_statement: Callable[[LoggedQuery], None] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Plane]:
     """Run a server of this process for the block."""
-    server = await Server.start(config(database_url, **settings), clock)
+    server = await Server.start(config(database_url, **settings), clock, on_statement=on_statement)
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
     try:
         yield Plane(server, channel, database_url)

@@ -140,8 +140,17 @@ class Database:
         acquire_timeout: float = 5.0,
         statement_timeout_seconds: float = 30.0,
         on_statement: Callable[[LoggedQuery], None] | None = None,
+        warm: int = 2,
     ) -> Database:
-        """Connect under the plain role; ``on_statement`` is told of each statement that ran.
+        """Connect under the plain role.
+
+        Args:
+            url: ``postgresql://…``.
+            size: Most connections.
+            acquire_timeout: Longest wait for one, in seconds.
+            statement_timeout_seconds: Longest run of a statement.
+            on_statement: Told of each statement that ran.
+            warm: Connections to open now; with 0 the database may be away.
 
         Raises:
             OSError, asyncpg.PostgresError: The database cannot be reached or refuses.
@@ -166,7 +175,7 @@ class Database:
             return conn
 
         pool = Pool(connect, size, acquire_timeout)
-        await pool.warm(min(2, size))
+        await pool.warm(min(warm, size))
         return cls(pool)
 
     async def close(self) -> None:

@@ -68,6 +68,18 @@ FAILOVER_SECONDS: Final = Histogram(
 EVENT_LISTENERS: Final = Gauge("event_listeners", "Callers that follow the events of this process.")
 USAGE: Final = Counter("usage_records", "Usage records taken.", ["result"])
 UNPRICED: Final = Counter("usage_unpriced_records", "Usage records stored without a model.")
+ANSWERS: Final = Counter(
+    "usage_answers_cached",
+    "Questions about usage: answered before (hit), by another server (shared), under way for "
+    "somebody else (joined), or worked out (miss).",
+    ["result"],
+)
+READS: Final = Counter(
+    "usage_answers_read",
+    "Answers about usage that were worked out: by the replica, or by the primary because there is "
+    "no replica (primary), it was behind (lagging) or did not answer (away).",
+    ["source"],
+)
 PRICE_LAG: Final = Gauge(
     "price_pipeline_lag_seconds", "How long the oldest price of the last batch waited to be clean."
 )

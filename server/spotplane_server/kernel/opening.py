@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import bootstrap, migrate, redis
@@ -14,9 +14,16 @@ from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.limits import Limiter, Limits
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.parts import Kernel
+from spotplane_server.kernel.replica import Replica
 from spotplane_server.kernel.shared_limits import SharedLimits
 from spotplane_server.kernel.tickets import Tickets
 from spotplane_server.kernel.wakeups import Wakeups
+
+if TYPE_CHECKING:
+    from asyncpg.connection import LoggedQuery
+
+# Longest wait for a connection: whoever waits can have the answer of the primary.
+REPLICA_PATIENCE_SECONDS: Final = 2.0
 
 # Told when the first administrator is new or another one: its name, scopes, requests a minute.
 Configured: TypeAlias = Callable[[Conn, str, Sequence[str], int, datetime], Awaitable[None]]
@@ -50,6 +57,22 @@ async def open_kernel(
         _limits(config, client, server_id, clock),
         client,
     )
+
+
+async def open_replica(
+    config: ServerConfig, on_statement: Callable[[LoggedQuery], None] | None
+) -> Replica | None:
+    """The replica of the database, None where the operator has given none; it may be away."""
+    if config.read_database_url is None:
+        return None
+    db = await Database.open(
+        config.read_database_url,
+        size=config.db_pool_size,
+        acquire_timeout=REPLICA_PATIENCE_SECONDS,
+        on_statement=on_statement,
+        warm=0,
+    )
+    return Replica(db)
 
 
 async def _put_first(

@@ -139,14 +139,19 @@ def answer(
         tokens: The plane's signer.
         key: The unique sort key of an item.
     """
-    items = found.items[: page.limit]
-    more = len(found.items) > page.limit
-    return items, pb.Pagination(
+    items, pagination = cut(page, found)
+    if pagination.has_more:
+        pagination.next_page_token = tokens.seal(page.binding, key(items[-1]))
+    return items, pagination
+
+
+def cut(page: Page, found: Slice[T]) -> tuple[list[T], pb.Pagination]:
+    """Cut a slice to its page and say where it stands, but for the token."""
+    return found.items[: page.limit], pb.Pagination(
         total=found.total,
         limit=page.limit,
         offset=page.offset,
-        has_more=more,
-        next_page_token=tokens.seal(page.binding, key(items[-1])) if more else "",
+        has_more=len(found.items) > page.limit,
     )
 
 

@@ -14,6 +14,7 @@ from spotplane_server.kernel.jobs import Job
 from spotplane_server.kernel.limits import Limits
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.redis import Client
+from spotplane_server.kernel.replica import Replica
 from spotplane_server.kernel.retention import Rule
 from spotplane_server.kernel.tickets import Tickets
 from spotplane_server.kernel.wakeups import Wakeups
@@ -26,6 +27,7 @@ class Kernel:
     Attributes:
         limits: Budgets of calls; what tokens were used is charged there.
         redis: Shared by all servers; None where the operator has given none.
+        replica: Of the database; None where the operator has given none.
     """
 
     config: ServerConfig
@@ -38,6 +40,7 @@ class Kernel:
     tickets: Tickets
     limits: Limits
     redis: Client | None = None
+    replica: Replica | None = None
 
 
 @dataclass(frozen=True, slots=True)

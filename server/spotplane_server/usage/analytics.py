@@ -252,16 +252,6 @@ class Group:
     row: asyncpg.Record
     percentiles: Sequence[float]
 
-    @property
-    def key(self) -> tuple[str | None, int, str]:
-        """Where it stands in the order."""
-        period: datetime | None = self.row["period"]
-        return (
-            period.isoformat() if period else None,
-            self.row["total_tokens"],
-            str(self.row["ordinal"]),
-        )
-
 
 async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]) -> Slice[Group]:
     """Read a page of groups; two statements that must see one snapshot.
@@ -270,7 +260,7 @@ async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]
         conn: In a repeatable-read transaction.
         query: What is asked.
         page: Which part.
-        after: ``Group.key`` of the last group before the page; empty at the start.
+        after: Period, tokens and id of the last group before the page; empty at the start.
     """
     period, tokens, ordinal = after or (None, None, None)
     rows = await conn.fetch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC
 from typing import Final
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import asyncpg
 from spotplane.v1 import usage_pb2 as pb
 
 from spotplane_server.kernel import wire
-from spotplane_server.usage.analytics import Group, Grouping
+from spotplane_server.usage.analytics import NOTHING, Group, Grouping
 from spotplane_server.usage.ingest import RecordError
 
 NANOS_PER_USD: Final = 1_000_000_000
@@ -77,6 +78,13 @@ def usage_row(group: Group, group_by: Grouping) -> pb.UsageRow:
             if row[name] is not None:
                 setattr(answer, name, row[name])
     return answer
+
+
+def usage_row_key(row: pb.UsageRow, group_by: Grouping) -> tuple[str | None, int, str]:
+    """Where a row stands in the order: period, tokens and id."""
+    period = row.period.ToDatetime(UTC).isoformat() if row.HasField("period") else None
+    group_id: str = getattr(row, f"{group_by}_id", "") or str(NOTHING)
+    return period, row.total_tokens, group_id
 
 
 def deployment(row: asyncpg.Record) -> pb.ListTenantDeploymentsResponse.Deployment:

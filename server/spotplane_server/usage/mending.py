@@ -13,6 +13,7 @@ from typing import Final
 
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
+from spotplane_server.usage import versions
 from spotplane_server.usage.windows import MINUTE_RETENTION, Window, floor_day
 
 # All columns are compared, which is why none is named. `EXCEPT` takes two nulls for equal.
@@ -143,6 +144,8 @@ async def mend(conn: Conn, tenant_id: TenantId, window: Window, now: datetime) -
     ):
         done += len(await conn.fetch(delete, *arguments))
         done += len(await conn.fetch(insert, *arguments))
+    if done:
+        await versions.raise_by_mending(conn, tenant_id)
     return done
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc.aio
+from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
 
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db import Conn
 from spotplane_server.usage import total_answers as answers
 from spotplane_server.usage import totals, windows
+from spotplane_server.usage.reading import Question, Reading
 from spotplane_server.usage.rules import MAX_NAME
 from spotplane_server.usage.totals import ModelTotal
 from spotplane_server.usage.totals_service import filled, own_tenant
 from spotplane_server.usage.windows import MINUTE
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+M = TypeVar("M", bound=Message)
 
 SERIES_MINUTES: Final = 60
 
@@ -33,17 +37,20 @@ _ByModel: TypeAlias = (
 class MetricsHandlers(usage_pb2_grpc.UsageServiceServicer):
     """Handlers; the proto comments are their contract."""
 
-    _db: Database
+    _reading: Reading
     _clock: Clock
 
     async def GetPerformanceMetrics(
         self, request: pb.GetPerformanceMetricsRequest, context: Context
     ) -> pb.GetPerformanceMetricsResponse:
-        found, echo = await self._measured(request, order="requests")
-        return pb.GetPerformanceMetricsResponse(
-            overall=answers.performance(totals.together(found)),
-            metrics=[answers.performance(total) for total in found],
-            **echo,
+        def tell(found: list[ModelTotal]) -> pb.GetPerformanceMetricsResponse:
+            return pb.GetPerformanceMetricsResponse(
+                overall=answers.performance(totals.together(found)),
+                metrics=[answers.performance(total) for total in found],
+            )
+
+        return await self._measured(
+            request, pb.GetPerformanceMetricsResponse, tell, order="requests"
         )
 
     async def GetThroughputMetrics(
@@ -53,60 +60,75 @@ class MetricsHandlers(usage_pb2_grpc.UsageServiceServicer):
         period, asked = windows.read_period(request, now)
         window = asked.whole_minutes
         first = windows.floor_minute(now) - MINUTE * (SERIES_MINUTES - 1)
-        async with self._db.transaction(
-            tenant_id, isolation="repeatable_read", readonly=True
-        ) as conn:
-            total = totals.together(
-                await totals.sum_models(conn, tenant_id, window, order="requests")
-            )
+
+        async def work(conn: Conn) -> pb.GetThroughputMetricsResponse:
+            found = await totals.sum_models(conn, tenant_id, window, order="requests")
             peak = await totals.find_peak(conn, tenant_id, window)
             minutes = await totals.sum_minutes(conn, tenant_id, first, SERIES_MINUTES)
-        return pb.GetThroughputMetricsResponse(
-            period=period,
-            throughput=answers.throughput(total, peak, window),
-            cache_distribution=answers.cache(total),
-            time_series=answers.points(first, SERIES_MINUTES, minutes, fill=fill),
-            **answers.echo(asked, window),
-        )
+            total = totals.together(found)
+            return pb.GetThroughputMetricsResponse(
+                throughput=answers.throughput(total, peak, window),
+                cache_distribution=answers.cache(total),
+                time_series=answers.points(first, SERIES_MINUTES, minutes, fill=fill),
+            )
+
+        question = Question(tenant_id, request, [*window.bounds, first])
+        found = await self._reading.ask(question, pb.GetThroughputMetricsResponse, work)
+        return answers.told(found, period=period, **answers.echo(asked, window))
 
     async def GetModelMetrics(
         self, request: pb.GetModelMetricsRequest, context: Context
     ) -> pb.GetModelMetricsResponse:
-        found, echo = await self._measured(request, order="total_tokens")
-        tokens = totals.together(found).sums["total_tokens"]
-        return pb.GetModelMetricsResponse(
-            models=[answers.model_metrics(total, tokens) for total in found], **echo
-        )
+        def tell(found: list[ModelTotal]) -> pb.GetModelMetricsResponse:
+            tokens = totals.together(found).sums["total_tokens"]
+            return pb.GetModelMetricsResponse(
+                models=[answers.model_metrics(total, tokens) for total in found]
+            )
+
+        return await self._measured(request, pb.GetModelMetricsResponse, tell, order="total_tokens")
 
     async def GetLatencyMetrics(
         self, request: pb.GetLatencyMetricsRequest, context: Context
     ) -> pb.GetLatencyMetricsResponse:
-        found, echo = await self._measured(request, order="requests")
-        return pb.GetLatencyMetricsResponse(
-            data=[answers.latency_row(total) for total in found], **echo
-        )
+        def tell(found: list[ModelTotal]) -> pb.GetLatencyMetricsResponse:
+            return pb.GetLatencyMetricsResponse(
+                data=[answers.latency_row(total) for total in found]
+            )
+
+        return await self._measured(request, pb.GetLatencyMetricsResponse, tell, order="requests")
 
     async def GetTokenMetrics(
         self, request: pb.GetTokenMetricsRequest, context: Context
     ) -> pb.GetTokenMetricsResponse:
-        found, echo = await self._measured(request, order="requests", latencies=False)
-        return pb.GetTokenMetricsResponse(
-            data=[answers.token_row(total) for total in found], **echo
+        def tell(found: list[ModelTotal]) -> pb.GetTokenMetricsResponse:
+            return pb.GetTokenMetricsResponse(data=[answers.token_row(total) for total in found])
+
+        return await self._measured(
+            request, pb.GetTokenMetricsResponse, tell, order="requests", latencies=False
         )
 
     async def _measured(
-        self, request: _ByModel, *, order: str, latencies: bool = True
-    ) -> tuple[list[ModelTotal], dict[str, Any]]:
+        self,
+        request: _ByModel,
+        kind: type[M],
+        tell: Callable[[list[ModelTotal]], M],
+        *,
+        order: str,
+        latencies: bool = True,
+    ) -> M:
         tenant_id = own_tenant()
         period, asked = windows.read_period(request, self._clock.now())
         model = None
         if not isinstance(request, pb.GetModelMetricsRequest):
             model = wire.optional_text(request, "model", maximum=MAX_NAME)
         window = asked.whole_minutes
-        async with self._db.transaction(
-            tenant_id, isolation="repeatable_read", readonly=True
-        ) as conn:
-            found = await totals.sum_models(
-                conn, tenant_id, window, order=order, model=model, latencies=latencies
+
+        async def work(conn: Conn) -> M:
+            return tell(
+                await totals.sum_models(
+                    conn, tenant_id, window, order=order, model=model, latencies=latencies
+                )
             )
-        return found, {"period": period, **answers.echo(asked, window)}
+
+        found = await self._reading.ask(Question(tenant_id, request, window.bounds), kind, work)
+        return answers.told(found, period=period, **answers.echo(asked, window))

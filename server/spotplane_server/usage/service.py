@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -14,15 +14,17 @@ from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.limits import Limits
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.usage import analytics, answers, windows
 from spotplane_server.usage.analytics import GROUPINGS, Grouping, Query
 from spotplane_server.usage.ingest import Result, ingest
 from spotplane_server.usage.metrics_service import MetricsHandlers
+from spotplane_server.usage.reading import Question, Reading
 from spotplane_server.usage.rules import MAX_BATCH, AcceptedWindow
-from spotplane_server.usage.totals_service import TotalsHandlers, check_tenant, own_tenant
+from spotplane_server.usage.total_answers import echo, told
+from spotplane_server.usage.totals_service import TotalsHandlers, own_tenant
 from spotplane_server.usage.upkeep_service import UpkeepHandlers
 from spotplane_server.usage.windows import Window
 
@@ -31,6 +33,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 MAX_PAGE: Final = 1000
 MAX_STREAM_ERRORS: Final = 1000
 
+_Detailed = TypeVar("_Detailed", pb.GetUsageDetailedResponse, pb.GetTenantUsageDetailedResponse)
 _DetailedRequest: TypeAlias = pb.GetUsageDetailedRequest | pb.GetTenantUsageDetailedRequest
 
 
@@ -40,12 +43,14 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
     def __init__(
         self,
         db: Database,
+        reading: Reading,
         clock: Clock,
         tokens: PageTokens,
         config: ServerConfig,
         limits: Limits | None = None,
     ) -> None:
         self._db = db
+        self._reading = reading
         self._clock = clock
         self._tokens = tokens
         self._limits = limits
@@ -83,15 +88,19 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
     async def GetUsageDetailed(
         self, request: pb.GetUsageDetailedRequest, context: Context
     ) -> pb.GetUsageDetailedResponse:
-        found = await self._detailed(request, own_tenant(), default_limit=100)
-        return pb.GetUsageDetailedResponse(**found)
+        return await self._detailed(
+            request, pb.GetUsageDetailedResponse, own_tenant(), default_limit=100
+        )
 
     async def GetTenantUsageDetailed(
         self, request: pb.GetTenantUsageDetailedRequest, context: Context
     ) -> pb.GetTenantUsageDetailedResponse:
         tenant_id = TenantId(wire.uuid(request.id, "id", "tenant ID"))
-        found = await self._detailed(request, tenant_id, default_limit=MAX_PAGE)
-        return pb.GetTenantUsageDetailedResponse(tenant_id=str(tenant_id), **found)
+        found = await self._detailed(
+            request, pb.GetTenantUsageDetailedResponse, tenant_id, default_limit=MAX_PAGE
+        )
+        found.tenant_id = str(tenant_id)
+        return found
 
     async def ListTenantDeployments(
         self, request: pb.ListTenantDeploymentsRequest, context: Context
@@ -100,24 +109,26 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
         page = paging.read(
             request, self._tokens, default=100, maximum=MAX_PAGE, filters=_filters(request)
         )
-        window, after = _continue(windows.read(request, self._clock.now()), page)
-        async with self._db.read(tenant_id) as conn:
-            await check_tenant(conn, tenant_id)
-            found = await analytics.list_deployments(
-                conn, tenant_id, window.whole_hours, page, after
+        asked, after = _continue(windows.read(request, self._clock.now()), page)
+        window = asked.whole_hours
+
+        async def work(conn: Conn) -> pb.ListTenantDeploymentsResponse:
+            found = await analytics.list_deployments(conn, tenant_id, window, page, after)
+            rows, pagination = paging.cut(page, found)
+            return pb.ListTenantDeploymentsResponse(
+                data=[answers.deployment(row) for row in rows], pagination=pagination
             )
-        rows, pagination = paging.answer(
-            page,
-            found,
-            self._tokens,
-            lambda row: [*_bounds(window), row["requests"], row["model_id"]],
-        )
-        return pb.ListTenantDeploymentsResponse(
-            tenant_id=str(tenant_id),
-            start_date=wire.timestamp(window.start),
-            end_date=wire.timestamp(window.end),
-            data=[answers.deployment(row) for row in rows],
-            pagination=pagination,
+
+        question = Question(tenant_id, request, [*window.bounds, *after])
+        found = await self._reading.ask(question, pb.ListTenantDeploymentsResponse, work)
+        if found.pagination.has_more:
+            last = found.data[-1]
+            found.pagination.next_page_token = self._tokens.seal(
+                page.binding, [*_bounds(asked), last.total_requests, last.model_id]
+            )
+        found.tenant_id = str(tenant_id)
+        return told(
+            found, start_date=wire.timestamp(asked.start), end_date=wire.timestamp(asked.end)
         )
 
     async def _ingest(
@@ -136,8 +147,13 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
         )
 
     async def _detailed(
-        self, request: _DetailedRequest, tenant_id: TenantId, *, default_limit: int
-    ) -> dict[str, Any]:
+        self,
+        request: _DetailedRequest,
+        kind: type[_Detailed],
+        tenant_id: TenantId,
+        *,
+        default_limit: int,
+    ) -> _Detailed:
         page = paging.read(
             request,
             self._tokens,
@@ -145,26 +161,33 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
             maximum=MAX_PAGE,
             filters=_filters(request) | {"tenant_id": tenant_id},
         )
-        window, after = _continue(windows.read(request, self._clock.now()), page)
-        query = self._query(request, tenant_id, window)
-        async with self._db.transaction(
-            tenant_id, isolation="repeatable_read", readonly=True
-        ) as conn:
-            await check_tenant(conn, tenant_id)
+        asked: Window
+        after: list[Any]
+        asked, after = _continue(windows.read(request, self._clock.now()), page)
+        query: Query = self._query(request, tenant_id, asked)
+
+        async def work(conn: Conn) -> _Detailed:
             found = await analytics.list_groups(conn, query, page, after)
-        groups, pagination = paging.answer(
-            page, found, self._tokens, lambda group: [*_bounds(window), *group.key]
+            groups, pagination = paging.cut(page, found)
+            rows = [answers.usage_row(group, query.group_by) for group in groups]
+            return kind(data=rows, pagination=pagination)
+
+        question = Question(
+            tenant_id,
+            request,
+            [*_bounds(query.window), *after],
+            # Up to this very instant nobody else asks.
+            kept=not query.exact or request.HasField("end_date"),
         )
-        return {
-            "start_date": wire.timestamp(window.start),
-            "end_date": wire.timestamp(window.end),
-            "group_by": query.group_by,
-            "data": [answers.usage_row(group, query.group_by) for group in groups],
-            "pagination": pagination,
-            "effective_start": wire.timestamp(query.window.start),
-            "effective_end": wire.timestamp(query.window.end),
-            "source": "raw" if query.exact else "rollup",
-        }
+        answer: _Detailed = await self._reading.ask(question, kind, work)
+        if answer.pagination.has_more:
+            answer.pagination.next_page_token = self._tokens.seal(
+                page.binding,
+                [*_bounds(asked), *answers.usage_row_key(answer.data[-1], query.group_by)],
+            )
+        answer.group_by = query.group_by
+        source = "raw" if query.exact else "rollup"
+        return told(answer, **echo(asked, query.window, source))
 
     def _query(self, request: _DetailedRequest, tenant_id: TenantId, window: Window) -> Query:
         if request.exact:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 import asyncpg
+from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
 
 from spotplane_server.kernel import wire
@@ -19,6 +20,7 @@ from spotplane_server.usage.windows import MINUTE, Window
 
 # Records, and what stands for none of them.
 Sums: TypeAlias = Mapping[datetime, Any]
+M = TypeVar("M", bound=Message)
 
 MINUTE_SECONDS: Final = 60
 NANOS_PER_MICRODOLLAR: Final = 1000
@@ -36,15 +38,21 @@ _NO_TRAFFIC: Final[Mapping[str, int]] = dict.fromkeys(
 )
 
 
-def echo(asked: Window, effective: Window) -> dict[str, Any]:
-    """The window as asked for, and the one that was summed."""
+def echo(asked: Window, effective: Window, source: str = "rollup") -> dict[str, Any]:
+    """The window as asked for, and the one that was summed, and from what."""
     return {
         "start_date": wire.timestamp(asked.start),
         "end_date": wire.timestamp(asked.end),
         "effective_start": wire.timestamp(effective.start),
         "effective_end": wire.timestamp(effective.end),
-        "source": "rollup",
+        "source": source,
     }
+
+
+def told(found: M, **fields: Any) -> M:
+    """An answer as its caller asked for it: with what is not part of the question."""
+    found.MergeFrom(type(found)(**fields))
+    return found
 
 
 def cost(nanos: int, name: str = "cost") -> dict[str, Any]:
