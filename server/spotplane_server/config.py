@@ -126,6 +126,8 @@ class ServerConfig:
     admin_port: int = _setting(0, _count)  # metrics; 0 picks a free one
     admin_token: str | None = _setting(None)
     admin_rate_limit_rpm: int = _setting(600, _natural)
+    # Where administrators may call from; without it, from anywhere.
+    admin_ip_allowlist: tuple[Network, ...] = _setting((), _networks)
     trusted_proxies: tuple[Network, ...] = _setting((), _networks)
     default_region_code: str = _setting("us-east")
     region_default_max_nodes: int = _setting(100, _natural)

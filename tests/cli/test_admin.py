@@ -112,6 +112,21 @@ async def test_token_opens_until_it_is_revoked(operator: Operator) -> None:
     assert "ci" in await operator.admin("token", "list")
 
 
+async def test_token_has_networks_an_expiry_and_a_budget(operator: Operator) -> None:
+    """Said when it is listed, and held when it is used."""
+    rules = ("--cidr", "192.0.2.0/24", "--expires-at", "2099-01-31T00:00:00Z", "--rpm", "7")
+    token = (await operator.admin("token", "create", "abroad", *rules)).strip()
+    refused = await operator.run("admin", "tenants", "list", SPOTPLANE_ADMIN_TOKEN=token)
+    listed = await operator.admin("token", "list")
+    past = await operator.run("admin", "token", "create", "x", "--expires-at", "2020-01-01T00:00Z")
+    wrong = await operator.run("admin", "token", "create", "x", "--cidr", "192.0.2.1/24")
+
+    assert "IP_NOT_ALLOWED" in refused.err
+    line = next(line for line in listed.splitlines() if "abroad" in line)
+    assert all(text in line for text in ("192.0.2.0/24", "2099-01-31", " 7 "))
+    assert (past.status, wrong.status) == (2, 2)
+
+
 async def test_agent_is_found_by_name_commanded_and_failed_over(
     operator: Operator, plane: Plane, tmp_path: Path
 ) -> None:

@@ -40,9 +40,9 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "redis_url": ("rediss://:p@cache:6379/2", "rediss://:p@cache:6379/2"),
         "token_escrow_key": ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", bytes(range(32))),
     }
-    if name == "trusted_proxies":
+    if name in {"trusted_proxies", "admin_ip_allowlist"}:
         found = config.load(DATABASE | {variable(name): "10.0.0.0/8, ::1"})
-        assert [str(network) for network in found.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+        assert [str(network) for network in getattr(found, name)] == ["10.0.0.0/8", "::1/128"]
         return
     text, value = kinds.get(name) or GOOD[HINTS[name]]
 

@@ -23,9 +23,20 @@ async def record_own(conn: Conn, actor: str, change: Change, now: datetime) -> N
     await record(conn, Call(actor, str(uuid4()), Caller("system", "", actor)), change, now)
 
 
-def credential_put(name: str, scopes: Sequence[str], rate_limit_rpm: int) -> Change:
+def credential_put(
+    name: str,
+    scopes: Sequence[str],
+    rate_limit_rpm: int,
+    cidrs: Sequence[object] = (),
+    expires_at: datetime | None = None,
+) -> Change:
     """An administrator's credential was made, or its token replaced."""
-    after = {"scopes": list(scopes), "rate_limit_rpm": rate_limit_rpm}
+    after = {
+        "scopes": list(scopes),
+        "rate_limit_rpm": rate_limit_rpm,
+        "cidrs": [str(network) for network in cidrs],
+        "expires_at": expires_at,
+    }
     return Change("admin_credential.put", "admin_credential", name, after=after)
 
 

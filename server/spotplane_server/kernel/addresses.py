@@ -7,7 +7,28 @@ from collections.abc import Sequence
 from typing import TypeAlias
 from urllib.parse import unquote
 
+from spotplane_server.kernel.errors import Forbidden
+
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class IpNotAllowed(Forbidden):
+    """An administrator calls from an address that is on no allow-list."""
+
+    reason = "IP_NOT_ALLOWED"
+
+    def __init__(self) -> None:
+        super().__init__("administrators may not call from this address")
+
+
+def check_allowed(address: str | None, networks: Sequence[Network]) -> None:
+    """Let an administrator's address pass; an empty list lets all pass.
+
+    Raises:
+        IpNotAllowed: It is in none of the networks, or unknown.
+    """
+    if networks and (address is None or not _within(address, networks)):
+        raise IpNotAllowed
 
 
 def client_ip(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str | None:
@@ -47,4 +68,6 @@ def _is_address(text: str) -> bool:
 
 def _within(text: str, networks: Sequence[Network]) -> bool:
     address = ipaddress.ip_address(text)
+    # An IPv4 caller of a socket that speaks both.
+    address = getattr(address, "ipv4_mapped", None) or address
     return any(address in network for network in networks if network.version == address.version)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -20,6 +20,7 @@ from uuid import UUID
 import asyncpg
 
 from spotplane_server.kernel import secrets
+from spotplane_server.kernel.addresses import Network, check_allowed
 from spotplane_server.kernel.calls import Caller, Role, TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
@@ -48,7 +49,7 @@ FIND_API_KEY: Final = """
 """
 
 FIND_ADMIN: Final = """
-    SELECT e.epoch, a.id, a.name, a.scopes, a.rate_limit_rpm, a.expires_at, a.revoked_at
+    SELECT e.epoch, a.id, a.name, a.scopes, a.rate_limit_rpm, a.cidrs, a.expires_at, a.revoked_at
       FROM auth_epoch e
       LEFT JOIN admin_credentials a ON a.token_hash = $1
 """
@@ -150,7 +151,8 @@ class Budget:
 class Verified:
     """A caller whose right was proven under ``epoch``; ``expires_at`` is checked at each use.
 
-    ``hashed`` is the credential's hash, by which the right can be proven again.
+    ``hashed`` is the credential's hash, by which the right can be proven again; ``cidrs`` are where
+    it may be used from, anywhere when there are none.
     """
 
     caller: Caller
@@ -158,6 +160,7 @@ class Verified:
     epoch: int
     expires_at: datetime | None = None
     hashed: bytes = b""
+    cidrs: tuple[Network, ...] = ()
 
 
 _Loader: TypeAlias = Callable[[Conn, bytes], Awaitable[Verified | None]]
@@ -214,26 +217,36 @@ class EpochReader:
 
 
 class Authenticator:
-    """Turns credentials into callers."""
+    """Turns credentials into callers.
 
-    def __init__(self, db: Database, clock: Clock) -> None:
+    Args:
+        db: The database.
+        clock: For expiry.
+        admin_networks: Where administrators may call from; anywhere when there are none.
+    """
+
+    def __init__(self, db: Database, clock: Clock, admin_networks: Sequence[Network] = ()) -> None:
         self._db = db
         self._clock = clock
+        self._admin_networks = admin_networks
         self._epochs = EpochReader(db)
         self._cache: OrderedDict[bytes, Verified] = OrderedDict()
         self._used: dict[UUID, datetime] = {}
         self.cache_hits = 0
         self.cache_misses = 0
 
-    async def admin(self, token: str | None) -> Verified:
-        """Prove an administrator.
+    async def admin(self, token: str | None, address: str | None) -> Verified:
+        """Prove an administrator who calls from an address.
 
         Raises:
+            IpNotAllowed: Nobody may from there, or not with this token.
             AdminTokenMissing, AdminTokenInvalid: It is none.
         """
+        # Before the token is looked at: from elsewhere nobody learns whether one is good.
+        check_allowed(address, self._admin_networks)
         if not token:
             raise AdminTokenMissing("missing admin token")
-        return await self._admin(secrets.hash_of(token))
+        return await self._admin(secrets.hash_of(token), address)
 
     async def bearer(self, token: str | None) -> Verified:
         """Prove a tenant key, or an agent's own credential.
@@ -250,26 +263,30 @@ class Authenticator:
         hashed = secrets.hash_of(token)
         return await (self._agent(hashed) if label == secrets.AGENT_LABEL else self._key(hashed))
 
-    async def again(self, kind: str, hashed: bytes) -> Verified:
+    async def again(self, kind: str, hashed: bytes, address: str | None) -> Verified:
         """Prove a credential by its hash: one that was proven before, or that a ticket stands for.
 
         Args:
             kind: ``admin``, ``tenant`` or ``agent``, as in `Caller`.
             hashed: Of the credential.
+            address: Where it is used from; matters for administrators.
 
         Raises:
             Unauthenticated, Forbidden: As `admin` and `bearer` do.
         """
         if kind == "admin":
-            return await self._admin(hashed)
+            check_allowed(address, self._admin_networks)
+            return await self._admin(hashed, address)
         return await (self._agent(hashed) if kind == "agent" else self._key(hashed))
 
     def remembers(self, token: str) -> bool:
         """Whether a credential was proven here before, whatever became of it."""
         return secrets.hash_of(token) in self._cache
 
-    async def _admin(self, hashed: bytes) -> Verified:
+    async def _admin(self, hashed: bytes, address: str | None) -> Verified:
         verified = await self._verify(hashed, "admin", self._load_admin)
+        if verified is not None:
+            check_allowed(address, verified.cidrs)
         if verified is None or self._expired(verified):
             raise AdminTokenInvalid("invalid admin token")
         return verified
@@ -360,6 +377,7 @@ class Authenticator:
             row["epoch"],
             row["expires_at"],
             hashed,
+            tuple(row["cidrs"]),
         )
 
     async def _load_agent(self, conn: Conn, hashed: bytes) -> Verified | None:

@@ -103,11 +103,11 @@ class Prover:
             self._may_fail(failures, now.timestamp(), charge=False)
         try:
             if given.ticket is None or given.admin or given.bearer:
-                return await self._by_token(access, given)
+                return await self._by_token(access, given, call.client_ip)
             if not access.ticket:
                 raise TicketInvalid
             behind = await self._tickets.use(given.ticket, given.path, now=now)
-            return await self.auth.again(behind.kind, behind.hashed)
+            return await self.auth.again(behind.kind, behind.hashed, call.client_ip)
         except MISSING:
             raise
         except Unauthenticated:
@@ -118,18 +118,20 @@ class Prover:
     def _may_fail(self, failures: Layer, now: float, *, charge: bool) -> None:
         limits.check([failures], self._limiter.decide([failures], now, charge=charge), now)
 
-    async def _by_token(self, access: policy.Access, given: Tokens) -> Verified:
+    async def _by_token(
+        self, access: policy.Access, given: Tokens, address: str | None
+    ) -> Verified:
         admin, bearer = given.admin, given.bearer
         if admin or (access.admin_only and not given.either):
-            return await self.auth.admin(admin or _admin_bearer(bearer))
+            return await self.auth.admin(admin or _admin_bearer(bearer), address)
         if bearer and bearer.startswith("sp_admin_"):
-            return await self.auth.admin(bearer)
+            return await self.auth.admin(bearer, address)
         try:
             return await self.auth.bearer(bearer)
         except ApiKeyInvalid:
             # An administrator's token may have any form, since operators set the first one.
             if bearer and given.either and label_of(bearer) == "":
-                return await self.auth.admin(bearer)
+                return await self.auth.admin(bearer, address)
             raise
 
 

@@ -204,7 +204,7 @@ class Gate(grpc.aio.ServerInterceptor):
             metrics.ACTIVE.labels("grpc").inc()
             try:
                 verified, permit = await self._admit(access, call, metadata, request)
-                stream = self._streams.add(access, verified)
+                stream = self._streams.add(access, verified, call.client_ip)
                 source = messages.checked(request) if stream_in else request
                 async with aclosing(behaviour(source, context)) as responses:
                     async for response in responses:

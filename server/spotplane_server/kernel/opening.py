@@ -50,7 +50,7 @@ async def open_kernel(
         db,
         clock,
         PageTokens(secret),
-        Authenticator(db, clock),
+        Authenticator(db, clock, config.admin_ip_allowlist),
         Wakeups(config.database_url, server_id),
         server_id,
         tickets,

@@ -26,6 +26,7 @@ class OpenStream:
     access: policy.Access
     verified: Verified
     task: asyncio.Task[Any]
+    address: str | None
     error: DomainError | None = None
 
 
@@ -38,12 +39,14 @@ class OpenStreams:
         self._streams: set[OpenStream] = set()
         self._epoch: int | None = None
 
-    def add(self, access: policy.Access | None, verified: Verified | None) -> OpenStream | None:
+    def add(
+        self, access: policy.Access | None, verified: Verified | None, address: str | None
+    ) -> OpenStream | None:
         """Watch the stream of the current task; None when it needs no right."""
         task = asyncio.current_task()
         if verified is None or access is None or task is None:
             return None
-        stream = OpenStream(access, verified, task)
+        stream = OpenStream(access, verified, task, address)
         self._streams.add(stream)
         if self._epoch is not None and verified.epoch < self._epoch:
             self._epoch = None  # rights moved between proof and now: check again at the next tick
@@ -73,7 +76,9 @@ class OpenStreams:
             if not moved and (known.expires_at is None or known.expires_at > now):
                 continue
             try:
-                stream.verified = await self._auth.again(known.caller.kind, known.hashed)
+                stream.verified = await self._auth.again(
+                    known.caller.kind, known.hashed, stream.address
+                )
                 policy.check(stream.access, stream.verified.caller)
             except errors.Unavailable:
                 raise  # says nothing about the caller's right

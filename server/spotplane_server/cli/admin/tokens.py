@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +19,7 @@ from spotplane_server.cli.failures import MISUSED, fail
 from spotplane_server.cli.processes import database_url
 
 if TYPE_CHECKING:
+    from spotplane_server.kernel.addresses import Network
     from spotplane_server.kernel.db import Database
 
 app = group("Administrator credentials; works on the database itself.")
@@ -32,6 +36,11 @@ def create(
         typer.Option(help="admin:read, admin:write, usage:write, export, nodes:write; repeat it."),
     ] = None,
     rpm: Annotated[int, typer.Option(min=1, help="Requests a minute.")] = 600,
+    cidr: Annotated[
+        list[str] | None,
+        typer.Option(help="A network that it may be used from; repeat it. Default: anywhere."),
+    ] = None,
+    expires_at: Annotated[str | None, typer.Option(help="RFC 3339. Default: never.")] = None,
 ) -> None:
     """Create a credential and print its token, now and never again; an existing one is replaced."""
     from spotplane_server.kernel import bootstrap, secrets
@@ -40,8 +49,10 @@ def create(
     unknown = sorted(set(scopes) - set(bootstrap.ALL_SCOPES))
     if unknown:
         fail(f"no such scope: {', '.join(unknown)}", status=MISUSED)
+    networks = [_network(text) for text in cidr or ()]
     issued = secrets.issue(secrets.ADMIN_LABEL)
-    asyncio.run(_put(context, name, issued.secret, scopes, rpm))
+    rules = _Rules(scopes, rpm, networks, None if expires_at is None else _instant(expires_at))
+    asyncio.run(_put(context, name, issued.secret, rules))
     typer.echo(issued.secret)
 
 
@@ -49,7 +60,7 @@ def create(
 def list_(context: typer.Context) -> None:
     """List credentials."""
     rows = asyncio.run(_list(context))
-    show.table(("name", "scopes", "rpm", "created", "revoked"), rows)
+    show.table(("name", "scopes", "rpm", "from", "created", "expires", "revoked"), rows)
 
 
 @app.command()
@@ -82,19 +93,37 @@ async def database_of(context: typer.Context) -> AsyncIterator[Database]:
         await db.close()
 
 
-async def _put(
-    context: typer.Context, name: str, token: str, scopes: tuple[str, ...], rpm: int
-) -> None:
-    from datetime import UTC, datetime
+@dataclass(frozen=True)
+class _Rules:
+    """What a credential may do, how often, from where, and until when."""
 
+    scopes: tuple[str, ...]
+    rpm: int
+    cidrs: list[Network]
+    expires_at: datetime | None
+
+
+async def _put(context: typer.Context, name: str, token: str, rules: _Rules) -> None:
     from spotplane_server import audit
     from spotplane_server.kernel import bootstrap
     from spotplane_server.kernel.db import EVERY_TENANT
 
     now = datetime.now(UTC)
+    if rules.expires_at is not None and rules.expires_at <= now:
+        fail("--expires-at is past", status=MISUSED)
     async with database_of(context) as db, db.transaction(EVERY_TENANT) as conn:
-        await bootstrap.put_admin(conn, name, token, scopes=scopes, rate_limit_rpm=rpm, now=now)
-        await audit.record_own(conn, "console", audit.credential_put(name, scopes, rpm), now)
+        await bootstrap.put_admin(
+            conn,
+            name,
+            token,
+            scopes=rules.scopes,
+            rate_limit_rpm=rules.rpm,
+            cidrs=rules.cidrs,
+            expires_at=rules.expires_at,
+            now=now,
+        )
+        change = audit.credential_put(name, rules.scopes, rules.rpm, rules.cidrs, rules.expires_at)
+        await audit.record_own(conn, "console", change, now)
 
 
 async def _list(context: typer.Context) -> list[tuple[str, ...]]:
@@ -108,16 +137,16 @@ async def _list(context: typer.Context) -> list[tuple[str, ...]]:
             admin.name,
             ", ".join(admin.scopes),
             str(admin.rate_limit_rpm),
-            admin.created_at.isoformat(" ", "seconds"),
-            admin.revoked_at.isoformat(" ", "seconds") if admin.revoked_at else "",
+            ", ".join(admin.cidrs) or "anywhere",
+            _shown(admin.created_at),
+            _shown(admin.expires_at),
+            _shown(admin.revoked_at),
         )
         for admin in found
     ]
 
 
 async def _revoke(context: typer.Context, name: str) -> bool:
-    from datetime import UTC, datetime
-
     from spotplane_server import audit
     from spotplane_server.kernel import bootstrap
     from spotplane_server.kernel.db import EVERY_TENANT
@@ -128,3 +157,24 @@ async def _revoke(context: typer.Context, name: str) -> bool:
         if revoked:
             await audit.record_own(conn, "console", audit.credential_revoked(name), now)
     return revoked
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as err:
+        fail(f"--cidr: {err}", status=MISUSED)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as err:
+        fail(f"--expires-at: {err}", status=MISUSED)
+    if found.tzinfo is None:
+        fail("--expires-at: needs a zone, as in 2027-01-31T00:00:00Z", status=MISUSED)
+    return found
+
+
+def _shown(instant: datetime | None) -> str:
+    return instant.isoformat(" ", "seconds") if instant else ""
