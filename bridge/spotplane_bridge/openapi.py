@@ -18,7 +18,7 @@ from spotplane_bridge.comments import load_comments
 from spotplane_bridge.dialects import documents, registry
 from spotplane_bridge.dialects.routes import DialectRoute
 from spotplane_bridge.errors import Failure, family_of
-from spotplane_bridge.ops import installed_version
+from spotplane_bridge.ops import CHECKS, installed_version
 from spotplane_bridge.routes import Route
 from spotplane_bridge.schemas import EXAMPLE_UUID, Schemas
 
@@ -295,7 +295,7 @@ def _enum_scope() -> str:
 
 
 def _operations_paths() -> dict[str, Any]:
-    checks = {"server": "ok", "database": "ok", "migrations": "ok", "partitions": "ok"}
+    checks = dict.fromkeys(("server", *CHECKS), "ok")
     alive = {"status": "healthy", "time": "2026-03-01T12:00:00.000Z", "version": "0.1.0"}
     pages = {
         "/health": ("Whether the process serves", "application/json", alive),

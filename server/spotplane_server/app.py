@@ -91,6 +91,7 @@ from spotplane_server.savings import assembly as savings
 from spotplane_server.tenants import assembly as tenants
 from spotplane_server.usage import assembly as usage
 from spotplane_server.usage import reports as usage_reports
+from spotplane_server.usage.health import rollups_work
 from spotplane_server.usage.rules import AcceptedWindow
 
 if TYPE_CHECKING:
@@ -440,12 +441,15 @@ async def _report_health(kernel: Kernel, runner: JobRunner, healthy: Any) -> Non
 
 
 async def _checks(kernel: Kernel) -> dict[str, bool]:
-    checks = {"database": False, "migrations": False, "partitions": False}
+    checks = {"database": False, "migrations": False, "partitions": False, "rollups": False}
     try:
         async with kernel.db.read(EVERY_TENANT) as conn:
             checks["database"] = True
             checks["migrations"] = await migrate.current(conn)
-        checks["partitions"] = await partitions.ready(kernel.db, kernel.clock.now())
+        now = kernel.clock.now()
+        checks["partitions"] = await partitions.ready(kernel.db, now)
+        # Another tenant each time.
+        checks["rollups"] = await rollups_work(kernel.db, uuid4(), now)
     except Exception:  # whatever is wrong, what is left says no
         log.warning("not_ready", exc_info=True)
     return checks

@@ -105,7 +105,7 @@ async def test_reflection_lists_every_service(plane: Plane) -> None:
     assert ours | {"grpc.health.v1.Health"} <= listed
 
 
-@pytest.mark.parametrize("check", ["", "database", "migrations", "partitions"])
+@pytest.mark.parametrize("check", ["", "database", "migrations", "partitions", "rollups"])
 async def test_health_names_each_check(plane: Plane, check: str) -> None:
     """And all of them together."""
     stub = health_pb2_grpc.HealthStub(plane.channel)
