@@ -26,7 +26,8 @@ _WAITING = """
 """
 
 
-async def _outcomes(calls: Sequence[Awaitable[Any]]) -> Counter[str]:
+async def outcomes(calls: Sequence[Awaitable[Any]]) -> Counter[str]:
+    """How the calls ended: reasons of refusals, and names of answers."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
     return Counter(
         refusal(a).reason if isinstance(a, grpc.aio.AioRpcError) else type(a).__name__
@@ -34,7 +35,8 @@ async def _outcomes(calls: Sequence[Awaitable[Any]]) -> Counter[str]:
     )
 
 
-async def _somebody_waits(plane: Plane) -> None:
+async def somebody_waits(plane: Plane) -> None:
+    """Wait until the server waits for somebody's lock."""
     # The plain role does not see what others wait for.
     owner = await asyncpg.connect(plane.database_url)
 
@@ -49,9 +51,9 @@ async def _somebody_waits(plane: Plane) -> None:
 
 async def test_one_of_fifty_creators_wins(catalog: Catalog) -> None:
     """The others hear that the code, the name or the pair is taken; one row, one trail each."""
-    regions = await _outcomes([catalog.region("race-1") for _ in range(50)])
-    types = await _outcomes([catalog.type("race") for _ in range(50)])
-    models = await _outcomes([catalog.model("race") for _ in range(50)])
+    regions = await outcomes([catalog.region("race-1") for _ in range(50)])
+    types = await outcomes([catalog.type("race") for _ in range(50)])
+    models = await outcomes([catalog.model("race") for _ in range(50)])
     assert regions == {"Region": 1, "REGION_CODE_TAKEN": 49}
     assert types == {"InstanceType": 1, "INSTANCE_TYPE_EXISTS": 49}
     assert models == {"Model": 1, "MODEL_NAME_TAKEN": 49}
@@ -62,9 +64,31 @@ async def test_one_of_fifty_creators_wins(catalog: Catalog) -> None:
 
 async def test_one_of_fifty_deletions_wins(catalog: Catalog) -> None:
     """The others find nothing."""
-    region = await catalog.region()
-    outcomes = await _outcomes([catalog.delete_region(region.id) for _ in range(50)])
-    assert outcomes == {"DeleteRegionResponse": 1, "REGION_NOT_FOUND": 49}
+    region, model = await catalog.region(), await catalog.model()
+    found = await outcomes([catalog.delete_region(region.id) for _ in range(50)])
+    assert found == {"DeleteRegionResponse": 1, "REGION_NOT_FOUND": 49}
+    found = await outcomes([catalog.delete_model(model.id) for _ in range(50)])
+    assert found == {"DeleteModelResponse": 1, "MODEL_NOT_FOUND": 49}
+
+
+async def test_one_of_fifty_renamings_wins(catalog: Catalog) -> None:
+    """The others hear that the name is taken and keep their own."""
+    models = [await catalog.model(f"m-{i}") for i in range(50)]
+    found = await outcomes([catalog.change_model(m.id, name="best") for m in models])
+    assert found == {"Model": 1, "MODEL_NAME_TAKEN": 49}
+    assert (await catalog.search(q="m-")).pagination.total == 49
+
+
+async def test_model_price_stored_last_holds_last(catalog: Catalog) -> None:
+    """As with regions: no price is lost, and history ends with the one that holds."""
+    model = await catalog.model()
+    await asyncio.gather(
+        *(catalog.change_model(model.id, price_input_per_million=1 + i) for i in range(50))
+    )
+    history = await catalog.history(model.id)
+    assert len(history) == 51
+    last = (await catalog.get_model(model.id)).price_input_per_million
+    assert float(history[-1]["input"]) == last
 
 
 async def test_associations_at_the_same_time_add_up(catalog: Catalog) -> None:
@@ -92,8 +116,8 @@ async def test_deleting_a_region_waits_for_a_launch_and_counts_it(
     async with plane.db.transaction(EVERY_TENANT) as launch:
         assert await launch.fetchval(_HOLD_REGION, region.code)
         await put_instance(launch, tenant.id, region_id=region.id, status="launching")
-        deletion = asyncio.ensure_future(_outcomes([catalog.delete_region(region.id)]))
-        await _somebody_waits(plane)
+        deletion = asyncio.ensure_future(outcomes([catalog.delete_region(region.id)]))
+        await somebody_waits(plane)
     assert await deletion == {"REGION_IN_USE": 1}
 
 
@@ -110,7 +134,7 @@ async def test_launch_into_a_region_being_deleted_finds_it_gone(
                 return await conn.fetchval(_HOLD_REGION, region.code)
 
         held = asyncio.ensure_future(launch())
-        await _somebody_waits(plane)
+        await somebody_waits(plane)
         await deletion.execute(_DELETE_REGION, UUID(region.id))
     assert await held is None
 
@@ -123,8 +147,8 @@ async def test_deleting_a_type_waits_for_a_launch_and_counts_it(
     async with plane.db.transaction(EVERY_TENANT) as launch:
         assert await launch.fetchval(_HOLD_TYPE, made.id)
         await put_instance(launch, tenant.id, type_id=made.id, status="launching")
-        deletion = asyncio.ensure_future(_outcomes([catalog.delete_type(made.id)]))
-        await _somebody_waits(plane)
+        deletion = asyncio.ensure_future(outcomes([catalog.delete_type(made.id)]))
+        await somebody_waits(plane)
     assert await deletion == {"INSTANCE_TYPE_IN_USE": 1}
 
 
@@ -142,7 +166,7 @@ async def test_launches_and_deletions_never_both_win(catalog: Catalog, plane: Pl
     async def round_(i: int) -> None:
         region = await catalog.region(f"race-{i}")
         launched, outcome = await asyncio.gather(
-            launch(region.id, region.code), _outcomes([catalog.delete_region(region.id)])
+            launch(region.id, region.code), outcomes([catalog.delete_region(region.id)])
         )
         assert outcome == ({"REGION_IN_USE": 1} if launched else {"DeleteRegionResponse": 1})
 
@@ -156,8 +180,8 @@ async def test_association_with_a_region_being_deleted_is_refused(
     made, region = await catalog.type(), await catalog.region()
     async with plane.db.transaction(EVERY_TENANT) as deletion:
         await deletion.execute("SELECT id FROM regions WHERE code = $1 FOR UPDATE", region.code)
-        call = asyncio.ensure_future(_outcomes([catalog.associate(made.id, region.code)]))
-        await _somebody_waits(plane)
+        call = asyncio.ensure_future(outcomes([catalog.associate(made.id, region.code)]))
+        await somebody_waits(plane)
         await deletion.execute(_DELETE_REGION, UUID(region.id))
     assert await call == {"SEMANTIC": 1}
 
@@ -179,11 +203,11 @@ async def test_spot_and_on_demand_changes_at_the_same_time_keep_their_order(
 ) -> None:
     """Each sees the other's; never an internal error from the constraint beneath."""
     made = await catalog.type(price_per_hour=10, spot_price_per_hour=1, supports_spot=True)
-    outcomes = await _outcomes(
+    found = await outcomes(
         [catalog.change_type(made.id, price_per_hour=1 + i % 9) for i in range(25)]
         + [catalog.change_type(made.id, spot_price_per_hour=1 + i % 9) for i in range(25)]
     )
-    assert set(outcomes) <= {"InstanceType", "SEMANTIC"}
+    assert set(found) <= {"InstanceType", "SEMANTIC"}
     after = await catalog.get_type(made.id)
     assert after.spot_price_per_hour <= after.price_per_hour
 

@@ -17,12 +17,14 @@ from tests.support.plane import Plane, refused
 async def test_each_mutation_leaves_exactly_one_row_and_one_event(catalog: Catalog) -> None:
     """In order, by the bootstrap administrator."""
     region, made = await catalog.region(), await catalog.type()
-    await catalog.model()
+    model = await catalog.model()
     await catalog.change_region(region.id, name="n")
     await catalog.associate(made.id, region.code)
     await catalog.change_type(made.id, available=False)
+    await catalog.change_model(model.id, status="beta")
     await catalog.delete_region(region.id)
     await catalog.delete_type(made.id)
+    await catalog.delete_model(model.id)
     audits, events = await catalog.trail()
     assert [row["action"] for row in audits] == [
         "region.create",
@@ -31,8 +33,10 @@ async def test_each_mutation_leaves_exactly_one_row_and_one_event(catalog: Catal
         "region.update",
         "instance_type.associate_regions",
         "instance_type.update",
+        "model.update",
         "region.delete",
         "instance_type.delete",
+        "model.delete",
     ]
     assert [row["event_type"] for row in events] == [
         "region.created",
@@ -41,8 +45,10 @@ async def test_each_mutation_leaves_exactly_one_row_and_one_event(catalog: Catal
         "region.updated",
         "instance_type.regions_associated",
         "instance_type.updated",
+        "model.updated",
         "region.deleted",
         "instance_type.deleted",
+        "model.deleted",
     ]
     assert {(row["actor_type"], row["actor_name"]) for row in audits} == {("admin", "bootstrap")}
     for audit, event in zip(audits, events, strict=True):
@@ -73,7 +79,8 @@ async def test_history_grows_with_the_price_and_with_nothing_else(catalog: Catal
 async def test_refused_mutations_leave_nothing(catalog: Catalog, plane: Plane) -> None:
     """No row, no event, no history, whatever the refusal."""
     region, made = await catalog.region(), await catalog.type(price_per_hour=1)
-    await catalog.model()
+    model = await catalog.model()
+    other = await catalog.model("other")
     tenant = await plane.tenant()
     async with plane.db.transaction(EVERY_TENANT) as conn:
         await put_instance(conn, tenant.id, region_id=region.id, type_id=made.id)
@@ -82,6 +89,9 @@ async def test_refused_mutations_leave_nothing(catalog: Catalog, plane: Plane) -
         ("REGION_CODE_TAKEN", catalog.region),
         ("INSTANCE_TYPE_EXISTS", catalog.type),
         ("MODEL_NAME_TAKEN", catalog.model),
+        ("MODEL_NAME_TAKEN", lambda: catalog.change_model(other.id, name=model.name)),
+        ("MODEL_NOT_FOUND", lambda: catalog.delete_model(str(uuid4()))),
+        ("NO_FIELDS", lambda: catalog.change_model(model.id)),
         ("REGION_IN_USE", lambda: catalog.delete_region(region.id)),
         ("INSTANCE_TYPE_IN_USE", lambda: catalog.delete_type(made.id)),
         ("REGION_NOT_FOUND", lambda: catalog.delete_region(str(uuid4()))),
@@ -102,7 +112,7 @@ async def test_change_without_its_record_does_not_happen(
     catalog: Catalog, plane: Plane, table: str
 ) -> None:
     """Where a row of the trail cannot be written, the change rolls back and says nothing of why."""
-    region = await catalog.region()
+    region, model = await catalog.region(), await catalog.model()
     owner = await asyncpg.connect(plane.database_url)
     await owner.execute(f"REVOKE INSERT ON {table} FROM spotplane_app")
     await owner.close()
@@ -110,3 +120,6 @@ async def test_change_without_its_record_does_not_happen(
         await catalog.change_region(region.id, name="n", pricing_multiplier=2)
     after = await catalog.get_region(region.id)
     assert (after.name, after.pricing_multiplier) == ("us-east-1", 1.0)
+    async with refused("INTERNAL"):
+        await catalog.change_model(model.id, price_output_per_million=2)
+    assert await catalog.get_model(model.id) == model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -27,6 +28,11 @@ _INSTANCE = """
     INSERT INTO instances (tenant_id, id, agent_id, status, instance_type, region, az, mode,
                            region_id, instance_type_id, launched_at, active_at, updated_at)
     VALUES ($1, $2, $3, $4, 'g5.xlarge', 'us-east-1', 'us-east-1a', 'spot', $5, $6, $7, $8, now())
+"""
+_NODE = """
+    INSERT INTO nodes (id, cluster_name, tenant_id, provider, model_id, status, health_score,
+                       created_at, updated_at)
+    VALUES ($1, $2, $3, 'on-prem', $4, $5, $6, now(), now())
 """
 _AUDIT = """
     SELECT actor_type, actor_name, action, resource_type, resource_id, before, after, correlation_id
@@ -162,6 +168,34 @@ class Catalog:
         model: model_pb2.Model = await self.models.CreateModel(request, metadata=ADMIN)
         return model
 
+    async def get_model(self, model_id: str) -> model_pb2.Model:
+        """Read a model."""
+        request = model_pb2.GetModelRequest(id=model_id)
+        model: model_pb2.Model = await self.models.GetModel(request, metadata=ADMIN)
+        return model
+
+    async def change_model(self, model_id: str, **members: Any) -> model_pb2.Model:
+        """Update a model."""
+        request = model_pb2.UpdateModelRequest(id=model_id, **members)
+        model: model_pb2.Model = await self.models.UpdateModel(request, metadata=ADMIN)
+        return model
+
+    async def delete_model(self, model_id: str) -> model_pb2.DeleteModelResponse:
+        """Delete a model."""
+        request = model_pb2.DeleteModelRequest(id=model_id)
+        answer: model_pb2.DeleteModelResponse = await self.models.DeleteModel(
+            request, metadata=ADMIN
+        )
+        return answer
+
+    async def search(self, **query: Any) -> model_pb2.SearchModelsResponse:
+        """Look for models."""
+        request = model_pb2.SearchModelsRequest(**query)
+        answer: model_pb2.SearchModelsResponse = await self.models.SearchModels(
+            request, metadata=ADMIN
+        )
+        return answer
+
     async def trail(self) -> tuple[list[Any], list[Any]]:
         """All audit rows and all events."""
         async with self.plane.db.read(EVERY_TENANT) as conn:
@@ -203,4 +237,25 @@ async def put_instance(
         type_id,
         launched_at or datetime.now(UTC),
         active_at,
+    )
+
+
+async def put_node(
+    conn: Conn,
+    model_id: str,
+    *,
+    tenant_id: str | None = None,
+    status: str = "active",
+    health: float = 90,
+) -> None:
+    """Store a node that serves a model, the operator's own unless a tenant is named."""
+    node_id = uuid4()
+    await conn.execute(
+        _NODE,
+        node_id,
+        f"n-{node_id}",
+        UUID(tenant_id) if tenant_id else None,
+        UUID(model_id),
+        status,
+        Decimal(str(health)),
     )

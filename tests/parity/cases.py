@@ -221,7 +221,36 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
         Case("taken", 409, body={**MODEL, "name": "org/new-{mark}"}, code="MODEL_NAME_TAKEN"),
     ),
     "ModelService.GetModel": (_at("found", id="{model}"),),
-    "ModelService.ListModels": (Case("searched", query="search={mark}", after=("model",)),),
+    "ModelService.ListModels": (
+        Case("searched", query="search={mark}", after=("model",)),
+        Case("no such order", 400, query="sort_by=size", code="UNKNOWN_ENUM"),
+    ),
+    "ModelService.SearchModels": (
+        Case("by all", query="q={mark}&types=chat&max_price_input=0.05", after=("model",)),
+        Case("no such type", 400, query="types=chat,image", code="UNKNOWN_ENUM"),
+    ),
+    "ModelService.UpdateModel": (
+        Case("nothing to update", 400, {"id": "{model}"}, body={}, code="NO_FIELDS"),
+        Case("new price", 200, {"id": "{model}"}, body={"price_input_per_million": 0.07}),
+    ),
+    "ModelService.DeleteModel": (
+        _at("deleted", 204, id="{model}"),
+        Case("again", 404, {"id": "{model}"}, code="MODEL_NOT_FOUND"),
+    ),
+    "ModelService.ListLaunchableModels": (Case("one at least", after=("model",)),),
+    "ModelService.ListPublicModels": (Case("one at least", after=("model",)),),
+    "ModelService.GetPublicModel": (
+        _at("slash as it is", model="{model_path}"),
+        _at("slash in code", model="{model_code}"),
+    ),
+    "ModelService.ListEndpoints": (
+        Case("of a type", query="type=chat", after=("model",)),
+        Case("no such type", 400, query="type=image", code="UNKNOWN_ENUM"),
+    ),
+    "ModelService.GetEndpoint": (
+        _at("slash as it is", model="{model_path}"),
+        _at("slash in code", model="{model_code}"),
+    ),
     "NodeService.ListNodesFlat": (
         Case("bare array", after=("node",)),
         Case("envelope", query="status=active,dead&provider=aws&envelope=true", after=("node",)),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 from uuid import uuid4
 
 from tests.support.plane import ADMIN_TOKEN
@@ -137,6 +138,13 @@ async def _node(world: World) -> None:
     await world.make("admin", "/admin/nodes/register", NODE, node="node_id")
 
 
+async def _model_path(world: World) -> None:
+    body = {**MODEL, "name": "org/{mark} 8b"}
+    await world.make("admin", "/admin/models", body, model_name="name")
+    world._made["model_path"] = quote(world._made["model_name"])
+    world._made["model_code"] = quote(world._made["model_name"], safe="")
+
+
 async def _agent(world: World) -> None:
     await world.make("key", "/v1/agents/register", REGISTRATION, agent="agent_id")
 
@@ -175,6 +183,8 @@ _MAKERS: Final[dict[str, Maker]] = {
     "sold": _sold,
     "model": _model,
     "node": _node,
+    "model_path": _model_path,
+    "model_code": _model_path,
     "agent": _agent,
     "command": _command,
     "failover": _failover,

@@ -49,7 +49,6 @@ OF_THE_DOORS: Final = {
 # Documented for features that are still to come; this list only shrinks.
 LATER: Final = {
     "IP_NOT_ALLOWED",  # allow-lists of addresses
-    "MODEL_IN_USE",  # deleting models
     "RATE_LIMIT_TOKENS",  # budgets of tokens
     "LIMITER_UNAVAILABLE",  # budgets shared through Redis
 }

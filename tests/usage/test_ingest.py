@@ -299,6 +299,23 @@ async def test_code_used_again_means_the_region_that_has_it(db: Database, world:
     assert [row["region_id"] for row in await stored(world, owner)] == [old, new, old]
 
 
+async def test_name_used_again_means_the_model_that_has_it(db: Database, world: World) -> None:
+    """A deleted model is still found: by its id, and by its name while no other has it."""
+    owner = await world.tenant()
+    old = await world.model("again", full="1")
+    await world.conn.execute("UPDATE models SET deleted_at = now() WHERE id = $1", old)
+    await put(db, owner, record("a", NOW, model="again", prompt=1, completion=0))
+    new = await world.model("again", full="2")
+    await put(
+        db,
+        owner,
+        record("b", NOW, model="again", prompt=1, completion=0),
+        record("c", NOW, model_id=str(old), prompt=1, completion=0),
+    )
+    rows = [(row["model_id"], row["cost_nanos"]) for row in await stored(world, owner)]
+    assert rows == [(old, 1000), (new, 2000), (old, 1000)]
+
+
 async def test_late_records_go_to_their_own_month(db: Database, world: World) -> None:
     """34 days back is another month's partition and hour; 36 days back is refused."""
     owner = await world.tenant()

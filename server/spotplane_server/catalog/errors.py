@@ -51,3 +51,9 @@ class ModelNameTaken(AlreadyExists):
     """Another model has the name."""
 
     reason = "MODEL_NAME_TAKEN"
+
+
+class ModelInUse(Precondition):
+    """Live nodes serve the model."""
+
+    reason = "MODEL_IN_USE"

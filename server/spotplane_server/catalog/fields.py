@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from spotplane_server.catalog import rules
 from spotplane_server.catalog.associations_store import Terms
 from spotplane_server.catalog.instance_types_store import InstanceType
 from spotplane_server.catalog.models_store import Filters, Model, ModelId
+from spotplane_server.catalog.offers_store import Search
 from spotplane_server.catalog.regions_store import Region, RegionId
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.errors import Invalid
@@ -28,6 +30,11 @@ MAX_MULTIPLIER: Final = Decimal(100)
 MAX_PRICE: Final = Decimal("999999.999999")
 MAX_GB: Final = Decimal("99999999.99")
 MAX_REGION_CODES: Final = 500
+_MODEL_PRICES: Final = (
+    "price_input_per_million",
+    "price_cached_input_per_million",
+    "price_output_per_million",
+)
 _CODE: Final = re.compile(r"[a-z0-9-]+")
 
 
@@ -216,6 +223,49 @@ def merged_model(request: model_pb2.CreateModelRequest, before: Model) -> Model:
     ]
     kept = {name: getattr(before, name) for name in (*absent, "id", "updated_at")}
     return replace(wanted, **kept)
+
+
+def changed_model(request: model_pb2.UpdateModelRequest) -> Callable[[Model], Model]:
+    """Read an update of a model.
+
+    Returns:
+        What applies it to the model as stored.
+
+    Raises:
+        Invalid: A member is at fault, or (``NO_FIELDS``) none was sent.
+    """
+    capacity = "tokens_per_second_capacity"
+    readers: dict[str, Callable[[], Any]] = {
+        "name": lambda: wire.text(request.name, "name", maximum=255, required=True),
+        "family": lambda: wire.text(request.family, "family", maximum=100, required=True),
+        "type": lambda: wire.one_of(request.type, "type", rules.MODEL_TYPES),
+        "context_length": lambda: _positive(request.context_length, "context_length"),
+        "vram_required_gb": lambda: _positive(request.vram_required_gb, "vram_required_gb"),
+        **{name: partial(_price, request, name) for name in _MODEL_PRICES},
+        "size": lambda: wire.text(request.size, "size", maximum=50, required=True),
+        capacity: lambda: wire.optional_integer(request, capacity, 1, INT32_MAX),
+        "status": lambda: wire.one_of(request.status, "status", rules.MODEL_STATUSES),
+        "metadata": lambda: wire.json_object(request, "metadata"),
+    }
+    changes = wire.changes(request, readers)
+    return lambda before: replace(before, **changes)
+
+
+def model_search(request: model_pb2.SearchModelsRequest) -> Search:
+    """Read what is known of the models that are looked for."""
+    return Search(
+        text=wire.optional_text(request, "q", maximum=255),
+        families=wire.optional_list(
+            request,
+            "families",
+            lambda family: wire.text(family, "families", maximum=100, required=True),
+        ),
+        types=wire.optional_list(
+            request, "types", lambda kind: wire.one_of(kind, "types", rules.MODEL_TYPES)
+        ),
+        min_context_length=wire.optional_integer(request, "min_context_length", 0, INT32_MAX),
+        max_price_input=_price(request, "max_price_input"),
+    )
 
 
 def model_filters(request: model_pb2.ListModelsRequest) -> Filters:

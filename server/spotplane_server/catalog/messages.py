@@ -10,6 +10,7 @@ from spotplane_server.catalog import rules
 from spotplane_server.catalog.associations_store import Offer, Place
 from spotplane_server.catalog.instance_types_store import InstanceType
 from spotplane_server.catalog.models_store import Model
+from spotplane_server.catalog.offers_store import Launchable, Public, Served
 from spotplane_server.catalog.regions_store import Region
 from spotplane_server.kernel import wire
 
@@ -86,6 +87,53 @@ def model(row: Model) -> model_pb2.Model:
         metadata=wire.struct(row.metadata),
         created_at=wire.timestamp(row.created_at),
         updated_at=wire.timestamp(row.updated_at),
+    )
+
+
+def launchable_model(row: Launchable) -> model_pb2.ListLaunchableModelsResponse.LaunchableModel:
+    """A model of a launch form."""
+    return model_pb2.ListLaunchableModelsResponse.LaunchableModel(
+        id=str(row.id),
+        name=row.name,
+        family=row.family,
+        size=row.size,
+        type=row.type,
+        context_length=row.context_length,
+        vram_required_gb=row.vram_required_gb,
+        status=row.status,
+    )
+
+
+def public_model(row: Public) -> model_pb2.PublicModel:
+    """A model in the form of OpenAI's API."""
+    return model_pb2.PublicModel(
+        id=row.name,
+        object="model",
+        created=int(row.created_at.timestamp()),
+        owned_by="spotplane",
+    )
+
+
+def endpoint(row: Served) -> model_pb2.Endpoint:
+    """A model as it is served."""
+    return model_pb2.Endpoint(
+        model_id=str(row.id),
+        model_name=row.name,
+        family=row.family,
+        type=row.type,
+        context_length=row.context_length,
+        price_input_per_million=float(row.price_input_per_million),
+        price_output_per_million=float(row.price_output_per_million),
+        healthy_nodes=row.healthy_nodes,
+        total_nodes=row.total_nodes,
+        capacity_tps=row.capacity_tps,
+        description=rules.description(
+            row.metadata,
+            family=row.family,
+            size=row.size,
+            kind=row.type,
+            context_length=row.context_length,
+        ),
     )
 
 

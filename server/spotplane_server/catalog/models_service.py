@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Final
+from typing import Final, TypeVar
 
 from spotplane.v1 import model_pb2 as pb
 from spotplane.v1 import model_pb2_grpc
 
-from spotplane_server.catalog import fields, messages, writes
+from spotplane_server.catalog import fields, messages, offers_store, rules, writes
 from spotplane_server.catalog import models_store as store
 from spotplane_server.catalog.errors import ModelNotFound
 from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.kernel.middleware import Context
+
+T = TypeVar("T")
 
 SORTS: Final = ("name", "family", "created_at", "updated_at", "vram_required_gb")
 ORDERS: Final = ("asc", "desc")
@@ -37,12 +39,10 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         return messages.model(stored)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
-        model_id = store.ModelId(wire.uuid(request.id, "id", "model ID format"))
+        model_id = _id(request.id)
         async with self._db.read(EVERY_TENANT) as conn:
             model = await store.find_model(conn, model_id)
-        if model is None:
-            raise ModelNotFound("no such model")
-        return messages.model(model)
+        return messages.model(_found(model))
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
@@ -67,3 +67,91 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         return pb.ListModelsResponse(
             data=[messages.model(listed.model) for listed in models], pagination=pagination
         )
+
+    async def SearchModels(
+        self, request: pb.SearchModelsRequest, context: Context
+    ) -> pb.SearchModelsResponse:
+        search = fields.model_search(request)
+        page = paging.read(request, self._tokens, default=50, maximum=100, filters=asdict(search))
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await offers_store.search_models(conn, page, search)
+        models, pagination = paging.answer(
+            page, found, self._tokens, lambda model: (model.name, model.id)
+        )
+        return pb.SearchModelsResponse(
+            data=map(messages.model, models), pagination=pagination, query=search.text or ""
+        )
+
+    async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.Model:
+        model_id = _id(request.id)
+        apply = fields.changed_model(request)
+        async with self._db.transaction(EVERY_TENANT) as conn:
+            before = _found(await store.lock_model(conn, model_id))
+            # The time is taken under the lock, so that prices hold in the order they were stored.
+            after = await writes.update_model(
+                conn, calls.current(), before, apply(before), self._clock.now()
+            )
+        return messages.model(after)
+
+    async def DeleteModel(
+        self, request: pb.DeleteModelRequest, context: Context
+    ) -> pb.DeleteModelResponse:
+        model_id = _id(request.id)
+        async with self._db.transaction(EVERY_TENANT) as conn:
+            model = _found(await store.lock_model_to_delete(conn, model_id))
+            await writes.delete_model(conn, calls.current(), model, self._clock.now())
+        calls.no_content()
+        return pb.DeleteModelResponse()
+
+    async def ListLaunchableModels(
+        self, request: pb.ListLaunchableModelsRequest, context: Context
+    ) -> pb.ListLaunchableModelsResponse:
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await offers_store.list_launchable_models(conn)
+        return pb.ListLaunchableModelsResponse(
+            models=map(messages.launchable_model, found), count=len(found)
+        )
+
+    async def ListPublicModels(
+        self, request: pb.ListPublicModelsRequest, context: Context
+    ) -> pb.ListPublicModelsResponse:
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await offers_store.list_public_models(conn)
+        return pb.ListPublicModelsResponse(object="list", data=map(messages.public_model, found))
+
+    async def GetPublicModel(
+        self, request: pb.GetPublicModelRequest, context: Context
+    ) -> pb.PublicModel:
+        name = _name(request.model)
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await offers_store.find_public_model(conn, name)
+        return messages.public_model(_found(found))
+
+    async def ListEndpoints(
+        self, request: pb.ListEndpointsRequest, context: Context
+    ) -> pb.ListEndpointsResponse:
+        tenant_id = calls.current().caller.tenant_id
+        kind = wire.optional_one_of(request, "type", rules.MODEL_TYPES)
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await offers_store.list_endpoints(conn, tenant_id, kind=kind)
+        return pb.ListEndpointsResponse(data=map(messages.endpoint, found))
+
+    async def GetEndpoint(self, request: pb.GetEndpointRequest, context: Context) -> pb.Endpoint:
+        tenant_id, name = calls.current().caller.tenant_id, _name(request.model)
+        async with self._db.read(EVERY_TENANT) as conn:
+            found = await offers_store.list_endpoints(conn, tenant_id, name=name)
+        return messages.endpoint(_found(found[0] if found else None))
+
+
+def _id(text: str) -> store.ModelId:
+    return store.ModelId(wire.uuid(text, "id", "model ID format"))
+
+
+def _name(text: str) -> str:
+    return wire.text(text, "model", maximum=255, required=True)
+
+
+def _found(model: T | None) -> T:
+    if model is None:
+        raise ModelNotFound("no such model")
+    return model

@@ -29,7 +29,18 @@ FIND_MODEL: Final = """
            price_cached_input_per_million, price_output_per_million, tokens_per_second_capacity,
            status, metadata, created_at, updated_at
       FROM models
-     WHERE id = $1
+     WHERE id = $1 AND deleted_at IS NULL
+"""
+
+# Not FOR UPDATE: launches hold the row with FOR KEY SHARE, and a change of price need not wait
+# for them.
+LOCK_MODEL: Final = """
+    SELECT id, name, family, size, type, context_length, vram_required_gb, price_input_per_million,
+           price_cached_input_per_million, price_output_per_million, tokens_per_second_capacity,
+           status, metadata, created_at, updated_at
+      FROM models
+     WHERE id = $1 AND deleted_at IS NULL
+       FOR NO KEY UPDATE
 """
 
 LOCK_MODEL_BY_NAME: Final = """
@@ -37,20 +48,43 @@ LOCK_MODEL_BY_NAME: Final = """
            price_cached_input_per_million, price_output_per_million, tokens_per_second_capacity,
            status, metadata, created_at, updated_at
       FROM models
-     WHERE name = $1
+     WHERE name = $1 AND deleted_at IS NULL
        FOR NO KEY UPDATE
+"""
+
+# FOR UPDATE waits for every launch that holds the row, and holds up later ones, which then see it
+# deleted.
+LOCK_MODEL_TO_DELETE: Final = """
+    SELECT id, name, family, size, type, context_length, vram_required_gb, price_input_per_million,
+           price_cached_input_per_million, price_output_per_million, tokens_per_second_capacity,
+           status, metadata, created_at, updated_at
+      FROM models
+     WHERE id = $1 AND deleted_at IS NULL
+       FOR UPDATE
 """
 
 UPDATE_MODEL: Final = """
     UPDATE models
-       SET family = $2, size = $3, type = $4, context_length = $5, vram_required_gb = $6,
-           price_input_per_million = $7, price_cached_input_per_million = $8,
-           price_output_per_million = $9, tokens_per_second_capacity = $10, status = $11,
-           metadata = $12, updated_at = $13
-     WHERE id = $1
+       SET name = $2, family = $3, size = $4, type = $5, context_length = $6,
+           vram_required_gb = $7, price_input_per_million = $8,
+           price_cached_input_per_million = $9, price_output_per_million = $10,
+           tokens_per_second_capacity = $11, status = $12, metadata = $13, updated_at = $14
+     WHERE id = $1 AND deleted_at IS NULL
     RETURNING id, name, family, size, type, context_length, vram_required_gb,
               price_input_per_million, price_cached_input_per_million, price_output_per_million,
               tokens_per_second_capacity, status, metadata, created_at, updated_at
+"""
+
+DELETE_MODEL: Final = """
+    UPDATE models
+       SET deleted_at = $2, updated_at = $2
+     WHERE id = $1
+"""
+
+COUNT_LIVE_OF_MODEL: Final = """
+    SELECT count(*)
+      FROM nodes
+     WHERE model_id = $1 AND status NOT IN ('terminating', 'dead')
 """
 
 # One text key serves every order: instants and numbers are padded so that text sorts as they do.
@@ -68,7 +102,8 @@ LIST_MODELS: Final = """
                            WHEN 'vram_required_gb' THEN lpad(vram_required_gb::text, 10, '0')
                            ELSE name
                            END AS sort_key) AS k
-     WHERE ($1::text IS NULL OR family = $1)
+     WHERE deleted_at IS NULL
+       AND ($1::text IS NULL OR family = $1)
        AND ($2::text IS NULL OR type = $2)
        AND ($3::text IS NULL OR status = $3)
        AND ($4::int IS NULL OR vram_required_gb >= $4)
@@ -85,7 +120,8 @@ LIST_MODELS: Final = """
 COUNT_MODELS: Final = """
     SELECT count(*)
       FROM models
-     WHERE ($1::text IS NULL OR family = $1)
+     WHERE deleted_at IS NULL
+       AND ($1::text IS NULL OR family = $1)
        AND ($2::text IS NULL OR type = $2)
        AND ($3::text IS NULL OR status = $3)
        AND ($4::int IS NULL OR vram_required_gb >= $4)
@@ -163,8 +199,13 @@ async def insert_model(conn: Conn, model: Model) -> Model:
 
 
 async def find_model(conn: Conn, model_id: ModelId) -> Model | None:
-    """Read a model."""
+    """Read a model that is not deleted."""
     return _found(await conn.fetchrow(FIND_MODEL, model_id))
+
+
+async def lock_model(conn: Conn, model_id: ModelId) -> Model | None:
+    """Read a model and keep other changes of it away until the transaction ends."""
+    return _found(await conn.fetchrow(LOCK_MODEL, model_id))
 
 
 async def lock_model_by_name(conn: Conn, name: str) -> Model | None:
@@ -172,11 +213,21 @@ async def lock_model_by_name(conn: Conn, name: str) -> Model | None:
     return _found(await conn.fetchrow(LOCK_MODEL_BY_NAME, name))
 
 
+async def lock_model_to_delete(conn: Conn, model_id: ModelId) -> Model | None:
+    """Read a model and keep launches of it away as well."""
+    return _found(await conn.fetchrow(LOCK_MODEL_TO_DELETE, model_id))
+
+
 async def update_model(conn: Conn, model: Model, now: datetime) -> Model:
-    """Store all but the name of a model that is locked."""
+    """Store a model that is locked.
+
+    Raises:
+        asyncpg.UniqueViolationError: ``models_name_key``: the name is taken.
+    """
     row = await conn.fetchrow(
         UPDATE_MODEL,
         model.id,
+        model.name,
         model.family,
         model.size,
         model.type,
@@ -191,6 +242,17 @@ async def update_model(conn: Conn, model: Model, now: datetime) -> Model:
         now,
     )
     return _stored(row)
+
+
+async def delete_model(conn: Conn, model_id: ModelId, now: datetime) -> None:
+    """Mark a locked model deleted."""
+    await conn.execute(DELETE_MODEL, model_id, now)
+
+
+async def count_live(conn: Conn, model_id: ModelId) -> int:
+    """Count the nodes that keep a model from being deleted."""
+    count: int = await conn.fetchval(COUNT_LIVE_OF_MODEL, model_id)
+    return count
 
 
 async def list_models(

@@ -106,6 +106,16 @@ def location(city: str | None, country: str | None) -> str:
     return ", ".join(part for part in (city, country) if part)
 
 
+def description(
+    metadata: Mapping[str, Any], *, family: str, size: str | None, kind: str, context_length: int
+) -> str:
+    """What to tell of a model: its metadata's own text, else ``Llama 8B, chat, 8192 tokens``."""
+    own = metadata.get("description")
+    if isinstance(own, str) and own.strip():
+        return own
+    return f"{' '.join(filter(None, (family, size)))}, {kind}, {context_length} tokens"
+
+
 def is_available(status: str) -> bool:
     """Whether a region with this status takes launches."""
     return status == "active"

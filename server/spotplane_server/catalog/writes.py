@@ -21,6 +21,7 @@ from spotplane_server.catalog.associations_store import HeldRegion, Tally, Terms
 from spotplane_server.catalog.errors import (
     InstanceTypeExists,
     InstanceTypeInUse,
+    ModelInUse,
     ModelNameTaken,
     RegionCodeTaken,
     RegionInUse,
@@ -148,8 +149,7 @@ async def create_model(conn: Conn, call: Call, model: Model, now: datetime) -> M
     Raises:
         ModelNameTaken: Another model has the name.
     """
-    taken = ModelNameTaken(f"model name {model.name} is taken", name=model.name)
-    with constraints(models_name_key=taken):
+    with constraints(models_name_key=_name_taken(model)):
         stored = await models_store.insert_model(conn, model)
     await prices_store.append_prices(conn, "model", stored.id, _model_prices(stored), now)
     await _created(conn, call, _model(stored), _members(stored), now)
@@ -159,12 +159,34 @@ async def create_model(conn: Conn, call: Call, model: Model, now: datetime) -> M
 async def update_model(
     conn: Conn, call: Call, before: Model, wanted: Model, now: datetime
 ) -> Model:
-    """Store a model that is locked as it is wanted."""
-    after = await models_store.update_model(conn, wanted, now)
+    """Store a model that is locked as it is wanted.
+
+    Raises:
+        ModelNameTaken: Another model has the name.
+    """
+    with constraints(models_name_key=_name_taken(wanted)):
+        after = await models_store.update_model(conn, wanted, now)
     if _model_prices(after) != _model_prices(before):
         await prices_store.append_prices(conn, "model", after.id, _model_prices(after), now)
     await _updated(conn, call, _model(after), _members(before), _members(after), now)
     return after
+
+
+async def delete_model(conn: Conn, call: Call, model: Model, now: datetime) -> None:
+    """Delete a model that is locked against launches.
+
+    Raises:
+        ModelInUse: Live nodes serve it.
+    """
+    live = await models_store.count_live(conn, model.id)
+    if live:
+        raise ModelInUse(f"{live} live nodes serve model {model.name}", node_count=str(live))
+    await models_store.delete_model(conn, model.id, now)
+    await _deleted(conn, call, _model(model), {"status": model.status}, now)
+
+
+def _name_taken(model: Model) -> ModelNameTaken:
+    return ModelNameTaken(f"model name {model.name} is taken", name=model.name)
 
 
 def _region(region: Region) -> _Subject:

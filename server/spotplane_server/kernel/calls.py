@@ -111,6 +111,11 @@ def created() -> None:
     current().http_status = 201
 
 
+def no_content() -> None:
+    """Answer 204, without a body, at the REST doors."""
+    current().http_status = 204
+
+
 def answer_headers(headers: Mapping[str, str]) -> None:
     """Add headers to the REST doors' answer."""
     current().headers.update(headers)

@@ -129,6 +129,15 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "CreateModel": _ADMIN_WRITE,
         "GetModel": _ADMIN_READ,
         "ListModels": _ADMIN_READ,
+        "SearchModels": _ADMIN_READ,
+        "UpdateModel": _ADMIN_WRITE,
+        "DeleteModel": _ADMIN_WRITE,
+        "ListLaunchableModels": _ADMIN_READ,
+        # Whoever serves a model asks for it as whoever uses it does.
+        "ListPublicModels": Access(FLEET_READ),
+        "GetPublicModel": Access(FLEET_READ),
+        "ListEndpoints": Access(READ),
+        "GetEndpoint": Access(READ),
     },
     "AgentService": {
         "Register": _FLEET_AGENT,

@@ -123,6 +123,13 @@ def optional_one_of(request: Message, field: str, allowed: Iterable[str]) -> str
     return one_of(getattr(request, field), field, allowed) if request.HasField(field) else None
 
 
+def optional_list(request: Message, field: str, read: Callable[[str], T]) -> list[T] | None:
+    """Read an optional text of items with commas between them; ``read`` gets each trimmed."""
+    if not request.HasField(field):
+        return None
+    return [read(item.strip()) for item in getattr(request, field).split(",")]
+
+
 def integer(value: int, field: str, minimum: int, maximum: int) -> int:
     """Hold a number to its range.
 

@@ -103,7 +103,7 @@ HOLD_TYPE: Final = """
 HOLD_MODEL: Final = """
     SELECT id
       FROM models
-     WHERE name = $1
+     WHERE name = $1 AND deleted_at IS NULL
        FOR KEY SHARE
 """
 

@@ -27,7 +27,8 @@ FIND_OWNERS: Final = """
      WHERE k.tenant_id = ANY($1::uuid[]) AND k.id = ANY($3::uuid[])
 """
 
-# From the price that held at $3 on; a model without history has its current prices only.
+# From the price that held at $3 on; a model without history has its current prices only. A name
+# may have been used again: who has it now comes first, then who had it last.
 FIND_MODELS: Final = """
     SELECT m.id::text AS id, m.name, coalesce(h.valid_from, m.created_at) AS valid_from,
            coalesce(h.prices,
@@ -42,7 +43,7 @@ FIND_MODELS: Final = """
                                       WHERE p.kind = 'model' AND p.ref_id = m.id
                                         AND p.valid_from <= $3), '-infinity')
      WHERE m.id = ANY($1::uuid[]) OR m.name = ANY($2::text[])
-     ORDER BY m.id, valid_from
+     ORDER BY m.deleted_at DESC NULLS FIRST, m.id, valid_from
 """
 
 # A code may have been used again: who has it now comes first, then who had it last.
@@ -153,7 +154,7 @@ async def find_models(conn: Conn, scopes: Iterable[Scope], since: datetime) -> C
     )
     found = Catalog()
     for row in rows:
-        found.ids[row["name"]] = row["id"]
+        found.ids.setdefault(row["name"], row["id"])
         history = found.histories.setdefault(row["id"], [])
         history.append((row["valid_from"], ModelPrices.of(row["prices"])))
     return found

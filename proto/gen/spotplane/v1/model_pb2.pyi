@@ -45,7 +45,7 @@ class Model(message.Message):
     id: builtins.str
     """UUID."""
     name: builtins.str
-    """Unique; may contain `/`."""
+    """Unique among models that are not deleted; may contain `/`."""
     family: builtins.str
     """Family, e.g. `Llama`."""
     size: builtins.str
@@ -351,5 +351,576 @@ class ListModelsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["pagination", b"pagination"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "pagination", b"pagination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SearchModelsRequest(message.Message):
+    """Says what is known of the models that are looked for."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    Q_FIELD_NUMBER: builtins.int
+    FAMILIES_FIELD_NUMBER: builtins.int
+    TYPES_FIELD_NUMBER: builtins.int
+    MIN_CONTEXT_LENGTH_FIELD_NUMBER: builtins.int
+    MAX_PRICE_INPUT_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    q: builtins.str
+    """Part of the name, of the family, or of a member's name or value at any depth of `metadata`, whatever its case; at most
+    255 characters.
+    """
+    families: builtins.str
+    """Exact families, separated by commas; any of them."""
+    types: builtins.str
+    """Of `completion`, `chat` and `embedding`, separated by commas; any of them."""
+    min_context_length: builtins.int
+    """Least context window, in tokens."""
+    max_price_input: builtins.float
+    """Most that a million prompt tokens may cost, in USD."""
+    limit: builtins.int
+    """Page size, 1..100; default 50."""
+    offset: builtins.int
+    """Items to skip; not together with `page_token`."""
+    page_token: builtins.str
+    """From the previous page; not together with `offset`."""
+    def __init__(
+        self,
+        *,
+        q: builtins.str | None = ...,
+        families: builtins.str | None = ...,
+        types: builtins.str | None = ...,
+        min_context_length: builtins.int | None = ...,
+        max_price_input: builtins.float | None = ...,
+        limit: builtins.int | None = ...,
+        offset: builtins.int | None = ...,
+        page_token: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_families", b"_families", "_limit", b"_limit", "_max_price_input", b"_max_price_input", "_min_context_length", b"_min_context_length", "_offset", b"_offset", "_page_token", b"_page_token", "_q", b"_q", "_types", b"_types", "families", b"families", "limit", b"limit", "max_price_input", b"max_price_input", "min_context_length", b"min_context_length", "offset", b"offset", "page_token", b"page_token", "q", b"q", "types", b"types"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_families", b"_families", "_limit", b"_limit", "_max_price_input", b"_max_price_input", "_min_context_length", b"_min_context_length", "_offset", b"_offset", "_page_token", b"_page_token", "_q", b"_q", "_types", b"_types", "families", b"families", "limit", b"limit", "max_price_input", b"max_price_input", "min_context_length", b"min_context_length", "offset", b"offset", "page_token", b"page_token", "q", b"q", "types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__families: _TypeAlias = typing.Literal["families"]  # noqa: Y015
+    _WhichOneofArgType__families: _TypeAlias = typing.Literal["_families", b"_families"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__max_price_input: _TypeAlias = typing.Literal["max_price_input"]  # noqa: Y015
+    _WhichOneofArgType__max_price_input: _TypeAlias = typing.Literal["_max_price_input", b"_max_price_input"]  # noqa: Y015
+    _WhichOneofReturnType__min_context_length: _TypeAlias = typing.Literal["min_context_length"]  # noqa: Y015
+    _WhichOneofArgType__min_context_length: _TypeAlias = typing.Literal["_min_context_length", b"_min_context_length"]  # noqa: Y015
+    _WhichOneofReturnType__offset: _TypeAlias = typing.Literal["offset"]  # noqa: Y015
+    _WhichOneofArgType__offset: _TypeAlias = typing.Literal["_offset", b"_offset"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    _WhichOneofReturnType__q: _TypeAlias = typing.Literal["q"]  # noqa: Y015
+    _WhichOneofArgType__q: _TypeAlias = typing.Literal["_q", b"_q"]  # noqa: Y015
+    _WhichOneofReturnType__types: _TypeAlias = typing.Literal["types"]  # noqa: Y015
+    _WhichOneofArgType__types: _TypeAlias = typing.Literal["_types", b"_types"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__families) -> _WhichOneofReturnType__families | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_price_input) -> _WhichOneofReturnType__max_price_input | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_context_length) -> _WhichOneofReturnType__min_context_length | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__q) -> _WhichOneofReturnType__q | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__types) -> _WhichOneofReturnType__types | None: ...
+
+@typing.final
+class SearchModelsResponse(message.Message):
+    """A page of the models that were found."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    PAGINATION_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    query: builtins.str
+    """`q` as it was searched for, trimmed; empty when it was not sent."""
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[Model]:
+        """By name and id."""
+
+    @builtins.property
+    def pagination(self) -> pagination_pb2.Pagination:
+        """Where the page stands."""
+
+    def __init__(
+        self,
+        *,
+        data: abc.Iterable[Model] | None = ...,
+        pagination: pagination_pb2.Pagination | None = ...,
+        query: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["pagination", b"pagination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "pagination", b"pagination", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UpdateModelRequest(message.Message):
+    """Fields of a model to change; an absent one stays, and none can be taken away."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    FAMILY_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: builtins.int
+    VRAM_REQUIRED_GB_FIELD_NUMBER: builtins.int
+    PRICE_INPUT_PER_MILLION_FIELD_NUMBER: builtins.int
+    PRICE_CACHED_INPUT_PER_MILLION_FIELD_NUMBER: builtins.int
+    PRICE_OUTPUT_PER_MILLION_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    TOKENS_PER_SECOND_CAPACITY_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    name: builtins.str
+    """1..255 characters after trimming. Usage so far is shown under the new name as well."""
+    family: builtins.str
+    """1..100 characters after trimming."""
+    type: builtins.str
+    """`completion`, `chat` or `embedding`."""
+    context_length: builtins.int
+    """Above 0."""
+    vram_required_gb: builtins.int
+    """Above 0."""
+    price_input_per_million: builtins.float
+    """At least 0."""
+    price_cached_input_per_million: builtins.float
+    """At least 0."""
+    price_output_per_million: builtins.float
+    """At least 0."""
+    size: builtins.str
+    """1..50 characters after trimming."""
+    tokens_per_second_capacity: builtins.int
+    """Above 0."""
+    status: builtins.str
+    """`active`, `deprecated` or `beta`."""
+    @builtins.property
+    def metadata(self) -> struct_pb2.Struct:
+        """Replaces the whole object; at most 16 KiB as JSON."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        name: builtins.str | None = ...,
+        family: builtins.str | None = ...,
+        type: builtins.str | None = ...,
+        context_length: builtins.int | None = ...,
+        vram_required_gb: builtins.int | None = ...,
+        price_input_per_million: builtins.float | None = ...,
+        price_cached_input_per_million: builtins.float | None = ...,
+        price_output_per_million: builtins.float | None = ...,
+        size: builtins.str | None = ...,
+        tokens_per_second_capacity: builtins.int | None = ...,
+        status: builtins.str | None = ...,
+        metadata: struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_context_length", b"_context_length", "_family", b"_family", "_name", b"_name", "_price_cached_input_per_million", b"_price_cached_input_per_million", "_price_input_per_million", b"_price_input_per_million", "_price_output_per_million", b"_price_output_per_million", "_size", b"_size", "_status", b"_status", "_tokens_per_second_capacity", b"_tokens_per_second_capacity", "_type", b"_type", "_vram_required_gb", b"_vram_required_gb", "context_length", b"context_length", "family", b"family", "metadata", b"metadata", "name", b"name", "price_cached_input_per_million", b"price_cached_input_per_million", "price_input_per_million", b"price_input_per_million", "price_output_per_million", b"price_output_per_million", "size", b"size", "status", b"status", "tokens_per_second_capacity", b"tokens_per_second_capacity", "type", b"type", "vram_required_gb", b"vram_required_gb"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_context_length", b"_context_length", "_family", b"_family", "_name", b"_name", "_price_cached_input_per_million", b"_price_cached_input_per_million", "_price_input_per_million", b"_price_input_per_million", "_price_output_per_million", b"_price_output_per_million", "_size", b"_size", "_status", b"_status", "_tokens_per_second_capacity", b"_tokens_per_second_capacity", "_type", b"_type", "_vram_required_gb", b"_vram_required_gb", "context_length", b"context_length", "family", b"family", "id", b"id", "metadata", b"metadata", "name", b"name", "price_cached_input_per_million", b"price_cached_input_per_million", "price_input_per_million", b"price_input_per_million", "price_output_per_million", b"price_output_per_million", "size", b"size", "status", b"status", "tokens_per_second_capacity", b"tokens_per_second_capacity", "type", b"type", "vram_required_gb", b"vram_required_gb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__context_length: _TypeAlias = typing.Literal["context_length"]  # noqa: Y015
+    _WhichOneofArgType__context_length: _TypeAlias = typing.Literal["_context_length", b"_context_length"]  # noqa: Y015
+    _WhichOneofReturnType__family: _TypeAlias = typing.Literal["family"]  # noqa: Y015
+    _WhichOneofArgType__family: _TypeAlias = typing.Literal["_family", b"_family"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__price_cached_input_per_million: _TypeAlias = typing.Literal["price_cached_input_per_million"]  # noqa: Y015
+    _WhichOneofArgType__price_cached_input_per_million: _TypeAlias = typing.Literal["_price_cached_input_per_million", b"_price_cached_input_per_million"]  # noqa: Y015
+    _WhichOneofReturnType__price_input_per_million: _TypeAlias = typing.Literal["price_input_per_million"]  # noqa: Y015
+    _WhichOneofArgType__price_input_per_million: _TypeAlias = typing.Literal["_price_input_per_million", b"_price_input_per_million"]  # noqa: Y015
+    _WhichOneofReturnType__price_output_per_million: _TypeAlias = typing.Literal["price_output_per_million"]  # noqa: Y015
+    _WhichOneofArgType__price_output_per_million: _TypeAlias = typing.Literal["_price_output_per_million", b"_price_output_per_million"]  # noqa: Y015
+    _WhichOneofReturnType__size: _TypeAlias = typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = typing.Literal["_size", b"_size"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = typing.Literal["_status", b"_status"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_second_capacity: _TypeAlias = typing.Literal["tokens_per_second_capacity"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_second_capacity: _TypeAlias = typing.Literal["_tokens_per_second_capacity", b"_tokens_per_second_capacity"]  # noqa: Y015
+    _WhichOneofReturnType__type: _TypeAlias = typing.Literal["type"]  # noqa: Y015
+    _WhichOneofArgType__type: _TypeAlias = typing.Literal["_type", b"_type"]  # noqa: Y015
+    _WhichOneofReturnType__vram_required_gb: _TypeAlias = typing.Literal["vram_required_gb"]  # noqa: Y015
+    _WhichOneofArgType__vram_required_gb: _TypeAlias = typing.Literal["_vram_required_gb", b"_vram_required_gb"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context_length) -> _WhichOneofReturnType__context_length | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__family) -> _WhichOneofReturnType__family | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_cached_input_per_million) -> _WhichOneofReturnType__price_cached_input_per_million | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_input_per_million) -> _WhichOneofReturnType__price_input_per_million | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_output_per_million) -> _WhichOneofReturnType__price_output_per_million | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_second_capacity) -> _WhichOneofReturnType__tokens_per_second_capacity | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_required_gb) -> _WhichOneofReturnType__vram_required_gb | None: ...
+
+@typing.final
+class DeleteModelRequest(message.Message):
+    """Names a model to delete."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteModelResponse(message.Message):
+    """A model's deletion; there is nothing to say about it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListLaunchableModelsRequest(message.Message):
+    """Asks for what may be launched."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListLaunchableModelsResponse(message.Message):
+    """What may be launched."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class LaunchableModel(message.Message):
+        """A model, as far as whoever launches it needs to know."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        ID_FIELD_NUMBER: builtins.int
+        NAME_FIELD_NUMBER: builtins.int
+        FAMILY_FIELD_NUMBER: builtins.int
+        SIZE_FIELD_NUMBER: builtins.int
+        TYPE_FIELD_NUMBER: builtins.int
+        CONTEXT_LENGTH_FIELD_NUMBER: builtins.int
+        VRAM_REQUIRED_GB_FIELD_NUMBER: builtins.int
+        STATUS_FIELD_NUMBER: builtins.int
+        id: builtins.str
+        """UUID."""
+        name: builtins.str
+        """Its name."""
+        family: builtins.str
+        """Family, e.g. `Llama`."""
+        size: builtins.str
+        """Size, e.g. `8B`."""
+        type: builtins.str
+        """`completion`, `chat` or `embedding`."""
+        context_length: builtins.int
+        """Context window, in tokens."""
+        vram_required_gb: builtins.int
+        """GPU memory it needs, in GB."""
+        status: builtins.str
+        """`active` or `beta`."""
+        def __init__(
+            self,
+            *,
+            id: builtins.str = ...,
+            name: builtins.str = ...,
+            family: builtins.str = ...,
+            size: builtins.str | None = ...,
+            type: builtins.str = ...,
+            context_length: builtins.int = ...,
+            vram_required_gb: builtins.int = ...,
+            status: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_size", b"_size", "size", b"size"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_size", b"_size", "context_length", b"context_length", "family", b"family", "id", b"id", "name", b"name", "size", b"size", "status", b"status", "type", b"type", "vram_required_gb", b"vram_required_gb"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__size: _TypeAlias = typing.Literal["size"]  # noqa: Y015
+        _WhichOneofArgType__size: _TypeAlias = typing.Literal["_size", b"_size"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+
+    MODELS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    """How many there are."""
+    @builtins.property
+    def models(self) -> containers.RepeatedCompositeFieldContainer[ListLaunchableModelsResponse.LaunchableModel]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        models: abc.Iterable[ListLaunchableModelsResponse.LaunchableModel] | None = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPublicModelsRequest(message.Message):
+    """Asks for the models there are."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPublicModelsResponse(message.Message):
+    """The models there are, as OpenAI's API lists them."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OBJECT_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    object: builtins.str
+    """Always `list`."""
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[PublicModel]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        object: builtins.str = ...,
+        data: abc.Iterable[PublicModel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "object", b"object"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetPublicModelRequest(message.Message):
+    """Names a model to read."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Its name, which may contain `/`; in a path, `%2F` is as good."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PublicModel(message.Message):
+    """A model, as OpenAI's API shows it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    OBJECT_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
+    OWNED_BY_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """The model's name, as requests name it."""
+    object: builtins.str
+    """Always `model`."""
+    created: builtins.int
+    """When the catalogue got it, in Unix seconds; never changes. 32 bits, so that every door prints a number, as clients of
+    that API expect.
+    """
+    owned_by: builtins.str
+    """Always `spotplane`."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        object: builtins.str = ...,
+        created: builtins.int = ...,
+        owned_by: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["created", b"created", "id", b"id", "object", b"object", "owned_by", b"owned_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListEndpointsRequest(message.Message):
+    """Says which endpoints are wanted."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: builtins.int
+    type: builtins.str
+    """`completion`, `chat` or `embedding`; absent for all."""
+    def __init__(
+        self,
+        *,
+        type: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_type", b"_type", "type", b"type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_type", b"_type", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__type: _TypeAlias = typing.Literal["type"]  # noqa: Y015
+    _WhichOneofArgType__type: _TypeAlias = typing.Literal["_type", b"_type"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
+
+@typing.final
+class ListEndpointsResponse(message.Message):
+    """What tenants may use."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[Endpoint]:
+        """By name; models that nothing serves now are included."""
+
+    def __init__(
+        self,
+        *,
+        data: abc.Iterable[Endpoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetEndpointRequest(message.Message):
+    """Names a model whose endpoint is wanted."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Its name, which may contain `/`; in a path, `%2F` is as good."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Endpoint(message.Message):
+    """A model as it is served."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: builtins.int
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    FAMILY_FIELD_NUMBER: builtins.int
+    TYPE_FIELD_NUMBER: builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: builtins.int
+    PRICE_INPUT_PER_MILLION_FIELD_NUMBER: builtins.int
+    PRICE_OUTPUT_PER_MILLION_FIELD_NUMBER: builtins.int
+    HEALTHY_NODES_FIELD_NUMBER: builtins.int
+    TOTAL_NODES_FIELD_NUMBER: builtins.int
+    CAPACITY_TPS_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    model_id: builtins.str
+    """UUID."""
+    model_name: builtins.str
+    """The model's name, as requests name it."""
+    family: builtins.str
+    """Family, e.g. `Llama`."""
+    type: builtins.str
+    """`completion`, `chat` or `embedding`."""
+    context_length: builtins.int
+    """Context window, in tokens."""
+    price_input_per_million: builtins.float
+    """USD per million prompt tokens."""
+    price_output_per_million: builtins.float
+    """USD per million completion tokens."""
+    healthy_nodes: builtins.int
+    """Nodes that serve it to the caller, the operator's and the caller's own: active, with a health of at least 50."""
+    total_nodes: builtins.int
+    """The same in whatever state, but for those that are ending or dead."""
+    capacity_tps: builtins.int
+    """Tokens per second of all healthy nodes together; 0 without any, or when the model's speed is not known."""
+    description: builtins.str
+    """The text `description` of the model's metadata, else one made of family, size, type and context."""
+    def __init__(
+        self,
+        *,
+        model_id: builtins.str = ...,
+        model_name: builtins.str = ...,
+        family: builtins.str = ...,
+        type: builtins.str = ...,
+        context_length: builtins.int = ...,
+        price_input_per_million: builtins.float = ...,
+        price_output_per_million: builtins.float = ...,
+        healthy_nodes: builtins.int = ...,
+        total_nodes: builtins.int = ...,
+        capacity_tps: builtins.int = ...,
+        description: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["capacity_tps", b"capacity_tps", "context_length", b"context_length", "description", b"description", "family", b"family", "healthy_nodes", b"healthy_nodes", "model_id", b"model_id", "model_name", b"model_name", "price_input_per_million", b"price_input_per_million", "price_output_per_million", b"price_output_per_million", "total_nodes", b"total_nodes", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

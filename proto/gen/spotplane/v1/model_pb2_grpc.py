@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """Keeps the catalogue of models. For administrators: reads need scope `admin:read`, changes `admin:write`. Prices are USD
-    per million tokens with at most 6 fraction digits, kept exactly; each is remembered from when on it held.
+    """Keeps the catalogue of models, and shows it to those who use them. Unless it is said otherwise, for administrators: reads
+    need scope `admin:read`, changes `admin:write`. Prices are USD per million tokens with at most 6 fraction digits, kept
+    exactly; each is remembered from when on it held, so that late usage is priced as of its own time.
     """
 
     def __init__(self, channel):
@@ -51,11 +52,52 @@ class ModelServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_model__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_model__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.SearchModels = channel.unary_unary(
+                '/spotplane.v1.ModelService/SearchModels',
+                request_serializer=spotplane_dot_v1_dot_model__pb2.SearchModelsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_model__pb2.SearchModelsResponse.FromString,
+                _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/spotplane.v1.ModelService/UpdateModel',
+                request_serializer=spotplane_dot_v1_dot_model__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_model__pb2.Model.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/spotplane.v1.ModelService/DeleteModel',
+                request_serializer=spotplane_dot_v1_dot_model__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_model__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
+        self.ListLaunchableModels = channel.unary_unary(
+                '/spotplane.v1.ModelService/ListLaunchableModels',
+                request_serializer=spotplane_dot_v1_dot_model__pb2.ListLaunchableModelsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_model__pb2.ListLaunchableModelsResponse.FromString,
+                _registered_method=True)
+        self.ListPublicModels = channel.unary_unary(
+                '/spotplane.v1.ModelService/ListPublicModels',
+                request_serializer=spotplane_dot_v1_dot_model__pb2.ListPublicModelsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_model__pb2.ListPublicModelsResponse.FromString,
+                _registered_method=True)
+        self.GetPublicModel = channel.unary_unary(
+                '/spotplane.v1.ModelService/GetPublicModel',
+                request_serializer=spotplane_dot_v1_dot_model__pb2.GetPublicModelRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_model__pb2.PublicModel.FromString,
+                _registered_method=True)
+        self.ListEndpoints = channel.unary_unary(
+                '/spotplane.v1.ModelService/ListEndpoints',
+                request_serializer=spotplane_dot_v1_dot_model__pb2.ListEndpointsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_model__pb2.ListEndpointsResponse.FromString,
+                _registered_method=True)
+        self.GetEndpoint = channel.unary_unary(
+                '/spotplane.v1.ModelService/GetEndpoint',
+                request_serializer=spotplane_dot_v1_dot_model__pb2.GetEndpointRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_model__pb2.Endpoint.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
-    """Keeps the catalogue of models. For administrators: reads need scope `admin:read`, changes `admin:write`. Prices are USD
-    per million tokens with at most 6 fraction digits, kept exactly; each is remembered from when on it held.
+    """Keeps the catalogue of models, and shows it to those who use them. Unless it is said otherwise, for administrators: reads
+    need scope `admin:read`, changes `admin:write`. Prices are USD per million tokens with at most 6 fraction digits, kept
+    exactly; each is remembered from when on it held, so that late usage is priced as of its own time.
     """
 
     def CreateModel(self, request, context):
@@ -66,7 +108,7 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Reads one model.
+        """Reads one model. `MODEL_NOT_FOUND` when there is none, or it is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,6 +116,67 @@ class ModelServiceServicer(object):
 
     def ListModels(self, request, context):
         """Lists models.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchModels(self, request, context):
+        """Finds models by what is known of them; every filter that is sent must hold. By name and id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateModel(self, request, context):
+        """Changes the fields that are present; PUT and PATCH are the same. A changed price holds for usage from now on, and not
+        for what was used before. `NO_FIELDS` when none is present; `MODEL_NAME_TAKEN`. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Deletes a model softly. Answers 204 without a body. Its name may be used again; usage of it keeps its name and its
+        prices. `MODEL_IN_USE` while live nodes serve it; no launch can slip in between. A second deletion is
+        `MODEL_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLaunchableModels(self, request, context):
+        """Lists what may be launched, for a launch form: all models but deprecated ones, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPublicModels(self, request, context):
+        """Lists all models by name, in the form of OpenAI's API. For tenants, with keys of any role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPublicModel(self, request, context):
+        """Reads one model by its name, in the form of OpenAI's API. For tenants, with keys of any role. `MODEL_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEndpoints(self, request, context):
+        """Lists all models by name, each with its prices and what serves it now. For tenants, with keys of role `read_only` or
+        above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEndpoint(self, request, context):
+        """Reads one model by its name, with its prices and what serves it now. For tenants, with keys of role `read_only` or
+        above. `MODEL_NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +200,46 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=spotplane_dot_v1_dot_model__pb2.ListModelsRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_model__pb2.ListModelsResponse.SerializeToString,
             ),
+            'SearchModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchModels,
+                    request_deserializer=spotplane_dot_v1_dot_model__pb2.SearchModelsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_model__pb2.SearchModelsResponse.SerializeToString,
+            ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=spotplane_dot_v1_dot_model__pb2.UpdateModelRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=spotplane_dot_v1_dot_model__pb2.DeleteModelRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_model__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'ListLaunchableModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLaunchableModels,
+                    request_deserializer=spotplane_dot_v1_dot_model__pb2.ListLaunchableModelsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_model__pb2.ListLaunchableModelsResponse.SerializeToString,
+            ),
+            'ListPublicModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPublicModels,
+                    request_deserializer=spotplane_dot_v1_dot_model__pb2.ListPublicModelsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_model__pb2.ListPublicModelsResponse.SerializeToString,
+            ),
+            'GetPublicModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPublicModel,
+                    request_deserializer=spotplane_dot_v1_dot_model__pb2.GetPublicModelRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_model__pb2.PublicModel.SerializeToString,
+            ),
+            'ListEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndpoints,
+                    request_deserializer=spotplane_dot_v1_dot_model__pb2.ListEndpointsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_model__pb2.ListEndpointsResponse.SerializeToString,
+            ),
+            'GetEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEndpoint,
+                    request_deserializer=spotplane_dot_v1_dot_model__pb2.GetEndpointRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_model__pb2.Endpoint.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'spotplane.v1.ModelService', rpc_method_handlers)
@@ -106,8 +249,9 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Keeps the catalogue of models. For administrators: reads need scope `admin:read`, changes `admin:write`. Prices are USD
-    per million tokens with at most 6 fraction digits, kept exactly; each is remembered from when on it held.
+    """Keeps the catalogue of models, and shows it to those who use them. Unless it is said otherwise, for administrators: reads
+    need scope `admin:read`, changes `admin:write`. Prices are USD per million tokens with at most 6 fraction digits, kept
+    exactly; each is remembered from when on it held, so that late usage is priced as of its own time.
     """
 
     @staticmethod
@@ -181,6 +325,222 @@ class ModelService(object):
             '/spotplane.v1.ModelService/ListModels',
             spotplane_dot_v1_dot_model__pb2.ListModelsRequest.SerializeToString,
             spotplane_dot_v1_dot_model__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ModelService/SearchModels',
+            spotplane_dot_v1_dot_model__pb2.SearchModelsRequest.SerializeToString,
+            spotplane_dot_v1_dot_model__pb2.SearchModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ModelService/UpdateModel',
+            spotplane_dot_v1_dot_model__pb2.UpdateModelRequest.SerializeToString,
+            spotplane_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ModelService/DeleteModel',
+            spotplane_dot_v1_dot_model__pb2.DeleteModelRequest.SerializeToString,
+            spotplane_dot_v1_dot_model__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLaunchableModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ModelService/ListLaunchableModels',
+            spotplane_dot_v1_dot_model__pb2.ListLaunchableModelsRequest.SerializeToString,
+            spotplane_dot_v1_dot_model__pb2.ListLaunchableModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPublicModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ModelService/ListPublicModels',
+            spotplane_dot_v1_dot_model__pb2.ListPublicModelsRequest.SerializeToString,
+            spotplane_dot_v1_dot_model__pb2.ListPublicModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPublicModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ModelService/GetPublicModel',
+            spotplane_dot_v1_dot_model__pb2.GetPublicModelRequest.SerializeToString,
+            spotplane_dot_v1_dot_model__pb2.PublicModel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ModelService/ListEndpoints',
+            spotplane_dot_v1_dot_model__pb2.ListEndpointsRequest.SerializeToString,
+            spotplane_dot_v1_dot_model__pb2.ListEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.ModelService/GetEndpoint',
+            spotplane_dot_v1_dot_model__pb2.GetEndpointRequest.SerializeToString,
+            spotplane_dot_v1_dot_model__pb2.Endpoint.FromString,
             options,
             channel_credentials,
             insecure,

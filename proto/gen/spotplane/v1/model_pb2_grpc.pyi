@@ -13,21 +13,48 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Keeps the catalogue of models. For administrators: reads need scope `admin:read`, changes `admin:write`. Prices are USD
-    per million tokens with at most 6 fraction digits, kept exactly; each is remembered from when on it held.
+    """Keeps the catalogue of models, and shows it to those who use them. Unless it is said otherwise, for administrators: reads
+    need scope `admin:read`, changes `admin:write`. Prices are USD per million tokens with at most 6 fraction digits, kept
+    exactly; each is remembered from when on it held, so that late usage is priced as of its own time.
     """
 
     def __init__(self, channel: aio.Channel) -> None: ...
     CreateModel: aio.UnaryUnaryMultiCallable[model_pb2.CreateModelRequest, model_pb2.Model]
     """Creates a model. Answers 201. `MODEL_NAME_TAKEN`."""
     GetModel: aio.UnaryUnaryMultiCallable[model_pb2.GetModelRequest, model_pb2.Model]
-    """Reads one model."""
+    """Reads one model. `MODEL_NOT_FOUND` when there is none, or it is deleted."""
     ListModels: aio.UnaryUnaryMultiCallable[model_pb2.ListModelsRequest, model_pb2.ListModelsResponse]
     """Lists models."""
+    SearchModels: aio.UnaryUnaryMultiCallable[model_pb2.SearchModelsRequest, model_pb2.SearchModelsResponse]
+    """Finds models by what is known of them; every filter that is sent must hold. By name and id."""
+    UpdateModel: aio.UnaryUnaryMultiCallable[model_pb2.UpdateModelRequest, model_pb2.Model]
+    """Changes the fields that are present; PUT and PATCH are the same. A changed price holds for usage from now on, and not
+    for what was used before. `NO_FIELDS` when none is present; `MODEL_NAME_TAKEN`. Safe to repeat.
+    """
+    DeleteModel: aio.UnaryUnaryMultiCallable[model_pb2.DeleteModelRequest, model_pb2.DeleteModelResponse]
+    """Deletes a model softly. Answers 204 without a body. Its name may be used again; usage of it keeps its name and its
+    prices. `MODEL_IN_USE` while live nodes serve it; no launch can slip in between. A second deletion is
+    `MODEL_NOT_FOUND`.
+    """
+    ListLaunchableModels: aio.UnaryUnaryMultiCallable[model_pb2.ListLaunchableModelsRequest, model_pb2.ListLaunchableModelsResponse]
+    """Lists what may be launched, for a launch form: all models but deprecated ones, by name."""
+    ListPublicModels: aio.UnaryUnaryMultiCallable[model_pb2.ListPublicModelsRequest, model_pb2.ListPublicModelsResponse]
+    """Lists all models by name, in the form of OpenAI's API. For tenants, with keys of any role."""
+    GetPublicModel: aio.UnaryUnaryMultiCallable[model_pb2.GetPublicModelRequest, model_pb2.PublicModel]
+    """Reads one model by its name, in the form of OpenAI's API. For tenants, with keys of any role. `MODEL_NOT_FOUND`."""
+    ListEndpoints: aio.UnaryUnaryMultiCallable[model_pb2.ListEndpointsRequest, model_pb2.ListEndpointsResponse]
+    """Lists all models by name, each with its prices and what serves it now. For tenants, with keys of role `read_only` or
+    above.
+    """
+    GetEndpoint: aio.UnaryUnaryMultiCallable[model_pb2.GetEndpointRequest, model_pb2.Endpoint]
+    """Reads one model by its name, with its prices and what serves it now. For tenants, with keys of role `read_only` or
+    above. `MODEL_NOT_FOUND`.
+    """
 
 class ModelServiceServicer(metaclass=abc_1.ABCMeta):
-    """Keeps the catalogue of models. For administrators: reads need scope `admin:read`, changes `admin:write`. Prices are USD
-    per million tokens with at most 6 fraction digits, kept exactly; each is remembered from when on it held.
+    """Keeps the catalogue of models, and shows it to those who use them. Unless it is said otherwise, for administrators: reads
+    need scope `admin:read`, changes `admin:write`. Prices are USD per million tokens with at most 6 fraction digits, kept
+    exactly; each is remembered from when on it held, so that late usage is priced as of its own time.
     """
 
     @abc_1.abstractmethod
@@ -44,7 +71,7 @@ class ModelServiceServicer(metaclass=abc_1.ABCMeta):
         request: model_pb2.GetModelRequest,
         context: aio.ServicerContext[model_pb2.GetModelRequest, abc.Awaitable[model_pb2.Model]],
     ) -> abc.Awaitable[model_pb2.Model]:
-        """Reads one model."""
+        """Reads one model. `MODEL_NOT_FOUND` when there is none, or it is deleted."""
 
     @abc_1.abstractmethod
     def ListModels(
@@ -53,5 +80,78 @@ class ModelServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[model_pb2.ListModelsRequest, abc.Awaitable[model_pb2.ListModelsResponse]],
     ) -> abc.Awaitable[model_pb2.ListModelsResponse]:
         """Lists models."""
+
+    @abc_1.abstractmethod
+    def SearchModels(
+        self,
+        request: model_pb2.SearchModelsRequest,
+        context: aio.ServicerContext[model_pb2.SearchModelsRequest, abc.Awaitable[model_pb2.SearchModelsResponse]],
+    ) -> abc.Awaitable[model_pb2.SearchModelsResponse]:
+        """Finds models by what is known of them; every filter that is sent must hold. By name and id."""
+
+    @abc_1.abstractmethod
+    def UpdateModel(
+        self,
+        request: model_pb2.UpdateModelRequest,
+        context: aio.ServicerContext[model_pb2.UpdateModelRequest, abc.Awaitable[model_pb2.Model]],
+    ) -> abc.Awaitable[model_pb2.Model]:
+        """Changes the fields that are present; PUT and PATCH are the same. A changed price holds for usage from now on, and not
+        for what was used before. `NO_FIELDS` when none is present; `MODEL_NAME_TAKEN`. Safe to repeat.
+        """
+
+    @abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: model_pb2.DeleteModelRequest,
+        context: aio.ServicerContext[model_pb2.DeleteModelRequest, abc.Awaitable[model_pb2.DeleteModelResponse]],
+    ) -> abc.Awaitable[model_pb2.DeleteModelResponse]:
+        """Deletes a model softly. Answers 204 without a body. Its name may be used again; usage of it keeps its name and its
+        prices. `MODEL_IN_USE` while live nodes serve it; no launch can slip in between. A second deletion is
+        `MODEL_NOT_FOUND`.
+        """
+
+    @abc_1.abstractmethod
+    def ListLaunchableModels(
+        self,
+        request: model_pb2.ListLaunchableModelsRequest,
+        context: aio.ServicerContext[model_pb2.ListLaunchableModelsRequest, abc.Awaitable[model_pb2.ListLaunchableModelsResponse]],
+    ) -> abc.Awaitable[model_pb2.ListLaunchableModelsResponse]:
+        """Lists what may be launched, for a launch form: all models but deprecated ones, by name."""
+
+    @abc_1.abstractmethod
+    def ListPublicModels(
+        self,
+        request: model_pb2.ListPublicModelsRequest,
+        context: aio.ServicerContext[model_pb2.ListPublicModelsRequest, abc.Awaitable[model_pb2.ListPublicModelsResponse]],
+    ) -> abc.Awaitable[model_pb2.ListPublicModelsResponse]:
+        """Lists all models by name, in the form of OpenAI's API. For tenants, with keys of any role."""
+
+    @abc_1.abstractmethod
+    def GetPublicModel(
+        self,
+        request: model_pb2.GetPublicModelRequest,
+        context: aio.ServicerContext[model_pb2.GetPublicModelRequest, abc.Awaitable[model_pb2.PublicModel]],
+    ) -> abc.Awaitable[model_pb2.PublicModel]:
+        """Reads one model by its name, in the form of OpenAI's API. For tenants, with keys of any role. `MODEL_NOT_FOUND`."""
+
+    @abc_1.abstractmethod
+    def ListEndpoints(
+        self,
+        request: model_pb2.ListEndpointsRequest,
+        context: aio.ServicerContext[model_pb2.ListEndpointsRequest, abc.Awaitable[model_pb2.ListEndpointsResponse]],
+    ) -> abc.Awaitable[model_pb2.ListEndpointsResponse]:
+        """Lists all models by name, each with its prices and what serves it now. For tenants, with keys of role `read_only` or
+        above.
+        """
+
+    @abc_1.abstractmethod
+    def GetEndpoint(
+        self,
+        request: model_pb2.GetEndpointRequest,
+        context: aio.ServicerContext[model_pb2.GetEndpointRequest, abc.Awaitable[model_pb2.Endpoint]],
+    ) -> abc.Awaitable[model_pb2.Endpoint]:
+        """Reads one model by its name, with its prices and what serves it now. For tenants, with keys of role `read_only` or
+        above. `MODEL_NOT_FOUND`.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: aio.Server) -> None: ...
