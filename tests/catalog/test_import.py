@@ -15,6 +15,8 @@ from spotplane_server.kernel.db import EVERY_TENANT
 from tests.catalog.world import Catalog
 from tests.support.plane import ADMIN
 
+REGION = {"code": "a-1", "name": "A", "provider": "aws"}
+
 
 async def _import(catalog: Catalog, document: dict[str, Any]) -> seed.Report:
     async with catalog.plane.db.transaction(EVERY_TENANT) as conn:
@@ -92,11 +94,17 @@ async def test_import_updates_what_it_names_and_leaves_the_rest(catalog: Catalog
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"regions": [{"code": "US"}]}, r"regions\[0\]: code must consist"),
+        ({"regions": [{"code": "US"}]}, r"regions\[0\]\.code: code must consist"),
         ({"regions": [{"code": "a-1", "nam": "x"}]}, r"regions\[0\]"),
+        ({"regions": [REGION, REGION]}, r"regions\[1\]: a-1 is given already, as regions\[0\]"),
+        ({"providers": []}, "providers must be an object"),
+        ({"providers": {"ibm": {}}}, r"providers\.ibm: must be one of aws"),
+        ({"providers": {"aws": {"date": "x"}}}, r"providers\.aws must be an object of as_of"),
+        ({"providers": {"aws": {"as_of": "May"}}}, r"providers\.aws\.as_of must be a date"),
+        ({"as_of": 2026}, "as_of must be a date"),
         ({"regions": {}}, "regions must be a list"),
         ({"tiers": []}, "unknown members: tiers"),
-        ({"models": [{"name": "m"}]}, r"models\[0\]: family is required"),
+        ({"models": [{"name": "m"}]}, r"models\[0\]\.family: family is required"),
     ],
 )
 async def test_bad_document_is_refused_whole(
@@ -113,7 +121,7 @@ async def test_type_is_sold_in_its_providers_regions_only(catalog: Catalog, regi
     """Another provider's, unknown ones and nonsense are refused."""
     document = deepcopy(seed.shipped())
     document["instance_types"][0]["regions"] = regions
-    with pytest.raises(seed.BadDocument, match=r"instance_types\[0\]"):
+    with pytest.raises(seed.BadDocument, match=r"instance_types\[0\]\.regions"):
         await _import(catalog, document)
     assert await catalog.trail() == ([], [])
 
@@ -125,3 +133,37 @@ async def test_changed_hardware_is_refused(catalog: Catalog) -> None:
     document["instance_types"][0]["vcpu_count"] = 5
     with pytest.raises(seed.BadDocument, match="vcpu_count cannot be changed"):
         await _import(catalog, document)
+
+
+async def test_list_prices_are_a_catalogue_of_four_providers(catalog: Catalog) -> None:
+    """Many regions and types, each type sold somewhere; the examples may come on top of them."""
+    document = seed.shipped(seed.LIST_PRICES)
+    report = await _import(catalog, document)
+    created = report.created
+    assert created["regions"] >= 50
+    assert created["instance_types"] >= 90
+    assert created["associations"] == sum(len(t["regions"]) for t in document["instance_types"])
+    assert all(t["regions"] for t in document["instance_types"])
+    assert document["providers"].keys() == {"aws", "azure", "gcp", "oci"}
+    assert all(origin["as_of"] and origin["source"] for origin in document["providers"].values())
+
+    again = await _import(catalog, document)
+    assert (again.created.total(), again.updated.total()) == (0, 0)
+
+    await _import(catalog, seed.shipped())
+    types = await catalog.types.ListInstanceTypes(
+        instance_type_pb2.ListInstanceTypesRequest(region="eu-west"), metadata=ADMIN
+    )
+    prices = {t.instance_type: t.price_per_hour for t in types.data}
+    assert prices["p5.48xlarge"] == 98.32
+    assert (await _import(catalog, seed.shipped())).updated.total() == 0
+
+
+async def test_spot_without_a_list_price_has_the_default(catalog: Catalog) -> None:
+    """And what cannot be had as spot has none."""
+    await _import(catalog, seed.shipped(seed.LIST_PRICES))
+    types = await catalog.types.ListInstanceTypes(
+        instance_type_pb2.ListInstanceTypesRequest(), metadata=ADMIN
+    )
+    assert {t.spot_price_defaulted for t in types.data if t.supports_spot} == {True}
+    assert {t.HasField("spot_price_per_hour") for t in types.data if not t.supports_spot} == {False}

@@ -85,15 +85,24 @@ async def test_catalogue_is_imported_and_listed(operator: Operator) -> None:
     assert re.search(r"models\s+0\s+0\s+5", again)
 
 
+async def test_list_prices_are_imported_with_their_origin(operator: Operator) -> None:
+    """Each provider's date and source are said; a file at the same time is one thing too many."""
+    said = await operator.admin("catalog", "import", "--list-prices")
+    both = await operator.run("admin", "catalog", "import", "some.json", "--list-prices")
+
+    assert re.search(r"^azure, as of \d{4}-\d\d-\d\d: List prices .+https://", said, re.MULTILINE)
+    assert both.status == 2
+
+
 async def test_bad_catalogue_is_refused_where_it_is_bad(operator: Operator, tmp_path: Path) -> None:
-    """The line names the entry, and nothing was imported."""
+    """The line names the entry and its member, and nothing was imported."""
     path = tmp_path / "catalogue.json"
     path.write_text(json.dumps({"models": [{"name": "m"}]}))
 
     done = await operator.run("admin", "catalog", "import", str(path))
 
     assert done.status == 1
-    assert done.err.startswith("error: models[0]: ")
+    assert done.err.startswith("error: models[0].family: ")
 
 
 async def test_token_opens_until_it_is_revoked(operator: Operator) -> None:

@@ -1,27 +1,11 @@
-"""Importing a catalogue from a JSON document, and the one that ships with the package.
+"""Importing a catalogue from a JSON document, and the two that ship with the package.
 
-The document is an object with these members::
-
-    {
-      "as_of": "2026-11-20",           date of the figures
-      "source": "…",                   where they come from
-      "regions": [                     members of CreateRegionRequest
-        {"code": "us-east-1", "name": "US East (N. Virginia)", "provider": "aws",
-         "country": "United States", "city": "Ashburn", "pricing_multiplier": 1.0}
-      ],
-      "instance_types": [              members of CreateInstanceTypeRequest, and "regions":
-        {"provider": "aws", "instance_type": "g5.xlarge", …,
-         "regions": "all"}             all regions of the provider, or a list of codes; default none
-      ],
-      "models": [                      members of CreateModelRequest
-        {"name": "llama-3-8b", "family": "Llama", "type": "chat", …}
-      ]
-    }
-
-Regions are known by code, types by provider and instance_type, models by name. What is new is
-created; of what is there, the members that the document gives are updated and the others stay.
-Associations are only added: how much stock a region has is not the document's business. Nothing is
-ever deleted. Importing the same document again changes nothing.
+What the document says is told in docs/operations.md. It is read whole before anything of it is
+stored, and stored whole or not at all. Regions are known by code, types by provider and
+instance_type, models by name. What is new is created; of what is there, the members that the
+document gives are updated and the others stay. Associations are only added: how much stock a
+region has is not the document's business. Nothing is ever deleted. Importing the same document
+again changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from importlib import resources
 from typing import Any, Final, Literal, TypeVar
 from uuid import uuid4
@@ -46,6 +30,7 @@ from spotplane_server.catalog import (
     instance_types_store,
     models_store,
     regions_store,
+    rules,
     writes,
 )
 from spotplane_server.catalog.associations_store import Terms
@@ -57,8 +42,10 @@ from spotplane_server.kernel.errors import DomainError, Invalid, Semantic
 
 M = TypeVar("M", bound=Message)
 
-SEED_FILE: Final = "seed.json"
-_MEMBERS: Final = frozenset({"as_of", "source", "regions", "instance_types", "models"})
+EXAMPLES: Final = "seed.json"
+LIST_PRICES: Final = "list_prices.json"
+_MEMBERS: Final = frozenset({"as_of", "source", "providers", "regions", "instance_types", "models"})
+_ORIGIN: Final = frozenset({"as_of", "source"})
 _IMPORTER: Final = Caller("system", "catalog-import", "catalog import")
 
 # Two imports at a time would each find a thing missing and create it; the second waits instead.
@@ -78,9 +65,9 @@ class Report:
     unchanged: Counter[str] = field(default_factory=Counter)
 
 
-def shipped() -> dict[str, Any]:
-    """Read the document that ships with the package."""
-    text = resources.files("spotplane_server.catalog").joinpath(SEED_FILE).read_bytes()
+def shipped(name: str = EXAMPLES) -> dict[str, Any]:
+    """Read a document that ships with the package: `EXAMPLES` or `LIST_PRICES`."""
+    text = resources.files("spotplane_server.catalog").joinpath(name).read_bytes()
     document: dict[str, Any] = orjson.loads(text)
     return document
 
@@ -91,32 +78,34 @@ async def import_catalog(conn: Conn, document: Mapping[str, Any], now: datetime)
     Raises:
         BadDocument: The message says where it is at fault.
     """
-    unknown = sorted(document.keys() - _MEMBERS)
-    if unknown:
-        raise BadDocument(f"unknown members: {', '.join(unknown)}")
+    regions, types, models = _read(document, now)
     call = Call("catalog.import", str(uuid4()), _IMPORTER)
     report = Report()
     with calls.serving(call):
         await conn.execute(LOCK_IMPORT)
-        for item in _items(document, "regions"):
+        for item in regions:
             with _at(item):
                 await _region(conn, call, item, report, now)
-        for item in _items(document, "instance_types"):
+        for item in types:
             with _at(item):
                 await _type(conn, call, item, report, now)
-        for item in _items(document, "models"):
+        for item in models:
             with _at(item):
                 await _model(conn, call, item, report, now)
     return report
 
 
+Kind = Literal["regions", "instance_types", "models"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One member of one of the document's lists."""
+    """One member of one of the document's lists; ``regions`` are a type's."""
 
-    kind: Literal["regions", "instance_types", "models"]
+    kind: Kind
     index: int
     body: dict[str, Any]
+    regions: Any = None
 
     def read(self, message: type[M]) -> M:
         """Read it as a request."""
@@ -126,13 +115,76 @@ class _Item:
             raise Invalid(str(err)) from err
 
 
-def _items(
-    document: Mapping[str, Any], kind: Literal["regions", "instance_types", "models"]
-) -> Iterator[_Item]:
+def _read(
+    document: Mapping[str, Any], now: datetime
+) -> tuple[list[_Item], list[_Item], list[_Item]]:
+    """Hold all of a document to its rules, as far as that can be done without the database.
+
+    Raises:
+        BadDocument: The message says where it is at fault.
+    """
+    unknown = sorted(document.keys() - _MEMBERS)
+    if unknown:
+        raise BadDocument(f"unknown members: {', '.join(unknown)}")
+    _check_origins(document)
+    lists = tuple(_items(document, kind) for kind in ("regions", "instance_types", "models"))
+    seen: dict[tuple[str, ...], str] = {}
+    for item in (item for items in lists for item in items):
+        with _at(item):
+            key = (item.kind, *_key(item, now))
+            if key in seen:
+                raise Invalid(f"{' '.join(key[1:])} is given already, as {seen[key]}")
+            seen[key] = f"{item.kind}[{item.index}]"
+    regions, types, models = lists
+    return regions, types, models
+
+
+def _key(item: _Item, now: datetime) -> tuple[str, ...]:
+    """Read an item as if it were new, and tell what it is known by."""
+    if item.kind == "regions":
+        return (fields.new_region(item.read(region_pb2.CreateRegionRequest), now).code,)
+    if item.kind == "models":
+        return (fields.new_model(item.read(model_pb2.CreateModelRequest), now).name,)
+    wanted = item.regions
+    if wanted != "all" and not (
+        isinstance(wanted, list) and all(isinstance(code, str) for code in wanted)
+    ):
+        raise Invalid('regions must be "all" or a list of region codes', field="regions")
+    new = fields.new_type(item.read(instance_type_pb2.CreateInstanceTypeRequest), now)
+    return new.provider, new.instance_type
+
+
+def _check_origins(document: Mapping[str, Any]) -> None:
+    providers = document.get("providers", {})
+    if not isinstance(providers, dict):
+        raise BadDocument("providers must be an object")
+    origins = {f"providers.{name}.": origin for name, origin in providers.items()}
+    for name in providers.keys() - set(rules.PROVIDERS):
+        raise BadDocument(f"providers.{name}: must be one of {', '.join(rules.PROVIDERS)}")
+    origins[""] = {name: document[name] for name in _ORIGIN & document.keys()}
+    for where, origin in origins.items():
+        if not isinstance(origin, dict) or origin.keys() - _ORIGIN:
+            raise BadDocument(f"{where[:-1]} must be an object of as_of and source")
+        if not isinstance(origin.get("source", ""), str):
+            raise BadDocument(f"{where}source must be a text")
+        try:
+            date.fromisoformat(origin.get("as_of", "2000-01-01"))
+        except (TypeError, ValueError) as err:
+            raise BadDocument(f"{where}as_of must be a date, e.g. 2026-01-31") from err
+
+
+def _items(document: Mapping[str, Any], kind: Kind) -> list[_Item]:
     found = document.get(kind, [])
     if not isinstance(found, list) or not all(isinstance(body, dict) for body in found):
         raise BadDocument(f"{kind} must be a list of objects")
-    return (_Item(kind, index, body) for index, body in enumerate(found))
+    if kind != "instance_types":
+        return [_Item(kind, index, body) for index, body in enumerate(found)]
+    return [
+        _Item(
+            kind, index, {k: v for k, v in body.items() if k != "regions"}, body.get("regions", [])
+        )
+        for index, body in enumerate(found)
+    ]
 
 
 @contextmanager
@@ -141,7 +193,8 @@ def _at(item: _Item) -> Iterator[None]:
         yield
     except DomainError as err:
         where = f"{item.kind}[{item.index}]"
-        raise BadDocument(f"{where}: {err.message}", field=where) from err
+        at_fault = ".".join([where, *(detail.field for detail in err.details[:1])])
+        raise BadDocument(f"{at_fault}: {err.message}", field=at_fault) from err
 
 
 async def _region(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
@@ -160,9 +213,6 @@ async def _region(conn: Conn, call: Call, item: _Item, report: Report, now: date
 
 
 async def _type(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
-    body = dict(item.body)
-    regions = body.pop("regions", [])
-    item = _Item(item.kind, item.index, body)
     new = fields.new_type(item.read(instance_type_pb2.CreateInstanceTypeRequest), now)
     before = await instance_types_store.lock_type_by_name(conn, new.provider, new.instance_type)
     if before is None:
@@ -177,7 +227,7 @@ async def _type(conn: Conn, call: Call, item: _Item, report: Report, now: dateti
         else:
             stored = await writes.update_type(conn, call, before, wanted, now)
             report.updated[item.kind] += 1
-    await _associate(conn, call, stored, regions, report, now)
+    await _associate(conn, call, stored, item.regions, report, now)
 
 
 async def _associate(
@@ -185,12 +235,10 @@ async def _associate(
 ) -> None:
     if wanted == "all":
         wanted = await associations_store.list_region_codes(conn, present.provider)
-    if not isinstance(wanted, list) or not all(isinstance(code, str) for code in wanted):
-        raise Invalid('regions must be "all" or a list of region codes')
     held = await associations_store.hold_regions(conn, set(wanted))
     wrong = [c for c in wanted if c not in held or held[c].provider != present.provider]
     if wrong:
-        raise Semantic(f"not regions of {present.provider}: {', '.join(wrong)}")
+        raise Semantic(f"not regions of {present.provider}: {', '.join(wrong)}", field="regions")
     there = await associations_store.list_associated(conn, present.id)
     missing = [region for region in held.values() if region.id not in there]
     report.unchanged["associations"] += len(held) - len(missing)

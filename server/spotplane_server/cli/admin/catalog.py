@@ -126,19 +126,26 @@ def delete_type(
 def import_(
     context: typer.Context,
     file: Annotated[
-        Path | None, typer.Argument(help="JSON; default the catalogue that ships with us.")
+        Path | None, typer.Argument(help="JSON; default the examples that ship with us.")
     ] = None,
+    list_prices: Annotated[
+        bool, typer.Option("--list-prices", help="The providers' list prices that ship with us.")
+    ] = False,
 ) -> None:
     """Import regions, instance types and models, whole or not at all.
 
-    Works on the database of SPOTPLANE_DATABASE_URL, or of `spotplane dev`. Repeating is safe.
+    Works on the database of SPOTPLANE_DATABASE_URL, or of `spotplane dev`. Repeating is safe. List
+    prices say of when they are and where from; have them checked before they decide anything.
     """
     import json
 
     from spotplane_server.catalog import seed
 
+    if file and list_prices:
+        fail("give a file or --list-prices, not both", status=MISUSED)
     try:
-        document = json.loads(file.read_bytes()) if file else seed.shipped()
+        shipped = seed.LIST_PRICES if list_prices else seed.EXAMPLES
+        document = json.loads(file.read_bytes()) if file else seed.shipped(shipped)
     except (OSError, ValueError) as err:
         fail(f"{file}: {err}", status=MISUSED)
     if not isinstance(document, dict):
@@ -150,6 +157,8 @@ def import_(
         for kind in kinds
     )
     show.table(("what", "created", "updated", "unchanged"), rows)
+    for provider, origin in document.get("providers", {}).items():
+        typer.echo(f"{provider}, as of {origin.get('as_of', '?')}: {origin.get('source', '?')}")
 
 
 async def _import(context: typer.Context, document: dict[str, Any]) -> Report:
