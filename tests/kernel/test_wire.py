@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import api_key_pb2, pagination_pb2, tenant_pb2
 from spotplane_server.kernel import flat, wire
 from spotplane_server.kernel.errors import Invalid
@@ -36,10 +37,12 @@ def test_free_json_that_cannot_be_stored_is_the_callers_fault(value: object) -> 
         "2026-01-31T00:00:00",
         "9999-12-31T23:59:59-01:00",
         "2026-13-01T00:00:00Z",
+        "9999-12-31T23:59:59.999999999Z",
+        "0001-01-01T00:00:00Z",
     ],
 )
 def test_an_instant_needs_a_date_a_time_and_a_zone(text: str) -> None:
-    """And must exist in UTC."""
+    """And must exist in UTC; the database takes its first and last moment for infinities."""
     with pytest.raises(Invalid) as caught:
         wire.instant(text, "at")
     assert caught.value.reason == "INVALID_DATE"
@@ -83,3 +86,11 @@ def test_flat_json_prints_lists_even_when_empty() -> None:
             "next_page_token": "",
         },
     }
+
+
+@pytest.mark.parametrize("seconds", [-62_135_596_801, -62_135_596_800, 253_402_300_799])
+def test_times_of_messages_lie_within_the_calendar(seconds: int) -> None:
+    """Its first and last moment would be stored as infinities."""
+    with pytest.raises(Invalid) as caught:
+        wire.from_timestamp(Timestamp(seconds=seconds, nanos=999_999_999 * (seconds > 0)))
+    assert caught.value.reason == "OUT_OF_RANGE"

@@ -46,6 +46,12 @@ class Rpc:
     ) -> Refusal | None:
         """Call with one request message; None when it is answered, else how it is refused."""
         request = self.request(**(ARGUMENTS.get(self.name, {}) | fields))
+        return await self.send(channel, metadata, request)
+
+    async def send(
+        self, channel: grpc.aio.Channel, metadata: Metadata, request: Message
+    ) -> Refusal | None:
+        """Call with a request message that is made already."""
         for _ in range(10):
             try:
                 await _exchange(self, channel, metadata, request)

@@ -47,7 +47,7 @@ def test_default_window_is_the_last_thirty_days() -> None:
         ("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"),
         ("2025-01-01T00:00:00Z", "2026-01-02T00:00:01Z"),
         ("9998-12-31T00:00:00Z", "9999-12-31T23:59:59Z"),
-        ("0001-01-01T00:00:00Z", "0001-01-02T00:00:00Z"),
+        ("0001-01-01T00:00:01Z", "0001-01-02T00:00:00Z"),
     ],
 )
 def test_impossible_window_is_semantic(start: str, end: str) -> None:

@@ -144,7 +144,7 @@ def order(request: pb.IssueCommandRequest, caller: Caller) -> Order:
 
 def beat(request: pb.HeartbeatRequest) -> Beat:
     """What a heartbeat says."""
-    watched = [name.strip() for name in request.monitored_instances if name.strip()]
+    watched = wire.texts(request, "monitored_instances", maximum=128)
     if len(request.inventory) > MAX_INVENTORY:
         raise wire.out_of_range("inventory", f"at most {MAX_INVENTORY} instances")
     mode = wire.optional_text(request, "mode", maximum=64)
@@ -161,7 +161,11 @@ def beat(request: pb.HeartbeatRequest) -> Beat:
             mode if mode in {"spot", "ondemand"} else None,
             _pool(request, instance_type, az),
         ),
-        [told.instance_id for told in request.inventory if told.state.lower() == "terminated"],
+        [
+            wire.text(told.instance_id, "inventory", maximum=128)
+            for told in request.inventory
+            if told.state.lower() == "terminated"
+        ],
         (_percent(request, "cpu_percent"), _percent(request, "memory_percent")),
     )
 

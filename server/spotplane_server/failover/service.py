@@ -143,8 +143,8 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         ]
         wanted = Wanted(
             wire.optional_text(request, "pool_id", maximum=128),
-            list(request.preferred_zones),
-            list(request.exclude_zones),
+            wire.texts(request, "preferred_zones", maximum=64),
+            wire.texts(request, "exclude_zones", maximum=64),
         )
         now = self._clock.now()
         found = await self._rescue(request, kind, deadline, wanted)

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 MAX_METADATA_BYTES: Final = 16 * 1024
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# The database driver stores these as infinities, which come back as times without a zone.
+_INFINITE: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _BARE_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -100,6 +102,12 @@ def optional_text(request: Message, field: str, *, maximum: int) -> str | None:
     if not request.HasField(field):
         return None
     return text(getattr(request, field), field, maximum=maximum)
+
+
+def texts(request: Message, field: str, *, maximum: int) -> list[str]:
+    """Read a list of texts, each held to a length; empty ones are left out."""
+    read = (text(value, field, maximum=maximum) for value in getattr(request, field))
+    return [value for value in read if value]
 
 
 def one_of(value: str, field: str, allowed: Iterable[str]) -> str:
@@ -183,14 +191,15 @@ def instant(value: str, field: str) -> datetime:
     """Read RFC 3339 with a zone.
 
     Raises:
-        Invalid: ``INVALID_DATE``, with a suggestion for a bare date.
+        Invalid: ``INVALID_DATE``, with a suggestion for a bare date; also for the first and the
+            last moment that there is.
     """
     try:
         parsed = datetime.fromisoformat(value)
         at = parsed.astimezone(UTC)
     except (ValueError, OverflowError):  # the latter: beyond the first or the last year
         parsed = None
-    if parsed is None or parsed.tzinfo is None or "T" not in value.upper():
+    if parsed is None or parsed.tzinfo is None or "T" not in value.upper() or at in _INFINITE:
         bare = _BARE_DATE.fullmatch(value) is not None
         raise Invalid(
             f"{field} must be an RFC 3339 date-time with a zone",
@@ -279,12 +288,15 @@ def from_timestamp(value: timestamp_pb2.Timestamp) -> datetime:
     """An instant of a stream message, aware UTC.
 
     Raises:
-        Invalid: It lies outside of the years 1 to 9999.
+        Invalid: It lies outside of the years 1 to 9999, or is their first or last moment.
     """
     try:
-        return value.ToDatetime(tzinfo=UTC)
+        at = value.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as err:
         raise Invalid("a time must lie in the years 1 to 9999", reason="OUT_OF_RANGE") from err
+    if at in _INFINITE:
+        raise Invalid("a time must lie within the years 1 to 9999", reason="OUT_OF_RANGE")
+    return at
 
 
 def struct(value: Mapping[str, Any]) -> struct_pb2.Struct:

@@ -36,7 +36,7 @@ def wish(request: pb.CreateReplicaRequest, *, manual_mode: bool) -> Wish:
     return Wish(
         created_by=wire.optional_text(request, "created_by", maximum=64) or "user",
         pool_id=wire.optional_text(request, "pool_id", maximum=128) or None,
-        exclude_zones=list(request.exclude_zones),
+        exclude_zones=wire.texts(request, "exclude_zones", maximum=64),
         max_nanousd=most,
         for_manual_mode=manual_mode,
         tags=tags(request),
