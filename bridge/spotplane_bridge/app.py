@@ -81,8 +81,9 @@ def create_app(config: BridgeConfig) -> web.Application:
 
     app = web.Application(client_max_size=config.max_body_mib * 1024 * 1024)
     app[HEALTH], app[METRICS] = health, metrics
-    # One route for everything: our own router knows which literal wins and what a path allows.
-    app.router.add_route("*", "/{path:.*}", gateway.handle)
+    # One route for everything: our own router knows which literal wins and what a path allows. A
+    # path may hold an encoded line's end, which a plain dot does not match.
+    app.router.add_route("*", "/{path:(?s:.*)}", gateway.handle)
     app.cleanup_ctx.append(connected)
     app.on_shutdown.append(end_event_streams)
     return app

@@ -139,6 +139,8 @@ class Gateway:
         except (web.RequestPayloadError, ConnectionError):
             # The client sent something else than it said, or left; it may not even read this.
             response = _fail(exchange, Failure(400, "INVALID_JSON", "the body broke off"))
+            # Where the next request begins nobody knows.
+            response.force_close()
         except Exception:
             log.exception("request_failed", request_id=exchange.ids.correlation)
             response = _fail(exchange, Failure(500, "INTERNAL", "internal error"))

@@ -26,6 +26,14 @@ class _Protocol(RequestHandler):
 
     __slots__ = ()
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        error = kw.get("exc_info")
+        if not isinstance(error, web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+            return
+        # What is left of a broken body breaks once more, after the answer: no defect of ours.
+        log.info("body_broken", error=type(error.__cause__).__name__)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import ClientSession
 from spotplane_bridge.app import running
 from spotplane_bridge.config import BridgeConfig
+from yarl import URL
 
 from tests.bridge.fake_plane import FakePlane, fake_plane
 from tests.support.eventually import eventually
@@ -228,10 +229,11 @@ async def test_what_is_not_http_gets_the_same_error_object(
 
 
 async def test_a_body_that_cannot_be_unpacked_is_the_clients_error(http: ClientSession) -> None:
-    """400, and the process goes on."""
+    """400, and the process goes on; the connection does not, which the answer says."""
     packed = {"Content-Encoding": "gzip"}
     async with http.post("/admin/tenants", data=b"abcd", headers=packed) as answer:
         assert answer.status == 400
+        assert answer.headers["Connection"] == "close"
     async with http.get("/health") as answer:
         assert answer.status == 200
 
@@ -251,6 +253,12 @@ async def _send(http: ClientSession, data: bytes) -> bytes:
     received = await reader.read()
     writer.close()
     return received
+
+
+async def test_a_line_s_end_in_a_path_is_a_letter_like_any_other(http: ClientSession) -> None:
+    """The error is ours, not the library's."""
+    async with http.get(URL("/admin/%0A/x", encoded=True)) as answer:
+        assert (await answer.json())["error"]["code"] == "ROUTE_NOT_FOUND"
 
 
 async def test_ids_in_paths_are_decoded(http: ClientSession, plane: FakePlane) -> None:
