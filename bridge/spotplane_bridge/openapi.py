@@ -44,6 +44,7 @@ _TITLES: Final = {
     404: "There is no such resource.",
     409: "The state of things does not allow it.",
     413: "The body is too large.",
+    415: "The body is of another media type.",
     422: "Well-formed but impossible; `details` says what.",
     429: "Too many requests; wait as `Retry-After` says.",
     500: "A defect of ours; the cause is in the log under the correlation id.",
@@ -236,7 +237,9 @@ class _Builder:
         twin = _typed_twin(route)
         if twin is not None:
             items = twin.fields_by_name["data"].message_type
-            schema = {"type": "array", "items": self._schemas.answer(items)}
+            bare = {"type": "array", "items": self._schemas.answer(items)}
+            # The second is what `envelope=true` asks for.
+            schema = {"oneOf": [bare, self._schemas.answer(twin)]}
             example = self._schemas.example(items, frozenset(), of_request=False)
             return {"application/json": {"schema": schema, "example": [example]}}
         kind = "application/zip" if "ZIP archive" in comment else "application/octet-stream"
@@ -255,9 +258,17 @@ class _Builder:
             codes.setdefault(404, [])
         if route.body:
             codes.setdefault(413, []).append("PAYLOAD_TOO_LARGE")
+            codes.setdefault(415, []).append("UNSUPPORTED_MEDIA_TYPE")
+        if route.method != "GET":
+            codes.setdefault(409, []).append("CONFLICT")
+        if route.body or transcode.parameters(route):
+            codes.setdefault(422, []).append("SEMANTIC")
         for status, usual in _ALWAYS.items():
             codes.setdefault(status, []).extend(usual)
-        return {str(status): _error(route, status, codes[status]) for status in sorted(codes)}
+        return {
+            str(status): _error(route, status, list(dict.fromkeys(codes[status])))
+            for status in sorted(codes)
+        }
 
 
 def _error(route: Route, status: int, codes: list[str]) -> dict[str, Any]:
@@ -305,7 +316,7 @@ def _operations_paths() -> dict[str, Any]:
         "/api/v1/admin/openapi.yaml": (
             "This document as YAML",
             "application/yaml",
-            "openapi: 3.1.0",
+            {"openapi": "3.1.0"},
         ),
         "/api-docs": ("This document as a page", "text/html", "<!doctype html>"),
     }

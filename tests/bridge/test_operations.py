@@ -128,7 +128,9 @@ async def test_openapi_says_what_the_comments_say(http: ClientSession) -> None:
     assert schemas["Tenant"]["properties"]["suspension_reason"]["type"] == ["string", "null"]
     assert schemas["Tenant"]["properties"]["total_spend_nanos"]["format"] == "int64"
     flat = document["paths"]["/admin/regions"]["get"]["responses"]["200"]["content"]
-    assert flat["application/json"]["schema"]["type"] == "array"
+    bare, envelope = flat["application/json"]["schema"]["oneOf"]
+    assert bare["type"] == "array"
+    assert envelope["$ref"].endswith("ListRegionsResponse")
     resolve = document["paths"]["/admin/tenants/resolve"]["post"]["responses"]
     assert {"200", "201"} <= resolve.keys()
 

@@ -14,7 +14,7 @@ from spotplane_bridge.dialects.reading import Take
 from spotplane_bridge.dialects.routes import Call, DialectRoute
 from spotplane_bridge.dialects.serving import BoundCall, bind
 from spotplane_bridge.dialects.shapes import Schema, enum_names
-from spotplane_bridge.errors import Failure, Family
+from spotplane_bridge.errors import Failure, Family, family_of
 from spotplane_bridge.schemas import EXAMPLE_UUID, TYPICAL
 
 FAMILY_ERROR: Final[Schema] = {
@@ -44,10 +44,13 @@ _ERRORS: Final = {
     403: ("FORBIDDEN", "The credential may not do this."),
     404: ("NOT_FOUND", "There is no such resource."),
     409: ("CONFLICT", "The state of things does not allow it."),
+    413: ("PAYLOAD_TOO_LARGE", "The body is too large."),
     429: ("RATE_LIMIT_EXCEEDED", "Too many requests; wait as `Retry-After` says."),
     500: ("SERVER_ERROR", "A defect of ours; quote the correlation id."),
     503: ("SERVICE_UNAVAILABLE", "A dependency is away; retry as `Retry-After` says."),
+    504: ("DEADLINE_EXCEEDED", "The deadline passed; whether the change took effect is unknown."),
 }
+_ERROR_SCHEMAS: Final = {Family.CANONICAL: "Error", Family.FLEET: "FieldError"}
 _INSTANT: Final = "2026-03-01T12:00:00Z"
 
 
@@ -218,9 +221,12 @@ def _failures(route: DialectRoute) -> dict[str, Any]:
         for code, members in call.errors.items():
             extra.setdefault(code, []).extend(members)
     found: dict[str, dict[str, Any]] = {}
+    family = family_of(route.template)
+    schema = {"$ref": f"#/components/schemas/{_ERROR_SCHEMAS[family]}"}
     for status, (code, text) in _ERRORS.items():
-        schema = {"$ref": "#/components/schemas/FieldError"}
-        body = Failure(status, code, text.rstrip(".")).body(Family.FLEET, EXAMPLE_UUID)
+        if status == 413 and route.method == "GET":
+            continue
+        body = Failure(status, code, text.rstrip(".")).body(family, EXAMPLE_UUID)
         found[str(status)] = {
             "description": text,
             "content": {"application/json": {"schema": schema, "example": body}},

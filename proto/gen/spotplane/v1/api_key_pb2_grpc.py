@@ -187,6 +187,7 @@ class ApiKeyServiceServicer(object):
 
     def CreateOwnApiKey(self, request, context):
         """Creates a key for the caller's tenant. The role is at most the caller's; `agent` keys need role `admin`. Answers 201.
+        `ENVIRONMENT_NOT_FOUND`, `NO_ACTIVE_ENVIRONMENT`; `SEMANTIC` for an expiry in the past.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,13 +202,14 @@ class ApiKeyServiceServicer(object):
 
     def RevokeOwnApiKey(self, request, context):
         """Revokes a key of the caller's tenant. A caller of role `developer` may revoke keys of role `developer` and `read_only`.
+        `API_KEY_NOT_FOUND`, `KEY_REVOKED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateOwnApiKey(self, request, context):
-        """Rotates a key of the caller's tenant; limits as for `RevokeOwnApiKey`. Answers 201.
+        """Rotates a key of the caller's tenant; limits as for `RevokeOwnApiKey`. Answers 201. `API_KEY_NOT_FOUND`, `KEY_REVOKED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

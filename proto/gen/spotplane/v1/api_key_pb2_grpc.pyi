@@ -50,13 +50,17 @@ class ApiKeyServiceStub:
     ActivateApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.ActivateApiKeyRequest, api_key_pb2.ApiKey]
     """Ends a key's suspension. `KEY_ALREADY_ACTIVE`, `KEY_REVOKED`, `TENANT_NOT_ACTIVE` under a suspended tenant."""
     CreateOwnApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.CreateOwnApiKeyRequest, api_key_pb2.IssuedApiKey]
-    """Creates a key for the caller's tenant. The role is at most the caller's; `agent` keys need role `admin`. Answers 201."""
+    """Creates a key for the caller's tenant. The role is at most the caller's; `agent` keys need role `admin`. Answers 201.
+    `ENVIRONMENT_NOT_FOUND`, `NO_ACTIVE_ENVIRONMENT`; `SEMANTIC` for an expiry in the past.
+    """
     ListOwnApiKeys: aio.UnaryUnaryMultiCallable[api_key_pb2.ListOwnApiKeysRequest, api_key_pb2.ListOwnApiKeysResponse]
     """Lists the caller's tenant's keys, newest first."""
     RevokeOwnApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.RevokeOwnApiKeyRequest, api_key_pb2.RevokeOwnApiKeyResponse]
-    """Revokes a key of the caller's tenant. A caller of role `developer` may revoke keys of role `developer` and `read_only`."""
+    """Revokes a key of the caller's tenant. A caller of role `developer` may revoke keys of role `developer` and `read_only`.
+    `API_KEY_NOT_FOUND`, `KEY_REVOKED`.
+    """
     RotateOwnApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.RotateOwnApiKeyRequest, api_key_pb2.IssuedApiKey]
-    """Rotates a key of the caller's tenant; limits as for `RevokeOwnApiKey`. Answers 201."""
+    """Rotates a key of the caller's tenant; limits as for `RevokeOwnApiKey`. Answers 201. `API_KEY_NOT_FOUND`, `KEY_REVOKED`."""
 
 class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
     """Creates, changes, rotates, suspends and revokes API keys: all of them for administrators, and a tenant's own for its
@@ -153,7 +157,9 @@ class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
         request: api_key_pb2.CreateOwnApiKeyRequest,
         context: aio.ServicerContext[api_key_pb2.CreateOwnApiKeyRequest, abc.Awaitable[api_key_pb2.IssuedApiKey]],
     ) -> abc.Awaitable[api_key_pb2.IssuedApiKey]:
-        """Creates a key for the caller's tenant. The role is at most the caller's; `agent` keys need role `admin`. Answers 201."""
+        """Creates a key for the caller's tenant. The role is at most the caller's; `agent` keys need role `admin`. Answers 201.
+        `ENVIRONMENT_NOT_FOUND`, `NO_ACTIVE_ENVIRONMENT`; `SEMANTIC` for an expiry in the past.
+        """
 
     @abc_1.abstractmethod
     def ListOwnApiKeys(
@@ -169,7 +175,9 @@ class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
         request: api_key_pb2.RevokeOwnApiKeyRequest,
         context: aio.ServicerContext[api_key_pb2.RevokeOwnApiKeyRequest, abc.Awaitable[api_key_pb2.RevokeOwnApiKeyResponse]],
     ) -> abc.Awaitable[api_key_pb2.RevokeOwnApiKeyResponse]:
-        """Revokes a key of the caller's tenant. A caller of role `developer` may revoke keys of role `developer` and `read_only`."""
+        """Revokes a key of the caller's tenant. A caller of role `developer` may revoke keys of role `developer` and `read_only`.
+        `API_KEY_NOT_FOUND`, `KEY_REVOKED`.
+        """
 
     @abc_1.abstractmethod
     def RotateOwnApiKey(
@@ -177,6 +185,6 @@ class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
         request: api_key_pb2.RotateOwnApiKeyRequest,
         context: aio.ServicerContext[api_key_pb2.RotateOwnApiKeyRequest, abc.Awaitable[api_key_pb2.IssuedApiKey]],
     ) -> abc.Awaitable[api_key_pb2.IssuedApiKey]:
-        """Rotates a key of the caller's tenant; limits as for `RevokeOwnApiKey`. Answers 201."""
+        """Rotates a key of the caller's tenant; limits as for `RevokeOwnApiKey`. Answers 201. `API_KEY_NOT_FOUND`, `KEY_REVOKED`."""
 
 def add_ApiKeyServiceServicer_to_server(servicer: ApiKeyServiceServicer, server: aio.Server) -> None: ...
