@@ -7,6 +7,8 @@ from typing import Any
 from spotplane.v1 import node_pb2 as pb
 from spotplane.v1 import node_pb2_grpc
 from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.nodes.bells import Bells
+from spotplane_server.nodes.jobs import SilenceJob
 
 from tests.catalog.world import Catalog
 from tests.support.plane import ADMIN, Metadata, Plane, bearer
@@ -51,6 +53,63 @@ class Nodes:
         request = pb.NodeHeartbeatRequest(id=node_id, health_score=score, **members)
         answer = await self.stub.Heartbeat(request, metadata=who)
         assert answer.status == "ok"
+
+    async def launch(self, **members: Any) -> pb.LaunchNodeResponse:
+        """Order a node."""
+        defaults = {
+            "provider": "aws",
+            "region": "us-east-1",
+            "model": "llama-3-8b",
+            "instance_type": "g5.xlarge",
+        }
+        request = pb.LaunchNodeRequest(**(defaults | members))
+        answer: pb.LaunchNodeResponse = await self.stub.LaunchNode(request, metadata=ADMIN)
+        return answer
+
+    async def job(self, job_id: str) -> pb.GetLaunchStatusResponse:
+        """Read how far a launch is."""
+        request = pb.GetLaunchStatusRequest(job_id=job_id)
+        answer: pb.GetLaunchStatusResponse = await self.stub.GetLaunchStatus(
+            request, metadata=ADMIN
+        )
+        return answer
+
+    async def lease(self, holder: str = "p-1", **members: Any) -> list[pb.NodeOperation]:
+        """Take work as a provisioner."""
+        request = pb.LeaseNodeOperationsRequest(holder=holder, providers=["aws"], **members)
+        answer = await self.stub.LeaseNodeOperations(request, metadata=ADMIN)
+        return list(answer.operations)
+
+    async def report(
+        self, operation: pb.NodeOperation, outcome: str = "working", **members: Any
+    ) -> bool:
+        """Report as a provisioner; whether to go on."""
+        request = pb.ReportNodeOperationRequest(
+            operation_id=operation.id, attempt=operation.attempt, outcome=outcome, **members
+        )
+        return bool((await self.stub.ReportNodeOperation(request, metadata=ADMIN)).open)
+
+    async def terminate(self, name: str) -> None:
+        """End a node."""
+        answer = await self.stub.TerminateNode(
+            pb.TerminateNodeRequest(cluster_name=name), metadata=ADMIN
+        )
+        assert (answer.cluster_name, answer.status) == (name, "terminating")
+
+    async def silence(self) -> None:
+        """Run the job that looks for silent nodes, after servers have taken heartbeats down."""
+        async with self.plane.db.read(EVERY_TENANT) as conn:
+            await conn.execute("UPDATE heartbeat_collection SET seen_at = now()")
+        bells = Bells(self.plane.server.kernel.wakeups, "node-work")
+        await SilenceJob(self.plane.db, bells).run_once(self.plane.server.kernel.clock.now())
+
+    async def logs(self, node_id: str, **members: Any) -> list[str]:
+        """Messages of a node's log, oldest first."""
+        answer = await self.stub.ListNodeLogs(
+            pb.ListNodeLogsRequest(id=node_id, **members), metadata=ADMIN
+        )
+        assert answer.count == len(answer.logs)
+        return [line.message for line in answer.logs]
 
     async def get(self, name: str) -> pb.Node:
         """Read a node."""

@@ -40,6 +40,8 @@ def _at(rule: str, /, status: int = 200, **path: str) -> Case:
 
 _WINDOW: Final = "start_date=2026-01-01T00:00:00Z&end_date=2026-02-01T00:00:00Z"
 
+_LAUNCH: Final = {"provider": "aws", "region": "{region_code}", "model": "m-{mark}"}
+
 # The last case of an RPC may use up its object; the ones before it may not.
 CASES: Final[dict[str, tuple[Case, ...]]] = {
     "TenantService.CreateTenant": (
@@ -269,6 +271,54 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
     "NodeService.Heartbeat": (
         Case("no score", 400, {"id": "{node}"}, body={}, code="MISSING_FIELD"),
         Case("heard", 200, {"id": "{node}"}, body={"health_score": 87.5, "timestamp": "{now}"}),
+    ),
+    "NodeService.LaunchNode": (
+        Case("neither type nor GPU", 400, body=_LAUNCH, code="MISSING_FIELD"),
+        Case(
+            "ordered",
+            201,
+            body={**_LAUNCH, "instance_type": "i.{mark}", "use_spot": True},
+            after=("sold", "model"),
+        ),
+        Case("no such GPU", 422, body={**_LAUNCH, "gpu": "H100"}, code="SEMANTIC"),
+    ),
+    "NodeService.LaunchInstance": (
+        Case("no model", 400, body={"provider": "aws", "region": "x"}, code="MISSING_FIELD"),
+        Case(
+            "ordered",
+            201,
+            body={"provider": "aws", "region": "{region_code}", "model_name": "m-{mark}"},
+            after=("sold", "model"),
+        ),
+    ),
+    "NodeService.GetLaunchStatus": (
+        Case("cancelled", 200, query="job_id={ended_job}"),
+        Case("not found", 200, query=f"job_id={NOBODYS_ID}"),
+        Case("no id", 400, code="MISSING_FIELD"),
+    ),
+    "NodeService.TerminateNode": (
+        Case("ended", 200, {"cluster_name": "node-{mark}"}, after=("node",)),
+        Case("again", 200, {"cluster_name": "node-{mark}"}),
+    ),
+    "NodeService.DrainNode": (
+        Case("drained", 200, {"id": "{node}"}, body={"reason": "upgrade"}),
+        Case("again, no body", 200, {"id": "{node}"}),
+    ),
+    "NodeService.ReportTermination": (
+        Case("no instant", 400, {"id": "{node}"}, body={"deadline": "x"}, code="INVALID_DATE"),
+        Case("received", 200, {"id": "{node}"}, body={"deadline": "{tomorrow}"}),
+    ),
+    "NodeService.DeregisterNode": (
+        Case("left", 200, {"id": "{node}"}),
+        Case("again", 200, {"id": "{node}"}),
+    ),
+    "NodeService.ListNodeLogs": (
+        Case("its end", 200, {"id": "{ended_node}"}, "tail=5"),
+        Case("too many", 400, {"id": "{ended_node}"}, "tail=1001", code="OUT_OF_RANGE"),
+    ),
+    "NodeService.StreamNodeLogs": (
+        Case("to its end", 200, {"id": "{ended_node}"}),
+        Case("too many", 400, {"id": "{ended_node}"}, "tail=1001", code="OUT_OF_RANGE"),
     ),
     "AgentService.Register": (
         Case("no instance", 400, body={"region": "r"}, code="MISSING_FIELD"),

@@ -16,6 +16,8 @@ _LONG: Final = {
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 _SECRET: Final = re.compile(r"\bsp[a]?_[a-z0-9]+_[0-9A-Za-z_]+(\.\.\.)?")
+# The end of a name that was generated.
+_GENERATED: Final = re.compile(r"(?<=-)[0-9a-f]{16}\b")
 # Each call has its own, and the time of use is written a while after the use.
 _VOLATILE: Final = frozenset({"last_used_at", "correlation_id"})
 # Ids that are counted up.
@@ -60,7 +62,12 @@ def masked(value: Any, *, times_only: bool = False) -> Any:
     value = _TIME.sub("<time>", value)
     if times_only:
         return value
-    for pattern, marker in ((_SECRET, "<secret>"), (_UUID, "<id>"), (MARK, "<world>")):
+    for pattern, marker in (
+        (_SECRET, "<secret>"),
+        (_UUID, "<id>"),
+        (_GENERATED, "<id>"),
+        (MARK, "<world>"),
+    ):
         value = pattern.sub(marker, value)
     return value
 

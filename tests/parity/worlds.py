@@ -145,6 +145,15 @@ async def _model_path(world: World) -> None:
     world._made["model_code"] = quote(world._made["model_name"], safe="")
 
 
+async def _ended_job(world: World) -> None:
+    for name in ("sold", "model"):
+        await world.get(name)
+    body = {"provider": "aws", "region": "{region_code}", "model": "m-{mark}", "gpu": "T4"}
+    names = {"ended_job": "job_id", "ended_node": "node_id", "ended_name": "cluster_name"}
+    await world.make("admin", "/admin/nodes/launch", body, **names)
+    await world.make("admin", "/admin/nodes/{ended_name}/terminate", {})
+
+
 async def _agent(world: World) -> None:
     await world.make("key", "/v1/agents/register", REGISTRATION, agent="agent_id")
 
@@ -185,6 +194,8 @@ _MAKERS: Final[dict[str, Maker]] = {
     "node": _node,
     "model_path": _model_path,
     "model_code": _model_path,
+    "ended_job": _ended_job,
+    "ended_node": _ended_job,
     "agent": _agent,
     "command": _command,
     "failover": _failover,

@@ -83,6 +83,13 @@ READS: Final = Counter(
 PRICE_LAG: Final = Gauge(
     "price_pipeline_lag_seconds", "How long the oldest price of the last batch waited to be clean."
 )
+NODES: Final = Gauge("nodes", "Machines that serve models.", ["provider", "status"])
+NODE_LAUNCH_SECONDS: Final = Histogram(
+    "node_launch_seconds",
+    "From the order of a node to its being active.",
+    ["provider"],
+    buckets=(1, 2.5, 5, 10, 30, 60, 120, 180, 300, 600, 900, 1800),
+)
 PARTITIONS_AHEAD: Final = Gauge(
     "usage_partitions_ahead", "Monthly partitions that exist beyond the current month."
 )

@@ -5,17 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from spotplane_server.kernel.db import Database, Scope
-from spotplane_server.nodes import rules, store, trail
+from spotplane_server.kernel.db import EVERY_TENANT, Database, Scope
+from spotplane_server.nodes import launching, rules, store, trail
 from spotplane_server.nodes.errors import NodeNotFound
 from spotplane_server.nodes.requests import Beat
 
 
-async def hear(db: Database, scope: Scope, node_id: UUID, beat: Beat, now: datetime) -> None:
+async def hear(db: Database, scope: Scope, node_id: UUID, beat: Beat, now: datetime) -> bool:
     """Take a heartbeat down, and move the node if its score asks for it.
 
     Most heartbeats are one narrow UPDATE. Only one that moves its node needs a transaction, and the
-    state decided upon is checked there: whoever was faster has decided already.
+    state decided upon is checked there: whoever was faster has decided already. What was proven to
+    be in the scope is written in the scope of all, because the launch is the operator's.
+
+    Returns:
+        Whether the node or its launch moved.
 
     Raises:
         NodeNotFound: There is no such node in the scope, or it is dead.
@@ -28,11 +32,16 @@ async def hear(db: Database, scope: Scope, node_id: UUID, beat: Beat, now: datet
                 raise NodeNotFound
             if node.status == "dead":
                 raise NodeNotFound("the node is dead", suggestion="register it again")
-            return  # overtaken by a later one
+            return False  # overtaken by a later one
     score = float(beat.score)
     after = rules.after_heartbeat(node.status, score)
-    if after == node.status:
-        return
-    async with db.transaction(scope) as conn:
-        if await store.move(conn, node_id, frm=node.status, to=after, why=None, now=now):
+    if after == node.status and not (after == "initializing" and node.launched_at is not None):
+        return False
+    async with db.transaction(EVERY_TENANT) as conn:
+        if after != node.status:
+            if not await store.move(conn, node_id, frm=node.status, to=after, why=None, now=now):
+                return False
             await trail.tell_health(conn, node, after, "heartbeat", now, health_score=score)
+        stage = "health_check" if after == "initializing" else rules.launch_stage(after)
+        await launching.advance(conn, node, stage, now)
+    return True

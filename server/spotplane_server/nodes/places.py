@@ -65,4 +65,4 @@ async def _model(conn: Conn, name: str | None) -> UUID | None:
     found = await store.hold_model(conn, name)
     if found is None:
         raise Semantic(f"no model is named {name}", field="model_name", model=name)
-    return found
+    return found.id

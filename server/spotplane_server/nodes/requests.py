@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, cast
@@ -15,11 +15,15 @@ from google.protobuf.message import Message
 from spotplane.v1 import node_pb2 as pb
 
 from spotplane_server.kernel import wire
+from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.errors import Invalid, Semantic
-from spotplane_server.nodes import rules
+from spotplane_server.nodes import logs_store, rules
+from spotplane_server.nodes.launching import Order
+from spotplane_server.nodes.operations import Report
 from spotplane_server.nodes.rules import Status
 
 MAX_CLOCK_LEAD: Final = timedelta(minutes=5)
+MAX_DEADLINE: Final = timedelta(hours=24)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_GB: Final = 10**8 - 1
 _MAX_USD: Final = 10**6 - 1
@@ -155,3 +159,96 @@ def _url(text: str) -> str:
     if not usable or re.search(r"\s", value):
         raise Invalid("endpoint_url must be an http or https URL", field="endpoint_url")
     return value
+
+
+def order(request: pb.LaunchNodeRequest, tenant_id: TenantId | None) -> Order:
+    """Read an order of a node.
+
+    Raises:
+        Invalid: A member is, or neither type nor GPU is named.
+    """
+    found = _order(request, request.model, "model", tenant_id)
+    if found.gpu is None and found.instance_type is None:
+        raise Invalid(
+            "gpu or instance_type is required", reason="MISSING_FIELD", field="instance_type"
+        )
+    return found
+
+
+def instance_order(request: pb.LaunchInstanceRequest, tenant_id: TenantId | None) -> Order:
+    """Read an order of a node by what it is to serve.
+
+    Raises:
+        Invalid: A member is.
+    """
+    count = wire.optional_integer(request, "gpu_count", 1, 64)
+    return replace(_order(request, request.model_name, "model_name", tenant_id), gpu_count=count)
+
+
+def _order(
+    request: pb.LaunchNodeRequest | pb.LaunchInstanceRequest,
+    model: str,
+    model_field: str,
+    tenant_id: TenantId | None,
+) -> Order:
+    return Order(
+        provider=wire.one_of(request.provider, "provider", rules.LAUNCHABLE),
+        region=wire.text(request.region, "region", maximum=50, required=True),
+        model=wire.text(model, model_field, maximum=255, required=True),
+        model_field=model_field,
+        instance_type=_name_of(request, "instance_type"),
+        gpu=_name_of(request, "gpu"),
+        gpu_count=None,
+        spot=request.use_spot,
+        tenant_id=tenant_id,
+    )
+
+
+def reason(request: Message) -> str | None:
+    """Read a reason for people."""
+    return wire.optional_text(request, "reason", maximum=500)
+
+
+def deadline(request: pb.NodeReportTerminationRequest, provider: str, now: datetime) -> datetime:
+    """Read when a node's cloud takes it back; by its custom when that was not said.
+
+    Raises:
+        Invalid: It is no instant. Semantic: It is too far ahead to be an announcement.
+    """
+    at = wire.optional_instant(request, "deadline")
+    if at is None:
+        return now + rules.notice(provider)
+    if at > now + MAX_DEADLINE:
+        raise Semantic("deadline is more than 24 hours ahead", field="deadline")
+    return at
+
+
+def report(request: pb.ReportNodeOperationRequest) -> Report:
+    """Read what the holder of an operation says.
+
+    Raises:
+        Invalid: A member is.
+    """
+    return Report(
+        operation_id=wire.uuid(request.operation_id, "operation_id", "operation ID"),
+        attempt=wire.integer(request.attempt, "attempt", 1, 2**31 - 1),
+        outcome=wire.one_of(request.outcome, "outcome", ("working", "done", "failed")),
+        retryable=request.retryable,
+        phase=wire.optional_one_of(request, "phase", rules.REPORTED_PHASES) or "provisioning",
+        message=wire.optional_text(request, "message", maximum=1000) or None,
+        machine_id=wire.optional_text(request, "machine_id", maximum=200) or None,
+    )
+
+
+def log_window(
+    request: pb.ListNodeLogsRequest | pb.StreamNodeLogsRequest, now: datetime
+) -> tuple[int, datetime]:
+    """Read how many lines are wanted at most, and from when on.
+
+    Raises:
+        Invalid: One of them is not in its range.
+    """
+    tail = wire.optional_integer(request, "tail", 1, 1000) or 100
+    kept = now - logs_store.KEPT_FOR
+    since = wire.optional_instant(request, "since")
+    return tail, kept if since is None else max(since, kept)

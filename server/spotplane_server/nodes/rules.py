@@ -88,3 +88,50 @@ def worse(before: Status, after: Status) -> bool:
     if before not in _HEALTH or after not in _HEALTH:
         return after == "dead"
     return _HEALTH.index(after) > _HEALTH.index(before)
+
+
+# What a launch goes through, and how far each stage is, in percent.
+PROGRESS: Final[dict[str, int]] = {
+    "queued": 0,
+    "provisioning": 10,
+    "instance_ready": 40,
+    "installing": 50,
+    "model_loading": 60,
+    "health_check": 90,
+    "active": 100,
+}
+# What the one who launches may say; the rest is the node's to show.
+REPORTED_PHASES: Final = ("provisioning", "instance_ready", "installing")
+LAUNCHABLE: Final = tuple(provider for provider in PROVIDERS if provider != "on-prem")
+
+LEASE: Final = timedelta(seconds=30)
+LAUNCH_WITHIN: Final = timedelta(minutes=30)
+TERMINATE_WITHIN: Final = timedelta(hours=24)
+MAX_LAUNCH_FAILURES: Final = 5
+_MAX_PAUSE_SECONDS: Final = 60
+# As the clouds announce it: AWS two minutes before, the others half a minute.
+_NOTICE_SECONDS: Final = {"aws": 120}
+_DEFAULT_NOTICE_SECONDS: Final = 30
+
+
+def launch_stage(status: Status) -> str:
+    """The stage of a launch whose node has registered in this state."""
+    return "active" if status in SERVING else "model_loading"
+
+
+def pause(failures: int) -> timedelta:
+    """How long to wait after so many failures, >= 1: 2, 4, 8 … 60 s."""
+    return timedelta(seconds=min(2 ** min(failures, 10), _MAX_PAUSE_SECONDS))
+
+
+def gives_up(kind: str, failures: int, *, retryable: bool) -> bool:
+    """Whether an operation that has failed so often is over.
+
+    A launch is tried a few times. An end is tried until its deadline: the machine costs money.
+    """
+    return kind == "launch" and (not retryable or failures >= MAX_LAUNCH_FAILURES)
+
+
+def notice(provider: str) -> timedelta:
+    """How long before its end a cloud announces it."""
+    return timedelta(seconds=_NOTICE_SECONDS.get(provider, _DEFAULT_NOTICE_SECONDS))

@@ -7,21 +7,25 @@ from spotplane.v1 import node_pb2 as pb
 from spotplane.v1 import node_pb2_grpc
 
 from spotplane_server.kernel import calls, claims, flat, paging, wire
-from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import EVERY_TENANT
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.nodes import convert, health, lists_store, registration, requests, rules
+from spotplane_server.nodes.departures_service import DepartureHandlers
 from spotplane_server.nodes.errors import NodeNotFound
+from spotplane_server.nodes.launch_service import LaunchHandlers
 from spotplane_server.nodes.lists_store import Listed
+from spotplane_server.nodes.logs_service import LogHandlers
+from spotplane_server.nodes.provisioning_service import ProvisioningHandlers
 
 
-class NodeService(node_pb2_grpc.NodeServiceServicer):
+class NodeService(
+    LaunchHandlers,
+    DepartureHandlers,
+    LogHandlers,
+    ProvisioningHandlers,
+    node_pb2_grpc.NodeServiceServicer,
+):
     """Keeps the machines that serve models."""
-
-    def __init__(self, db: Database, clock: Clock, tokens: paging.PageTokens) -> None:
-        self._db = db
-        self._clock = clock
-        self._tokens = tokens
 
     async def ListNodes(
         self, request: pb.ListNodesRequest, context: Context
@@ -51,6 +55,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         wanted = requests.registration(request)
         async with self._db.transaction(EVERY_TENANT) as conn:
             done = await registration.register(conn, caller, tenant_id, wanted, now)
+        self._lines.ring(done.node.id)
         if done.new:
             calls.created()
         return pb.RegisterNodeResponse(
@@ -63,7 +68,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         caller, now = calls.current().caller, self._clock.now()
         node_id = requests.node_id(request.id)
         beat = requests.beat(request, now)
-        await health.hear(self._db, caller.tenant_id or EVERY_TENANT, node_id, beat, now)
+        if await health.hear(self._db, caller.tenant_id or EVERY_TENANT, node_id, beat, now):
+            self._lines.ring(node_id)
         return pb.NodeHeartbeatResponse(status="ok")
 
     async def _list(self, request: pb.ListNodesRequest) -> pb.ListNodesResponse:

@@ -61,3 +61,8 @@ async def record(
         f"node.{verb}", "node", str(node.id), node.tenant_id, before=before, after=after
     )
     await audit.record(conn, calls.current(), change, now)
+
+
+async def record_move(conn: Conn, node: Known, verb: str, after: Status, now: datetime) -> None:
+    """Write the audit row of a call that moved a node."""
+    await record(conn, node, verb, now, before={"status": node.status}, after={"status": after})

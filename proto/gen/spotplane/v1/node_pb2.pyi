@@ -535,3 +535,894 @@ class NodeHeartbeatResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LaunchNodeRequest(message.Message):
+    """Orders a node."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    GPU_FIELD_NUMBER: builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: builtins.int
+    USE_SPOT_FIELD_NUMBER: builtins.int
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    provider: builtins.str
+    """Required; `aws`, `azure`, `gcp` or `oci`."""
+    region: builtins.str
+    """Required; code of a region of that provider."""
+    model: builtins.str
+    """Required; name or UUID of a model."""
+    gpu: builtins.str
+    """GPU model, e.g. `A10G` or `NVIDIA A10G`; the cheapest type that has it and will do is taken. This or `instance_type`
+    is required.
+    """
+    instance_type: builtins.str
+    """The provider's name of a type that the region offers."""
+    use_spot: builtins.bool
+    """Whether to take spot capacity; default false. `SEMANTIC` when the type has none."""
+    tenant_id: builtins.str
+    """Whose it is to be, UUID; default nobody's: then it becomes its tenant's whose key registers it."""
+    def __init__(
+        self,
+        *,
+        provider: builtins.str = ...,
+        region: builtins.str = ...,
+        model: builtins.str = ...,
+        gpu: builtins.str | None = ...,
+        instance_type: builtins.str | None = ...,
+        use_spot: builtins.bool | None = ...,
+        tenant_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_gpu", b"_gpu", "_instance_type", b"_instance_type", "_tenant_id", b"_tenant_id", "_use_spot", b"_use_spot", "gpu", b"gpu", "instance_type", b"instance_type", "tenant_id", b"tenant_id", "use_spot", b"use_spot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_gpu", b"_gpu", "_instance_type", b"_instance_type", "_tenant_id", b"_tenant_id", "_use_spot", b"_use_spot", "gpu", b"gpu", "instance_type", b"instance_type", "model", b"model", "provider", b"provider", "region", b"region", "tenant_id", b"tenant_id", "use_spot", b"use_spot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gpu: _TypeAlias = typing.Literal["gpu"]  # noqa: Y015
+    _WhichOneofArgType__gpu: _TypeAlias = typing.Literal["_gpu", b"_gpu"]  # noqa: Y015
+    _WhichOneofReturnType__instance_type: _TypeAlias = typing.Literal["instance_type"]  # noqa: Y015
+    _WhichOneofArgType__instance_type: _TypeAlias = typing.Literal["_instance_type", b"_instance_type"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    _WhichOneofReturnType__use_spot: _TypeAlias = typing.Literal["use_spot"]  # noqa: Y015
+    _WhichOneofArgType__use_spot: _TypeAlias = typing.Literal["_use_spot", b"_use_spot"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu) -> _WhichOneofReturnType__gpu | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_type) -> _WhichOneofReturnType__instance_type | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use_spot) -> _WhichOneofReturnType__use_spot | None: ...
+
+@typing.final
+class LaunchNodeResponse(message.Message):
+    """A launch that was ordered."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CLUSTER_NAME_FIELD_NUMBER: builtins.int
+    NODE_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    JOB_ID_FIELD_NUMBER: builtins.int
+    cluster_name: builtins.str
+    """Generated name under which the node is to register."""
+    node_id: builtins.str
+    """UUID of the node."""
+    status: builtins.str
+    """Always `launching`."""
+    job_id: builtins.str
+    """UUID of the job."""
+    def __init__(
+        self,
+        *,
+        cluster_name: builtins.str = ...,
+        node_id: builtins.str = ...,
+        status: builtins.str = ...,
+        job_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cluster_name", b"cluster_name", "job_id", b"job_id", "node_id", b"node_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LaunchInstanceRequest(message.Message):
+    """Orders a node by what it is to serve."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    PROVIDER_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: builtins.int
+    USE_SPOT_FIELD_NUMBER: builtins.int
+    GPU_FIELD_NUMBER: builtins.int
+    GPU_COUNT_FIELD_NUMBER: builtins.int
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    model_name: builtins.str
+    """Required; name or UUID of a model."""
+    provider: builtins.str
+    """Required; `aws`, `azure`, `gcp` or `oci`."""
+    region: builtins.str
+    """Required; code of a region of that provider."""
+    instance_type: builtins.str
+    """The provider's name of a type that the region offers; default the cheapest that will do."""
+    use_spot: builtins.bool
+    """Whether to take spot capacity; default false. `SEMANTIC` when no type that will do has it."""
+    gpu: builtins.str
+    """GPU model, e.g. `A10G`; default any."""
+    gpu_count: builtins.int
+    """GPUs of the type, 1..64; default any number."""
+    tenant_id: builtins.str
+    """Whose it is to be, UUID; default nobody's."""
+    def __init__(
+        self,
+        *,
+        model_name: builtins.str = ...,
+        provider: builtins.str = ...,
+        region: builtins.str = ...,
+        instance_type: builtins.str | None = ...,
+        use_spot: builtins.bool | None = ...,
+        gpu: builtins.str | None = ...,
+        gpu_count: builtins.int | None = ...,
+        tenant_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_gpu", b"_gpu", "_gpu_count", b"_gpu_count", "_instance_type", b"_instance_type", "_tenant_id", b"_tenant_id", "_use_spot", b"_use_spot", "gpu", b"gpu", "gpu_count", b"gpu_count", "instance_type", b"instance_type", "tenant_id", b"tenant_id", "use_spot", b"use_spot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_gpu", b"_gpu", "_gpu_count", b"_gpu_count", "_instance_type", b"_instance_type", "_tenant_id", b"_tenant_id", "_use_spot", b"_use_spot", "gpu", b"gpu", "gpu_count", b"gpu_count", "instance_type", b"instance_type", "model_name", b"model_name", "provider", b"provider", "region", b"region", "tenant_id", b"tenant_id", "use_spot", b"use_spot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gpu: _TypeAlias = typing.Literal["gpu"]  # noqa: Y015
+    _WhichOneofArgType__gpu: _TypeAlias = typing.Literal["_gpu", b"_gpu"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_count: _TypeAlias = typing.Literal["gpu_count"]  # noqa: Y015
+    _WhichOneofArgType__gpu_count: _TypeAlias = typing.Literal["_gpu_count", b"_gpu_count"]  # noqa: Y015
+    _WhichOneofReturnType__instance_type: _TypeAlias = typing.Literal["instance_type"]  # noqa: Y015
+    _WhichOneofArgType__instance_type: _TypeAlias = typing.Literal["_instance_type", b"_instance_type"]  # noqa: Y015
+    _WhichOneofReturnType__tenant_id: _TypeAlias = typing.Literal["tenant_id"]  # noqa: Y015
+    _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
+    _WhichOneofReturnType__use_spot: _TypeAlias = typing.Literal["use_spot"]  # noqa: Y015
+    _WhichOneofArgType__use_spot: _TypeAlias = typing.Literal["_use_spot", b"_use_spot"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu) -> _WhichOneofReturnType__gpu | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_count) -> _WhichOneofReturnType__gpu_count | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_type) -> _WhichOneofReturnType__instance_type | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant_id) -> _WhichOneofReturnType__tenant_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use_spot) -> _WhichOneofReturnType__use_spot | None: ...
+
+@typing.final
+class LaunchInstanceResponse(message.Message):
+    """A launch that was ordered."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    JOB_ID_FIELD_NUMBER: builtins.int
+    NODE_ID_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    PROVIDER_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
+    status: builtins.str
+    """Always `launching`."""
+    message: builtins.str
+    """For a person."""
+    job_id: builtins.str
+    """UUID of the job."""
+    node_id: builtins.str
+    """UUID of the node."""
+    model: builtins.str
+    """Name of the model."""
+    provider: builtins.str
+    """As asked for."""
+    region: builtins.str
+    """As asked for."""
+    def __init__(
+        self,
+        *,
+        status: builtins.str = ...,
+        message: builtins.str = ...,
+        job_id: builtins.str = ...,
+        node_id: builtins.str = ...,
+        model: builtins.str = ...,
+        provider: builtins.str = ...,
+        region: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["job_id", b"job_id", "message", b"message", "model", b"model", "node_id", b"node_id", "provider", b"provider", "region", b"region", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetLaunchStatusRequest(message.Message):
+    """Names a launch."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: builtins.int
+    job_id: builtins.str
+    """Required; UUID of the job."""
+    def __init__(
+        self,
+        *,
+        job_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LaunchStage(message.Message):
+    """A stage that a launch has reached."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: builtins.int
+    PROGRESS_FIELD_NUMBER: builtins.int
+    STARTED_AT_FIELD_NUMBER: builtins.int
+    stage: builtins.str
+    """`queued`, `provisioning`, `instance_ready`, `installing`, `model_loading`, `health_check`, `active` or `failed`."""
+    progress: builtins.int
+    """Percent of the launch at its start."""
+    @builtins.property
+    def started_at(self) -> timestamp_pb2.Timestamp:
+        """When it began."""
+
+    def __init__(
+        self,
+        *,
+        stage: builtins.str = ...,
+        progress: builtins.int = ...,
+        started_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["progress", b"progress", "stage", b"stage", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetLaunchStatusResponse(message.Message):
+    """How far a launch is."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
+    PROGRESS_FIELD_NUMBER: builtins.int
+    STAGES_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    ELAPSED_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    NODE_ID_FIELD_NUMBER: builtins.int
+    CLUSTER_NAME_FIELD_NUMBER: builtins.int
+    job_id: builtins.str
+    """As asked for."""
+    status: builtins.str
+    """`launching`, `active` (done), `failed`, `cancelled` (the node was ended meanwhile) or `not_found`."""
+    stage: builtins.str
+    """The present one, see `LaunchStage`; empty when not found."""
+    progress: builtins.int
+    """Percent, 0..100."""
+    model: builtins.str
+    """Name of the model."""
+    elapsed: builtins.float
+    """Seconds since it was ordered, until its end."""
+    error: builtins.str
+    """Why it failed, or what the last attempt met with."""
+    node_id: builtins.str
+    """UUID of the node."""
+    cluster_name: builtins.str
+    """Name of the node."""
+    @builtins.property
+    def stages(self) -> containers.RepeatedCompositeFieldContainer[LaunchStage]:
+        """Stages so far, in their order."""
+
+    def __init__(
+        self,
+        *,
+        job_id: builtins.str = ...,
+        status: builtins.str = ...,
+        stage: builtins.str = ...,
+        progress: builtins.int = ...,
+        stages: abc.Iterable[LaunchStage] | None = ...,
+        model: builtins.str = ...,
+        elapsed: builtins.float = ...,
+        error: builtins.str | None = ...,
+        node_id: builtins.str | None = ...,
+        cluster_name: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_cluster_name", b"_cluster_name", "_error", b"_error", "_node_id", b"_node_id", "cluster_name", b"cluster_name", "error", b"error", "node_id", b"node_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_cluster_name", b"_cluster_name", "_error", b"_error", "_node_id", b"_node_id", "cluster_name", b"cluster_name", "elapsed", b"elapsed", "error", b"error", "job_id", b"job_id", "model", b"model", "node_id", b"node_id", "progress", b"progress", "stage", b"stage", "stages", b"stages", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cluster_name: _TypeAlias = typing.Literal["cluster_name"]  # noqa: Y015
+    _WhichOneofArgType__cluster_name: _TypeAlias = typing.Literal["_cluster_name", b"_cluster_name"]  # noqa: Y015
+    _WhichOneofReturnType__error: _TypeAlias = typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__node_id: _TypeAlias = typing.Literal["node_id"]  # noqa: Y015
+    _WhichOneofArgType__node_id: _TypeAlias = typing.Literal["_node_id", b"_node_id"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster_name) -> _WhichOneofReturnType__cluster_name | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__node_id) -> _WhichOneofReturnType__node_id | None: ...
+
+@typing.final
+class TerminateNodeRequest(message.Message):
+    """Names a node to end."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CLUSTER_NAME_FIELD_NUMBER: builtins.int
+    cluster_name: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        cluster_name: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cluster_name", b"cluster_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class TerminateNodeResponse(message.Message):
+    """A node's end is on its way."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CLUSTER_NAME_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    cluster_name: builtins.str
+    """Its name."""
+    status: builtins.str
+    """Always `terminating`."""
+    def __init__(
+        self,
+        *,
+        cluster_name: builtins.str = ...,
+        status: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cluster_name", b"cluster_name", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DrainNodeRequest(message.Message):
+    """Names a node to drain."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    reason: builtins.str
+    """For people; at most 500 characters."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        reason: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_reason", b"_reason", "reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_reason", b"_reason", "id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reason: _TypeAlias = typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+
+@typing.final
+class DrainNodeResponse(message.Message):
+    """A node drains."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    status: builtins.str
+    """Always `draining`."""
+    def __init__(
+        self,
+        *,
+        status: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class NodeReportTerminationRequest(message.Message):
+    """Says when a node's cloud takes it back."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    DEADLINE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    deadline: builtins.str
+    """RFC 3339, at most 24 hours ahead; default in 120 s on `aws`, in 30 s elsewhere, as those clouds announce it."""
+    reason: builtins.str
+    """For people; at most 500 characters."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        deadline: builtins.str | None = ...,
+        reason: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_deadline", b"_deadline", "_reason", b"_reason", "deadline", b"deadline", "reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_deadline", b"_deadline", "_reason", b"_reason", "deadline", b"deadline", "id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deadline: _TypeAlias = typing.Literal["deadline"]  # noqa: Y015
+    _WhichOneofArgType__deadline: _TypeAlias = typing.Literal["_deadline", b"_deadline"]  # noqa: Y015
+    _WhichOneofReturnType__reason: _TypeAlias = typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline) -> _WhichOneofReturnType__deadline | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+
+@typing.final
+class NodeReportTerminationResponse(message.Message):
+    """The warning is kept."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    status: builtins.str
+    """Always `received`."""
+    def __init__(
+        self,
+        *,
+        status: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeregisterNodeRequest(message.Message):
+    """Names a node that leaves."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    reason: builtins.str
+    """For people; at most 500 characters."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        reason: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_reason", b"_reason", "reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_reason", b"_reason", "id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reason: _TypeAlias = typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+
+@typing.final
+class DeregisterNodeResponse(message.Message):
+    """A node has left."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    status: builtins.str
+    """Always `deregistered`."""
+    def __init__(
+        self,
+        *,
+        status: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListNodeLogsRequest(message.Message):
+    """Names a node whose log is wanted."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    TAIL_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    FOLLOW_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    tail: builtins.int
+    """Most lines, the newest; 1..1000, default 100."""
+    since: builtins.str
+    """RFC 3339: lines from then on only."""
+    follow: builtins.bool
+    """Without effect here: this always answers at once. `StreamNodeLogs` follows."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        tail: builtins.int | None = ...,
+        since: builtins.str | None = ...,
+        follow: builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_follow", b"_follow", "_since", b"_since", "_tail", b"_tail", "follow", b"follow", "since", b"since", "tail", b"tail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_follow", b"_follow", "_since", b"_since", "_tail", b"_tail", "follow", b"follow", "id", b"id", "since", b"since", "tail", b"tail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__follow: _TypeAlias = typing.Literal["follow"]  # noqa: Y015
+    _WhichOneofArgType__follow: _TypeAlias = typing.Literal["_follow", b"_follow"]  # noqa: Y015
+    _WhichOneofReturnType__since: _TypeAlias = typing.Literal["since"]  # noqa: Y015
+    _WhichOneofArgType__since: _TypeAlias = typing.Literal["_since", b"_since"]  # noqa: Y015
+    _WhichOneofReturnType__tail: _TypeAlias = typing.Literal["tail"]  # noqa: Y015
+    _WhichOneofArgType__tail: _TypeAlias = typing.Literal["_tail", b"_tail"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__follow) -> _WhichOneofReturnType__follow | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__since) -> _WhichOneofReturnType__since | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail) -> _WhichOneofReturnType__tail | None: ...
+
+@typing.final
+class NodeLog(message.Message):
+    """A line of a node's log."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TIMESTAMP_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    PHASE_FIELD_NUMBER: builtins.int
+    PROGRESS_FIELD_NUMBER: builtins.int
+    level: builtins.str
+    """`debug`, `info`, `warning` or `error`."""
+    message: builtins.str
+    """For a person."""
+    phase: builtins.str
+    """Stage of the launch, see `LaunchStage`, where the line is about it."""
+    progress: builtins.int
+    """Percent of the launch, where the line is about it."""
+    @builtins.property
+    def timestamp(self) -> timestamp_pb2.Timestamp:
+        """When it was written."""
+
+    def __init__(
+        self,
+        *,
+        timestamp: timestamp_pb2.Timestamp | None = ...,
+        level: builtins.str = ...,
+        message: builtins.str = ...,
+        phase: builtins.str | None = ...,
+        progress: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_phase", b"_phase", "_progress", b"_progress", "phase", b"phase", "progress", b"progress", "timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_phase", b"_phase", "_progress", b"_progress", "level", b"level", "message", b"message", "phase", b"phase", "progress", b"progress", "timestamp", b"timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__phase: _TypeAlias = typing.Literal["phase"]  # noqa: Y015
+    _WhichOneofArgType__phase: _TypeAlias = typing.Literal["_phase", b"_phase"]  # noqa: Y015
+    _WhichOneofReturnType__progress: _TypeAlias = typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__phase) -> _WhichOneofReturnType__phase | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+
+@typing.final
+class ListNodeLogsResponse(message.Message):
+    """The end of a node's log."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    LOGS_FIELD_NUMBER: builtins.int
+    node_id: builtins.str
+    """As asked for."""
+    count: builtins.int
+    """How many lines there are below."""
+    @builtins.property
+    def logs(self) -> containers.RepeatedCompositeFieldContainer[NodeLog]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        node_id: builtins.str = ...,
+        count: builtins.int = ...,
+        logs: abc.Iterable[NodeLog] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "logs", b"logs", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class StreamNodeLogsRequest(message.Message):
+    """Names a node whose log is to be followed."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    TAIL_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    FOLLOW_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    tail: builtins.int
+    """Most lines to start with, the newest; 1..1000, default 100."""
+    since: builtins.str
+    """RFC 3339: lines from then on only."""
+    follow: builtins.bool
+    """Whether to go on after those lines; default true."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        tail: builtins.int | None = ...,
+        since: builtins.str | None = ...,
+        follow: builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_follow", b"_follow", "_since", b"_since", "_tail", b"_tail", "follow", b"follow", "since", b"since", "tail", b"tail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_follow", b"_follow", "_since", b"_since", "_tail", b"_tail", "follow", b"follow", "id", b"id", "since", b"since", "tail", b"tail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__follow: _TypeAlias = typing.Literal["follow"]  # noqa: Y015
+    _WhichOneofArgType__follow: _TypeAlias = typing.Literal["_follow", b"_follow"]  # noqa: Y015
+    _WhichOneofReturnType__since: _TypeAlias = typing.Literal["since"]  # noqa: Y015
+    _WhichOneofArgType__since: _TypeAlias = typing.Literal["_since", b"_since"]  # noqa: Y015
+    _WhichOneofReturnType__tail: _TypeAlias = typing.Literal["tail"]  # noqa: Y015
+    _WhichOneofArgType__tail: _TypeAlias = typing.Literal["_tail", b"_tail"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__follow) -> _WhichOneofReturnType__follow | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__since) -> _WhichOneofReturnType__since | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail) -> _WhichOneofReturnType__tail | None: ...
+
+@typing.final
+class LeaseNodeOperationsRequest(message.Message):
+    """Asks for work."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: builtins.int
+    PROVIDERS_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: builtins.int
+    holder: builtins.str
+    """Required; who does it, for people; 1..200 characters."""
+    limit: builtins.int
+    """Most operations, 1..100; default 1."""
+    wait_seconds: builtins.int
+    """How long to wait while there are none, 0..25; default 0."""
+    @builtins.property
+    def providers(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Required; clouds it can work in: `aws`, `azure`, `gcp`, `oci`."""
+
+    def __init__(
+        self,
+        *,
+        holder: builtins.str = ...,
+        providers: abc.Iterable[builtins.str] | None = ...,
+        limit: builtins.int | None = ...,
+        wait_seconds: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_wait_seconds", b"_wait_seconds", "limit", b"limit", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_wait_seconds", b"_wait_seconds", "holder", b"holder", "limit", b"limit", "providers", b"providers", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__wait_seconds: _TypeAlias = typing.Literal["wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__wait_seconds: _TypeAlias = typing.Literal["_wait_seconds", b"_wait_seconds"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_seconds) -> _WhichOneofReturnType__wait_seconds | None: ...
+
+@typing.final
+class LeaseNodeOperationsResponse(message.Message):
+    """Work that is the caller's until its leases run out."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: builtins.int
+    lease_seconds: builtins.int
+    """How long each lease lasts without a report."""
+    @builtins.property
+    def operations(self) -> containers.RepeatedCompositeFieldContainer[NodeOperation]:
+        """Oldest first; empty when there was none."""
+
+    def __init__(
+        self,
+        *,
+        operations: abc.Iterable[NodeOperation] | None = ...,
+        lease_seconds: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lease_seconds", b"lease_seconds", "operations", b"operations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class NodeOperation(message.Message):
+    """A machine to be launched or ended."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    NODE_ID_FIELD_NUMBER: builtins.int
+    CLUSTER_NAME_FIELD_NUMBER: builtins.int
+    PROVIDER_FIELD_NUMBER: builtins.int
+    REGION_FIELD_NUMBER: builtins.int
+    INSTANCE_TYPE_FIELD_NUMBER: builtins.int
+    SPOT_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    LAUNCH_ID_FIELD_NUMBER: builtins.int
+    MACHINE_ID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    kind: builtins.str
+    """`launch` or `terminate`."""
+    node_id: builtins.str
+    """UUID of the node."""
+    cluster_name: builtins.str
+    """Name under which the machine is to register its node."""
+    provider: builtins.str
+    """`aws`, `azure`, `gcp` or `oci`."""
+    region: builtins.str
+    """Code of the region."""
+    instance_type: builtins.str
+    """The provider's name of the type."""
+    spot: builtins.bool
+    """Whether it is spot capacity."""
+    model: builtins.str
+    """Name of the model that it is to serve."""
+    launch_id: builtins.str
+    """UUID: the client token of the launch, the same at every attempt and for the termination."""
+    machine_id: builtins.str
+    """The cloud's id of the machine, where known already; where not, there may be one of that `launch_id`."""
+    attempt: builtins.int
+    """Which attempt this is, from 1; to be named by reports."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        kind: builtins.str = ...,
+        node_id: builtins.str = ...,
+        cluster_name: builtins.str = ...,
+        provider: builtins.str = ...,
+        region: builtins.str = ...,
+        instance_type: builtins.str = ...,
+        spot: builtins.bool = ...,
+        model: builtins.str = ...,
+        launch_id: builtins.str = ...,
+        machine_id: builtins.str | None = ...,
+        attempt: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_machine_id", b"_machine_id", "machine_id", b"machine_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_machine_id", b"_machine_id", "attempt", b"attempt", "cluster_name", b"cluster_name", "id", b"id", "instance_type", b"instance_type", "kind", b"kind", "launch_id", b"launch_id", "machine_id", b"machine_id", "model", b"model", "node_id", b"node_id", "provider", b"provider", "region", b"region", "spot", b"spot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__machine_id: _TypeAlias = typing.Literal["machine_id"]  # noqa: Y015
+    _WhichOneofArgType__machine_id: _TypeAlias = typing.Literal["_machine_id", b"_machine_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__machine_id) -> _WhichOneofReturnType__machine_id | None: ...
+
+@typing.final
+class ReportNodeOperationRequest(message.Message):
+    """How far an operation is."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    RETRYABLE_FIELD_NUMBER: builtins.int
+    PHASE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    MACHINE_ID_FIELD_NUMBER: builtins.int
+    operation_id: builtins.str
+    """UUID."""
+    attempt: builtins.int
+    """As leased."""
+    outcome: builtins.str
+    """Required; `working`, `done` (a termination: the machine is gone; a launch is done by its node) or `failed`."""
+    retryable: builtins.bool
+    """Of `failed`: whether another attempt may do better; default false. A machine may exist all the same."""
+    phase: builtins.str
+    """Of a launch: `provisioning`, `instance_ready` or `installing`; an earlier one than the present is ignored."""
+    message: builtins.str
+    """A line for the node's log; at most 1000 characters."""
+    machine_id: builtins.str
+    """The cloud's id of the machine, as soon as it is known; at most 200 characters."""
+    def __init__(
+        self,
+        *,
+        operation_id: builtins.str = ...,
+        attempt: builtins.int = ...,
+        outcome: builtins.str = ...,
+        retryable: builtins.bool | None = ...,
+        phase: builtins.str | None = ...,
+        message: builtins.str | None = ...,
+        machine_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_machine_id", b"_machine_id", "_message", b"_message", "_phase", b"_phase", "_retryable", b"_retryable", "machine_id", b"machine_id", "message", b"message", "phase", b"phase", "retryable", b"retryable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_machine_id", b"_machine_id", "_message", b"_message", "_phase", b"_phase", "_retryable", b"_retryable", "attempt", b"attempt", "machine_id", b"machine_id", "message", b"message", "operation_id", b"operation_id", "outcome", b"outcome", "phase", b"phase", "retryable", b"retryable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__machine_id: _TypeAlias = typing.Literal["machine_id"]  # noqa: Y015
+    _WhichOneofArgType__machine_id: _TypeAlias = typing.Literal["_machine_id", b"_machine_id"]  # noqa: Y015
+    _WhichOneofReturnType__message: _TypeAlias = typing.Literal["message"]  # noqa: Y015
+    _WhichOneofArgType__message: _TypeAlias = typing.Literal["_message", b"_message"]  # noqa: Y015
+    _WhichOneofReturnType__phase: _TypeAlias = typing.Literal["phase"]  # noqa: Y015
+    _WhichOneofArgType__phase: _TypeAlias = typing.Literal["_phase", b"_phase"]  # noqa: Y015
+    _WhichOneofReturnType__retryable: _TypeAlias = typing.Literal["retryable"]  # noqa: Y015
+    _WhichOneofArgType__retryable: _TypeAlias = typing.Literal["_retryable", b"_retryable"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__machine_id) -> _WhichOneofReturnType__machine_id | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__phase) -> _WhichOneofReturnType__phase | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retryable) -> _WhichOneofReturnType__retryable | None: ...
+
+@typing.final
+class ReportNodeOperationResponse(message.Message):
+    """Whether to go on."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: builtins.int
+    open: builtins.bool
+    """False: drop it."""
+    lease_seconds: builtins.int
+    """How long the lease lasts from now on."""
+    def __init__(
+        self,
+        *,
+        open: builtins.bool = ...,
+        lease_seconds: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["lease_seconds", b"lease_seconds", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -70,6 +70,26 @@ class NodeServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_node__pb2.GetNodeStatusRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_node__pb2.GetNodeStatusResponse.FromString,
                 _registered_method=True)
+        self.LaunchNode = channel.unary_unary(
+                '/spotplane.v1.NodeService/LaunchNode',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.LaunchNodeRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.LaunchNodeResponse.FromString,
+                _registered_method=True)
+        self.LaunchInstance = channel.unary_unary(
+                '/spotplane.v1.NodeService/LaunchInstance',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.LaunchInstanceRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.LaunchInstanceResponse.FromString,
+                _registered_method=True)
+        self.GetLaunchStatus = channel.unary_unary(
+                '/spotplane.v1.NodeService/GetLaunchStatus',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.GetLaunchStatusRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.GetLaunchStatusResponse.FromString,
+                _registered_method=True)
+        self.TerminateNode = channel.unary_unary(
+                '/spotplane.v1.NodeService/TerminateNode',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.TerminateNodeRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.TerminateNodeResponse.FromString,
+                _registered_method=True)
         self.RegisterNode = channel.unary_unary(
                 '/spotplane.v1.NodeService/RegisterNode',
                 request_serializer=spotplane_dot_v1_dot_node__pb2.RegisterNodeRequest.SerializeToString,
@@ -79,6 +99,41 @@ class NodeServiceStub(object):
                 '/spotplane.v1.NodeService/Heartbeat',
                 request_serializer=spotplane_dot_v1_dot_node__pb2.NodeHeartbeatRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_node__pb2.NodeHeartbeatResponse.FromString,
+                _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/spotplane.v1.NodeService/DrainNode',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.ReportTermination = channel.unary_unary(
+                '/spotplane.v1.NodeService/ReportTermination',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.NodeReportTerminationRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.NodeReportTerminationResponse.FromString,
+                _registered_method=True)
+        self.DeregisterNode = channel.unary_unary(
+                '/spotplane.v1.NodeService/DeregisterNode',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.DeregisterNodeRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.DeregisterNodeResponse.FromString,
+                _registered_method=True)
+        self.ListNodeLogs = channel.unary_unary(
+                '/spotplane.v1.NodeService/ListNodeLogs',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.ListNodeLogsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.ListNodeLogsResponse.FromString,
+                _registered_method=True)
+        self.StreamNodeLogs = channel.unary_stream(
+                '/spotplane.v1.NodeService/StreamNodeLogs',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.StreamNodeLogsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.LeaseNodeOperations = channel.unary_unary(
+                '/spotplane.v1.NodeService/LeaseNodeOperations',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.LeaseNodeOperationsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.LeaseNodeOperationsResponse.FromString,
+                _registered_method=True)
+        self.ReportNodeOperation = channel.unary_unary(
+                '/spotplane.v1.NodeService/ReportNodeOperation',
+                request_serializer=spotplane_dot_v1_dot_node__pb2.ReportNodeOperationRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_node__pb2.ReportNodeOperationResponse.FromString,
                 _registered_method=True)
 
 
@@ -128,6 +183,42 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LaunchNode(self, request, context):
+        """Orders a machine that serves a model. Answers 201 at once; the work is a durable job that a provisioner does
+        (`LeaseNodeOperations`), to be followed by `GetLaunchStatus` or the node's log. It is done when a node registers
+        under the name and is active. A launch that finds no capacity is tried again, five times in all, and given up after
+        30 minutes; what it may have launched is ended then. Not safe to repeat without an idempotency key.
+
+        `SEMANTIC` when the catalogue lacks the region, the model or the type, when the region takes no launches or is full,
+        or when no type that it offers has the GPU or the memory that the model needs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LaunchInstance(self, request, context):
+        """The same for launch forms: the type may be left to the plane, which takes the cheapest that will do. Answers 201.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLaunchStatus(self, request, context):
+        """Tells how far a launch is. An id that no launch has is no error: `status` is `not_found` then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TerminateNode(self, request, context):
+        """Ends a node: it takes no new requests, and its machine is ended by a durable job if the plane launched it. One that
+        came by itself counts as dead once its agent is silent; its machine is its operator's to end. Safe to repeat.
+        `NODE_NOT_FOUND` when there is none; an instance of the fleet is ended through `FleetService`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterNode(self, request, context):
         """Makes a node known, or known anew. Answers 201 for a new one and 200 for a known `cluster_name`, whose fields that
         are present are replaced; so repeating is safe. It brings a dead node back, ends a drain unless the cloud's deadline
@@ -145,6 +236,67 @@ class NodeServiceServicer(object):
         """Says that a node lives and how it is. Send one every 10 s; after 30 s of silence it counts as suspect. A heartbeat
         whose `timestamp` is before that of a former one changes nothing. `NODE_NOT_FOUND` when there is none, or when it
         is dead: then register it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainNode(self, request, context):
+        """Takes a node out of use: it gets no new requests and may finish those it has. Safe to repeat. `NODE_NOT_FOUND` when
+        there is none, or it is dead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportTermination(self, request, context):
+        """Says that a node's cloud takes it back: it drains, and the deadline is kept. Safe to repeat; another deadline
+        replaces the former one. `NODE_NOT_FOUND` when there is none, or it is dead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeregisterNode(self, request, context):
+        """Says that a node leaves: it is dead, unless the plane launched its machine, which is then ended first. Safe to
+        repeat. `NODE_NOT_FOUND` when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNodeLogs(self, request, context):
+        """Reads the end of a node's log, oldest line first. Lines are kept for 24 hours. `NODE_NOT_FOUND` when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamNodeLogs(self, request, context):
+        """Follows a node's log as server-sent events, whose `data` is a JSON object:
+        `log` (a line, as in `NodeLog`), `status` (`node_id`, `status`, `stage`, `progress`; at the start and whenever one of
+        them changes), `error` (`message`: why the launch failed), `done` (`status`; the last). The id of a `log` event is
+        its line's.
+
+        It ends with `done` when the launch that was open has ended, when the node is dead, or after the tail when `follow`
+        is false; a comment is sent every 15 s meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaseNodeOperations(self, request, context):
+        """For provisioners: takes work that nobody does, oldest first, and waits for some when there is none. A lease lasts
+        `lease_seconds`; a report renews it. Work whose lease has run out is given out again, so whoever takes it must be
+        ready to find it begun: a launch asks its cloud for the machine of its `launch_id` first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportNodeOperation(self, request, context):
+        """For provisioners: says how far an operation is, and keeps its lease. An answer that is not `open` says to drop it:
+        it is done, cancelled, or another's by now. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +325,26 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=spotplane_dot_v1_dot_node__pb2.GetNodeStatusRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_node__pb2.GetNodeStatusResponse.SerializeToString,
             ),
+            'LaunchNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.LaunchNode,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.LaunchNodeRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.LaunchNodeResponse.SerializeToString,
+            ),
+            'LaunchInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.LaunchInstance,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.LaunchInstanceRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.LaunchInstanceResponse.SerializeToString,
+            ),
+            'GetLaunchStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLaunchStatus,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.GetLaunchStatusRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.GetLaunchStatusResponse.SerializeToString,
+            ),
+            'TerminateNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.TerminateNode,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.TerminateNodeRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.TerminateNodeResponse.SerializeToString,
+            ),
             'RegisterNode': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterNode,
                     request_deserializer=spotplane_dot_v1_dot_node__pb2.RegisterNodeRequest.FromString,
@@ -182,6 +354,41 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=spotplane_dot_v1_dot_node__pb2.NodeHeartbeatRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_node__pb2.NodeHeartbeatResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.DrainNodeRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'ReportTermination': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportTermination,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.NodeReportTerminationRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.NodeReportTerminationResponse.SerializeToString,
+            ),
+            'DeregisterNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeregisterNode,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.DeregisterNodeRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.DeregisterNodeResponse.SerializeToString,
+            ),
+            'ListNodeLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodeLogs,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.ListNodeLogsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.ListNodeLogsResponse.SerializeToString,
+            ),
+            'StreamNodeLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamNodeLogs,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.StreamNodeLogsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'LeaseNodeOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseNodeOperations,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.LeaseNodeOperationsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.LeaseNodeOperationsResponse.SerializeToString,
+            ),
+            'ReportNodeOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportNodeOperation,
+                    request_deserializer=spotplane_dot_v1_dot_node__pb2.ReportNodeOperationRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_node__pb2.ReportNodeOperationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -318,6 +525,114 @@ class NodeService(object):
             _registered_method=True)
 
     @staticmethod
+    def LaunchNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/LaunchNode',
+            spotplane_dot_v1_dot_node__pb2.LaunchNodeRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.LaunchNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LaunchInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/LaunchInstance',
+            spotplane_dot_v1_dot_node__pb2.LaunchInstanceRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.LaunchInstanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLaunchStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/GetLaunchStatus',
+            spotplane_dot_v1_dot_node__pb2.GetLaunchStatusRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.GetLaunchStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TerminateNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/TerminateNode',
+            spotplane_dot_v1_dot_node__pb2.TerminateNodeRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.TerminateNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RegisterNode(request,
             target,
             options=(),
@@ -361,6 +676,195 @@ class NodeService(object):
             '/spotplane.v1.NodeService/Heartbeat',
             spotplane_dot_v1_dot_node__pb2.NodeHeartbeatRequest.SerializeToString,
             spotplane_dot_v1_dot_node__pb2.NodeHeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/DrainNode',
+            spotplane_dot_v1_dot_node__pb2.DrainNodeRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportTermination(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/ReportTermination',
+            spotplane_dot_v1_dot_node__pb2.NodeReportTerminationRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.NodeReportTerminationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeregisterNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/DeregisterNode',
+            spotplane_dot_v1_dot_node__pb2.DeregisterNodeRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.DeregisterNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodeLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/ListNodeLogs',
+            spotplane_dot_v1_dot_node__pb2.ListNodeLogsRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.ListNodeLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamNodeLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spotplane.v1.NodeService/StreamNodeLogs',
+            spotplane_dot_v1_dot_node__pb2.StreamNodeLogsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaseNodeOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/LeaseNodeOperations',
+            spotplane_dot_v1_dot_node__pb2.LeaseNodeOperationsRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.LeaseNodeOperationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportNodeOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.NodeService/ReportNodeOperation',
+            spotplane_dot_v1_dot_node__pb2.ReportNodeOperationRequest.SerializeToString,
+            spotplane_dot_v1_dot_node__pb2.ReportNodeOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,24 @@ class NodeServiceStub:
     """Reads one node. `NODE_NOT_FOUND` when there is none."""
     GetNodeStatus: aio.UnaryUnaryMultiCallable[node_pb2.GetNodeStatusRequest, node_pb2.GetNodeStatusResponse]
     """Reads a node's state alone. `NODE_NOT_FOUND` when there is none."""
+    LaunchNode: aio.UnaryUnaryMultiCallable[node_pb2.LaunchNodeRequest, node_pb2.LaunchNodeResponse]
+    """Orders a machine that serves a model. Answers 201 at once; the work is a durable job that a provisioner does
+    (`LeaseNodeOperations`), to be followed by `GetLaunchStatus` or the node's log. It is done when a node registers
+    under the name and is active. A launch that finds no capacity is tried again, five times in all, and given up after
+    30 minutes; what it may have launched is ended then. Not safe to repeat without an idempotency key.
+
+    `SEMANTIC` when the catalogue lacks the region, the model or the type, when the region takes no launches or is full,
+    or when no type that it offers has the GPU or the memory that the model needs.
+    """
+    LaunchInstance: aio.UnaryUnaryMultiCallable[node_pb2.LaunchInstanceRequest, node_pb2.LaunchInstanceResponse]
+    """The same for launch forms: the type may be left to the plane, which takes the cheapest that will do. Answers 201."""
+    GetLaunchStatus: aio.UnaryUnaryMultiCallable[node_pb2.GetLaunchStatusRequest, node_pb2.GetLaunchStatusResponse]
+    """Tells how far a launch is. An id that no launch has is no error: `status` is `not_found` then."""
+    TerminateNode: aio.UnaryUnaryMultiCallable[node_pb2.TerminateNodeRequest, node_pb2.TerminateNodeResponse]
+    """Ends a node: it takes no new requests, and its machine is ended by a durable job if the plane launched it. One that
+    came by itself counts as dead once its agent is silent; its machine is its operator's to end. Safe to repeat.
+    `NODE_NOT_FOUND` when there is none; an instance of the fleet is ended through `FleetService`.
+    """
     RegisterNode: aio.UnaryUnaryMultiCallable[node_pb2.RegisterNodeRequest, node_pb2.RegisterNodeResponse]
     """Makes a node known, or known anew. Answers 201 for a new one and 200 for a known `cluster_name`, whose fields that
     are present are replaced; so repeating is safe. It brings a dead node back, ends a drain unless the cloud's deadline
@@ -53,6 +71,38 @@ class NodeServiceStub:
     """Says that a node lives and how it is. Send one every 10 s; after 30 s of silence it counts as suspect. A heartbeat
     whose `timestamp` is before that of a former one changes nothing. `NODE_NOT_FOUND` when there is none, or when it
     is dead: then register it again.
+    """
+    DrainNode: aio.UnaryUnaryMultiCallable[node_pb2.DrainNodeRequest, node_pb2.DrainNodeResponse]
+    """Takes a node out of use: it gets no new requests and may finish those it has. Safe to repeat. `NODE_NOT_FOUND` when
+    there is none, or it is dead.
+    """
+    ReportTermination: aio.UnaryUnaryMultiCallable[node_pb2.NodeReportTerminationRequest, node_pb2.NodeReportTerminationResponse]
+    """Says that a node's cloud takes it back: it drains, and the deadline is kept. Safe to repeat; another deadline
+    replaces the former one. `NODE_NOT_FOUND` when there is none, or it is dead.
+    """
+    DeregisterNode: aio.UnaryUnaryMultiCallable[node_pb2.DeregisterNodeRequest, node_pb2.DeregisterNodeResponse]
+    """Says that a node leaves: it is dead, unless the plane launched its machine, which is then ended first. Safe to
+    repeat. `NODE_NOT_FOUND` when there is none.
+    """
+    ListNodeLogs: aio.UnaryUnaryMultiCallable[node_pb2.ListNodeLogsRequest, node_pb2.ListNodeLogsResponse]
+    """Reads the end of a node's log, oldest line first. Lines are kept for 24 hours. `NODE_NOT_FOUND` when there is none."""
+    StreamNodeLogs: aio.UnaryStreamMultiCallable[node_pb2.StreamNodeLogsRequest, httpbody_pb2.HttpBody]
+    """Follows a node's log as server-sent events, whose `data` is a JSON object:
+    `log` (a line, as in `NodeLog`), `status` (`node_id`, `status`, `stage`, `progress`; at the start and whenever one of
+    them changes), `error` (`message`: why the launch failed), `done` (`status`; the last). The id of a `log` event is
+    its line's.
+
+    It ends with `done` when the launch that was open has ended, when the node is dead, or after the tail when `follow`
+    is false; a comment is sent every 15 s meanwhile.
+    """
+    LeaseNodeOperations: aio.UnaryUnaryMultiCallable[node_pb2.LeaseNodeOperationsRequest, node_pb2.LeaseNodeOperationsResponse]
+    """For provisioners: takes work that nobody does, oldest first, and waits for some when there is none. A lease lasts
+    `lease_seconds`; a report renews it. Work whose lease has run out is given out again, so whoever takes it must be
+    ready to find it begun: a launch asks its cloud for the machine of its `launch_id` first.
+    """
+    ReportNodeOperation: aio.UnaryUnaryMultiCallable[node_pb2.ReportNodeOperationRequest, node_pb2.ReportNodeOperationResponse]
+    """For provisioners: says how far an operation is, and keeps its lease. An answer that is not `open` says to drop it:
+    it is done, cancelled, or another's by now. Safe to repeat.
     """
 
 class NodeServiceServicer(metaclass=abc_1.ABCMeta):
@@ -106,6 +156,48 @@ class NodeServiceServicer(metaclass=abc_1.ABCMeta):
         """Reads a node's state alone. `NODE_NOT_FOUND` when there is none."""
 
     @abc_1.abstractmethod
+    def LaunchNode(
+        self,
+        request: node_pb2.LaunchNodeRequest,
+        context: aio.ServicerContext[node_pb2.LaunchNodeRequest, abc.Awaitable[node_pb2.LaunchNodeResponse]],
+    ) -> abc.Awaitable[node_pb2.LaunchNodeResponse]:
+        """Orders a machine that serves a model. Answers 201 at once; the work is a durable job that a provisioner does
+        (`LeaseNodeOperations`), to be followed by `GetLaunchStatus` or the node's log. It is done when a node registers
+        under the name and is active. A launch that finds no capacity is tried again, five times in all, and given up after
+        30 minutes; what it may have launched is ended then. Not safe to repeat without an idempotency key.
+
+        `SEMANTIC` when the catalogue lacks the region, the model or the type, when the region takes no launches or is full,
+        or when no type that it offers has the GPU or the memory that the model needs.
+        """
+
+    @abc_1.abstractmethod
+    def LaunchInstance(
+        self,
+        request: node_pb2.LaunchInstanceRequest,
+        context: aio.ServicerContext[node_pb2.LaunchInstanceRequest, abc.Awaitable[node_pb2.LaunchInstanceResponse]],
+    ) -> abc.Awaitable[node_pb2.LaunchInstanceResponse]:
+        """The same for launch forms: the type may be left to the plane, which takes the cheapest that will do. Answers 201."""
+
+    @abc_1.abstractmethod
+    def GetLaunchStatus(
+        self,
+        request: node_pb2.GetLaunchStatusRequest,
+        context: aio.ServicerContext[node_pb2.GetLaunchStatusRequest, abc.Awaitable[node_pb2.GetLaunchStatusResponse]],
+    ) -> abc.Awaitable[node_pb2.GetLaunchStatusResponse]:
+        """Tells how far a launch is. An id that no launch has is no error: `status` is `not_found` then."""
+
+    @abc_1.abstractmethod
+    def TerminateNode(
+        self,
+        request: node_pb2.TerminateNodeRequest,
+        context: aio.ServicerContext[node_pb2.TerminateNodeRequest, abc.Awaitable[node_pb2.TerminateNodeResponse]],
+    ) -> abc.Awaitable[node_pb2.TerminateNodeResponse]:
+        """Ends a node: it takes no new requests, and its machine is ended by a durable job if the plane launched it. One that
+        came by itself counts as dead once its agent is silent; its machine is its operator's to end. Safe to repeat.
+        `NODE_NOT_FOUND` when there is none; an instance of the fleet is ended through `FleetService`.
+        """
+
+    @abc_1.abstractmethod
     def RegisterNode(
         self,
         request: node_pb2.RegisterNodeRequest,
@@ -129,6 +221,80 @@ class NodeServiceServicer(metaclass=abc_1.ABCMeta):
         """Says that a node lives and how it is. Send one every 10 s; after 30 s of silence it counts as suspect. A heartbeat
         whose `timestamp` is before that of a former one changes nothing. `NODE_NOT_FOUND` when there is none, or when it
         is dead: then register it again.
+        """
+
+    @abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: node_pb2.DrainNodeRequest,
+        context: aio.ServicerContext[node_pb2.DrainNodeRequest, abc.Awaitable[node_pb2.DrainNodeResponse]],
+    ) -> abc.Awaitable[node_pb2.DrainNodeResponse]:
+        """Takes a node out of use: it gets no new requests and may finish those it has. Safe to repeat. `NODE_NOT_FOUND` when
+        there is none, or it is dead.
+        """
+
+    @abc_1.abstractmethod
+    def ReportTermination(
+        self,
+        request: node_pb2.NodeReportTerminationRequest,
+        context: aio.ServicerContext[node_pb2.NodeReportTerminationRequest, abc.Awaitable[node_pb2.NodeReportTerminationResponse]],
+    ) -> abc.Awaitable[node_pb2.NodeReportTerminationResponse]:
+        """Says that a node's cloud takes it back: it drains, and the deadline is kept. Safe to repeat; another deadline
+        replaces the former one. `NODE_NOT_FOUND` when there is none, or it is dead.
+        """
+
+    @abc_1.abstractmethod
+    def DeregisterNode(
+        self,
+        request: node_pb2.DeregisterNodeRequest,
+        context: aio.ServicerContext[node_pb2.DeregisterNodeRequest, abc.Awaitable[node_pb2.DeregisterNodeResponse]],
+    ) -> abc.Awaitable[node_pb2.DeregisterNodeResponse]:
+        """Says that a node leaves: it is dead, unless the plane launched its machine, which is then ended first. Safe to
+        repeat. `NODE_NOT_FOUND` when there is none.
+        """
+
+    @abc_1.abstractmethod
+    def ListNodeLogs(
+        self,
+        request: node_pb2.ListNodeLogsRequest,
+        context: aio.ServicerContext[node_pb2.ListNodeLogsRequest, abc.Awaitable[node_pb2.ListNodeLogsResponse]],
+    ) -> abc.Awaitable[node_pb2.ListNodeLogsResponse]:
+        """Reads the end of a node's log, oldest line first. Lines are kept for 24 hours. `NODE_NOT_FOUND` when there is none."""
+
+    @abc_1.abstractmethod
+    def StreamNodeLogs(
+        self,
+        request: node_pb2.StreamNodeLogsRequest,
+        context: aio.ServicerContext[node_pb2.StreamNodeLogsRequest, abc.AsyncIterator[httpbody_pb2.HttpBody]],
+    ) -> abc.AsyncIterator[httpbody_pb2.HttpBody]:
+        """Follows a node's log as server-sent events, whose `data` is a JSON object:
+        `log` (a line, as in `NodeLog`), `status` (`node_id`, `status`, `stage`, `progress`; at the start and whenever one of
+        them changes), `error` (`message`: why the launch failed), `done` (`status`; the last). The id of a `log` event is
+        its line's.
+
+        It ends with `done` when the launch that was open has ended, when the node is dead, or after the tail when `follow`
+        is false; a comment is sent every 15 s meanwhile.
+        """
+
+    @abc_1.abstractmethod
+    def LeaseNodeOperations(
+        self,
+        request: node_pb2.LeaseNodeOperationsRequest,
+        context: aio.ServicerContext[node_pb2.LeaseNodeOperationsRequest, abc.Awaitable[node_pb2.LeaseNodeOperationsResponse]],
+    ) -> abc.Awaitable[node_pb2.LeaseNodeOperationsResponse]:
+        """For provisioners: takes work that nobody does, oldest first, and waits for some when there is none. A lease lasts
+        `lease_seconds`; a report renews it. Work whose lease has run out is given out again, so whoever takes it must be
+        ready to find it begun: a launch asks its cloud for the machine of its `launch_id` first.
+        """
+
+    @abc_1.abstractmethod
+    def ReportNodeOperation(
+        self,
+        request: node_pb2.ReportNodeOperationRequest,
+        context: aio.ServicerContext[node_pb2.ReportNodeOperationRequest, abc.Awaitable[node_pb2.ReportNodeOperationResponse]],
+    ) -> abc.Awaitable[node_pb2.ReportNodeOperationResponse]:
+        """For provisioners: says how far an operation is, and keeps its lease. An answer that is not `open` says to drop it:
+        it is done, cancelled, or another's by now. Safe to repeat.
         """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: aio.Server) -> None: ...
