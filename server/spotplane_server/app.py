@@ -43,7 +43,7 @@ from spotplane_server.catalog.models_service import ModelService
 from spotplane_server.catalog.regions_service import RegionService
 from spotplane_server.config import ServerConfig
 from spotplane_server.decisions import assembly as decisions
-from spotplane_server.decisions.loop import DecisionLoop, Pacer
+from spotplane_server.decisions.loop import PACE_SECONDS, DecisionLoop
 from spotplane_server.events.hub import EventHub
 from spotplane_server.events.service import EventService
 from spotplane_server.events.thresholds import Thresholds
@@ -70,6 +70,7 @@ from spotplane_server.kernel.clock import Clock, SystemClock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.jobs import JobRunner
 from spotplane_server.kernel.middleware import Gate
+from spotplane_server.kernel.pacer import Pacer
 from spotplane_server.kernel.parts import Kernel, Parts
 from spotplane_server.kernel.shared_limits import SharedLimits
 from spotplane_server.kernel.tasks import owned
@@ -88,6 +89,8 @@ from spotplane_server.replicas.lifecycle import Replicas
 from spotplane_server.replicas.reports import ReplicaReports
 from spotplane_server.replicas.service import ReplicaService
 from spotplane_server.savings import assembly as savings
+from spotplane_server.spending import assembly as spending
+from spotplane_server.spending.jobs import BudgetsJob
 from spotplane_server.tenants import assembly as tenants
 from spotplane_server.usage import assembly as usage
 from spotplane_server.usage import reports as usage_reports
@@ -109,17 +112,22 @@ HEALTH_SECONDS: Final = 5.0
 
 def build(kernel: Kernel) -> Parts:
     """Build every feature."""
+    # Records come in far more often than anybody needs to be told of.
+    taken = Pacer(
+        lambda: kernel.wakeups.signal(usage_reports.TOPIC, ""), usage_reports.PACE_SECONDS
+    )
     features = [
         _events(kernel),
         audit_trail.assemble(kernel),
         tenants.assemble(kernel),
         _catalog(kernel),
-        usage.assemble(kernel),
-        *_agents(kernel),
+        usage.assemble(kernel, taken),
+        *_agents(kernel, taken),
         market.assemble(kernel),
         fleet_market.assemble(kernel),
         nodes.assemble(kernel),
         decisions.assemble(kernel),
+        spending.assemble(kernel),
         savings.assemble(kernel),
         notifications.assemble(kernel),
         insights.assemble(kernel),
@@ -149,7 +157,7 @@ def _events(kernel: Kernel) -> Parts:
     return Parts([(add, EventService(kernel.db, kernel.clock, hub))], [], background=[hub.run])
 
 
-def _agents(kernel: Kernel) -> list[Parts]:
+def _agents(kernel: Kernel, taken: Pacer) -> list[Parts]:
     db, clock, tokens, config = kernel.db, kernel.clock, kernel.tokens, kernel.config
     offline_after = timedelta(seconds=config.offline_seconds)
     window = AcceptedWindow(
@@ -184,7 +192,7 @@ def _agents(kernel: Kernel) -> list[Parts]:
             "termination": sessions.telling(failovers.on_termination),
             "prices": AgentsPrices(db, PriceReports(db, kernel.wakeups)).on_report,
             "usage": lambda origin, report, now: usage_reports.take(
-                db, kernel.limits, origin, report, now, window
+                db, kernel.limits, origin, report, now, window, taken.hint
             ),
         },
     )
@@ -336,10 +344,13 @@ class Server:
         self.kernel.wakeups.listen(
             market_reports.TOPIC, lambda _key: runner.signal(PipelineJob.name)
         )
-        pacer = Pacer(lambda: runner.signal(DecisionLoop.name))
+        pacer = Pacer(lambda: runner.signal(DecisionLoop.name), PACE_SECONDS)
         self.kernel.wakeups.listen(AGENTS_TOPIC, pacer.hint)
         self.kernel.wakeups.listen(CLEAN_PRICES_TOPIC, pacer.hint)
         await enter(owned(pacer.run(), "decision-pacer"))
+        spenders = Pacer(lambda: runner.signal(BudgetsJob.name), usage_reports.PACE_SECONDS)
+        self.kernel.wakeups.listen(usage_reports.TOPIC, spenders.hint)
+        await enter(owned(spenders.run(), "budgets-pacer"))
         await enter(owned(self.kernel.wakeups.run(), "wakeups"))
         await enter(owned(before.gate.recheck_streams(), "recheck"))
         await enter(owned(before.admission.announce(), "thresholds"))

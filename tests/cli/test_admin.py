@@ -73,6 +73,32 @@ async def test_deletion_asks_unless_told(operator: Operator, plane: Plane) -> No
     assert (await operator.read("tenants", "show", tenant.id))["status"] == "active"
 
 
+async def test_budget_is_made_raised_and_deleted_and_the_trail_tells(
+    operator: Operator, plane: Plane
+) -> None:
+    """Each step can be read back, and who took it."""
+    tenant = await plane.tenant()
+    made = await operator.read(
+        "budgets", "create", tenant.id, "May", "12.5", "--at", "90", "--hard-stop"
+    )
+    raised = await operator.read("budgets", "update", tenant.id, made["id"], "--limit-usd", "20")
+    listed = await operator.admin("budgets", "list", tenant.id)
+    await operator.admin("budgets", "delete", tenant.id, made["id"], "--yes")
+    trail = await operator.admin("audit", "list", "--resource", "budget")
+    last = (await operator.read("audit", "list", "--action", "budget.delete"))["data"][0]
+    shown = await operator.read("audit", "show", last["id"])
+
+    assert (made["limit_nanos"], made["alert_thresholds_pct"]) == ("12500000000", [90])
+    assert (raised["limit_usd"], raised["hard_stop"]) == (20, True)
+    assert re.search(r"May\s+month\s+ok\s", listed)
+    assert [line.split()[3] for line in trail.splitlines()[1:]] == [
+        "budget.delete",
+        "budget.update",
+        "budget.create",
+    ]
+    assert shown["before"]["limit_nanos"] == 20_000_000_000
+
+
 async def test_catalogue_is_imported_and_listed(operator: Operator) -> None:
     """The shipped catalogue goes in whole; a second time nothing changes."""
     await operator.admin("catalog", "import")

@@ -15,6 +15,9 @@ MOVED = {
 }
 
 
+BUDGET = {"name": "May", "spent_nanos": 1_234_500_000_000, "limit_nanos": 1_543_120_000_000}
+
+
 @pytest.mark.parametrize(
     ("event_type", "data", "told"),
     [
@@ -53,6 +56,33 @@ MOVED = {
             "switch.failed",
             {"message": "no capacity"},
             Draft("error", "The switch of agent web failed: no capacity"),
+        ),
+        (
+            "budget.threshold_reached",
+            BUDGET | {"threshold_pct": 80},
+            Draft(
+                "warning", 'The budget "May" of the tenant is used to 80%: $1,234.50 of $1,543.12'
+            ),
+        ),
+        (
+            "budget.exceeded",
+            BUDGET | {"api_key_id": "k"},
+            Draft("error", 'The budget "May" of one API key is used up: $1,234.50 of $1,543.12'),
+        ),
+        ("budget.exceeded", BUDGET | {"hard_stop": True}, None),
+        (
+            "budget.stopped",
+            BUDGET,
+            Draft(
+                "error",
+                'The budget "May" of the tenant is used up, $1,543.12: calls that do more than '
+                "read are refused until it is raised",
+            ),
+        ),
+        (
+            "budget.resumed",
+            BUDGET,
+            Draft("info", 'The budget "May" of the tenant stops nobody any more'),
         ),
         (
             "termination.notice",

@@ -138,6 +138,61 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
     "ApiKeyService.ListOwnApiKeys": (Case("one page", query="limit=5", after=("key",)),),
     "ApiKeyService.RevokeOwnApiKey": (_at("revoked", key_id="{key}"),),
     "ApiKeyService.RotateOwnApiKey": (Case("default grace", 201, {"key_id": "{key}"}),),
+    "BudgetService.CreateBudget": (
+        Case("no limit", 400, {"tenant_id": "{tenant}"}, body={"name": "b"}, code="MISSING_FIELD"),
+        Case(
+            "no such period",
+            400,
+            {"tenant_id": "{tenant}"},
+            body={"name": "b", "limit_usd": 1, "period": "year"},
+            code="UNKNOWN_ENUM",
+        ),
+        Case(
+            "all members",
+            201,
+            {"tenant_id": "{tenant}"},
+            body={
+                "name": "b-{mark}",
+                "limit_usd": 12.5,
+                "period": "week",
+                "alert_thresholds_pct": [90, 10],
+                "hard_stop": True,
+                "api_key_id": "{key}",
+            },
+        ),
+    ),
+    "BudgetService.ListBudgets": (
+        Case("one page", 200, {"tenant_id": "{tenant}"}, "limit=1", after=("budget",)),
+        Case("beyond the page", 400, {"tenant_id": "{tenant}"}, "limit=101", code="OUT_OF_RANGE"),
+    ),
+    "BudgetService.GetBudget": (_at("never ends", tenant_id="{tenant}", id="{budget}"),),
+    "BudgetService.UpdateBudget": (
+        Case(
+            "nothing to update",
+            400,
+            {"tenant_id": "{tenant}", "id": "{budget}"},
+            body={},
+            code="NO_FIELDS",
+        ),
+        Case(
+            "immutable",
+            422,
+            {"tenant_id": "{tenant}", "id": "{budget}"},
+            body={"name": "x", "period": "day"},
+            code="SEMANTIC",
+        ),
+        Case(
+            "raised",
+            200,
+            {"tenant_id": "{tenant}", "id": "{budget}"},
+            body={"limit_nanos": "1500000000"},
+        ),
+    ),
+    "BudgetService.DeleteBudget": (
+        _at("deleted", tenant_id="{tenant}", id="{budget}"),
+        Case("again", 404, {"tenant_id": "{tenant}", "id": "{budget}"}, code="BUDGET_NOT_FOUND"),
+    ),
+    "BudgetService.ListOwnBudgets": (Case("own", after=("budget",)),),
     "AuditService.ListAuditEvents": (
         Case("of a tenant", query="tenant_id={tenant}&action=tenant.create&limit=1"),
         Case("bare date", 400, query="start_date=2026-01-01", code="INVALID_DATE"),

@@ -98,6 +98,12 @@ async def _key(world: World) -> None:
     await world.make("admin", "/admin/api-keys", body, key="id")
 
 
+async def _budget(world: World) -> None:
+    # Without an end: how far a period is over differs from one call to the next.
+    body = {"name": "t-{mark}", "limit_usd": 1, "period": "total"}
+    await world.make("admin", "/admin/tenants/{tenant}/budgets", body, budget="id")
+
+
 async def _suspended_key(world: World) -> None:
     body = {"tenant_id": "{tenant}", "name": "sk-{mark}"}
     await world.make("admin", "/admin/api-keys", body, suspended_key="id")
@@ -184,6 +190,7 @@ _MAKERS: Final[dict[str, Maker]] = {
     "tenant": _tenant,
     "suspended": _suspended,
     "key": _key,
+    "budget": _budget,
     "suspended_key": _suspended_key,
     "secret": _secret,
     "region": _region,

@@ -81,6 +81,7 @@ SAMPLES: Final = {
     "bytea": "gen_random_uuid()::text::bytea",
     "timestamp with time zone": "now()",
     "text[]": "'{}'",
+    "integer[]": "'{}'",
     "bigint[]": "'{}'",
 }
 

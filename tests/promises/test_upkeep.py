@@ -31,6 +31,7 @@ LONGEST: Final = {
     "savings": timedelta(minutes=5),
     "zombie-report": timedelta(minutes=15),
     "ml-features": timedelta(hours=6),
+    "budgets": timedelta(seconds=15),
     "retention": timedelta(minutes=15),
 }
 DAY: Final = timedelta(days=1)

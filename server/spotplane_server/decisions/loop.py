@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -235,23 +234,3 @@ class DecisionLoop:
                 name = self.panel.judge.seat.name
                 told = events.Event("decision.error", name, {"engine": name, "reason": faults[0]})
                 await events.append(conn, told, now)
-
-
-class Pacer:
-    """Passes hints on to the loop, gathered so that it does not begin for each."""
-
-    def __init__(self, begin: Callable[[], None]) -> None:
-        self._begin = begin
-        self._hinted = asyncio.Event()
-
-    def hint(self, _key: str = "") -> None:
-        """Something may have changed that decisions depend on."""
-        self._hinted.set()
-
-    async def run(self) -> None:
-        """Begin the loop when hinted, at most every few seconds, until cancelled."""
-        while True:
-            await self._hinted.wait()
-            self._hinted.clear()
-            self._begin()
-            await asyncio.sleep(PACE_SECONDS)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from spotplane_server.kernel import budgets, limits, metrics, policy
+from spotplane_server.kernel import budgets, limits, metrics, policy, stops
 from spotplane_server.kernel.auth import CACHE_SIZE, Verified
 from spotplane_server.kernel.calls import Call, Caller
 from spotplane_server.kernel.clock import Clock
@@ -73,9 +73,11 @@ class Admission:
         """Charge a call to all its budgets, or to none; give its permit to `leave`.
 
         Raises:
+            BudgetExceeded: A spend budget stops the caller.
             LimitReached: A budget is used up.
             LimiterUnavailable: Nobody knows.
         """
+        stops.check(access, verified.stop, self._clock.now())
         now = self._clock.now().timestamp()
         if access.fleet:
             layers, permit = budgets.fleet(access, verified, request), None

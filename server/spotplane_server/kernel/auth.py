@@ -25,6 +25,7 @@ from spotplane_server.kernel.calls import Caller, Role, TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Forbidden, Unauthenticated
+from spotplane_server.kernel.stops import Stop
 
 CACHE_SIZE: Final = 20_000
 # Between reads of the epoch while several requests wait for each: then one read in a millisecond
@@ -41,11 +42,24 @@ FIND_API_KEY: Final = """
            t.status AS tenant_status, v.status AS environment_status,
            v.requests_per_minute AS environment_rpm, v.quota_tokens_per_minute AS environment_tpm,
            v.quota_tokens_per_day AS environment_tpd,
-           v.concurrency_limit AS environment_concurrency
+           v.concurrency_limit AS environment_concurrency, s.budget_id AS stopped_by,
+           s.until AS stopped_until
       FROM auth_epoch e
       LEFT JOIN api_keys k ON k.key_hash = $1
       LEFT JOIN tenants t ON t.id = k.tenant_id
       LEFT JOIN environments v ON v.tenant_id = k.tenant_id AND v.id = k.environment_id
+      LEFT JOIN LATERAL (
+            SELECT p.budget_id, p.until
+              FROM spend_stops p
+             WHERE p.tenant_id = k.tenant_id
+               AND (NOT p.by_key
+                    OR EXISTS (SELECT
+                                 FROM spend_budget_keys c
+                                WHERE c.tenant_id = k.tenant_id
+                                  AND c.budget_id = p.budget_id
+                                  AND c.api_key_id = k.id))
+             ORDER BY p.until DESC NULLS FIRST
+             LIMIT 1) s ON true
 """
 
 FIND_ADMIN: Final = """
@@ -152,7 +166,8 @@ class Verified:
     """A caller whose right was proven under ``epoch``; ``expires_at`` is checked at each use.
 
     ``hashed`` is the credential's hash, by which the right can be proven again; ``cidrs`` are where
-    it may be used from, anywhere when there are none.
+    it may be used from, anywhere when there are none; ``stop`` keeps a key from all but reading
+    (`kernel.stops`).
     """
 
     caller: Caller
@@ -161,6 +176,7 @@ class Verified:
     expires_at: datetime | None = None
     hashed: bytes = b""
     cidrs: tuple[Network, ...] = ()
+    stop: Stop | None = None
 
 
 _Loader: TypeAlias = Callable[[Conn, bytes], Awaitable[Verified | None]]
@@ -365,6 +381,7 @@ class Authenticator:
             row["epoch"],
             row["expires_at"],
             hashed,
+            stop=Stop(row["stopped_by"], row["stopped_until"]) if row["stopped_by"] else None,
         )
 
     async def _load_admin(self, conn: Conn, hashed: bytes) -> Verified | None:

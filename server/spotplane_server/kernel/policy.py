@@ -15,6 +15,7 @@ AGENTS: Final = frozenset[Role]({"agent", "admin"})
 # The agent role reads what agents need to work; it reads no keys and no analytics.
 FLEET_READ: Final = frozenset[Role]({"read_only", "developer", "admin", "agent"})
 NOBODY: Final = frozenset[Role]()
+_MACHINES: Final = frozenset[Role]({"agent"})
 
 
 class RoleForbidden(Forbidden):
@@ -42,6 +43,7 @@ class Access:
         emergency: Whether its budgets are its own, so that no other call starves it.
         ticket: Whether a ticket is a credential here.
         endless: Whether the call is a conversation of days, which takes no permit.
+        despite_stop: Whether a key may call it although a spend budget stops it.
     """
 
     roles: frozenset[Role] = NOBODY
@@ -52,6 +54,13 @@ class Access:
     emergency: bool = False
     ticket: bool = False
     endless: bool = False
+    despite_stop: bool = False
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether a used-up spend budget refuses it: neither a read, nor anything of machines."""
+        spared = self.despite_stop or self.fleet or "read_only" in self.roles
+        return not (spared or self.roles <= _MACHINES)
 
     @property
     def admin_only(self) -> bool:
@@ -103,7 +112,8 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "ActivateApiKey": _ADMIN_WRITE,
         "CreateOwnApiKey": Access(DEVELOP),
         "ListOwnApiKeys": Access(READ),
-        "RevokeOwnApiKey": Access(DEVELOP),
+        # A leaked key is ended whatever was spent with it.
+        "RevokeOwnApiKey": Access(DEVELOP, despite_stop=True),
         "RotateOwnApiKey": Access(DEVELOP),
     },
     "RegionService": {
@@ -236,8 +246,9 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "ReportNodeOperation": _NODE_WRITE,
     },
     "UsageService": {
-        "IngestUsage": Access(AGENTS, "usage:write"),
-        "IngestUsageBatch": Access(AGENTS, "usage:write"),
+        # What was used must be billed.
+        "IngestUsage": Access(AGENTS, "usage:write", despite_stop=True),
+        "IngestUsageBatch": Access(AGENTS, "usage:write", despite_stop=True),
         "GetUsageByHour": Access(READ),
         "GetUsageSummary": Access(READ),
         "ListUsageByModel": Access(READ),
@@ -295,6 +306,14 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
         "GetPoolVolatility": Access(FLEET_READ, "admin:read", fleet=True),
         "SimulateSwitch": _FLEET_WRITE,
         "ListPipelineRuns": _OVERVIEW,
+    },
+    "BudgetService": {
+        "CreateBudget": _ADMIN_WRITE,
+        "ListBudgets": _ADMIN_READ,
+        "GetBudget": _ADMIN_READ,
+        "UpdateBudget": _ADMIN_WRITE,
+        "DeleteBudget": _ADMIN_WRITE,
+        "ListOwnBudgets": Access(READ),
     },
     "AuditService": {
         "ListAuditEvents": _ADMIN_READ,

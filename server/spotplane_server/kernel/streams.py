@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from spotplane_server.kernel import db, errors, policy
+from spotplane_server.kernel import db, errors, policy, stops
 from spotplane_server.kernel.auth import Authenticator, Verified
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.errors import DomainError
@@ -80,6 +80,7 @@ class OpenStreams:
                     known.caller.kind, known.hashed, stream.address
                 )
                 policy.check(stream.access, stream.verified.caller)
+                stops.check(stream.access, stream.verified.stop, now)
             except errors.Unavailable:
                 raise  # says nothing about the caller's right
             except DomainError as err:

@@ -129,6 +129,37 @@ def _zombies(data: Data, _agent: str) -> Draft | None:
     )
 
 
+def _used(data: Data) -> str:
+    return f"{_usd(data.get('spent_nanos'))} of {_usd(data.get('limit_nanos'))}"
+
+
+def _usd(nanos: int | None) -> str:
+    return "an unknown sum" if nanos is None else f"${nanos / 1e9:,.2f}"
+
+
+def _budget(data: Data) -> str:
+    whose = "of one API key" if data.get("api_key_id") else "of the tenant"
+    return f'The budget "{data.get("name")}" {whose}'
+
+
+def _budget_reached(data: Data, _agent: str) -> Draft | None:
+    return _warning(f"{_budget(data)} is used to {data.get('threshold_pct')}%: {_used(data)}")
+
+
+def _budget_exceeded(data: Data, _agent: str) -> Draft | None:
+    if data.get("hard_stop"):
+        return None  # that it stops says more
+    return _error(f"{_budget(data)} is used up: {_used(data)}")
+
+
+def _budget_stopped(data: Data, _agent: str) -> Draft | None:
+    until = f"until {data['period_end']}" if data.get("period_end") else "until it is raised"
+    return _error(
+        f"{_budget(data)} is used up, {_usd(data.get('limit_nanos'))}: calls that do more than "
+        f"read are refused {until}"
+    )
+
+
 _ALERTS: Final = {
     "price_spike": "rose by at least",
     "price_drop": "fell by at least",
@@ -190,6 +221,10 @@ _TEXTS: Final[dict[str, Callable[[Data, str], Draft | None]]] = {
     ),
     "zombies.reported": _zombies,
     "price_alert.triggered": _alert,
+    "budget.threshold_reached": _budget_reached,
+    "budget.exceeded": _budget_exceeded,
+    "budget.stopped": _budget_stopped,
+    "budget.resumed": lambda data, _agent: _info(f"{_budget(data)} stops nobody any more"),
     "ml_models.activated": lambda _data, _agent: _info("A new decision model is live"),
     "ml_models.rollback": lambda _data, _agent: _warning(
         "The decision model went back to the one before"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -17,6 +18,9 @@ from spotplane_server.usage.rules import AcceptedWindow
 
 MAX_RECORDS: Final = 1000
 MAX_TOLD: Final = 50
+# Of hints that records were taken, and the least time between two of them.
+TOPIC: Final = "usage"
+PACE_SECONDS: Final = 1.0
 
 
 async def take(
@@ -26,6 +30,7 @@ async def take(
     report: pb.UsageReport,
     now: datetime,
     window: AcceptedWindow,
+    taken: Callable[[], None],
 ) -> None:
     """Store what can be stored; what cannot is told to the agent and never comes again.
 
@@ -43,6 +48,7 @@ async def take(
         window=window,
         limits=limits,
     )
+    taken()
     if result.errors:
         raise Invalid(
             f"{result.rejected} of {len(report.records)} records were refused",

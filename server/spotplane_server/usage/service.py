@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
@@ -48,12 +48,14 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
         tokens: PageTokens,
         config: ServerConfig,
         limits: Limits | None = None,
+        taken: Callable[[], None] | None = None,
     ) -> None:
         self._db = db
         self._reading = reading
         self._clock = clock
         self._tokens = tokens
         self._limits = limits
+        self._taken = taken
         self._accepted = AcceptedWindow(
             timedelta(days=config.usage_late_days), timedelta(minutes=config.usage_future_minutes)
         )
@@ -135,7 +137,7 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
         self, request: pb.IngestUsageRequest | pb.IngestUsageBatchRequest, *, atomic: bool = False
     ) -> Result:
         caller = calls.current().caller
-        return await ingest(
+        result = await ingest(
             self._db,
             caller.tenant_id,
             caller.environment_id,
@@ -145,6 +147,9 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
             atomic=atomic,
             limits=self._limits,
         )
+        if self._taken is not None:
+            self._taken()
+        return result
 
     async def _detailed(
         self,

@@ -108,6 +108,8 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """No such failover. NOT_FOUND, 404."""
     ERROR_REASON_AUDIT_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 390
     """No such event in the audit trail, or none any more. NOT_FOUND, 404."""
+    ERROR_REASON_BUDGET_NOT_FOUND: _ErrorReason.ValueType  # 391
+    """No such spend budget of the tenant. NOT_FOUND, 404."""
     ERROR_REASON_ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 52
     """No such route. NOT_FOUND, 404; REST only."""
     ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 53
@@ -238,6 +240,12 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """There is no such price alert of the tenant. NOT_FOUND, 404."""
     ERROR_REASON_ALERT_LIMIT: _ErrorReason.ValueType  # 303
     """The tenant has as many price alerts as it may. FAILED_PRECONDITION, 409."""
+    ERROR_REASON_BUDGET_LIMIT: _ErrorReason.ValueType  # 392
+    """The tenant has as many spend budgets as it may. FAILED_PRECONDITION, 409. Metadata: `limit`."""
+    ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 393
+    """A spend budget with a hard stop is used up: reads, ingest and the fleet go on. RESOURCE_EXHAUSTED, 429; `retry-after` is
+    at most an hour, as somebody may raise the limit. Metadata: `budget_id`, and `resumes_at` unless it never ends by itself.
+    """
     ERROR_REASON_MANUAL_REPLICA_DISABLED: _ErrorReason.ValueType  # 330
     """The agent is not in manual mode, and the request insists on it. FAILED_PRECONDITION, 409."""
     ERROR_REASON_TYPE_MISMATCH: _ErrorReason.ValueType  # 331
@@ -375,6 +383,8 @@ ERROR_REASON_FAILOVER_NOT_FOUND: ErrorReason.ValueType  # 51
 """No such failover. NOT_FOUND, 404."""
 ERROR_REASON_AUDIT_EVENT_NOT_FOUND: ErrorReason.ValueType  # 390
 """No such event in the audit trail, or none any more. NOT_FOUND, 404."""
+ERROR_REASON_BUDGET_NOT_FOUND: ErrorReason.ValueType  # 391
+"""No such spend budget of the tenant. NOT_FOUND, 404."""
 ERROR_REASON_ROUTE_NOT_FOUND: ErrorReason.ValueType  # 52
 """No such route. NOT_FOUND, 404; REST only."""
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 53
@@ -505,6 +515,12 @@ ERROR_REASON_PRICING_ALERT_NOT_FOUND: ErrorReason.ValueType  # 302
 """There is no such price alert of the tenant. NOT_FOUND, 404."""
 ERROR_REASON_ALERT_LIMIT: ErrorReason.ValueType  # 303
 """The tenant has as many price alerts as it may. FAILED_PRECONDITION, 409."""
+ERROR_REASON_BUDGET_LIMIT: ErrorReason.ValueType  # 392
+"""The tenant has as many spend budgets as it may. FAILED_PRECONDITION, 409. Metadata: `limit`."""
+ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 393
+"""A spend budget with a hard stop is used up: reads, ingest and the fleet go on. RESOURCE_EXHAUSTED, 429; `retry-after` is
+at most an hour, as somebody may raise the limit. Metadata: `budget_id`, and `resumes_at` unless it never ends by itself.
+"""
 ERROR_REASON_MANUAL_REPLICA_DISABLED: ErrorReason.ValueType  # 330
 """The agent is not in manual mode, and the request insists on it. FAILED_PRECONDITION, 409."""
 ERROR_REASON_TYPE_MISMATCH: ErrorReason.ValueType  # 331

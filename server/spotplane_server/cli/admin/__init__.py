@@ -10,6 +10,7 @@ import typer
 from spotplane_server.cli.admin import (
     agents,
     audit,
+    budgets,
     catalog,
     decisions,
     failovers,
@@ -54,6 +55,7 @@ app.add_typer(failovers.failovers, name="failovers")
 app.command("notice")(failovers.notice)
 app.command("events")(failovers.events)
 app.add_typer(audit.app, name="audit")
+app.add_typer(budgets.app, name="budgets")
 app.add_typer(fleet.pools, name="pools")
 app.add_typer(decisions.engines, name="engines")
 app.add_typer(decisions.models, name="models")

@@ -1,0 +1,52 @@
+"""Looking at every budget."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.db import EVERY_TENANT, Database, attempt
+from spotplane_server.spending import acting, rules, store
+from spotplane_server.spending.store import Named
+
+BATCH: Final = 500
+_FIRST: Final = Named(UUID(int=0), UUID(int=0))
+
+
+class BudgetsJob:
+    """Tells of what was reached, stops whom a budget stops, and lets go on whose period is over.
+
+    What is to be done is decided by what is stored, and done under the budget's lock: a run that
+    is repeated, or meets another one, finds nothing left.
+    """
+
+    name = "budgets"
+    period = timedelta(seconds=15)
+    singleton = True
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def run_once(self, now: datetime) -> int:
+        """Look at all of them; answer how many things were told of, stopped or let go on."""
+        done, after = 0, _FIRST
+        while True:
+            async with self._db.read(EVERY_TENANT) as conn:
+                batch = await store.following(conn, after, limit=BATCH)
+                found = await store.read(conn, batch, now) if batch else []
+            for standing in found:
+                if rules.plan(standing):
+                    done += await self._act(Named(standing.tenant_id, standing.id), now)
+            if len(batch) < BATCH:
+                return done
+            after = batch[-1]
+
+    async def _act(self, named: Named, now: datetime) -> int:
+        async def once() -> int:
+            async with self._db.transaction(TenantId(named.tenant_id)) as conn:
+                standing = await store.lock(conn, named, now)
+                return 0 if standing is None else await acting.act(conn, standing, now)
+
+        return await attempt(once)

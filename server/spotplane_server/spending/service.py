@@ -1,0 +1,216 @@
+"""BudgetService."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from spotplane.v1 import budget_pb2 as pb
+from spotplane.v1 import budget_pb2_grpc
+
+from spotplane_server import audit
+from spotplane_server.kernel import calls, paging, wire
+from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.spending import acting, requests, rules, store
+from spotplane_server.spending.errors import BudgetNotFound, TooManyBudgets
+from spotplane_server.spending.rules import Standing
+from spotplane_server.spending.store import Draft, Named
+from spotplane_server.tenants import keys_store
+from spotplane_server.tenants import rules as tenant_rules
+from spotplane_server.tenants import store as tenants_store
+from spotplane_server.tenants.errors import ApiKeyNotFound, TenantNotFound
+from spotplane_server.usage.totals_service import own_tenant
+
+_NANOS: Final = 10**9
+
+
+class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
+    """Keeps spend budgets."""
+
+    def __init__(self, db: Database, clock: Clock, tokens: PageTokens) -> None:
+        self._db = db
+        self._clock = clock
+        self._tokens = tokens
+
+    async def CreateBudget(self, request: pb.CreateBudgetRequest, context: Context) -> pb.Budget:
+        draft, now = requests.new(request), self._clock.now()
+        async with self._db.transaction(TenantId(draft.tenant_id)) as conn:
+            await _check_room(conn, draft)
+            await store.insert(conn, draft, now)
+            change = _change("create", draft, after=_shown(draft))
+            standing = await self._settle(conn, draft, change, now)
+        calls.created()
+        return _message(standing, now)
+
+    async def ListBudgets(
+        self, request: pb.ListBudgetsRequest, context: Context
+    ) -> pb.ListBudgetsResponse:
+        tenant_id = requests.tenant_id(request)
+        return pb.ListBudgetsResponse(**await self._page(request, tenant_id))
+
+    async def ListOwnBudgets(
+        self, request: pb.ListOwnBudgetsRequest, context: Context
+    ) -> pb.ListOwnBudgetsResponse:
+        return pb.ListOwnBudgetsResponse(**await self._page(request, own_tenant()))
+
+    async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.Budget:
+        named, now = requests.named(request), self._clock.now()
+        async with self._db.read(TenantId(named.tenant_id)) as conn:
+            found = await store.read(conn, [named], now)
+        if not found:
+            raise BudgetNotFound(named.id)
+        return _message(found[0], now)
+
+    async def UpdateBudget(self, request: pb.UpdateBudgetRequest, context: Context) -> pb.Budget:
+        named, now = requests.named(request), self._clock.now()
+        async with self._db.transaction(TenantId(named.tenant_id)) as conn:
+            present = await _locked(conn, named, now)
+            draft = requests.changed(request, present)
+            await store.update(conn, draft, now)
+            before, after = _shown(_settings(present)), _shown(draft)
+            fields = [name for name in after if after[name] != before[name]]
+            change = _change(
+                "update",
+                draft,
+                before={name: before[name] for name in fields},
+                after={name: after[name] for name in fields},
+            )
+            standing = await self._settle(conn, draft, change, now)
+        return _message(standing, now)
+
+    async def DeleteBudget(
+        self, request: pb.DeleteBudgetRequest, context: Context
+    ) -> pb.DeleteBudgetResponse:
+        named, now = requests.named(request), self._clock.now()
+        async with self._db.transaction(TenantId(named.tenant_id)) as conn:
+            present = await _locked(conn, named, now)
+            await acting.let_go(conn, present, now)
+            await store.delete(conn, named)
+            settings = _settings(present)
+            change = _change("delete", settings, before=_shown(settings))
+            await audit.record(conn, calls.current(), change, now)
+        return pb.DeleteBudgetResponse(status="deleted", message="budget deleted")
+
+    async def _settle(
+        self, conn: Conn, draft: Draft, change: audit.Change, now: datetime
+    ) -> Standing:
+        """Let new settings hold at once; the budget as it then is."""
+        await audit.record(conn, calls.current(), change, now)
+        named = Named(draft.tenant_id, draft.id)
+        standing = await _locked(conn, named, now)
+        await store.forget_crossings(conn, standing, rules.reached(standing))
+        await acting.act(conn, standing, now)
+        return await _locked(conn, named, now)
+
+    async def _page(self, request: Any, tenant_id: TenantId) -> dict[str, Any]:
+        now = self._clock.now()
+        key_id = wire.optional_uuid(request, "api_key_id", "API key ID")
+        page = paging.read(
+            request,
+            self._tokens,
+            default=50,
+            maximum=100,
+            filters={"tenant_id": tenant_id, "api_key_id": key_id},
+        )
+        async with self._db.read(tenant_id) as conn:
+            if await tenants_store.find_tenant(conn, tenant_id) is None:
+                raise TenantNotFound(tenant_id)
+            found = await store.list_page(conn, tenant_id, key_id, page)
+            standings = {row.id: row for row in await store.read(conn, found.items, now)}
+        # One that was deleted in between is not shown.
+        items = [standings[named.id] for named in found.items if named.id in standings]
+        data, pagination = paging.answer(
+            page, paging.Slice(items, found.total), self._tokens, lambda b: (b.created_at, b.id)
+        )
+        return {"data": [_message(item, now) for item in data], "pagination": pagination}
+
+
+async def _check_room(conn: Conn, draft: Draft) -> None:
+    """Hold the tenant, and the key that is to be covered, while the budget is made."""
+    tenant = await tenants_store.lock_tenant(conn, draft.tenant_id)
+    if tenant is None:
+        raise TenantNotFound(draft.tenant_id)
+    tenant_rules.check_not_deleted(tenant.status)
+    # Locked, or it might be rotated meanwhile to a key that nothing covers.
+    key_id = draft.api_key_id
+    if key_id and await keys_store.lock_key(conn, key_id, draft.tenant_id) is None:
+        raise ApiKeyNotFound(key_id)
+    if await store.count(conn, draft.tenant_id) >= rules.MAX_BUDGETS:
+        raise TooManyBudgets(rules.MAX_BUDGETS)
+
+
+async def _locked(conn: Conn, named: Named, now: datetime) -> Standing:
+    standing = await store.lock(conn, named, now)
+    if standing is None:
+        raise BudgetNotFound(named.id)
+    return standing
+
+
+def _settings(standing: Standing) -> Draft:
+    return Draft(
+        standing.tenant_id,
+        standing.id,
+        standing.api_key_id,
+        standing.period,
+        standing.name,
+        standing.limit_nanos,
+        standing.alert_thresholds_pct,
+        standing.hard_stop,
+    )
+
+
+def _shown(draft: Draft) -> dict[str, Any]:
+    return {
+        "name": draft.name,
+        "api_key_id": draft.api_key_id,
+        "period": draft.period,
+        "limit_nanos": draft.limit_nanos,
+        "alert_thresholds_pct": draft.alert_thresholds_pct,
+        "hard_stop": draft.hard_stop,
+    }
+
+
+def _change(
+    verb: str,
+    draft: Draft,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> audit.Change:
+    return audit.Change(
+        f"budget.{verb}", "budget", str(draft.id), draft.tenant_id, before=before, after=after
+    )
+
+
+def _message(standing: Standing, now: datetime) -> pb.Budget:
+    projected = rules.projected_nanos(standing, now)
+    return pb.Budget(
+        id=str(standing.id),
+        tenant_id=str(standing.tenant_id),
+        api_key_id=_text(standing.api_key_id),
+        name=standing.name,
+        period=standing.period,
+        limit_usd=standing.limit_nanos / _NANOS,
+        limit_nanos=standing.limit_nanos,
+        alert_thresholds_pct=standing.alert_thresholds_pct,
+        hard_stop=standing.hard_stop,
+        spent_usd=standing.spent_nanos / _NANOS,
+        spent_nanos=standing.spent_nanos,
+        spent_pct=standing.spent_pct,
+        period_start=None if standing.endless else wire.timestamp(standing.period_start),
+        period_end=None if standing.endless else wire.timestamp(standing.period_end),
+        state=standing.state,
+        projected_usd=None if projected is None else projected / _NANOS,
+        projected_nanos=projected,
+        created_at=wire.timestamp(standing.created_at),
+        updated_at=wire.timestamp(standing.updated_at),
+    )
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)

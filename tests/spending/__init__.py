@@ -1,0 +1,1 @@
+"""Spend budgets: shares that are told of, hard stops, periods, money to the nano."""
