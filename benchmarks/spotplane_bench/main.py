@@ -20,6 +20,7 @@ from spotplane_bench import (
     failovers,
     fleet,
     ingest,
+    limits,
     machine,
     pin_probe,
     results,
@@ -44,6 +45,7 @@ BENCHES: Final[dict[str, tuple[Bench, Any, Any]]] = {
     "ingest": (ingest.run, ingest.Plan(), ingest.QUICK),
     "fleet": (fleet.run, fleet.Plan(), fleet.QUICK),
     "usage": (usage.run, usage.Plan(), usage.QUICK),
+    "limits": (limits.run, limits.Plan(), limits.QUICK),
 }
 
 Only = Annotated[

@@ -15,6 +15,7 @@ from spotplane_bench import (
     failovers,
     fleet,
     ingest,
+    limits,
     machine,
     results,
     streams,
@@ -32,6 +33,7 @@ BENCHES: list[tuple[Callable[[Stack, Any], Awaitable[results.Result]], Any]] = [
     (failovers.run, failovers.TINY),
     (ingest.run, ingest.TINY),
     (usage.run, usage.TINY),
+    (limits.run, limits.TINY),
 ]
 
 

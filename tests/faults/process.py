@@ -27,7 +27,7 @@ asyncio.run(serve(load()))
 class ServerProcess:
     """``spotplane server`` on a port that stays the same over restarts."""
 
-    def __init__(self, database_url: str, log: Path) -> None:
+    def __init__(self, database_url: str, log: Path, **settings: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -42,6 +42,7 @@ class ServerProcess:
             "SPOTPLANE_HEARTBEAT_SECONDS": "1",
             "SPOTPLANE_DB_POOL_SIZE": "6",
             "SPOTPLANE_LOG_LEVEL": "WARNING",
+            **{f"SPOTPLANE_{name.upper()}": value for name, value in settings.items()},
         }
 
     async def start(self) -> None:
@@ -72,9 +73,11 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def spawned(database_url: str, directory: Path) -> AsyncIterator[ServerProcess]:
+async def spawned(
+    database_url: str, directory: Path, **settings: str
+) -> AsyncIterator[ServerProcess]:
     """A server process for the block."""
-    server = ServerProcess(database_url, directory / "server.log")
+    server = ServerProcess(database_url, directory / "server.log", **settings)
     await server.start()
     try:
         yield server

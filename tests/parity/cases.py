@@ -94,6 +94,30 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
         Case("no such format", 400, {"id": "{tenant}"}, "format=xml", code="UNKNOWN_ENUM"),
         Case("as CSV", 200, {"id": "{tenant}"}, "format=csv"),
     ),
+    "TenantService.ListEnvironments": (
+        Case("one page", 200, {"id": "{tenant}"}, "limit=1", after=("environment",)),
+    ),
+    "TenantService.GetEnvironment": (_at("found", id="{tenant}", environment_id="{environment}"),),
+    "TenantService.UpdateEnvironment": (
+        Case(
+            "nothing to update",
+            400,
+            {"id": "{tenant}", "environment_id": "{environment}"},
+            body={},
+            code="NO_FIELDS",
+        ),
+        Case(
+            "quotas",
+            200,
+            {"id": "{tenant}", "environment_id": "{environment}"},
+            body={
+                "requests_per_minute": 1_000_000,
+                "quota_tokens_per_minute": 10_000,
+                "quota_tokens_per_day": 1_000_000_000_000,
+                "concurrency_limit": 1000,
+            },
+        ),
+    ),
     "ApiKeyService.CreateApiKey": (
         Case("no such role", 400, body={"tenant_id": "{tenant}", "role": "x"}, code="UNKNOWN_ENUM"),
         Case(

@@ -95,7 +95,7 @@ async def _suspended(world: World) -> None:
 
 async def _key(world: World) -> None:
     body = {"tenant_id": "{tenant}", "name": "k-{mark}", "description": "spare"}
-    await world.make("admin", "/admin/api-keys", body, key="id")
+    await world.make("admin", "/admin/api-keys", body, key="id", environment="environment_id")
 
 
 async def _budget(world: World) -> None:
@@ -191,6 +191,7 @@ _MAKERS: Final[dict[str, Maker]] = {
     "suspended": _suspended,
     "key": _key,
     "budget": _budget,
+    "environment": _key,
     "suspended_key": _suspended_key,
     "secret": _secret,
     "region": _region,

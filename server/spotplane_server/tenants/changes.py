@@ -61,6 +61,28 @@ async def key_changed(
     await _record(conn, change, events.Event(f"apikey.{verb[1]}", str(key_id), data), now)
 
 
+async def environment_changed(
+    conn: Conn,
+    tenant_id: UUID,
+    environment_id: UUID,
+    *,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    now: datetime,
+) -> None:
+    """Record a change of an environment, which is news of its tenant."""
+    change = audit.Change(
+        "environment.update",
+        "environment",
+        str(environment_id),
+        tenant_id,
+        before=before,
+        after=after,
+    )
+    data = {"environment_id": str(environment_id), "changed": sorted(after)}
+    await _record(conn, change, events.Event("tenant.updated", str(tenant_id), data), now)
+
+
 async def _record(conn: Conn, change: audit.Change, event: events.Event, now: datetime) -> None:
     await audit.record(conn, calls.current(), change, now)
     event = events.Event(event.type, event.aggregate_id, event.data, change.tenant_id)

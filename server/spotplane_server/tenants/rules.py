@@ -24,6 +24,10 @@ DEFAULT_ENVIRONMENT: Final = "production"
 MAX_RPM: Final = 1_000_000
 MAX_TPM: Final = 2**31 - 1
 MAX_CONCURRENCY: Final = 10_000
+# Of an environment, which has many keys.
+MAX_ENVIRONMENT_RPM: Final = 10_000_000
+MAX_TPD: Final = 10**15
+MAX_ENVIRONMENT_CONCURRENCY: Final = 1_000_000
 DEFAULT_GRACE_SECONDS: Final = 86_400
 MAX_GRACE_SECONDS: Final = 604_800
 # Of a client token.

@@ -29,6 +29,7 @@ from spotplane_server.tenants import (
     suspension,
 )
 from spotplane_server.tenants.clients_service import ClientSettings, ClientsService
+from spotplane_server.tenants.environments_service import EnvironmentsService
 from spotplane_server.tenants.errors import TenantNotFound
 from spotplane_server.tenants.export import Exporter
 from spotplane_server.tenants.store import MAX_NAME, Draft, Tenant, Totals
@@ -41,7 +42,7 @@ MAX_RESOLVE_ATTEMPTS: Final = 5
 _COLUMNS: Final = {"tier": "billing_plan"}
 
 
-class TenantService(ClientsService):
+class TenantService(ClientsService, EnvironmentsService):
     """Tenants, for administrators.
 
     Args:

@@ -578,6 +578,229 @@ class ExportTenantRequest(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__format) -> _WhichOneofReturnType__format | None: ...
 
 @typing.final
+class Environment(message.Message):
+    """Where a tenant's keys belong; its budgets are shared by all of them."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    REGION_CODE_FIELD_NUMBER: builtins.int
+    KEY_LABEL_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: builtins.int
+    QUOTA_TOKENS_PER_MINUTE_FIELD_NUMBER: builtins.int
+    QUOTA_TOKENS_PER_DAY_FIELD_NUMBER: builtins.int
+    CONCURRENCY_LIMIT_FIELD_NUMBER: builtins.int
+    CREATED_AT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    tenant_id: builtins.str
+    """UUID of the owner."""
+    name: builtins.str
+    """Unique within the tenant, e.g. `production`."""
+    region_code: builtins.str
+    """Code of its region."""
+    key_label: builtins.str
+    """The label of its keys: `live` or `test`."""
+    status: builtins.str
+    """`active` or `suspended`."""
+    requests_per_minute: builtins.int
+    """Requests a minute of all its keys together."""
+    quota_tokens_per_minute: builtins.int
+    """Tokens a minute; absent: as many as there are."""
+    quota_tokens_per_day: builtins.int
+    """Tokens in any 24 hours; absent: as many as there are."""
+    concurrency_limit: builtins.int
+    """Calls that run at once; absent: as many as their keys may."""
+    @builtins.property
+    def created_at(self) -> timestamp_pb2.Timestamp:
+        """When it was created."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        tenant_id: builtins.str = ...,
+        name: builtins.str = ...,
+        region_code: builtins.str = ...,
+        key_label: builtins.str = ...,
+        status: builtins.str = ...,
+        requests_per_minute: builtins.int = ...,
+        quota_tokens_per_minute: builtins.int | None = ...,
+        quota_tokens_per_day: builtins.int | None = ...,
+        concurrency_limit: builtins.int | None = ...,
+        created_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_concurrency_limit", b"_concurrency_limit", "_quota_tokens_per_day", b"_quota_tokens_per_day", "_quota_tokens_per_minute", b"_quota_tokens_per_minute", "concurrency_limit", b"concurrency_limit", "created_at", b"created_at", "quota_tokens_per_day", b"quota_tokens_per_day", "quota_tokens_per_minute", b"quota_tokens_per_minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_concurrency_limit", b"_concurrency_limit", "_quota_tokens_per_day", b"_quota_tokens_per_day", "_quota_tokens_per_minute", b"_quota_tokens_per_minute", "concurrency_limit", b"concurrency_limit", "created_at", b"created_at", "id", b"id", "key_label", b"key_label", "name", b"name", "quota_tokens_per_day", b"quota_tokens_per_day", "quota_tokens_per_minute", b"quota_tokens_per_minute", "region_code", b"region_code", "requests_per_minute", b"requests_per_minute", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrency_limit: _TypeAlias = typing.Literal["concurrency_limit"]  # noqa: Y015
+    _WhichOneofArgType__concurrency_limit: _TypeAlias = typing.Literal["_concurrency_limit", b"_concurrency_limit"]  # noqa: Y015
+    _WhichOneofReturnType__quota_tokens_per_day: _TypeAlias = typing.Literal["quota_tokens_per_day"]  # noqa: Y015
+    _WhichOneofArgType__quota_tokens_per_day: _TypeAlias = typing.Literal["_quota_tokens_per_day", b"_quota_tokens_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__quota_tokens_per_minute: _TypeAlias = typing.Literal["quota_tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__quota_tokens_per_minute: _TypeAlias = typing.Literal["_quota_tokens_per_minute", b"_quota_tokens_per_minute"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency_limit) -> _WhichOneofReturnType__concurrency_limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quota_tokens_per_day) -> _WhichOneofReturnType__quota_tokens_per_day | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quota_tokens_per_minute) -> _WhichOneofReturnType__quota_tokens_per_minute | None: ...
+
+@typing.final
+class ListEnvironmentsRequest(message.Message):
+    """Names a tenant whose environments are listed, and a page."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID of the tenant."""
+    limit: builtins.int
+    """Page size, 1..100; default 50."""
+    offset: builtins.int
+    """Items to skip; not together with `page_token`."""
+    page_token: builtins.str
+    """From the previous page; not together with `offset`."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        limit: builtins.int | None = ...,
+        offset: builtins.int | None = ...,
+        page_token: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_offset", b"_offset", "_page_token", b"_page_token", "limit", b"limit", "offset", b"offset", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_limit", b"_limit", "_offset", b"_offset", "_page_token", b"_page_token", "id", b"id", "limit", b"limit", "offset", b"offset", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__offset: _TypeAlias = typing.Literal["offset"]  # noqa: Y015
+    _WhichOneofArgType__offset: _TypeAlias = typing.Literal["_offset", b"_offset"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+@typing.final
+class ListEnvironmentsResponse(message.Message):
+    """A page of environments."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    PAGINATION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[Environment]:
+        """Newest first."""
+
+    @builtins.property
+    def pagination(self) -> pagination_pb2.Pagination:
+        """Where the page stands."""
+
+    def __init__(
+        self,
+        *,
+        data: abc.Iterable[Environment] | None = ...,
+        pagination: pagination_pb2.Pagination | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["pagination", b"pagination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "pagination", b"pagination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetEnvironmentRequest(message.Message):
+    """Names an environment to read."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ENVIRONMENT_ID_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID of the tenant."""
+    environment_id: builtins.str
+    """UUID."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        environment_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["environment_id", b"environment_id", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UpdateEnvironmentRequest(message.Message):
+    """Budgets of an environment to change; an absent one stays."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ENVIRONMENT_ID_FIELD_NUMBER: builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: builtins.int
+    QUOTA_TOKENS_PER_MINUTE_FIELD_NUMBER: builtins.int
+    QUOTA_TOKENS_PER_DAY_FIELD_NUMBER: builtins.int
+    CONCURRENCY_LIMIT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID of the tenant."""
+    environment_id: builtins.str
+    """UUID."""
+    requests_per_minute: builtins.int
+    """1..10000000."""
+    quota_tokens_per_minute: builtins.int
+    """1..2147483647; 0 takes the quota away."""
+    quota_tokens_per_day: builtins.int
+    """1..1000000000000000; 0 takes the quota away."""
+    concurrency_limit: builtins.int
+    """1..1000000; 0 takes the limit away."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        environment_id: builtins.str = ...,
+        requests_per_minute: builtins.int | None = ...,
+        quota_tokens_per_minute: builtins.int | None = ...,
+        quota_tokens_per_day: builtins.int | None = ...,
+        concurrency_limit: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_concurrency_limit", b"_concurrency_limit", "_quota_tokens_per_day", b"_quota_tokens_per_day", "_quota_tokens_per_minute", b"_quota_tokens_per_minute", "_requests_per_minute", b"_requests_per_minute", "concurrency_limit", b"concurrency_limit", "quota_tokens_per_day", b"quota_tokens_per_day", "quota_tokens_per_minute", b"quota_tokens_per_minute", "requests_per_minute", b"requests_per_minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_concurrency_limit", b"_concurrency_limit", "_quota_tokens_per_day", b"_quota_tokens_per_day", "_quota_tokens_per_minute", b"_quota_tokens_per_minute", "_requests_per_minute", b"_requests_per_minute", "concurrency_limit", b"concurrency_limit", "environment_id", b"environment_id", "id", b"id", "quota_tokens_per_day", b"quota_tokens_per_day", "quota_tokens_per_minute", b"quota_tokens_per_minute", "requests_per_minute", b"requests_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrency_limit: _TypeAlias = typing.Literal["concurrency_limit"]  # noqa: Y015
+    _WhichOneofArgType__concurrency_limit: _TypeAlias = typing.Literal["_concurrency_limit", b"_concurrency_limit"]  # noqa: Y015
+    _WhichOneofReturnType__quota_tokens_per_day: _TypeAlias = typing.Literal["quota_tokens_per_day"]  # noqa: Y015
+    _WhichOneofArgType__quota_tokens_per_day: _TypeAlias = typing.Literal["_quota_tokens_per_day", b"_quota_tokens_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__quota_tokens_per_minute: _TypeAlias = typing.Literal["quota_tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__quota_tokens_per_minute: _TypeAlias = typing.Literal["_quota_tokens_per_minute", b"_quota_tokens_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency_limit) -> _WhichOneofReturnType__concurrency_limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quota_tokens_per_day) -> _WhichOneofReturnType__quota_tokens_per_day | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quota_tokens_per_minute) -> _WhichOneofReturnType__quota_tokens_per_minute | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+
+@typing.final
 class CreateClientRequest(message.Message):
     """Asks for a tenant with its first key."""
 

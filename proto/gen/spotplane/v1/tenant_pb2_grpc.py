@@ -85,6 +85,21 @@ class TenantServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_tenant__pb2.ExportTenantRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.ListEnvironments = channel.unary_unary(
+                '/spotplane.v1.TenantService/ListEnvironments',
+                request_serializer=spotplane_dot_v1_dot_tenant__pb2.ListEnvironmentsRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_tenant__pb2.ListEnvironmentsResponse.FromString,
+                _registered_method=True)
+        self.GetEnvironment = channel.unary_unary(
+                '/spotplane.v1.TenantService/GetEnvironment',
+                request_serializer=spotplane_dot_v1_dot_tenant__pb2.GetEnvironmentRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_tenant__pb2.Environment.FromString,
+                _registered_method=True)
+        self.UpdateEnvironment = channel.unary_unary(
+                '/spotplane.v1.TenantService/UpdateEnvironment',
+                request_serializer=spotplane_dot_v1_dot_tenant__pb2.UpdateEnvironmentRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_tenant__pb2.Environment.FromString,
+                _registered_method=True)
         self.CreateClient = channel.unary_unary(
                 '/spotplane.v1.TenantService/CreateClient',
                 request_serializer=spotplane_dot_v1_dot_tenant__pb2.CreateClientRequest.SerializeToString,
@@ -181,6 +196,28 @@ class TenantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEnvironments(self, request, context):
+        """Lists the tenant's environments with their budgets, newest first. `TENANT_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEnvironment(self, request, context):
+        """Reads one environment. `TENANT_NOT_FOUND`; `ENVIRONMENT_NOT_FOUND` also when it is another tenant's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateEnvironment(self, request, context):
+        """Changes the budgets that are present; safe to repeat. They hold for every call that starts after the answer, on every
+        server. `NO_FIELDS` when none is present; `TENANT_DELETED` on a deleted tenant; `ENVIRONMENT_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateClient(self, request, context):
         """Creates a tenant together with its first key, the *client token* that agents and dashboards share, of role `admin`.
 
@@ -256,6 +293,21 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.ExportTenant,
                     request_deserializer=spotplane_dot_v1_dot_tenant__pb2.ExportTenantRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ListEnvironments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEnvironments,
+                    request_deserializer=spotplane_dot_v1_dot_tenant__pb2.ListEnvironmentsRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_tenant__pb2.ListEnvironmentsResponse.SerializeToString,
+            ),
+            'GetEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEnvironment,
+                    request_deserializer=spotplane_dot_v1_dot_tenant__pb2.GetEnvironmentRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_tenant__pb2.Environment.SerializeToString,
+            ),
+            'UpdateEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateEnvironment,
+                    request_deserializer=spotplane_dot_v1_dot_tenant__pb2.UpdateEnvironmentRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_tenant__pb2.Environment.SerializeToString,
             ),
             'CreateClient': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateClient,
@@ -521,6 +573,87 @@ class TenantService(object):
             '/spotplane.v1.TenantService/ExportTenant',
             spotplane_dot_v1_dot_tenant__pb2.ExportTenantRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEnvironments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.TenantService/ListEnvironments',
+            spotplane_dot_v1_dot_tenant__pb2.ListEnvironmentsRequest.SerializeToString,
+            spotplane_dot_v1_dot_tenant__pb2.ListEnvironmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.TenantService/GetEnvironment',
+            spotplane_dot_v1_dot_tenant__pb2.GetEnvironmentRequest.SerializeToString,
+            spotplane_dot_v1_dot_tenant__pb2.Environment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.TenantService/UpdateEnvironment',
+            spotplane_dot_v1_dot_tenant__pb2.UpdateEnvironmentRequest.SerializeToString,
+            spotplane_dot_v1_dot_tenant__pb2.Environment.FromString,
             options,
             channel_credentials,
             insecure,

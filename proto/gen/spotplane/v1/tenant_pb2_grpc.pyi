@@ -53,6 +53,14 @@ class TenantServiceStub:
     `manifest.json` with each file's row count and SHA-256. Works for suspended and deleted tenants. A failure mid-way
     breaks the stream off, and the archive then lacks its directory.
     """
+    ListEnvironments: aio.UnaryUnaryMultiCallable[tenant_pb2.ListEnvironmentsRequest, tenant_pb2.ListEnvironmentsResponse]
+    """Lists the tenant's environments with their budgets, newest first. `TENANT_NOT_FOUND`."""
+    GetEnvironment: aio.UnaryUnaryMultiCallable[tenant_pb2.GetEnvironmentRequest, tenant_pb2.Environment]
+    """Reads one environment. `TENANT_NOT_FOUND`; `ENVIRONMENT_NOT_FOUND` also when it is another tenant's."""
+    UpdateEnvironment: aio.UnaryUnaryMultiCallable[tenant_pb2.UpdateEnvironmentRequest, tenant_pb2.Environment]
+    """Changes the budgets that are present; safe to repeat. They hold for every call that starts after the answer, on every
+    server. `NO_FIELDS` when none is present; `TENANT_DELETED` on a deleted tenant; `ENVIRONMENT_NOT_FOUND`.
+    """
     CreateClient: aio.UnaryUnaryMultiCallable[tenant_pb2.CreateClientRequest, tenant_pb2.CreateClientResponse]
     """Creates a tenant together with its first key, the *client token* that agents and dashboards share, of role `admin`.
 
@@ -161,6 +169,32 @@ class TenantServiceServicer(metaclass=abc_1.ABCMeta):
         """Streams everything the plane knows about the tenant as one ZIP archive, from one snapshot: a file per table and
         `manifest.json` with each file's row count and SHA-256. Works for suspended and deleted tenants. A failure mid-way
         breaks the stream off, and the archive then lacks its directory.
+        """
+
+    @abc_1.abstractmethod
+    def ListEnvironments(
+        self,
+        request: tenant_pb2.ListEnvironmentsRequest,
+        context: aio.ServicerContext[tenant_pb2.ListEnvironmentsRequest, abc.Awaitable[tenant_pb2.ListEnvironmentsResponse]],
+    ) -> abc.Awaitable[tenant_pb2.ListEnvironmentsResponse]:
+        """Lists the tenant's environments with their budgets, newest first. `TENANT_NOT_FOUND`."""
+
+    @abc_1.abstractmethod
+    def GetEnvironment(
+        self,
+        request: tenant_pb2.GetEnvironmentRequest,
+        context: aio.ServicerContext[tenant_pb2.GetEnvironmentRequest, abc.Awaitable[tenant_pb2.Environment]],
+    ) -> abc.Awaitable[tenant_pb2.Environment]:
+        """Reads one environment. `TENANT_NOT_FOUND`; `ENVIRONMENT_NOT_FOUND` also when it is another tenant's."""
+
+    @abc_1.abstractmethod
+    def UpdateEnvironment(
+        self,
+        request: tenant_pb2.UpdateEnvironmentRequest,
+        context: aio.ServicerContext[tenant_pb2.UpdateEnvironmentRequest, abc.Awaitable[tenant_pb2.Environment]],
+    ) -> abc.Awaitable[tenant_pb2.Environment]:
+        """Changes the budgets that are present; safe to repeat. They hold for every call that starts after the answer, on every
+        server. `NO_FIELDS` when none is present; `TENANT_DELETED` on a deleted tenant; `ENVIRONMENT_NOT_FOUND`.
         """
 
     @abc_1.abstractmethod
