@@ -93,9 +93,10 @@ from spotplane_server.spending import assembly as spending
 from spotplane_server.spending.jobs import BudgetsJob
 from spotplane_server.tenants import assembly as tenants
 from spotplane_server.usage import assembly as usage
-from spotplane_server.usage import reports as usage_reports
+from spotplane_server.usage import intake as usage_intake
 from spotplane_server.usage.health import rollups_work
-from spotplane_server.usage.rules import AcceptedWindow
+from spotplane_server.usage.intake import Intake
+from spotplane_server.usage.reports import UsageReports
 
 if TYPE_CHECKING:
     from asyncpg.connection import LoggedQuery
@@ -112,17 +113,14 @@ HEALTH_SECONDS: Final = 5.0
 
 def build(kernel: Kernel) -> Parts:
     """Build every feature."""
-    # Records come in far more often than anybody needs to be told of.
-    taken = Pacer(
-        lambda: kernel.wakeups.signal(usage_reports.TOPIC, ""), usage_reports.PACE_SECONDS
-    )
+    intake = Intake.of(kernel)
     features = [
         _events(kernel),
         audit_trail.assemble(kernel),
         tenants.assemble(kernel),
         _catalog(kernel),
-        usage.assemble(kernel, taken),
-        *_agents(kernel, taken),
+        usage.assemble(kernel, intake),
+        *_agents(kernel, intake),
         market.assemble(kernel),
         fleet_market.assemble(kernel),
         nodes.assemble(kernel),
@@ -157,12 +155,9 @@ def _events(kernel: Kernel) -> Parts:
     return Parts([(add, EventService(kernel.db, kernel.clock, hub))], [], background=[hub.run])
 
 
-def _agents(kernel: Kernel, taken: Pacer) -> list[Parts]:
+def _agents(kernel: Kernel, intake: Intake) -> list[Parts]:
     db, clock, tokens, config = kernel.db, kernel.clock, kernel.tokens, kernel.config
     offline_after = timedelta(seconds=config.offline_seconds)
-    window = AcceptedWindow(
-        timedelta(days=config.usage_late_days), timedelta(minutes=config.usage_future_minutes)
-    )
     ledger = Ledger(db, kernel.wakeups)
     sessions = Sessions(
         db,
@@ -191,9 +186,7 @@ def _agents(kernel: Kernel, taken: Pacer) -> list[Parts]:
             "replica": sessions.telling(replica_reports.on_report),
             "termination": sessions.telling(failovers.on_termination),
             "prices": AgentsPrices(db, PriceReports(db, kernel.wakeups)).on_report,
-            "usage": lambda origin, report, now: usage_reports.take(
-                db, kernel.limits, origin, report, now, window, taken.hint
-            ),
+            "usage": UsageReports(intake).on_report,
         },
     )
     standby = Standby(
@@ -348,8 +341,8 @@ class Server:
         self.kernel.wakeups.listen(AGENTS_TOPIC, pacer.hint)
         self.kernel.wakeups.listen(CLEAN_PRICES_TOPIC, pacer.hint)
         await enter(owned(pacer.run(), "decision-pacer"))
-        spenders = Pacer(lambda: runner.signal(BudgetsJob.name), usage_reports.PACE_SECONDS)
-        self.kernel.wakeups.listen(usage_reports.TOPIC, spenders.hint)
+        spenders = Pacer(lambda: runner.signal(BudgetsJob.name), usage_intake.PACE_SECONDS)
+        self.kernel.wakeups.listen(usage_intake.TOPIC, spenders.hint)
         await enter(owned(spenders.run(), "budgets-pacer"))
         await enter(owned(self.kernel.wakeups.run(), "wakeups"))
         await enter(owned(before.gate.recheck_streams(), "recheck"))

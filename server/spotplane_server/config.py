@@ -141,6 +141,7 @@ class ServerConfig:
     token_escrow_key: bytes | None = _setting(None, _key)
     usage_late_days: int = _setting(35, _late_days)
     usage_future_minutes: int = _setting(5, _natural)
+    usage_ingest_slots: int = _setting(4, _natural)  # batches that are stored at the same time
     launch_estimate_days: int = _setting(30, _natural)
     launch_estimate_min_samples: int = _setting(3, _natural)
     max_body_mib: int = _setting(10, _natural)

@@ -499,6 +499,18 @@ CASES: Final[dict[str, tuple[Case, ...]]] = {
             code="SEMANTIC",
         ),
     ),
+    "UsageService.ListUsageDeadLetters": (
+        Case("none", 200, {"tenant_id": "{tenant}"}),
+        Case("no such code", 400, {"tenant_id": "{tenant}"}, "code=BAD", code="UNKNOWN_ENUM"),
+    ),
+    "UsageService.RetryUsageDeadLetters": (
+        Case("none", 200, {"tenant_id": "{tenant}"}),
+        Case("nobody's", 404, {"tenant_id": NOBODYS_ID}, code="TENANT_NOT_FOUND"),
+    ),
+    "UsageService.DiscardUsageDeadLetters": (
+        Case("none", 200, {"tenant_id": "{tenant}"}, body={"ids": [NOBODYS_ID]}),
+        Case("which", 400, {"tenant_id": "{tenant}"}, body={}, code="MISSING_FIELD"),
+    ),
     "UsageService.GetUsageSummary": (Case("used", after=("model", "record")),),
     "UsageService.ListUsageByModel": (
         Case("used", after=("model", "record")),

@@ -80,6 +80,17 @@ READS: Final = Counter(
     "no replica (primary), it was behind (lagging) or did not answer (away).",
     ["source"],
 )
+USAGE_WAITING: Final = Gauge(
+    "usage_ingest_waiting", "Batches that wait for their tenant's turn to be stored."
+)
+USAGE_LAG: Final = Histogram(
+    "usage_ingest_lag_seconds",
+    "How old the oldest record of a batch was when it came.",
+    buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 3600, 86_400),
+)
+DEAD_LETTERS: Final = Counter(
+    "usage_dead_letters", "Usage records kept because they could not be stored."
+)
 PRICE_LAG: Final = Gauge(
     "price_pipeline_lag_seconds", "How long the oldest price of the last batch waited to be clean."
 )

@@ -8,8 +8,9 @@ from typing import Final
 from spotplane.v1 import usage_pb2_grpc
 
 from spotplane_server.kernel.caches import Kept
-from spotplane_server.kernel.pacer import Pacer
 from spotplane_server.kernel.parts import Kernel, Parts
+from spotplane_server.usage import dead_letters
+from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.jobs import RequestIdRetention
 from spotplane_server.usage.reading import LIFETIME, Reading
 from spotplane_server.usage.service import UsageService
@@ -18,8 +19,8 @@ from spotplane_server.usage.shared import SharedAnswers
 MIB: Final = 1024 * 1024
 
 
-def assemble(kernel: Kernel, taken: Pacer) -> Parts:
-    """Build the feature's service and jobs; ``taken`` is hinted at whenever records came in."""
+def assemble(kernel: Kernel, intake: Intake) -> Parts:
+    """Build the feature's service and jobs."""
     # Keeping none here means keeping none.
     shared = _shared(kernel) if kernel.config.analytics_cache_mib else None
     reading = Reading(
@@ -29,19 +30,12 @@ def assemble(kernel: Kernel, taken: Pacer) -> Parts:
         kernel.replica,
         shared,
     )
-    service = UsageService(
-        kernel.db,
-        reading,
-        kernel.clock,
-        kernel.tokens,
-        kernel.config,
-        kernel.limits,
-        taken.hint,
-    )
+    service = UsageService(kernel.db, reading, kernel.clock, kernel.tokens, intake)
     return Parts(
         services=[(usage_pb2_grpc.add_UsageServiceServicer_to_server, service)],
         jobs=[RequestIdRetention(kernel.db)],
-        background=[taken.run],
+        background=[intake.taken.run],
+        retention=dead_letters.RETENTION,
     )
 
 

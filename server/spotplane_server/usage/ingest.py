@@ -15,7 +15,8 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Invalid, Semantic, Violation
 from spotplane_server.kernel.limits import Limits
-from spotplane_server.usage import store, sums
+from spotplane_server.usage import dead_letters, store, sums
+from spotplane_server.usage.dead_letters import Refused, Sender
 from spotplane_server.usage.pricing import PriceBook
 from spotplane_server.usage.rollup import Dimensions, Place, Priced, sum_up
 from spotplane_server.usage.rules import AcceptedWindow, Draft, Fault, Reader, Scope
@@ -64,6 +65,7 @@ async def ingest(
     window: AcceptedWindow | None = None,
     atomic: bool = False,
     limits: Limits | None = None,
+    sender: Sender | None = None,
 ) -> Result:
     """Store a batch in one transaction; safe to repeat.
 
@@ -76,6 +78,7 @@ async def ingest(
         window: How far from now a record's time may lie.
         atomic: Refuse all when one is refused.
         limits: Where the tokens of records that name a key are charged.
+        sender: Keep what is refused as dead letters of this sender.
 
     Returns:
         What became of the records; it is committed.
@@ -84,16 +87,20 @@ async def ingest(
         Invalid, Semantic: The batch is atomic and a record was refused; nothing is stored.
         asyncpg.PostgresError: The database failed; nothing is stored.
     """
-    batch = _Batch(records, Result(), atomic)
-    reader = Reader(str(tenant_id) if tenant_id else None, now, window or AcceptedWindow())
-    drafts = batch.read(reader)
+    batch = Batch(records, Result(), atomic)
+    owner = str(tenant_id) if tenant_id else None
+    drafts = batch.read(Reader(owner, now, window or AcceptedWindow()))
+    default = str(environment_id) if environment_id else None
+    kept = unpriced = 0
     try:
-        if drafts:
+        if drafts or sender:
             async with db.transaction(tenant_id or EVERY_TENANT) as conn:
-                default = str(environment_id) if environment_id else None
-                unpriced = await _store(conn, batch, drafts, default, now)
+                if drafts:
+                    unpriced = await store_drafts(conn, batch, drafts, default, now)
                 batch.refuse_if_atomic()
-            metrics.UNPRICED.inc(unpriced)
+                if sender and batch.result.errors:
+                    refused = batch.refused(tenant_id)
+                    kept = await dead_letters.keep(conn, sender, environment_id, refused, now)
             if limits is not None and batch.spent:
                 await limits.spend(batch.spent, now.timestamp())
         batch.refuse_if_atomic()
@@ -101,18 +108,23 @@ async def ingest(
         metrics.USAGE.labels("rejected").inc(len(records))
         raise _refusal(batch.result) from None
     batch.result.errors.sort(key=lambda e: e.index)
-    _count(batch.result)
+    metrics.UNPRICED.inc(unpriced)
+    metrics.DEAD_LETTERS.inc(kept)
+    count(batch.result, drafts, now)
     return batch.result
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
+    """Records and what becomes of them."""
+
     records: Sequence[pb.UsageRecord]
     result: Result
-    atomic: bool
+    atomic: bool = False
     spent: Mapping[str, int] = field(default_factory=dict)
 
     def read(self, reader: Reader) -> list[Draft]:
+        """Check all; those that are refused are in the result."""
         drafts = []
         for index, record in enumerate(self.records):
             try:
@@ -122,6 +134,7 @@ class _Batch:
         return drafts
 
     def refuse(self, index: int, fault: Fault) -> None:
+        """Say why a record is refused."""
         self.result.errors.append(
             RecordError(
                 index,
@@ -132,14 +145,37 @@ class _Batch:
             )
         )
 
+    def refused(self, tenant_id: UUID | None) -> list[Refused]:
+        """Those refused, each of the tenant given or else of the one that it names."""
+        return [
+            Refused(
+                tenant_id or _claimed(self.records[e.index]),
+                self.records[e.index],
+                e.code,
+                e.field,
+                e.description,
+            )
+            for e in self.result.errors
+        ]
+
     def refuse_if_atomic(self) -> None:
+        """Leave the transaction when one refusal is everybody's.
+
+        Raises:
+            BatchRefused: It is.
+        """
         if self.atomic and self.result.errors:
             raise BatchRefused
 
 
-async def _store(
-    conn: Conn, batch: _Batch, drafts: list[Draft], environment_id: str | None, now: datetime
+async def store_drafts(
+    conn: Conn, batch: Batch, drafts: list[Draft], environment_id: str | None, now: datetime
 ) -> int:
+    """Price and store well-formed records within the caller's transaction.
+
+    Returns:
+        How many of them have no model, so no price.
+    """
     places = await _places(conn, drafts, environment_id)
     priced = _price(batch, drafts, places)
     fresh = await _fresh(conn, batch, priced)
@@ -218,7 +254,7 @@ def _known(
 
 
 def _price(
-    batch: _Batch, drafts: Iterable[Draft], places: dict[Scope, Place | Fault]
+    batch: Batch, drafts: Iterable[Draft], places: dict[Scope, Place | Fault]
 ) -> list[Priced]:
     priced = []
     for draft in drafts:
@@ -235,7 +271,7 @@ def _price(
     return priced
 
 
-async def _fresh(conn: Conn, batch: _Batch, priced: Sequence[Priced]) -> list[Priced]:
+async def _fresh(conn: Conn, batch: Batch, priced: Sequence[Priced]) -> list[Priced]:
     """Those whose request ids were free; the others are counted as duplicates or refused."""
     first: dict[store.RequestKey, Priced] = {}
     again: list[Priced] = []
@@ -277,6 +313,13 @@ def _key(record: Priced) -> store.RequestKey:
     return record.draft.scope.tenant_id, record.draft.request_id
 
 
+def _claimed(record: pb.UsageRecord) -> UUID | None:
+    try:
+        return UUID(record.tenant_id)
+    except ValueError:
+        return None
+
+
 def _refusal(result: Result) -> Invalid:
     details = [
         Violation(f"records[{e.index}].{e.field}", f"{e.code}: {e.description}")
@@ -288,7 +331,11 @@ def _refusal(result: Result) -> Invalid:
     return Semantic(message, details=details)
 
 
-def _count(result: Result) -> None:
+def count(result: Result, drafts: Sequence[Draft], now: datetime) -> None:
+    """Tell the metrics of a batch that is committed."""
     metrics.USAGE.labels("accepted").inc(result.accepted)
     metrics.USAGE.labels("duplicate").inc(result.duplicates)
     metrics.USAGE.labels("rejected").inc(result.rejected)
+    if drafts:
+        oldest = min(draft.at for draft in drafts)
+        metrics.USAGE_LAG.observe(max(0.0, (now - oldest).total_seconds()))

@@ -31,6 +31,19 @@ OUTCOMES: Final = (
     "rate_limited",
 )
 
+# Why a record may be refused.
+CODES: Final = (
+    "INVALID_RECORD",
+    "SEMANTIC",
+    "REQUEST_ID_REUSED",
+    "UNKNOWN_MODEL",
+    "UNKNOWN_REGION",
+    "UNKNOWN_KEY",
+    "TOO_OLD",
+    "IN_FUTURE",
+    "TENANT_MISMATCH",
+)
+
 _HASH_BYTES: Final = 16
 
 RawScope: TypeAlias = tuple[str | None, ...]
@@ -171,6 +184,14 @@ class Reader:
             at = wire.instant(text, "timestamp")
         except Invalid as err:
             raise _bad("timestamp", err.message) from err
+        return self.accepted(at)
+
+    def accepted(self, at: datetime) -> datetime:
+        """Hold a record's time to the window.
+
+        Raises:
+            Fault: It is too old, or too far ahead.
+        """
         if at < self._earliest:
             raise Fault("TOO_OLD", "timestamp", f"older than {self.window.late.days} days")
         if at > self._latest:

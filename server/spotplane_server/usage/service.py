@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import grpc.aio
 from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.limits import Limits
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.usage import analytics, answers, windows
 from spotplane_server.usage.analytics import GROUPINGS, Grouping, Query
-from spotplane_server.usage.ingest import Result, ingest
+from spotplane_server.usage.dead_letters import Sender
+from spotplane_server.usage.dead_letters_service import DeadLetterHandlers
+from spotplane_server.usage.ingest import Result
+from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.metrics_service import MetricsHandlers
 from spotplane_server.usage.reading import Question, Reading
-from spotplane_server.usage.rules import MAX_BATCH, AcceptedWindow
+from spotplane_server.usage.rules import MAX_BATCH
 from spotplane_server.usage.total_answers import echo, told
 from spotplane_server.usage.totals_service import TotalsHandlers, own_tenant
 from spotplane_server.usage.upkeep_service import UpkeepHandlers
@@ -37,7 +38,7 @@ _Detailed = TypeVar("_Detailed", pb.GetUsageDetailedResponse, pb.GetTenantUsageD
 _DetailedRequest: TypeAlias = pb.GetUsageDetailedRequest | pb.GetTenantUsageDetailedRequest
 
 
-class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
+class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHandlers):
     """Handlers; the proto comments are their contract."""
 
     def __init__(
@@ -46,19 +47,13 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
         reading: Reading,
         clock: Clock,
         tokens: PageTokens,
-        config: ServerConfig,
-        limits: Limits | None = None,
-        taken: Callable[[], None] | None = None,
+        intake: Intake,
     ) -> None:
         self._db = db
         self._reading = reading
         self._clock = clock
         self._tokens = tokens
-        self._limits = limits
-        self._taken = taken
-        self._accepted = AcceptedWindow(
-            timedelta(days=config.usage_late_days), timedelta(minutes=config.usage_future_minutes)
-        )
+        self._intake = intake
 
     async def IngestUsage(
         self, request_iterator: AsyncIterator[pb.IngestUsageRequest], context: Context
@@ -66,7 +61,7 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
         response, first = pb.IngestUsageResponse(), 0
         async for chunk in request_iterator:
             _check_size(len(chunk.records), minimum=0)
-            result = await self._ingest(chunk)
+            result = await self._ingest(chunk, keep_refused=True)
             response.accepted += result.accepted
             response.duplicates += result.duplicates
             response.rejected += result.rejected
@@ -134,22 +129,22 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers):
         )
 
     async def _ingest(
-        self, request: pb.IngestUsageRequest | pb.IngestUsageBatchRequest, *, atomic: bool = False
+        self,
+        request: pb.IngestUsageRequest | pb.IngestUsageBatchRequest,
+        *,
+        atomic: bool = False,
+        keep_refused: bool = False,
     ) -> Result:
         caller = calls.current().caller
-        result = await ingest(
-            self._db,
+        return await self._intake.take(
+            Sender("admin" if caller.tenant_id is None else "tenant", caller.id),
             caller.tenant_id,
             caller.environment_id,
             request.records,
             self._clock.now(),
-            window=self._accepted,
             atomic=atomic,
-            limits=self._limits,
+            keep_refused=keep_refused,
         )
-        if self._taken is not None:
-            self._taken()
-        return result
 
     async def _detailed(
         self,

@@ -3106,3 +3106,242 @@ class ListTenantDeploymentsResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "end_date", b"end_date", "pagination", b"pagination", "start_date", b"start_date", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UsageDeadLetter(message.Message):
+    """A record that could not be stored."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    RECORD_FIELD_NUMBER: builtins.int
+    CODE_FIELD_NUMBER: builtins.int
+    FIELD_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    SENDER_KIND_FIELD_NUMBER: builtins.int
+    SENDER_ID_FIELD_NUMBER: builtins.int
+    RECEIVED_AT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """UUID."""
+    tenant_id: builtins.str
+    """UUID; the sender's tenant, or the one that an administrator named."""
+    code: builtins.str
+    """Why it was refused the last time; as in `UsageRecordError`."""
+    field: builtins.str
+    """Field at fault; empty if it is the whole record."""
+    description: builtins.str
+    """For a person."""
+    sender_kind: builtins.str
+    """Who sent it: `agent`, `tenant` or `admin`."""
+    sender_id: builtins.str
+    """Id of that agent, API key or administrator credential."""
+    @builtins.property
+    def record(self) -> UsageRecord:
+        """The record as sent."""
+
+    @builtins.property
+    def received_at(self) -> timestamp_pb2.Timestamp:
+        """When it came; also the time of a record that names none."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        tenant_id: builtins.str = ...,
+        record: UsageRecord | None = ...,
+        code: builtins.str = ...,
+        field: builtins.str = ...,
+        description: builtins.str = ...,
+        sender_kind: builtins.str = ...,
+        sender_id: builtins.str = ...,
+        received_at: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["received_at", b"received_at", "record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["code", b"code", "description", b"description", "field", b"field", "id", b"id", "received_at", b"received_at", "record", b"record", "sender_id", b"sender_id", "sender_kind", b"sender_kind", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListUsageDeadLettersRequest(message.Message):
+    """Request of `ListUsageDeadLetters`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    CODE_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID; unknown is `TENANT_NOT_FOUND`."""
+    code: builtins.str
+    """Only those refused with this code, one of `UsageRecordError.code`."""
+    limit: builtins.int
+    """1..100, default 50."""
+    offset: builtins.int
+    """From 0, default 0; not together with `page_token`."""
+    page_token: builtins.str
+    """`next_page_token` of the previous page, with the same filters."""
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        code: builtins.str | None = ...,
+        limit: builtins.int | None = ...,
+        offset: builtins.int | None = ...,
+        page_token: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_code", b"_code", "_limit", b"_limit", "_offset", b"_offset", "_page_token", b"_page_token", "code", b"code", "limit", b"limit", "offset", b"offset", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_code", b"_code", "_limit", b"_limit", "_offset", b"_offset", "_page_token", b"_page_token", "code", b"code", "limit", b"limit", "offset", b"offset", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__code: _TypeAlias = typing.Literal["code"]  # noqa: Y015
+    _WhichOneofArgType__code: _TypeAlias = typing.Literal["_code", b"_code"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__offset: _TypeAlias = typing.Literal["offset"]  # noqa: Y015
+    _WhichOneofArgType__offset: _TypeAlias = typing.Literal["_offset", b"_offset"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__code) -> _WhichOneofReturnType__code | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+@typing.final
+class ListUsageDeadLettersResponse(message.Message):
+    """Response of `ListUsageDeadLetters`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    PAGINATION_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def data(self) -> containers.RepeatedCompositeFieldContainer[UsageDeadLetter]:
+        """Newest first."""
+
+    @builtins.property
+    def pagination(self) -> pagination_pb2.Pagination:
+        """Where the page stands."""
+
+    def __init__(
+        self,
+        *,
+        data: abc.Iterable[UsageDeadLetter] | None = ...,
+        pagination: pagination_pb2.Pagination | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["pagination", b"pagination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "pagination", b"pagination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RetryUsageDeadLettersRequest(message.Message):
+    """Request of `RetryUsageDeadLetters`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID; unknown is `TENANT_NOT_FOUND`."""
+    @builtins.property
+    def ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """UUIDs, at most 1000; empty means the oldest 1000. Ids that are not there are ignored."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        ids: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ids", b"ids", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RetryUsageDeadLettersResponse(message.Message):
+    """Response of `RetryUsageDeadLetters`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: builtins.int
+    DUPLICATES_FIELD_NUMBER: builtins.int
+    REJECTED_FIELD_NUMBER: builtins.int
+    REMAINING_FIELD_NUMBER: builtins.int
+    accepted: builtins.int
+    """Stored now."""
+    duplicates: builtins.int
+    """Had been stored meanwhile by another way; forgotten."""
+    rejected: builtins.int
+    """Refused again; they stay, with their new reasons."""
+    remaining: builtins.int
+    """Dead letters that the tenant still has."""
+    def __init__(
+        self,
+        *,
+        accepted: builtins.int = ...,
+        duplicates: builtins.int = ...,
+        rejected: builtins.int = ...,
+        remaining: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accepted", b"accepted", "duplicates", b"duplicates", "rejected", b"rejected", "remaining", b"remaining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DiscardUsageDeadLettersRequest(message.Message):
+    """Request of `DiscardUsageDeadLetters`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: builtins.int
+    IDS_FIELD_NUMBER: builtins.int
+    tenant_id: builtins.str
+    """UUID; unknown is `TENANT_NOT_FOUND`."""
+    @builtins.property
+    def ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """UUIDs, 1..1000."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: builtins.str = ...,
+        ids: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ids", b"ids", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DiscardUsageDeadLettersResponse(message.Message):
+    """Response of `DiscardUsageDeadLetters`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DISCARDED_FIELD_NUMBER: builtins.int
+    discarded: builtins.int
+    """How many were forgotten."""
+    def __init__(
+        self,
+        *,
+        discarded: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["discarded", b"discarded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

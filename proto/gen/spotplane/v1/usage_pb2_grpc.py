@@ -140,6 +140,21 @@ class UsageServiceStub(object):
                 request_serializer=spotplane_dot_v1_dot_usage__pb2.RefreshRollupsRequest.SerializeToString,
                 response_deserializer=spotplane_dot_v1_dot_usage__pb2.RefreshRollupsResponse.FromString,
                 _registered_method=True)
+        self.ListUsageDeadLetters = channel.unary_unary(
+                '/spotplane.v1.UsageService/ListUsageDeadLetters',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.ListUsageDeadLettersRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.ListUsageDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RetryUsageDeadLetters = channel.unary_unary(
+                '/spotplane.v1.UsageService/RetryUsageDeadLetters',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.RetryUsageDeadLettersRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.RetryUsageDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.DiscardUsageDeadLetters = channel.unary_unary(
+                '/spotplane.v1.UsageService/DiscardUsageDeadLetters',
+                request_serializer=spotplane_dot_v1_dot_usage__pb2.DiscardUsageDeadLettersRequest.SerializeToString,
+                response_deserializer=spotplane_dot_v1_dot_usage__pb2.DiscardUsageDeadLettersResponse.FromString,
+                _registered_method=True)
         self.GetTenantUsageDetailed = channel.unary_unary(
                 '/spotplane.v1.UsageService/GetTenantUsageDetailed',
                 request_serializer=spotplane_dot_v1_dot_usage__pb2.GetTenantUsageDetailedRequest.SerializeToString,
@@ -165,6 +180,9 @@ class UsageServiceServicer(object):
 
         For keys of role `admin` and `agent`, and administrators with scope `usage:write` (who name `tenant_id` in each record).
         If the call breaks off, resend all of it: what was stored counts as duplicates.
+
+        The next chunk is read only once it is this sender's turn, tenants in turn, so flow control holds back who sends more than
+        can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -306,6 +324,31 @@ class UsageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUsageDeadLetters(self, request, context):
+        """A tenant's usage records that could not be stored, newest first. For administrators.
+
+        Kept are those that nobody is left to correct: of agents' reports, and of the streaming ingest. A batch is told each of its
+        errors instead. At most 10,000 are kept of a tenant, for 40 days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryUsageDeadLetters(self, request, context):
+        """Stores dead letters after all, e.g. because their model is in the catalogue by now; those that are refused again stay.
+        One transaction, so safe to repeat. For administrators with scope `usage:write`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardUsageDeadLetters(self, request, context):
+        """Forgets dead letters. Ids that are not there are ignored, so it is safe to repeat. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTenantUsageDetailed(self, request, context):
         """A tenant's usage, grouped and filtered. For administrators.
         """
@@ -422,6 +465,21 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.RefreshRollups,
                     request_deserializer=spotplane_dot_v1_dot_usage__pb2.RefreshRollupsRequest.FromString,
                     response_serializer=spotplane_dot_v1_dot_usage__pb2.RefreshRollupsResponse.SerializeToString,
+            ),
+            'ListUsageDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsageDeadLetters,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.ListUsageDeadLettersRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.ListUsageDeadLettersResponse.SerializeToString,
+            ),
+            'RetryUsageDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryUsageDeadLetters,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.RetryUsageDeadLettersRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.RetryUsageDeadLettersResponse.SerializeToString,
+            ),
+            'DiscardUsageDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardUsageDeadLetters,
+                    request_deserializer=spotplane_dot_v1_dot_usage__pb2.DiscardUsageDeadLettersRequest.FromString,
+                    response_serializer=spotplane_dot_v1_dot_usage__pb2.DiscardUsageDeadLettersResponse.SerializeToString,
             ),
             'GetTenantUsageDetailed': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTenantUsageDetailed,
@@ -979,6 +1037,87 @@ class UsageService(object):
             '/spotplane.v1.UsageService/RefreshRollups',
             spotplane_dot_v1_dot_usage__pb2.RefreshRollupsRequest.SerializeToString,
             spotplane_dot_v1_dot_usage__pb2.RefreshRollupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsageDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/ListUsageDeadLetters',
+            spotplane_dot_v1_dot_usage__pb2.ListUsageDeadLettersRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.ListUsageDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryUsageDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/RetryUsageDeadLetters',
+            spotplane_dot_v1_dot_usage__pb2.RetryUsageDeadLettersRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.RetryUsageDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardUsageDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spotplane.v1.UsageService/DiscardUsageDeadLetters',
+            spotplane_dot_v1_dot_usage__pb2.DiscardUsageDeadLettersRequest.SerializeToString,
+            spotplane_dot_v1_dot_usage__pb2.DiscardUsageDeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,9 @@ class UsageServiceStub:
 
     For keys of role `admin` and `agent`, and administrators with scope `usage:write` (who name `tenant_id` in each record).
     If the call breaks off, resend all of it: what was stored counts as duplicates.
+
+    The next chunk is read only once it is this sender's turn, tenants in turn, so flow control holds back who sends more than
+    can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
     """
     IngestUsageBatch: aio.UnaryUnaryMultiCallable[usage_pb2.IngestUsageBatchRequest, usage_pb2.IngestUsageBatchResponse]
     """Takes up to 1000 records in one transaction; callers as for `IngestUsage`. Safe to repeat."""
@@ -71,6 +74,18 @@ class UsageServiceStub:
     to repeat, and beside ingest. Each day is a transaction of its own. `CONFLICT` when ingest keeps getting in between: call again.
     For administrators.
     """
+    ListUsageDeadLetters: aio.UnaryUnaryMultiCallable[usage_pb2.ListUsageDeadLettersRequest, usage_pb2.ListUsageDeadLettersResponse]
+    """A tenant's usage records that could not be stored, newest first. For administrators.
+
+    Kept are those that nobody is left to correct: of agents' reports, and of the streaming ingest. A batch is told each of its
+    errors instead. At most 10,000 are kept of a tenant, for 40 days.
+    """
+    RetryUsageDeadLetters: aio.UnaryUnaryMultiCallable[usage_pb2.RetryUsageDeadLettersRequest, usage_pb2.RetryUsageDeadLettersResponse]
+    """Stores dead letters after all, e.g. because their model is in the catalogue by now; those that are refused again stay.
+    One transaction, so safe to repeat. For administrators with scope `usage:write`.
+    """
+    DiscardUsageDeadLetters: aio.UnaryUnaryMultiCallable[usage_pb2.DiscardUsageDeadLettersRequest, usage_pb2.DiscardUsageDeadLettersResponse]
+    """Forgets dead letters. Ids that are not there are ignored, so it is safe to repeat. For administrators."""
     GetTenantUsageDetailed: aio.UnaryUnaryMultiCallable[usage_pb2.GetTenantUsageDetailedRequest, usage_pb2.GetTenantUsageDetailedResponse]
     """A tenant's usage, grouped and filtered. For administrators."""
     ListTenantDeployments: aio.UnaryUnaryMultiCallable[usage_pb2.ListTenantDeploymentsRequest, usage_pb2.ListTenantDeploymentsResponse]
@@ -94,6 +109,9 @@ class UsageServiceServicer(metaclass=abc_1.ABCMeta):
 
         For keys of role `admin` and `agent`, and administrators with scope `usage:write` (who name `tenant_id` in each record).
         If the call breaks off, resend all of it: what was stored counts as duplicates.
+
+        The next chunk is read only once it is this sender's turn, tenants in turn, so flow control holds back who sends more than
+        can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
         """
 
     @abc_1.abstractmethod
@@ -252,6 +270,36 @@ class UsageServiceServicer(metaclass=abc_1.ABCMeta):
         to repeat, and beside ingest. Each day is a transaction of its own. `CONFLICT` when ingest keeps getting in between: call again.
         For administrators.
         """
+
+    @abc_1.abstractmethod
+    def ListUsageDeadLetters(
+        self,
+        request: usage_pb2.ListUsageDeadLettersRequest,
+        context: aio.ServicerContext[usage_pb2.ListUsageDeadLettersRequest, abc.Awaitable[usage_pb2.ListUsageDeadLettersResponse]],
+    ) -> abc.Awaitable[usage_pb2.ListUsageDeadLettersResponse]:
+        """A tenant's usage records that could not be stored, newest first. For administrators.
+
+        Kept are those that nobody is left to correct: of agents' reports, and of the streaming ingest. A batch is told each of its
+        errors instead. At most 10,000 are kept of a tenant, for 40 days.
+        """
+
+    @abc_1.abstractmethod
+    def RetryUsageDeadLetters(
+        self,
+        request: usage_pb2.RetryUsageDeadLettersRequest,
+        context: aio.ServicerContext[usage_pb2.RetryUsageDeadLettersRequest, abc.Awaitable[usage_pb2.RetryUsageDeadLettersResponse]],
+    ) -> abc.Awaitable[usage_pb2.RetryUsageDeadLettersResponse]:
+        """Stores dead letters after all, e.g. because their model is in the catalogue by now; those that are refused again stay.
+        One transaction, so safe to repeat. For administrators with scope `usage:write`.
+        """
+
+    @abc_1.abstractmethod
+    def DiscardUsageDeadLetters(
+        self,
+        request: usage_pb2.DiscardUsageDeadLettersRequest,
+        context: aio.ServicerContext[usage_pb2.DiscardUsageDeadLettersRequest, abc.Awaitable[usage_pb2.DiscardUsageDeadLettersResponse]],
+    ) -> abc.Awaitable[usage_pb2.DiscardUsageDeadLettersResponse]:
+        """Forgets dead letters. Ids that are not there are ignored, so it is safe to repeat. For administrators."""
 
     @abc_1.abstractmethod
     def GetTenantUsageDetailed(
