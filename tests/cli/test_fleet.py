@@ -13,6 +13,7 @@ from spotplane_server.market.rules import bucket
 
 from tests.cli.conftest import Operator
 from tests.fleet.world import POOLS, World
+from tests.nodes.world import Nodes
 from tests.support.clock import FakeClock
 from tests.support.plane import Plane
 
@@ -153,3 +154,18 @@ async def test_what_happened_is_listed(operator: Operator, world: World) -> None
     assert state["emergency_mode_active"] is True
     assert downtime["switch_count"] == "1"
     assert "periods" in await operator.read("savings", "show", world.tenant.id)
+
+
+async def test_nodes_are_ordered_shown_and_ended(operator: Operator, plane: Plane) -> None:
+    """By name; the log says what happened."""
+    await Nodes(plane).furnish()
+    made = await operator.read(
+        *["nodes", "launch", "aws", "us-east-1", "llama-3-8b", "--gpu", "A10G"]
+    )
+    name = made["cluster_name"]
+    [node] = (await operator.read("nodes", "list", "--status", "launching"))["data"]
+    assert (node["cluster_name"], node["model"]) == (name, "llama-3-8b")
+    ended = await operator.read("nodes", "terminate", name, "--yes")
+    assert ended["status"] == "terminating"
+    assert (await operator.read("nodes", "get", name))["status"] == "dead"
+    assert "has ended" in await operator.admin("nodes", "logs", name, "--follow")

@@ -65,6 +65,7 @@ app(prog_name="spotplane")
         ),
         ("migrate", {}, ["SPOTPLANE_DATABASE_URL"]),
         ("agent", {}, ["SPOTPLANE_API_KEY"]),
+        ("provisioner", {}, ["SPOTPLANE_ADMIN_TOKEN"]),
     ],
 )
 async def test_every_bad_setting_has_its_line(

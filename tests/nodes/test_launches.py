@@ -140,7 +140,9 @@ async def test_ending_a_node_cancels_its_launch_and_waits_for_its_holder(
     assert (await nodes.job(made.job_id)).status == "cancelled"
     assert not await nodes.lease("p-2")
 
-    assert not await nodes.report(work, machine_id="i-7")
+    assert not await nodes.report(work)
+    assert not await nodes.lease("p-2")
+    assert not await nodes.report(work, "dropped", machine_id="i-7")
 
     [cleanup] = await nodes.lease("p-2")
     assert (cleanup.kind, cleanup.machine_id) == ("terminate", "i-7")
@@ -160,6 +162,15 @@ async def test_a_launch_that_nobody_took_is_ended_at_once(nodes: Nodes) -> None:
     assert await nodes.status(made.cluster_name) == "dead"
     assert not await nodes.lease()
     assert await nodes.told(made.node_id) == ["launched", "terminated"]
+
+
+async def test_work_that_is_dropped_goes_to_the_next_at_once(nodes: Nodes) -> None:
+    """It has not failed; what is known of its machine is told."""
+    await nodes.launch()
+    [work] = await nodes.lease("p-1")
+    assert not await nodes.report(work, "dropped", machine_id="i-3")
+    [again] = await nodes.lease("p-2")
+    assert (again.id, again.attempt, again.machine_id) == (work.id, 2, "i-3")
 
 
 async def test_a_provisioner_waits_for_work(nodes: Nodes) -> None:

@@ -14,6 +14,7 @@ class LaunchSpec:
     instance_type: str
     region: str
     az: str
+    """Empty: wherever the region has room."""
     mode: Literal["spot", "ondemand"]
     client_token: str
     """Launching twice with one token yields one instance."""

@@ -27,6 +27,7 @@ STATES: Final[dict[str, InstanceState]] = {
     "stopped": "stopping",
     "terminated": "terminated",
 }
+LIVING: Final = ["pending", "running", "stopping", "stopped"]
 # EC2 keeps tags of its own under `aws:`; `Name` is what its console shows.
 NAME_TAG: Final = "Name"
 
@@ -37,7 +38,8 @@ class Ec2Settings:
 
     image_id: str
     subnets: Mapping[str, str] = field(default_factory=dict)
-    """Subnet by zone; a zone without one uses the account's default subnet there."""
+    """Subnet by zone; a zone without one uses the account's default subnet there. That of the zone
+    ``""`` is for launches that leave the zone to EC2."""
     security_group_ids: tuple[str, ...] = ()
     instance_profile: str | None = None
     key_name: str | None = None
@@ -99,6 +101,21 @@ class Ec2Provider:
 
         return await self._call(work)
 
+    async def find(self, tag: str, value: str) -> InstanceView | None:
+        """Look for an instance that lives by one of its tags; None when there is none."""
+
+        def work() -> InstanceView | None:
+            answer = self._ec2.describe_instances(
+                Filters=[
+                    {"Name": f"tag:{tag}", "Values": [value]},
+                    {"Name": "instance-state-name", "Values": LIVING},
+                ]
+            )
+            found = [i for r in answer["Reservations"] for i in r["Instances"]]
+            return _view(found[0]) if found else None
+
+        return await self._call(work)
+
     def _launch(self, spec: LaunchSpec) -> str:
         settings = self._settings
         tags = {
@@ -113,7 +130,6 @@ class Ec2Provider:
             "MinCount": 1,
             "MaxCount": 1,
             "ClientToken": spec.client_token,
-            "Placement": {"AvailabilityZone": spec.az},
             # Version 2 only; the instance reads its own tags there.
             "MetadataOptions": {"HttpTokens": "required", "InstanceMetadataTags": "enabled"},
             "TagSpecifications": [
@@ -139,6 +155,7 @@ class Ec2Provider:
         settings = self._settings
         profile = settings.instance_profile
         values = {
+            "Placement": {"AvailabilityZone": spec.az} if spec.az else None,
             "SubnetId": settings.subnets.get(spec.az) or self._default_subnet(spec.az),
             "SecurityGroupIds": list(settings.security_group_ids),
             "IamInstanceProfile": {"Name": profile} if profile else None,
@@ -148,6 +165,8 @@ class Ec2Provider:
         return {name: value for name, value in values.items() if value}
 
     def _default_subnet(self, az: str) -> str | None:
+        if not az:
+            return None
         answer = self._ec2.describe_subnets(
             Filters=[
                 {"Name": "availability-zone", "Values": [az]},

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from spotplane_server.cli import admin, backtest, bench, call, development, documents, processes
+from spotplane_server.cli import (
+    admin,
+    backtest,
+    bench,
+    call,
+    development,
+    documents,
+    processes,
+    provisioning,
+)
 
 app = typer.Typer(
     name="spotplane",
@@ -20,6 +29,7 @@ app.command("server")(processes.server)
 app.command("bridge")(processes.bridge)
 app.command("migrate")(processes.migrate)
 app.command("agent")(processes.agent)
+app.command("provisioner")(provisioning.provisioner)
 app.add_typer(admin.app, name="admin")
 app.command("call")(call.call)
 app.command("openapi")(documents.openapi)

@@ -100,10 +100,12 @@ async def _leave(conn: Conn, node: Known, why: str, now: datetime) -> Status:
 async def _clean_up(conn: Conn, launch: Operation, now: datetime) -> None:
     """Order the end of what a launch that was begun may have made.
 
-    Until its lease runs out, its holder may still be asking the cloud for a machine that nobody
-    knows yet; so the search for it begins after that, or once the holder has let go.
+    Its holder may still be asking the cloud for a machine that nobody knows yet; so the search for
+    it begins after its lease and the longest call, or once the holder has let go.
     """
-    leased = launch.is_open and launch.machine_id is None and launch.leased_until is not None
+    available_at = now
+    if launch.is_open and launch.machine_id is None and launch.leased_until is not None:
+        available_at = launch.leased_until + rules.CALL_WITHIN
     await operations_store.insert(
         conn,
         uuid4(),
@@ -113,7 +115,7 @@ async def _clean_up(conn: Conn, launch: Operation, now: datetime) -> None:
         launch_id=launch.id,
         spec=launch.spec,
         machine_id=launch.machine_id,
-        available_at=max(now, launch.leased_until or now) if leased else now,
+        available_at=max(now, available_at),
         deadline_at=now + rules.TERMINATE_WITHIN,
         now=now,
     )

@@ -56,6 +56,11 @@ async def take(conn: Conn, report: Report, now: datetime) -> Taken:
         return await _let_go(conn, report, now)
     if report.outcome == "done":
         return await _done(conn, node, held, report, now)
+    if report.outcome == "dropped":
+        await operations_store.retry(
+            conn, held, at=now, machine_id=report.machine_id, error=None, now=now
+        )
+        return Taken(open=False, provider=held.provider)
     return await _failed(conn, node, held, report, now)
 
 
@@ -79,7 +84,7 @@ async def _keep(conn: Conn, report: Report, now: datetime) -> Taken:
         now=now,
     )
     if kept is None:
-        return await _let_go(conn, report, now)
+        return Taken(open=False)
     if report.message is None:
         return Taken(open=True)
     await logs_store.write(

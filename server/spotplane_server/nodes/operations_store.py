@@ -93,8 +93,9 @@ LOCK_LAUNCH: Final = """
 
 RETRY_OPERATION: Final = """
     UPDATE node_operations
-       SET status = 'queued', leased_until = NULL, available_at = $2, failures = failures + 1,
-           machine_id = coalesce($3, machine_id), error = $4, updated_at = $5
+       SET status = 'queued', leased_until = NULL, available_at = $2,
+           failures = failures + CASE WHEN $4::text IS NULL THEN 0 ELSE 1 END,
+           machine_id = coalesce($3, machine_id), error = coalesce($4, error), updated_at = $5
      WHERE id = $1
 """
 
@@ -303,9 +304,15 @@ async def lock_launch(conn: Conn, node_id: UUID) -> Operation | None:
 
 
 async def retry(
-    conn: Conn, held: Operation, *, at: datetime, machine_id: str | None, error: str, now: datetime
+    conn: Conn,
+    held: Operation,
+    *,
+    at: datetime,
+    machine_id: str | None,
+    error: str | None,
+    now: datetime,
 ) -> None:
-    """Give a held operation back, to be tried again later."""
+    """Give a held operation back, to be tried again; without an error it has not failed."""
     await conn.execute(RETRY_OPERATION, held.id, at, machine_id, error, now)
 
 

@@ -23,6 +23,7 @@ from spotplane_server.nodes.operations import Report
 from spotplane_server.nodes.rules import Status
 
 MAX_CLOCK_LEAD: Final = timedelta(minutes=5)
+OUTCOMES: Final = ("working", "done", "failed", "dropped")
 MAX_DEADLINE: Final = timedelta(hours=24)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_GB: Final = 10**8 - 1
@@ -232,7 +233,7 @@ def report(request: pb.ReportNodeOperationRequest) -> Report:
     return Report(
         operation_id=wire.uuid(request.operation_id, "operation_id", "operation ID"),
         attempt=wire.integer(request.attempt, "attempt", 1, 2**31 - 1),
-        outcome=wire.one_of(request.outcome, "outcome", ("working", "done", "failed")),
+        outcome=wire.one_of(request.outcome, "outcome", OUTCOMES),
         retryable=request.retryable,
         phase=wire.optional_one_of(request, "phase", rules.REPORTED_PHASES) or "provisioning",
         message=wire.optional_text(request, "message", maximum=1000) or None,

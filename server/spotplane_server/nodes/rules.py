@@ -105,6 +105,8 @@ REPORTED_PHASES: Final = ("provisioning", "instance_ready", "installing")
 LAUNCHABLE: Final = tuple(provider for provider in PROVIDERS if provider != "on-prem")
 
 LEASE: Final = timedelta(seconds=30)
+# A call to a cloud may go on for so long after its caller's lease has run out.
+CALL_WITHIN: Final = timedelta(minutes=2)
 LAUNCH_WITHIN: Final = timedelta(minutes=30)
 TERMINATE_WITHIN: Final = timedelta(hours=24)
 MAX_LAUNCH_FAILURES: Final = 5

@@ -1362,7 +1362,10 @@ class ReportNodeOperationRequest(message.Message):
     attempt: builtins.int
     """As leased."""
     outcome: builtins.str
-    """Required; `working`, `done` (a termination: the machine is gone; a launch is done by its node) or `failed`."""
+    """Required; `working` (keeps the lease), `done` (a termination: the machine is gone; a launch is done by its node),
+    `failed`, or `dropped`: whoever held it does no more, so that an open one is given to the next at once, and what a
+    cancelled launch has made may be looked for.
+    """
     retryable: builtins.bool
     """Of `failed`: whether another attempt may do better; default false. A machine may exist all the same."""
     phase: builtins.str

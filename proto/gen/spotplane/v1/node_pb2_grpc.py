@@ -296,7 +296,8 @@ class NodeServiceServicer(object):
 
     def ReportNodeOperation(self, request, context):
         """For provisioners: says how far an operation is, and keeps its lease. An answer that is not `open` says to drop it:
-        it is done, cancelled, or another's by now. Safe to repeat.
+        it is done, cancelled, or another's by now. Once no call to the cloud is under way, say `dropped` then. Safe to
+        repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -102,7 +102,8 @@ class NodeServiceStub:
     """
     ReportNodeOperation: aio.UnaryUnaryMultiCallable[node_pb2.ReportNodeOperationRequest, node_pb2.ReportNodeOperationResponse]
     """For provisioners: says how far an operation is, and keeps its lease. An answer that is not `open` says to drop it:
-    it is done, cancelled, or another's by now. Safe to repeat.
+    it is done, cancelled, or another's by now. Once no call to the cloud is under way, say `dropped` then. Safe to
+    repeat.
     """
 
 class NodeServiceServicer(metaclass=abc_1.ABCMeta):
@@ -294,7 +295,8 @@ class NodeServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[node_pb2.ReportNodeOperationRequest, abc.Awaitable[node_pb2.ReportNodeOperationResponse]],
     ) -> abc.Awaitable[node_pb2.ReportNodeOperationResponse]:
         """For provisioners: says how far an operation is, and keeps its lease. An answer that is not `open` says to drop it:
-        it is done, cancelled, or another's by now. Safe to repeat.
+        it is done, cancelled, or another's by now. Once no call to the cloud is under way, say `dropped` then. Safe to
+        repeat.
         """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: aio.Server) -> None: ...

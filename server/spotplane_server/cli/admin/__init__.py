@@ -16,6 +16,7 @@ from spotplane_server.cli.admin import (
     failovers,
     fleet,
     keys,
+    nodes,
     reports,
     tenants,
     tokens,
@@ -47,6 +48,7 @@ app.add_typer(catalog.catalog, name="catalog")
 app.add_typer(agents.app, name="agents")
 app.add_typer(agents.commands, name="commands")
 app.add_typer(fleet.instances, name="instances")
+app.add_typer(nodes.app, name="nodes")
 app.command("switch")(fleet.switch)
 app.command("switches")(fleet.switches)
 app.add_typer(failovers.replicas, name="replicas")
