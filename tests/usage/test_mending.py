@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,9 @@ from tests.usage.world import Owner, World, record
 RUIN = (
     "DELETE FROM usage_rollup_minute WHERE tenant_id = $1",
     "UPDATE usage_rollup_hourly SET cost_nanos = cost_nanos + 1 WHERE tenant_id = $1",
-    "UPDATE usage_rollup_daily SET latency_sketch = '{}' WHERE tenant_id = $1",
+    "DELETE FROM usage_rollup_cuts WHERE tenant_id = $1 AND cut IN ('hour_model', 'day_region')",
+    "UPDATE usage_rollup_peaks SET requests = requests + 1 WHERE tenant_id = $1",
+    "UPDATE usage_rollup_daily SET latencies = 0 WHERE tenant_id = $1",
 )
 
 
@@ -59,6 +62,26 @@ async def wrong(usage: Any, owner: Owner) -> tuple[int, int, int]:
 
 async def test_ingest_leaves_all_sums_right(usage: Any, owner: Owner) -> None:
     """Hours, days and minutes, their sketches too."""
+    assert await wrong(usage, owner) == (0, 0, 0)
+
+
+async def test_writers_at_once_leave_all_sums_right(
+    usage: Any, owner: Owner, clock: FakeClock
+) -> None:
+    """Eight of them in the same minutes, of two models: the busiest minute is of all together."""
+    batches = [
+        [
+            record(f"w{writer}-{n}", clock.now() - timedelta(seconds=30 * n), **_attributed(writer))
+            for n in range(12)
+        ]
+        for writer in range(8)
+    ]
+    await asyncio.gather(
+        *(
+            usage.IngestUsageBatch(pb.IngestUsageBatchRequest(records=b), metadata=owner.metadata)
+            for b in batches
+        )
+    )
     assert await wrong(usage, owner) == (0, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Reading usage: hourly sums by default, raw records only when asked.
+"""Reading usage: sums by default, raw records only when asked.
 
 Every call is a constant number of statements.
 """
@@ -16,7 +16,8 @@ import asyncpg
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.paging import Page, Slice
-from spotplane_server.usage import sketch
+from spotplane_server.usage import cuts, sketch
+from spotplane_server.usage.cuts import Cut, Dimension
 from spotplane_server.usage.windows import Window
 
 Grouping: TypeAlias = Literal["model", "api_key", "region", "hour", "day"]
@@ -26,8 +27,8 @@ QUANTILES: Final = (0.5, 0.95, 0.99)
 # Stands for "no model, key or region" in the order and in page keys; sorts after every id.
 NOTHING: Final = UUID(int=2**128 - 1)
 
-# $4 grouping; $5..$7 filters; $8 limit; $9 offset; $10..$12 key of the last group before the page;
-# $13 and $14 the days within, which know models only.
+# Of combinations that no cut has. $4 grouping; $5..$7 filters; $8 limit; $9 offset; $10..$12 key of
+# the last group before the page.
 LIST_ROLLUP_GROUPS: Final = """
     WITH groups AS (
         SELECT CASE $4::text WHEN 'model' THEN model_id WHEN 'api_key' THEN api_key_id
@@ -44,21 +45,11 @@ LIST_ROLLUP_GROUPS: Final = """
                sum(latency_sum)::bigint AS latency_sum,
                min(latency_min) AS latency_min, max(latency_max) AS latency_max,
                NULL::float8[] AS percentiles
-          FROM (SELECT hour, model_id, api_key_id, region_id, requests, successes, prompt_tokens,
-                       completion_tokens, total_tokens, cached_tokens, cost_nanos, latency_count,
-                       latency_sum, latency_min, latency_max
-                  FROM usage_rollup_hourly
-                 WHERE tenant_id = $1 AND (hour >= $2 AND hour < $13 OR hour >= $14 AND hour < $3)
-                   AND ($5::uuid IS NULL OR model_id = $5)
-                   AND ($6::uuid IS NULL OR api_key_id = $6)
-                   AND ($7::uuid IS NULL OR region_id = $7)
-                UNION ALL
-                SELECT day, model_id, NULL, NULL, requests, successes, prompt_tokens,
-                       completion_tokens, total_tokens, cached_tokens, cost_nanos, latency_count,
-                       latency_sum, latency_min, latency_max
-                  FROM usage_rollup_daily
-                 WHERE tenant_id = $1 AND day >= $13 AND day < $14
-                   AND ($5::uuid IS NULL OR model_id = $5)) AS sums
+          FROM usage_rollup_hourly
+         WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
+           AND ($5::uuid IS NULL OR model_id = $5)
+           AND ($6::uuid IS NULL OR api_key_id = $6)
+           AND ($7::uuid IS NULL OR region_id = $7)
          GROUP BY 1, 2),
     page AS (
         SELECT group_id, period, requests, successes, prompt_tokens, completion_tokens,
@@ -138,8 +129,7 @@ LIST_RAW_GROUPS: Final = """
      ORDER BY p.period, p.total_tokens DESC, p.ordinal
 """
 
-# Adds sketches up for the groups of one page only. $8 their ids, $9 their periods; $10 and $11
-# the days within.
+# Adds sketches up for the groups of one page only. $8 their ids, $9 their periods.
 MERGE_SKETCHES: Final = """
     SELECT s.ordinal, s.period, array_agg(s.bucket) AS buckets, array_agg(s.total) AS totals
       FROM (SELECT g.ordinal, g.period, part >> 32 AS bucket,
@@ -153,20 +143,10 @@ MERGE_SKETCHES: Final = """
                            END AS period,
                            latency_sketch
                       FROM usage_rollup_hourly
-                     WHERE tenant_id = $1
-                       AND (hour >= $2 AND hour < $10 OR hour >= $11 AND hour < $3)
+                     WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
                        AND ($5::uuid IS NULL OR model_id = $5)
                        AND ($6::uuid IS NULL OR api_key_id = $6)
-                       AND ($7::uuid IS NULL OR region_id = $7)
-                    UNION ALL
-                    SELECT CASE $4::text WHEN 'model' THEN coalesce(
-                               model_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-                               ELSE 'ffffffff-ffff-ffff-ffff-ffffffffffff' END,
-                           CASE $4::text WHEN 'day' THEN day END,
-                           latency_sketch
-                      FROM usage_rollup_daily
-                     WHERE tenant_id = $1 AND day >= $10 AND day < $11
-                       AND ($5::uuid IS NULL OR model_id = $5)) AS g,
+                       AND ($7::uuid IS NULL OR region_id = $7)) AS g,
                    unnest(g.latency_sketch) AS part
              WHERE g.ordinal = ANY($8::uuid[])
                AND (g.period IS NULL OR g.period = ANY($9::timestamptz[]))
@@ -179,10 +159,11 @@ LIST_DEPLOYMENTS: Final = """
         SELECT model_id, min(first_at) AS first_used, max(last_at) AS last_used,
                sum(total_tokens)::bigint AS total_tokens, sum(requests)::bigint AS requests,
                sum(cost_nanos)::bigint AS cost_nanos
-          FROM (SELECT model_id, first_at, last_at, total_tokens, requests, cost_nanos
-                  FROM usage_rollup_hourly
-                 WHERE tenant_id = $1 AND (hour >= $2 AND hour < $8 OR hour >= $9 AND hour < $3)
-                   AND model_id IS NOT NULL
+          FROM (SELECT group_id AS model_id, first_at, last_at, total_tokens, requests, cost_nanos
+                  FROM usage_rollup_cuts
+                 WHERE tenant_id = $1 AND cut = 'hour_model'
+                   AND (starts_at >= $2 AND starts_at < $8 OR starts_at >= $9 AND starts_at < $3)
+                   AND group_id IS NOT NULL
                 UNION ALL
                 SELECT model_id, first_at, last_at, total_tokens, requests, cost_nanos
                   FROM usage_rollup_daily
@@ -234,11 +215,19 @@ class Query:
         )
 
     @property
-    def days(self) -> tuple[datetime, datetime]:
-        """The days within the window whose sums can answer; none when they lack what is asked."""
-        coarse = self.group_by in {"model", "day"} and not (self.api_key_id or self.region_id)
-        days = self.window.inner_days if coarse else Window(self.window.end, self.window.end)
-        return days.start, days.end
+    def cut(self) -> Cut | None:
+        """The cut that answers; None when it takes raw records or several dimensions."""
+        filters: dict[Dimension, UUID | None] = {
+            "model": self.model_id,
+            "api_key": self.api_key_id,
+            "region": self.region_id,
+        }
+        needed = [name for name, only in filters.items() if only or name == self.group_by]
+        if self.exact or len(needed) > 1:
+            return None
+        dimension = needed[0] if needed else None
+        only = filters[dimension] if dimension else None
+        return Cut(self.tenant_id, self.window, self.group_by, dimension, only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +251,11 @@ async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]
         page: Which part.
         after: Period, tokens and id of the last group before the page; empty at the start.
     """
+    if (cut := query.cut) is not None:
+        rows = await cuts.list_groups(conn, cut, page, after)
+        total = rows[0]["total"]
+        rows = [row for row in rows if row["ordinal"] is not None]
+        return _sliced(rows, total, await cuts.merge_sketches(conn, cut, rows))
     period, tokens, ordinal = after or (None, None, None)
     rows = await conn.fetch(
         LIST_RAW_GROUPS if query.exact else LIST_ROLLUP_GROUPS,
@@ -271,13 +265,19 @@ async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]
         datetime.fromisoformat(period) if period else None,
         tokens,
         ordinal,
-        *(() if query.exact else query.days),
     )
     total = rows[0]["total"]
     rows = [row for row in rows if row["ordinal"] is not None]
     if query.exact:
         return Slice([Group(row, row["percentiles"] or _ZEROS) for row in rows], total)
-    latencies = await _merge_sketches(conn, query, rows)
+    return _sliced(rows, total, await _merge_sketches(conn, query, rows))
+
+
+def _sliced(
+    rows: Sequence[asyncpg.Record],
+    total: int,
+    latencies: dict[tuple[UUID, datetime | None], dict[int, int]],
+) -> Slice[Group]:
     groups = [
         Group(
             row,
@@ -319,7 +319,6 @@ async def _merge_sketches(
         *query.arguments,
         list({row["ordinal"] for row in rows}),
         [row["period"] for row in rows if row["period"] is not None],
-        *query.days,
     )
     return {
         (row["ordinal"], row["period"]): dict(zip(row["buckets"], row["totals"], strict=True))

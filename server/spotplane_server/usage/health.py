@@ -9,7 +9,13 @@ from uuid import UUID
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.usage.windows import DAY
 
-TABLES: Final = ("usage_rollup_minute", "usage_rollup_hourly", "usage_rollup_daily")
+TABLES: Final = (
+    "usage_rollup_minute",
+    "usage_rollup_peaks",
+    "usage_rollup_hourly",
+    "usage_rollup_cuts",
+    "usage_rollup_daily",
+)
 
 COUNT_PARTITIONS: Final = """
     SELECT count(to_regclass(name)) FROM unnest($1::text[]) AS name

@@ -27,7 +27,7 @@ COUNT_WRONG_HOURS: Final = """
 """
 
 COUNT_WRONG_DAYS: Final = """
-    WITH said AS (SELECT * FROM usage_models_by_records($1, 'day', $2, $3)),
+    WITH said AS (SELECT * FROM usage_days_by_records($1, $2, $3)),
          kept AS (SELECT * FROM usage_days_kept($1, $2, $3))
     SELECT count(DISTINCT (w.day, w.model_id))
       FROM ((SELECT * FROM said EXCEPT SELECT * FROM kept)
@@ -38,7 +38,29 @@ COUNT_WRONG_DAYS: Final = """
 COUNT_WRONG_MINUTES: Final = """
     WITH said AS (SELECT * FROM usage_models_by_records($1, 'minute', $2, $3)),
          kept AS (SELECT * FROM usage_minutes_kept($1, $2, $3))
-    SELECT count(DISTINCT (w.day, w.model_id))
+    SELECT count(DISTINCT (w.minute, w.model_id))
+      FROM ((SELECT * FROM said EXCEPT SELECT * FROM kept)
+            UNION ALL
+            (SELECT * FROM kept EXCEPT SELECT * FROM said)) AS w
+"""
+
+# Cuts of hours and cuts of days.
+COUNT_WRONG_CUTS: Final = """
+    WITH said AS (SELECT * FROM usage_cuts_by_records($1, $2, $3)),
+         kept AS (SELECT * FROM usage_cuts_kept($1, $2, $3))
+    SELECT count(DISTINCT (w.cut, w.starts_at, w.group_id))
+               FILTER (WHERE w.cut LIKE 'hour%') AS hours,
+           count(DISTINCT (w.cut, w.starts_at, w.group_id))
+               FILTER (WHERE w.cut LIKE 'day%') AS days
+      FROM ((SELECT * FROM said EXCEPT SELECT * FROM kept)
+            UNION ALL
+            (SELECT * FROM kept EXCEPT SELECT * FROM said)) AS w
+"""
+
+COUNT_WRONG_PEAKS: Final = """
+    WITH said AS (SELECT * FROM usage_peaks_by_records($1, $2, $3)),
+         kept AS (SELECT * FROM usage_peaks_kept($1, $2, $3))
+    SELECT count(DISTINCT w.hour)
       FROM ((SELECT * FROM said EXCEPT SELECT * FROM kept)
             UNION ALL
             (SELECT * FROM kept EXCEPT SELECT * FROM said)) AS w
@@ -61,7 +83,7 @@ DELETE_WRONG_DAYS: Final = """
     DELETE FROM usage_rollup_daily d
      USING (SELECT * FROM usage_days_kept($1, $2, $3)
             EXCEPT
-            SELECT * FROM usage_models_by_records($1, 'day', $2, $3)) AS w
+            SELECT * FROM usage_days_by_records($1, $2, $3)) AS w
      WHERE d.tenant_id = $1 AND d.day = w.day AND d.model_id IS NOT DISTINCT FROM w.model_id
     RETURNING d.day
 """
@@ -71,8 +93,27 @@ DELETE_WRONG_MINUTES: Final = """
      USING (SELECT * FROM usage_minutes_kept($1, $2, $3)
             EXCEPT
             SELECT * FROM usage_models_by_records($1, 'minute', $2, $3)) AS w
-     WHERE m.tenant_id = $1 AND m.minute = w.day AND m.model_id IS NOT DISTINCT FROM w.model_id
+     WHERE m.tenant_id = $1 AND m.minute = w.minute AND m.model_id IS NOT DISTINCT FROM w.model_id
     RETURNING m.minute
+"""
+
+DELETE_WRONG_CUTS: Final = """
+    DELETE FROM usage_rollup_cuts c
+     USING (SELECT * FROM usage_cuts_kept($1, $2, $3)
+            EXCEPT
+            SELECT * FROM usage_cuts_by_records($1, $2, $3)) AS w
+     WHERE c.tenant_id = $1 AND c.cut = w.cut AND c.starts_at = w.starts_at
+       AND c.group_id IS NOT DISTINCT FROM w.group_id
+    RETURNING c.starts_at
+"""
+
+DELETE_WRONG_PEAKS: Final = """
+    DELETE FROM usage_rollup_peaks p
+     USING (SELECT * FROM usage_peaks_kept($1, $2, $3)
+            EXCEPT
+            SELECT * FROM usage_peaks_by_records($1, $2, $3)) AS w
+     WHERE p.tenant_id = $1 AND p.hour = w.hour
+    RETURNING p.hour
 """
 
 # What ingest added since the snapshot makes these end with a serialization failure, not do nothing.
@@ -87,7 +128,7 @@ INSERT_MISSING_HOURS: Final = """
 
 INSERT_MISSING_DAYS: Final = """
     INSERT INTO usage_rollup_daily
-    SELECT * FROM usage_models_by_records($1, 'day', $2, $3)
+    SELECT * FROM usage_days_by_records($1, $2, $3)
     EXCEPT
     SELECT * FROM usage_days_kept($1, $2, $3)
     ON CONFLICT ON CONSTRAINT usage_rollup_daily_key DO NOTHING
@@ -103,10 +144,31 @@ INSERT_MISSING_MINUTES: Final = """
     RETURNING minute
 """
 
+INSERT_MISSING_CUTS: Final = """
+    INSERT INTO usage_rollup_cuts
+    SELECT * FROM usage_cuts_by_records($1, $2, $3)
+    EXCEPT
+    SELECT * FROM usage_cuts_kept($1, $2, $3)
+    ON CONFLICT ON CONSTRAINT usage_rollup_cuts_key DO NOTHING
+    RETURNING starts_at
+"""
+
+INSERT_MISSING_PEAKS: Final = """
+    INSERT INTO usage_rollup_peaks
+    SELECT * FROM usage_peaks_by_records($1, $2, $3)
+    EXCEPT
+    SELECT * FROM usage_peaks_kept($1, $2, $3)
+    ON CONFLICT ON CONSTRAINT usage_rollup_peaks_pkey DO NOTHING
+    RETURNING hour
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """How many sums are missing, wrong, or without any record."""
+    """How many sums are missing, wrong, or without any record.
+
+    Cuts count among their hours or days, busiest minutes among the minutes.
+    """
 
     hours: int = 0
     days: int = 0
@@ -119,10 +181,13 @@ class Wrong:
 async def count_wrong(conn: Conn, tenant_id: TenantId, window: Window, now: datetime) -> Wrong:
     """Compare the sums of whole days with the raw records; in a repeatable-read transaction."""
     span = (tenant_id, window.start, window.end)
+    late = _with_minutes(tenant_id, window, now)
+    (cuts,) = await conn.fetch(COUNT_WRONG_CUTS, *span)
     return Wrong(
-        await conn.fetchval(COUNT_WRONG_HOURS, *span),
-        await conn.fetchval(COUNT_WRONG_DAYS, *span),
-        await conn.fetchval(COUNT_WRONG_MINUTES, *_with_minutes(tenant_id, window, now)),
+        cuts["hours"] + await conn.fetchval(COUNT_WRONG_HOURS, *span),
+        cuts["days"] + await conn.fetchval(COUNT_WRONG_DAYS, *span),
+        await conn.fetchval(COUNT_WRONG_MINUTES, *late)
+        + await conn.fetchval(COUNT_WRONG_PEAKS, *late),
     )
 
 
@@ -140,7 +205,9 @@ async def mend(conn: Conn, tenant_id: TenantId, window: Window, now: datetime) -
     for delete, insert, arguments in (
         (DELETE_WRONG_HOURS, INSERT_MISSING_HOURS, span),
         (DELETE_WRONG_DAYS, INSERT_MISSING_DAYS, span),
+        (DELETE_WRONG_CUTS, INSERT_MISSING_CUTS, span),
         (DELETE_WRONG_MINUTES, INSERT_MISSING_MINUTES, late),
+        (DELETE_WRONG_PEAKS, INSERT_MISSING_PEAKS, late),
     ):
         done += len(await conn.fetch(delete, *arguments))
         done += len(await conn.fetch(insert, *arguments))

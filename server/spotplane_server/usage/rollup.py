@@ -7,8 +7,9 @@ stored: by objects that took longer than all the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -24,6 +25,15 @@ MINUTE_US: Final = 60_000_000
 HOUR_US: Final = 60 * MINUTE_US
 DAY_US: Final = 24 * HOUR_US
 NO_LATENCY: Final = -1
+# Sums by one dimension: the unit of time, and the field that tells rows apart.
+CUTS: Final[dict[str, tuple[int, str | None]]] = {
+    "hour": (HOUR_US, None),
+    "hour_model": (HOUR_US, "model_id"),
+    "hour_api_key": (HOUR_US, "api_key_id"),
+    "hour_region": (HOUR_US, "region_id"),
+    "day_api_key": (DAY_US, "api_key_id"),
+    "day_region": (DAY_US, "region_id"),
+}
 # Beyond every latency, where the smallest is looked for.
 _HUGE: Final = 2**62
 
@@ -52,7 +62,12 @@ class Dimensions:
     @property
     def model(self) -> Dimensions:
         """The tenant and the model alone."""
-        return Dimensions(self.tenant_id, None, None, self.model_id, None)
+        return self.only("model_id")
+
+    def only(self, dimension: str | None) -> Dimensions:
+        """The tenant and one of the others, by the name of its field, alone."""
+        alone = Dimensions(self.tenant_id, None, None, None, None)
+        return replace(alone, **{dimension: getattr(self, dimension)}) if dimension else alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,14 +117,34 @@ class Sums:
     first_at: list[datetime]
     last_at: list[datetime]
 
+    @classmethod
+    def together(cls, several: Sequence[Sums]) -> Sums:
+        """The rows of several, one behind the other."""
+        found = cls([], [], [[] for _ in several[0].measures], [], [], [], [], [], [], [])
+        for sums in several:
+            begin = len(found.sketch)
+            found.dimensions.extend(sums.dimensions)
+            found.starts.extend(sums.starts)
+            for column, more in zip(found.measures, sums.measures, strict=True):
+                column.extend(more)
+            found.latency_min.extend(sums.latency_min)
+            found.latency_max.extend(sums.latency_max)
+            found.sketch.extend(sums.sketch)
+            found.sketch_from.extend([begin + start for start in sums.sketch_from])
+            found.sketch_to.extend([begin + end for end in sums.sketch_to])
+            found.first_at.extend(sums.first_at)
+            found.last_at.extend(sums.last_at)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Rollups:
-    """A batch's sums."""
+    """A batch's sums; the cuts by name, always in the same order."""
 
     hours: Sums
     days: Sums
     minutes: Sums
+    cuts: dict[str, Sums]
 
 
 def sum_up(records: Sequence[Priced]) -> Rollups:
@@ -119,6 +154,10 @@ def sum_up(records: Sequence[Priced]) -> Rollups:
         batch.sum(lambda of: of, HOUR_US),
         batch.sum(lambda of: of.model, DAY_US),
         batch.sum(lambda of: of.model, MINUTE_US),
+        {
+            name: batch.sum(partial(Dimensions.only, dimension=dimension), unit_us)
+            for name, (unit_us, dimension) in CUTS.items()
+        },
     )
 
 

@@ -1,6 +1,6 @@
 """Totals of a window by model, key and period: minutes at its edges, then hours, days inside.
 
-Every call is one statement, or two that must see one snapshot.
+Every call is one statement, or three that must see one snapshot.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncpg
 
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
-from spotplane_server.usage import analytics, sketch
+from spotplane_server.usage import analytics, sketch, sketch_numbers
 from spotplane_server.usage.windows import MINUTE, Unit, Window
 
 # $2..$7 are the six bounds of the window; $8 the name of a model.
@@ -31,10 +31,11 @@ SUM_MODELS: Final = """
              WHERE tenant_id = $1
                AND (minute >= $2 AND minute < $3 OR minute >= $6 AND minute < $7)
             UNION ALL
-            SELECT model_id, requests, successes, prompt_tokens, completion_tokens, total_tokens,
+            SELECT group_id, requests, successes, prompt_tokens, completion_tokens, total_tokens,
                    cached_tokens, cost_nanos, latency_count, latency_sum
-              FROM usage_rollup_hourly
-             WHERE tenant_id = $1 AND (hour >= $3 AND hour < $4 OR hour >= $5 AND hour < $6)
+              FROM usage_rollup_cuts
+             WHERE tenant_id = $1 AND cut = 'hour_model'
+               AND (starts_at >= $3 AND starts_at < $4 OR starts_at >= $5 AND starts_at < $6)
             UNION ALL
             SELECT model_id, requests, successes, prompt_tokens, completion_tokens, total_tokens,
                    cached_tokens, cost_nanos, latency_count, latency_sum
@@ -45,35 +46,49 @@ SUM_MODELS: Final = """
      GROUP BY p.model_id, m.id
 """
 
-MERGE_MODEL_SKETCHES: Final = """
+# Those of minutes, which are of many parts.
+MERGE_MINUTE_SKETCHES: Final = """
     SELECT s.model_id, array_agg(s.bucket) AS buckets, array_agg(s.total) AS totals
       FROM (SELECT p.model_id, part >> 32 AS bucket, sum(part & 4294967295)::bigint AS total
-              FROM (SELECT model_id, latency_sketch
-                      FROM usage_rollup_minute
-                     WHERE tenant_id = $1
-                       AND (minute >= $2 AND minute < $3 OR minute >= $6 AND minute < $7)
-                    UNION ALL
-                    SELECT model_id, latency_sketch
-                      FROM usage_rollup_hourly
-                     WHERE tenant_id = $1 AND (hour >= $3 AND hour < $4 OR hour >= $5 AND hour < $6)
-                    UNION ALL
-                    SELECT model_id, latency_sketch
-                      FROM usage_rollup_daily
-                     WHERE tenant_id = $1 AND day >= $4 AND day < $5) AS p
+              FROM usage_rollup_minute p
               LEFT JOIN models m ON m.id = p.model_id
              CROSS JOIN unnest(p.latency_sketch) AS part
-             WHERE $8::text IS NULL OR m.name = $8
+             WHERE p.tenant_id = $1
+               AND (p.minute >= $2 AND p.minute < $3 OR p.minute >= $4 AND p.minute < $5)
+               AND ($6::text IS NULL OR m.name = $6)
              GROUP BY 1, 2) AS s
      GROUP BY 1
 """
 
+# Those of hours and days, which are numbers. What a server of an older version added to a day is in
+# `latency_sketch`.
+MERGE_MODEL_SKETCHES: Final = """
+    SELECT p.model_id, numeric_send(sum(p.latencies)) AS latencies
+      FROM (SELECT group_id AS model_id, latencies
+              FROM usage_rollup_cuts
+             WHERE tenant_id = $1 AND cut = 'hour_model'
+               AND (starts_at >= $2 AND starts_at < $3 OR starts_at >= $4 AND starts_at < $5)
+            UNION ALL
+            SELECT model_id, CASE WHEN latency_sketch = '{}' THEN latencies
+                                  ELSE latencies + sketch_number(latency_sketch) END
+              FROM usage_rollup_daily
+             WHERE tenant_id = $1 AND day >= $3 AND day < $4) AS p
+      LEFT JOIN models m ON m.id = p.model_id
+     WHERE $6::text IS NULL OR m.name = $6
+     GROUP BY p.model_id
+"""
+
+# $2..$5 are the bounds of hours and days.
 SUM_KEYS: Final = """
     SELECT p.api_key_id, k.name AS key_name, k.key_prefix, p.requests, p.total_tokens, p.cost_nanos
-      FROM (SELECT api_key_id, sum(requests)::bigint AS requests,
+      FROM (SELECT group_id AS api_key_id, sum(requests)::bigint AS requests,
                    sum(total_tokens)::bigint AS total_tokens, sum(cost_nanos)::bigint AS cost_nanos
-              FROM usage_rollup_hourly
-             WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
-             GROUP BY api_key_id) AS p
+              FROM usage_rollup_cuts
+             WHERE tenant_id = $1
+               AND (cut = 'hour_api_key'
+                    AND (starts_at >= $2 AND starts_at < $3 OR starts_at >= $4 AND starts_at < $5)
+                    OR cut = 'day_api_key' AND starts_at >= $3 AND starts_at < $4)
+             GROUP BY group_id) AS p
       LEFT JOIN api_keys k ON k.tenant_id = $1 AND k.id = p.api_key_id
      ORDER BY p.total_tokens DESC, p.api_key_id
 """
@@ -85,10 +100,11 @@ SUM_PERIODS: Final = """
            sum(p.completion_tokens)::bigint AS completion_tokens,
            sum(p.cost_nanos)::bigint AS cost_nanos, sum(p.latency_count)::bigint AS latency_count,
            sum(p.latency_sum)::bigint AS latency_sum
-      FROM (SELECT hour AS at, requests, prompt_tokens, completion_tokens, cost_nanos,
+      FROM (SELECT starts_at AS at, requests, prompt_tokens, completion_tokens, cost_nanos,
                    latency_count, latency_sum
-              FROM usage_rollup_hourly
-             WHERE tenant_id = $1 AND (hour >= $2 AND hour < $3 OR hour >= $4 AND hour < $5)
+              FROM usage_rollup_cuts
+             WHERE tenant_id = $1 AND cut = 'hour'
+               AND (starts_at >= $2 AND starts_at < $3 OR starts_at >= $4 AND starts_at < $5)
             UNION ALL
             SELECT day, requests, prompt_tokens, completion_tokens, cost_nanos, latency_count,
                    latency_sum
@@ -104,23 +120,28 @@ SUM_MINUTES: Final = """
      GROUP BY minute
 """
 
+# Whole hours know their busiest minute: $3 and $4 are the first and the end of those.
 FIND_PEAK: Final = """
-    SELECT minute, sum(requests)::bigint AS requests
-      FROM usage_rollup_minute
-     WHERE tenant_id = $1 AND minute >= $2 AND minute < $3
-     GROUP BY minute
-     ORDER BY 2 DESC, 1
+    SELECT p.minute, p.requests
+      FROM (SELECT minute, sum(requests)::bigint AS requests
+              FROM usage_rollup_minute
+             WHERE tenant_id = $1
+               AND (minute >= $2 AND minute < $3 OR minute >= $4 AND minute < $5)
+             GROUP BY minute
+            UNION ALL
+            SELECT minute, requests
+              FROM usage_rollup_peaks
+             WHERE tenant_id = $1 AND hour >= $3 AND hour < $4) AS p
+     ORDER BY p.requests DESC, p.minute
      LIMIT 1
 """
 
 # $2 the hour before which the page begins; $3 limit.
 LIST_HOURS: Final = """
     WITH hours AS (
-        SELECT hour, sum(requests)::bigint AS requests, sum(total_tokens)::bigint AS total_tokens,
-               sum(cost_nanos)::bigint AS cost_nanos
-          FROM usage_rollup_hourly
-         WHERE tenant_id = $1
-         GROUP BY hour)
+        SELECT starts_at AS hour, requests, total_tokens, cost_nanos
+          FROM usage_rollup_cuts
+         WHERE tenant_id = $1 AND cut = 'hour')
     SELECT t.total, p.hour, p.requests, p.total_tokens, p.cost_nanos
       FROM (SELECT count(*) AS total FROM hours) t
       LEFT JOIN (SELECT hour, requests, total_tokens, cost_nanos
@@ -199,10 +220,7 @@ async def sum_models(
     rows = await conn.fetch(SUM_MODELS, *arguments)
     merged: dict[Any, dict[int, int]] = {}
     if latencies:
-        merged = {
-            row["model_id"]: dict(zip(row["buckets"], row["totals"], strict=True))
-            for row in await conn.fetch(MERGE_MODEL_SKETCHES, *arguments)
-        }
+        merged = await _merge_sketches(conn, tenant_id, window, model)
     totals = [
         ModelTotal({name: row[name] for name in _SUMMED}, merged.get(row["model_id"], {}), row)
         for row in rows
@@ -210,9 +228,25 @@ async def sum_models(
     return sorted(totals, key=lambda t: (-t.sums[order], *_place(t)))
 
 
+async def _merge_sketches(
+    conn: Conn, tenant_id: TenantId, window: Window, model: str | None
+) -> dict[Any, dict[int, int]]:
+    """Counts by bucket for each model: of hours and days, and of the minutes at the edges."""
+    start, *inner, end = window.bounds
+    rows = await conn.fetch(MERGE_MODEL_SKETCHES, tenant_id, *inner, model)
+    merged = {row["model_id"]: sketch_numbers.counts(row["latencies"]) for row in rows}
+    edges = (start, inner[0], inner[-1], end)
+    for row in await conn.fetch(MERGE_MINUTE_SKETCHES, tenant_id, *edges, model):
+        counts = merged.setdefault(row["model_id"], {})
+        for number, count in zip(row["buckets"], row["totals"], strict=True):
+            counts[number] = counts.get(number, 0) + count
+    return merged
+
+
 async def sum_keys(conn: Conn, tenant_id: TenantId, window: Window) -> list[asyncpg.Record]:
     """Sum whole hours by key, most tokens first."""
-    return await conn.fetch(SUM_KEYS, tenant_id, window.start, window.end)
+    days = window.inner_days
+    return await conn.fetch(SUM_KEYS, tenant_id, window.start, days.start, days.end, window.end)
 
 
 async def sum_periods(
@@ -238,7 +272,10 @@ async def sum_minutes(
 
 async def find_peak(conn: Conn, tenant_id: TenantId, window: Window) -> asyncpg.Record | None:
     """Find the first of the busiest minutes; None without traffic."""
-    return await conn.fetchrow(FIND_PEAK, tenant_id, window.start, window.end)
+    hours = window.inner_hours
+    return await conn.fetchrow(
+        FIND_PEAK, tenant_id, window.start, hours.start, hours.end, window.end
+    )
 
 
 async def list_hours(
