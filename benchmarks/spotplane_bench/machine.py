@@ -39,6 +39,13 @@ def rss_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_rss_bytes(pid: int) -> int:
+    """The most memory of a process that was in RAM at once."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(peak) * 1024
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time that a process has used, its threads together."""
     return _cpu_seconds(_stat(pid))

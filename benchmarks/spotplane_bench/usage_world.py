@@ -149,7 +149,7 @@ class Traffic:
 
     def _record(self, user: User, now: datetime, *, named: bool) -> usage_pb2.UsageRecord:
         draw = self._random
-        (number,) = draw.choices(range(len(user.keys)), _falling(len(user.keys)))
+        (number,) = draw.choices(range(len(user.keys)), falling(len(user.keys)))
         model = self._habit(self._world.catalog.models, number)
         region = self._habit(self._world.catalog.regions, number)
         prompt = min(int(draw.lognormvariate(6.5, 1.0)) + 1, 32_000)
@@ -182,6 +182,6 @@ class Traffic:
         return now - timedelta(seconds=LIVE_SECONDS * self._random.random())
 
 
-def _falling(count: int) -> list[float]:
+def falling(count: int) -> list[float]:
     """Shares of the first, the second …, each used less than the one before it."""
     return [1 / (rank + 1) for rank in range(count)]
