@@ -72,6 +72,14 @@ AUDITED: Final = {
     "FleetService/ForceSwitch": "instance.force_switch",
     "FleetService/RegisterInstance": "instance.register",
     "FleetService/BulkExecute": "instance.terminate",
+    "NodeService/RegisterNode": "node.register",
+    "NodeService/LaunchNode": "node.launch",
+    "NodeService/LaunchInstance": "node.launch",
+    "NodeService/TerminateNode": "node.terminate",
+    "NodeService/DrainNode": "node.drain",
+    "NodeService/ReportTermination": "node.termination_warning",
+    "NodeService/DeregisterNode": "node.deregister",
+    "TenantService/ExportTenant": "tenant.export",
     "BudgetService/CreateBudget": "budget.create",
     "BudgetService/UpdateBudget": "budget.update",
     "BudgetService/DeleteBudget": "budget.delete",
@@ -100,6 +108,9 @@ TELLS_OR_ASKS: Final = {
     "FleetService/ReportInstanceLaunched",
     "FleetService/ReportCleanup",
     "MarketService/ReportPrices",
+    "NodeService/Heartbeat",
+    "NodeService/LeaseNodeOperations",
+    "NodeService/ReportNodeOperation",
     "MarketService/SimulateSwitch",
 }
 INSERT_NOTIFICATION: Final = """
@@ -111,7 +122,9 @@ INSERT_NOTIFICATION: Final = """
 def test_every_method_that_changes_is_accounted_for() -> None:
     """A new one is given its action above."""
     changing = {
-        name for name, rpc in rpcs.ALL.items() if policy.METHODS[rpc.path].scope == "admin:write"
+        name
+        for name, rpc in rpcs.ALL.items()
+        if policy.METHODS[rpc.path].scope in {"admin:write", "nodes:write", "export"}
     }
 
     assert set(AUDITED) | TELLS_OR_ASKS == changing
