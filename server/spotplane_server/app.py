@@ -134,7 +134,7 @@ def build(kernel: Kernel) -> Parts:
     return Parts(
         services=[service for feature in features for service in feature.services],
         jobs=[
-            partitions.PartitionJob(kernel.db),
+            partitions.PartitionJob(kernel.db, kernel.config.partitions_ahead),
             retention.RetentionJob(kernel.db, forgotten, _tell_cleanup),
             *(job for feature in features for job in feature.jobs),
         ],
@@ -322,7 +322,8 @@ class Server:
             self._stack.push_async_callback(self.kernel.redis.aclose)
         if self.kernel.replica is not None:
             self._stack.push_async_callback(self.kernel.replica.close)
-        await partitions.PartitionJob(self.kernel.db).run_once(self.kernel.clock.now())
+        ahead = self.kernel.config.partitions_ahead
+        await partitions.PartitionJob(self.kernel.db, ahead).run_once(self.kernel.clock.now())
         runner = JobRunner(
             self.kernel.db, self.kernel.clock, self.kernel.server_id, self.parts.jobs
         )

@@ -142,6 +142,7 @@ class ServerConfig:
     usage_late_days: int = _setting(35, _late_days)
     usage_future_minutes: int = _setting(5, _natural)
     usage_ingest_slots: int = _setting(4, _natural)  # batches that are stored at the same time
+    partitions_ahead: int = _setting(3, _natural)  # months beyond the current one
     launch_estimate_days: int = _setting(30, _natural)
     launch_estimate_min_samples: int = _setting(3, _natural)
     max_body_mib: int = _setting(10, _natural)

@@ -169,9 +169,9 @@ class Window:
                 break
         return at
 
-    def reached(self, limit: int, now: float) -> bool:
-        """Whether the threshold is reached and has not been for a window's width."""
-        if self.used < limit * THRESHOLD or now < self._quiet_until:
+    def reached(self, now: float) -> bool:
+        """Whether nobody was told of a threshold for a window's width; now somebody is."""
+        if now < self._quiet_until:
             return False
         self._quiet_until = now + self._seconds
         return True
@@ -186,7 +186,7 @@ class Limiter:
 
     def __init__(self, *, max_windows: int = MAX_WINDOWS) -> None:
         self._max_windows = max_windows
-        self._windows: OrderedDict[tuple[str, float], Window] = OrderedDict()
+        self._windows: OrderedDict[str, Window] = OrderedDict()
         self._running: dict[str, int] = {}
 
     def permit(self, layers: Sequence[Layer]) -> Permit | None:
@@ -200,22 +200,23 @@ class Limiter:
 
     def decide(self, layers: Sequence[Layer], now: float, *, charge: bool = True) -> Verdict:
         """Charge all layers, or none; with ``charge`` off only look."""
-        windows = [self._window(layer) for layer in layers]
+        windows: list[Window | None] = []
         refused = 0
-        for number, (layer, window) in enumerate(zip(layers, windows, strict=True), 1):
-            if window is None:
-                full = self._running.get(layer.key, 0) >= layer.limit
+        for number, layer in enumerate(layers, 1):
+            if layer.counts == "running":
+                window, full = None, self._running.get(layer.key, 0) >= layer.limit
             else:
+                window = self._found(layer.key, layer.seconds)
                 window.expire(now)
                 full = window.used >= layer.limit
+            windows.append(window)
             if full and not refused:
                 refused = number
-        if charge and not refused:
-            self._charge(layers, windows, now)
+        charged = charge and not refused
         return Verdict(
             refused,
             [
-                self._standing(layer, window, now)
+                self._settle(layer, window, now, charged)
                 for layer, window in zip(layers, windows, strict=True)
             ],
         )
@@ -236,38 +237,30 @@ class Limiter:
             window.expire(now)
             window.charge(now, amount)
 
-    def _charge(
-        self, layers: Sequence[Layer], windows: Sequence[Window | None], now: float
-    ) -> None:
-        for layer, window in zip(layers, windows, strict=True):
-            if window is None:
-                self._running[layer.key] = self._running.get(layer.key, 0) + 1
-            elif layer.counts == "calls":
-                window.charge(now)
-
-    def _standing(self, layer: Layer, window: Window | None, now: float) -> Standing:
+    def _settle(self, layer: Layer, window: Window | None, now: float, charged: bool) -> Standing:
         if window is None:
-            return Standing(self._running.get(layer.key, 0), now + 1)
+            running = self._running.get(layer.key, 0)
+            if charged:
+                running = self._running[layer.key] = running + 1
+            return Standing(running, now + 1)
+        if charged and layer.counts == "calls":
+            window.charge(now)
         full = window.used >= layer.limit
         return Standing(
             window.used,
             window.frees_at(now, layer.limit if full else None),
-            window.reached(layer.limit, now),
+            window.used >= layer.limit * THRESHOLD and window.reached(now),
         )
 
-    def _window(self, layer: Layer) -> Window | None:
-        return None if layer.counts == "running" else self._found(layer.key, layer.seconds)
-
     def _found(self, key: str, seconds: float) -> Window:
-        named = (key, seconds)
-        window = self._windows.get(named)
+        window = self._windows.get(key)
         if window is None:
-            window = self._windows[named] = Window(seconds)
+            window = self._windows[key] = Window(seconds)
             if len(self._windows) > self._max_windows:
                 self._windows.popitem(last=False)
         else:
             # The one forgotten is the one unused for longest, never one that is being used up.
-            self._windows.move_to_end(named)
+            self._windows.move_to_end(key)
         return window
 
 

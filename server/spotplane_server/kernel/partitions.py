@@ -39,21 +39,27 @@ COUNT_AHEAD: Final = """
 
 
 class PartitionJob:
-    """Keeps the past two, the current and the next three months present."""
+    """Keeps the past two, the current and the next months present.
+
+    Args:
+        db: The database.
+        ahead: How many months beyond the current one.
+    """
 
     name = "partitions"
     period = timedelta(hours=6)
     singleton = True
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, ahead: int = MONTHS_AHEAD) -> None:
         self._db = db
+        self._ahead = ahead
 
     async def run_once(self, now: datetime) -> int:
         """Create what is missing; answer how many were."""
         made = 0
         async with self._db.read(EVERY_TENANT) as conn:
             for table in TABLES:
-                for offset in range(-MONTHS_BACK, MONTHS_AHEAD + 1):
+                for offset in range(-MONTHS_BACK, self._ahead + 1):
                     start, end = month(now, offset), month(now, offset + 1)
                     made += bool(await conn.fetchval(ENSURE, table, start, end))
             current = f"usage_records_{now:%Y%m}"
