@@ -47,11 +47,7 @@ OF_THE_DOORS: Final = {
     "UNSUPPORTED_MEDIA_TYPE",
 }
 # Documented for features that are still to come; this list only shrinks.
-LATER: Final = {
-    "IP_NOT_ALLOWED",  # allow-lists of addresses
-    "RATE_LIMIT_TOKENS",  # budgets of tokens
-    "LIMITER_UNAVAILABLE",  # budgets shared through Redis
-}
+LATER: Final[frozenset[str]] = frozenset()
 
 
 def _modules() -> list[Any]:
