@@ -290,7 +290,7 @@ async def test_mended_sums_show_at_once(scene: Scene) -> None:
     owner = await scene.world.tenant()
     await scene.send(owner)
     await scene.world.conn.execute(
-        "UPDATE usage_rollup_hourly SET requests = 9 WHERE tenant_id = $1", owner.id
+        "UPDATE usage_rollup_cuts SET requests = 9 WHERE tenant_id = $1", owner.id
     )
     wrong = await scene.ask(owner, "ListUsageByKey")
 
