@@ -94,13 +94,18 @@ def _ago(agent: agent_pb2.Agent) -> str:
 
 def _usage(sight: Sight, tenants: list[DemoTenant]) -> RenderableType:
     table = Table(box=None, expand=True, header_style="bold", padding=(0, 1))
-    for column in ("tenant", "requests", "tokens", "cost"):
+    for column in ("tenant", "requests", "tokens", "cost", "a minute", "p95"):
         table.add_column(column, justify="left" if column == "tenant" else "right")
     for tenant in tenants:
         now = sight.usage.get(tenant.id)
         if now is not None:
             table.add_row(
-                tenant.name, f"{now.requests:,}", f"{now.tokens:,}", f"${now.cost_usd:.4f}"
+                tenant.name,
+                f"{now.requests:,}",
+                f"{now.tokens:,}",
+                f"${now.cost_usd:.4f}",
+                f"{now.per_minute:,}",
+                f"{now.p95_ms:,.0f} ms",
             )
     return Panel(table, title="usage this hour, by REST")
 

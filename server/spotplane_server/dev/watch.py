@@ -63,11 +63,18 @@ class Timeline:
 
 @dataclass(slots=True)
 class UsageNow:
-    """This hour's usage of a tenant."""
+    """This hour's usage of a tenant; rate and latency of the last sixty minutes.
+
+    Attributes:
+        per_minute: Requests of the last whole minute.
+        p95_ms: Latency that 95 % of the requests stayed below.
+    """
 
     requests: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
+    per_minute: int = 0
+    p95_ms: float = 0.0
 
 
 @dataclass(slots=True)
@@ -130,15 +137,24 @@ class Watch:
     async def _count(self, http: aiohttp.ClientSession) -> None:
         """Ask as a dashboard would: by REST, through the edge, with the tenant's key."""
         for tenant in self._tenants:
-            url = f"http://{self._edge}/v1/usage/by-hour?hours=1"
-            headers = {"Authorization": f"Bearer {tenant.key}"}
-            async with http.get(url, headers=headers) as answer:
-                answer.raise_for_status()
-                row = (await answer.json())["data"][-1]
+            hour = await self._ask(http, tenant, "usage/by-hour?hours=1")
+            rate = await self._ask(http, tenant, "metrics/throughput?period=1h")
+            speed = await self._ask(http, tenant, "metrics/performance?period=1h")
+            row, last_whole_minute = hour["data"][-1], rate["time_series"][1]
             # The transcoder prints 64-bit integers as strings, the bridge as numbers.
             self.sight.usage[tenant.id] = UsageNow(
-                int(row["total_requests"]), int(row["total_tokens"]), float(row["total_cost_usd"])
+                int(row["total_requests"]),
+                int(row["total_tokens"]),
+                float(row["total_cost_usd"]),
+                int(last_whole_minute["requests"]),
+                float(speed["overall"]["latency"]["p95_ms"]),
             )
+
+    async def _ask(self, http: aiohttp.ClientSession, tenant: DemoTenant, question: str) -> Any:
+        headers = {"Authorization": f"Bearer {tenant.key}"}
+        async with http.get(f"http://{self._edge}/v1/{question}", headers=headers) as answer:
+            answer.raise_for_status()
+            return await answer.json()
 
     async def _follow(self, channel: grpc.aio.Channel) -> None:
         while True:

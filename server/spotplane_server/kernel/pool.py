@@ -131,7 +131,7 @@ class Pool:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 for conn in closing:
-                    await conn.close()
+                    await _goodbye(conn)
                     self._open.discard(conn)
                 while self._open:
                     self._returned.clear()
@@ -188,6 +188,14 @@ class Pool:
                 waiter.set_result(conn)
                 return True
         return False
+
+
+async def _goodbye(conn: ScopedConnection) -> None:
+    """Close a connection, though it may be dead and nobody has noticed yet."""
+    try:
+        await conn.close()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        conn.terminate()
 
 
 def _expire(waiter: asyncio.Future[ScopedConnection | None]) -> None:

@@ -20,6 +20,7 @@ from spotplane_server.cli.admin import (
     reports,
     tenants,
     tokens,
+    usage,
 )
 
 app = typer.Typer(
@@ -63,4 +64,5 @@ app.add_typer(decisions.engines, name="engines")
 app.add_typer(decisions.models, name="models")
 app.add_typer(reports.savings, name="savings")
 app.add_typer(reports.clients, name="clients")
+app.add_typer(usage.app, name="usage")
 app.add_typer(tokens.app, name="token")
