@@ -112,8 +112,8 @@ class SharedLimits:
         try:
             answer = await self._ask(asked)
         except asyncio.CancelledError:
-            # Admitted, and cancelled before it could be told.
-            if permit is not None and _admitted(asked.verdict):
+            # Redis hears of it right behind the question, if that was sent at all.
+            if permit is not None:
                 self._give_back(permit)
             raise
         standings = [
@@ -163,7 +163,8 @@ class SharedLimits:
             raise LimiterUnavailable from None
 
     def _send(self) -> None:
-        waiting, self._asked = self._asked, []
+        waiting = [asked for asked in self._asked if not asked.verdict.cancelled()]
+        self._asked = []
         for start in range(0, len(waiting), MAX_BATCH):
             batch = waiting[start : start + MAX_BATCH]
             keys = [key for asked in batch for key in asked.keys]
@@ -189,8 +190,6 @@ class SharedLimits:
         for asked, verdict in zip(batch, answer.result(), strict=True):
             if not asked.verdict.done():
                 asked.verdict.set_result(verdict)
-            elif asked.permit is not None and not verdict[0]:
-                self._give_back(asked.permit)  # its call was cancelled while it waited
 
     def _give_back(self, permit: Permit) -> None:
         try:
@@ -234,15 +233,6 @@ class SharedLimits:
 
 def _millis(now: float) -> int:
     return int(now * 1000)
-
-
-def _admitted(verdict: asyncio.Future[list[int]]) -> bool:
-    return (
-        verdict.done()
-        and not verdict.cancelled()
-        and verdict.exception() is None
-        and not verdict.result()[0]
-    )
 
 
 def _fail(verdict: asyncio.Future[Any]) -> None:
