@@ -483,7 +483,9 @@ async def test_bad_signals_are_refused(agent: Standby) -> None:
     for days in ("0", "366", "many"):
         path = f"/api/admin/emergency-events?days={days}"
         await refused("VALIDATION_ERROR", "GET", path, by=ADMIN, status=400)
-    assert (await imminent(agent, termination_time="soon"))["action"] == "launching_replica"
+    # A time that nobody can read, or keep, stops no rescue.
+    for time in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "soon"):
+        assert (await imminent(agent, termination_time=time))["action"] == "launching_replica"
 
 
 @covers("40 41 42 75 X16 X17 X25", "foreign")

@@ -271,6 +271,7 @@ def _deadline(
     """
     try:
         at = datetime.fromisoformat(request.termination_time)
-        return at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
+        at = at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+    return at if wire.storable(at) else None

@@ -199,7 +199,7 @@ def instant(value: str, field: str) -> datetime:
         at = parsed.astimezone(UTC)
     except (ValueError, OverflowError):  # the latter: beyond the first or the last year
         parsed = None
-    if parsed is None or parsed.tzinfo is None or "T" not in value.upper() or at in _INFINITE:
+    if parsed is None or parsed.tzinfo is None or "T" not in value.upper() or not storable(at):
         bare = _BARE_DATE.fullmatch(value) is not None
         raise Invalid(
             f"{field} must be an RFC 3339 date-time with a zone",
@@ -208,6 +208,11 @@ def instant(value: str, field: str) -> datetime:
             suggestion=f"use {value}T00:00:00Z" if bare else "use e.g. 2026-01-31T00:00:00Z",
         )
     return at
+
+
+def storable(at: datetime) -> bool:
+    """Whether the database keeps an instant as what it is."""
+    return at not in _INFINITE
 
 
 def optional_instant(request: Message, field: str) -> datetime | None:
@@ -294,7 +299,7 @@ def from_timestamp(value: timestamp_pb2.Timestamp) -> datetime:
         at = value.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as err:
         raise Invalid("a time must lie in the years 1 to 9999", reason="OUT_OF_RANGE") from err
-    if at in _INFINITE:
+    if not storable(at):
         raise Invalid("a time must lie within the years 1 to 9999", reason="OUT_OF_RANGE")
     return at
 
