@@ -194,7 +194,11 @@ def _scalar_type(target: FieldDescriptor) -> str:
 def _success(bound: list[BoundCall]) -> dict[str, Any]:
     usual = bound[-1]
     status = usual.declared.status
-    answer = {"description": "Success.", "content": _content(usual)}
+    content = _content(usual)
+    shapes = [call.answer.schema for call in reversed(bound) if call.answer is not None]
+    if "application/json" in content and any(shape != shapes[0] for shape in shapes):
+        content["application/json"]["schema"] = {"anyOf": shapes}
+    answer = {"description": "Success.", "content": content}
     if callable(status):
         return {"200": answer, "201": answer}
     return {str(status): answer}
