@@ -34,6 +34,8 @@ AUDITED: Final = {
     "TenantService/ActivateTenant": "tenant.activate",
     "TenantService/CreateClient": "tenant.create",
     "TenantService/RotateClientToken": "api_key.rotate",
+    "TenantService/UpdateEnvironment": "environment.update",
+    "UsageService/DiscardUsageDeadLetters": "usage.dead_letters.discard",
     "ApiKeyService/CreateApiKey": "api_key.create",
     "ApiKeyService/RevokeApiKey": "api_key.revoke",
     "ApiKeyService/UpdateApiKey": "api_key.update",
