@@ -46,18 +46,19 @@ CATALOGUE: Final = (
     """,
     "SELECT version, name, checksum FROM schema_migrations ORDER BY 1",
 )
-MakeDatabase: TypeAlias = Callable[[], Awaitable[str]]
+# Makes a database like the one named, an empty one if none is.
+MakeDatabase: TypeAlias = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
 async def make_database(postgres: Any) -> AsyncIterator[MakeDatabase]:
-    """Empty databases."""
+    """Databases of the test's own."""
     made: list[str] = []
 
-    async def make() -> str:
+    async def make(like: str = "template0") -> str:
         made.append(f"m{uuid4().hex}")
         async with _owner(postgres.get_uri()) as conn:
-            await conn.execute(f'CREATE DATABASE "{made[-1]}" TEMPLATE template0')
+            await conn.execute(f'CREATE DATABASE "{made[-1]}" TEMPLATE "{like}"')
         url: str = postgres.get_uri(made[-1])
         return url
 
@@ -81,11 +82,11 @@ async def _catalogue(url: str) -> list[list[tuple[object, ...]]]:
         return [[tuple(row) for row in await conn.fetch(query)] for query in CATALOGUE]
 
 
-async def _migrate_to(url: str, version: int) -> None:
+async def _migrate_to(url: str, version: int, since: int = 0) -> None:
     """Bring a database to an older version, as that version did."""
     async with _owner(url) as conn:
         await conn.execute(migrate.CREATE_LEDGER)
-        for step in migrate.load()[:version]:
+        for step in migrate.load()[since:version]:
             async with conn.transaction():
                 await conn.execute(step.sql)
                 await conn.execute(migrate.RECORD, step.version, step.name, step.checksum)
@@ -97,9 +98,12 @@ async def test_every_older_version_comes_to_the_same_schema(
     """Each applies what it lacks, and nothing twice."""
     steps = [step.name for step in migrate.load()]
     expected = await _catalogue(database_url)
+    older = await make_database()
+    async with _owner(older) as conn:
+        name = await conn.fetchval("SELECT current_database()")
     for version in range(len(steps)):
-        url = await make_database()
-        await _migrate_to(url, version)
+        await _migrate_to(older, version, max(0, version - 1))
+        url = await make_database(name)
 
         assert await migrate.migrate(url) == steps[version:]
 
