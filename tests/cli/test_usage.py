@@ -39,6 +39,7 @@ async def test_wrong_sums_are_found_and_mended(
 
     assert [done.status for done in (right, wrong, after)] == [0, 1, 0]
     assert "usage rebuild" in wrong.err
+    assert "every sum equals its raw records" in after.out
     assert int(mended["mended"]) == 2  # one row deleted, one written
 
 

@@ -87,7 +87,9 @@ def cell(value: Any) -> str:
         return json_format.MessageToJson(value, preserving_proto_field_name=True, indent=None)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str | int | float):
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) >= 1000 else f"{value:.6g}"
+    if isinstance(value, str | int):
         return str(value)
     return ", ".join(cell(item) for item in value)
 

@@ -19,10 +19,8 @@ Start = Annotated[
 End = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339, exclusive; default now.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="UUIDs of dead letters.")]
 
-_GROUPS = (
-    "model_name api_key_name region_code period total_requests success_rate_pct total_tokens "
-    "p50_latency_ms p95_latency_ms total_cost_usd"
-)
+_NAMES = {"model": "model_name", "api_key": "api_key_name", "region": "region_code"}
+_SUMS = "total_requests success_rate_pct total_tokens p50_latency_ms p95_latency_ms total_cost_usd"
 _LETTERS = "id record.request_id code field description sender_kind sender_id received_at"
 
 
@@ -47,7 +45,7 @@ def show_(
         exact=exact,
         limit=limit,
     )
-    show.many(answer, _GROUPS, json=json)
+    show.many(answer, f"{_NAMES.get(by, 'period')} {_SUMS}", json=json)
 
 
 @app.command()
@@ -58,10 +56,15 @@ def verify(
     answer = plane_of(context).call(
         "UsageService.VerifyRollups", tenant_id=tenant, start_date=start, end_date=end
     )
-    show.one(answer, json=json)
-    if answer.wrong_hours or answer.wrong_days or answer.wrong_minutes:
-        if not json:
-            typer.echo("the sums are wrong; `spotplane admin usage rebuild` mends them", err=True)
+    wrong = answer.wrong_hours + answer.wrong_days + answer.wrong_minutes
+    if json:
+        show.one(answer, json=True)
+    elif wrong:
+        show.one(answer, json=False)
+        typer.echo("the sums are wrong; `spotplane admin usage rebuild` mends them", err=True)
+    else:
+        typer.echo(f"{answer.days} days: every sum equals its raw records")
+    if wrong:
         raise typer.Exit(1)
 
 
