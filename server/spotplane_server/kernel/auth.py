@@ -19,7 +19,7 @@ from uuid import UUID
 
 import asyncpg
 
-from spotplane_server.kernel import secrets
+from spotplane_server.kernel import metrics, secrets
 from spotplane_server.kernel.addresses import Network, check_allowed
 from spotplane_server.kernel.calls import Caller, Role, TenantId
 from spotplane_server.kernel.clock import Clock
@@ -248,8 +248,7 @@ class Authenticator:
         self._epochs = EpochReader(db)
         self._cache: OrderedDict[bytes, Verified] = OrderedDict()
         self._used: dict[UUID, datetime] = {}
-        self.cache_hits = 0
-        self.cache_misses = 0
+        self._hits, self._misses = (metrics.AUTH_CACHE.labels(to) for to in ("hit", "miss"))
 
     async def admin(self, token: str | None, address: str | None) -> Verified:
         """Prove an administrator who calls from an address.
@@ -337,10 +336,10 @@ class Authenticator:
     async def _verify(self, hashed: bytes, kind: str, load: _Loader) -> Verified | None:
         known = self._cache.get(hashed)
         if known is not None and known.epoch == await self._epochs.current():
-            self.cache_hits += 1
+            self._hits.inc()
             # One that is shown as what it is not proves nothing.
             return known if known.caller.kind == kind else None
-        self.cache_misses += 1
+        self._misses.inc()
         self._cache.pop(hashed, None)
         async with self._db.read(EVERY_TENANT) as conn:
             verified = await load(conn, hashed)

@@ -36,6 +36,9 @@ RPC_SECONDS: Final = Histogram(
 )
 ACTIVE: Final = Gauge("active_connections", "Open calls.", ["door"])
 AUTH: Final = Counter("auth_attempts", "Credentials checked.", ["kind", "result"])
+AUTH_CACHE: Final = Counter(
+    "auth_cache", "Credentials proven from memory (hit) or looked up (miss).", ["result"]
+)
 LIMITED: Final = Counter("rate_limit_rejections", "Calls refused for a budget.", ["layer"])
 POOL: Final = Gauge("db_pool_connections", "Connections to PostgreSQL.", ["state"])
 DEPENDENCY_UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ["service"])
@@ -100,6 +103,13 @@ NODE_LAUNCH_SECONDS: Final = Histogram(
     "From the order of a node to its being active.",
     ["provider"],
     buckets=(1, 2.5, 5, 10, 30, 60, 120, 180, 300, 600, 900, 1800),
+)
+TENANTS: Final = Gauge("tenants", "Tenants.", ["status"])
+API_KEYS: Final = Gauge("api_keys", "API keys.", ["status"])
+RETENTION_DROPPED: Final = Counter(
+    "retention_dropped",
+    "Rows deleted and months dropped because they were kept long enough.",
+    ["table"],
 )
 PARTITIONS_AHEAD: Final = Gauge(
     "usage_partitions_ahead", "Monthly partitions that exist beyond the current month."

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 import asyncpg
 import structlog
 
-from spotplane_server.kernel import daily
+from spotplane_server.kernel import daily, metrics
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 
 log = structlog.get_logger(__name__)
@@ -110,6 +110,7 @@ class RetentionJob:
                     DELETE_BEFORE, rule.table, rule.column, now - rule.keep, BATCH
                 )
             total += deleted
+            metrics.RETENTION_DROPPED.labels(rule.table).inc(deleted)
             if deleted < BATCH:
                 return total
 
@@ -119,9 +120,11 @@ class RetentionJob:
             dropped = 0
             for row in expired:
                 try:
-                    dropped += bool(
-                        await conn.fetchval(DROP_PARTITION, row["parent"], row["starts_at"])
+                    gone: bool = await conn.fetchval(
+                        DROP_PARTITION, row["parent"], row["starts_at"]
                     )
+                    dropped += gone
+                    metrics.RETENTION_DROPPED.labels(row["parent"]).inc(gone)
                 except asyncpg.LockNotAvailableError:
                     # Somebody reads it; tomorrow it is as expired as today.
                     log.warning("month_not_dropped", table=row["parent"], month=row["starts_at"])

@@ -13,7 +13,7 @@ from spotplane_server.kernel.sealing import Box
 from spotplane_server.tenants.callers_service import CallerService
 from spotplane_server.tenants.clients_service import ClientSettings
 from spotplane_server.tenants.export import Exporter
-from spotplane_server.tenants.jobs import EscrowJob, LastUsedJob
+from spotplane_server.tenants.jobs import EscrowJob, FiguresJob, LastUsedJob
 from spotplane_server.tenants.keys_service import ApiKeyService, Defaults
 from spotplane_server.tenants.service import TenantService
 
@@ -38,6 +38,7 @@ def assemble(kernel: Kernel) -> Parts:
         ],
         jobs=[
             LastUsedJob(kernel.db, kernel.auth),
+            FiguresJob(kernel.db),
             EscrowJob(kernel.db, keeps=box is not None),
         ],
         retention=[

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from spotplane_server.kernel import metrics
 from spotplane_server.kernel.auth import Authenticator
 from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.tenants import clients_store, keys_store
+from spotplane_server.tenants import clients_store, keys_store, store
 
 
 class LastUsedJob:
@@ -36,6 +37,27 @@ class LastUsedJob:
         except BaseException:
             self._pending = used | self._pending
             raise
+
+
+class FiguresJob:
+    """Counts tenants and keys for the metrics of this process."""
+
+    name = "tenant-figures"
+    period = timedelta(seconds=60)
+    singleton = False
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def run_once(self, now: datetime) -> int:
+        """Count; nothing is done that would be worth a line in the log."""
+        async with self._db.read(EVERY_TENANT) as conn:
+            counts = await store.count_by_status(conn)
+        for kind, gauge in (("tenant", metrics.TENANTS), ("api_key", metrics.API_KEYS)):
+            gauge.clear()
+            for status, count in counts[kind].items():
+                gauge.labels(status).set(count)
+        return 0
 
 
 class EscrowJob:

@@ -134,6 +134,13 @@ SUM_TOTALS: Final = """
 """
 
 
+COUNT_BY_STATUS: Final = """
+    SELECT 'tenant' AS kind, status, count(*) AS total FROM tenants GROUP BY status
+    UNION ALL
+    SELECT 'api_key', status, count(*) FROM api_keys GROUP BY status
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """A tenant's row."""
@@ -201,6 +208,14 @@ async def find_by_email(conn: Conn, email: str) -> tuple[UUID, str] | None:
     """Id and status of the tenant with this e-mail that is not deleted."""
     row = await conn.fetchrow(FIND_BY_EMAIL, email)
     return None if row is None else (row["id"], row["status"])
+
+
+async def count_by_status(conn: Conn) -> dict[str, dict[str, int]]:
+    """Count tenants (``tenant``) and keys (``api_key``) by status."""
+    found: dict[str, dict[str, int]] = {"tenant": {}, "api_key": {}}
+    for row in await conn.fetch(COUNT_BY_STATUS):
+        found[row["kind"]][row["status"]] = row["total"]
+    return found
 
 
 async def find_tenant(conn: Conn, tenant_id: UUID) -> Tenant | None:
