@@ -242,6 +242,9 @@ class _Builder:
             schema = {"oneOf": [bare, self._schemas.answer(twin)]}
             example = self._schemas.example(items, frozenset(), of_request=False)
             return {"application/json": {"schema": schema, "example": [example]}}
+        if "server-sent events" in comment:
+            text = 'id: 7\nevent: log\ndata: {"message":"downloading"}\n\n'
+            return {"text/event-stream": {"schema": {"type": "string"}, "example": text}}
         kind = "application/zip" if "ZIP archive" in comment else "application/octet-stream"
         return {kind: {"schema": {"type": "string", "contentMediaType": kind}}}
 

@@ -98,7 +98,8 @@ async def test_openapi_is_valid_and_complete(http: ClientSession) -> None:
         for path, item in document["paths"].items()
         for method, operation in item.items()
     }
-    wanted = {(route.method, route.template) for route in load_routes()}
+    # What takes slashes too is written like any other parameter.
+    wanted = {(route.method, route.template.replace("=**}", "}")) for route in load_routes()}
     wanted |= {("GET", path) for path in ("/health", "/ready", "/metrics", "/api-docs")}
     assert wanted <= operations.keys()
     assert len({operation["operationId"] for operation in operations.values()}) == len(operations)
