@@ -186,7 +186,11 @@ async def test_notice_without_a_replica_is_rescued_once_one_is_bound(world: Worl
     assert old.alive
     await old.replicas()
     (child,) = old.children
-    assert await eventually(world.primary) == child.machine.id
+
+    async def rescued() -> bool:
+        return await world.primary() == child.machine.id
+
+    assert await eventually(rescued)
     assert child.machine.az != old.machine.az
 
 
