@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,10 @@ async def standby_of(primary: Any) -> AsyncIterator[Standby]:
     try:
         yield Standby(primary, server)
     finally:
-        await asyncio.to_thread(server.cleanup)
+        # One that a test has stopped may be gone while it is being looked for.
+        with suppress(ProcessLookupError):
+            await asyncio.to_thread(server.cleanup)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _follow(primary: Any, directory: Path) -> Any:
