@@ -11,7 +11,7 @@ from tests.clients.cloud import pool
 from tests.clients.dashboard import Dashboard
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
-from tests.support.link import run_job
+from tests.support.link import jump, run_job
 
 
 @pytest.fixture
@@ -90,8 +90,7 @@ async def test_the_elders_machine_is_ended_with_consent_and_after_the_wait(
     assert "TERMINATE_INSTANCE" not in await child.actions()
     assert (await dashboard.states())[agent.machine.id] == "zombie"
 
-    clock.advance(timedelta(seconds=301))
-    await child.heartbeat()
+    await jump(dashboard.field.plane, clock, timedelta(seconds=301))
 
     async def ended() -> bool:
         await child.actions()

@@ -15,6 +15,7 @@ from tests.clients.loop_agent import LoopAgent
 from tests.dialects.field import Field
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
+from tests.support.link import jump
 
 
 class World(Dashboard):
@@ -222,7 +223,7 @@ async def test_zombie_is_ended_only_with_consent_and_after_its_wait(world: World
     await old.commands()
     (new,) = old.children
     assert (await world.states())[old.machine.id] == "zombie"
-    world.clock.advance(timedelta(minutes=10))
+    await jump(world.field.plane, world.clock, timedelta(minutes=10))
     assert await new.clean_up() == []
 
     await world.set(autoTerminateEnabled=True)

@@ -14,7 +14,7 @@ from tests.dialects.standby import FAR_POOL, Standby, polling
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 from tests.support.fleet import REGION, TYPE, ZONES
-from tests.support.link import run_job
+from tests.support.link import jump, run_job
 
 POOL = {
     "id": FAR_POOL,
@@ -524,13 +524,13 @@ async def test_cost_is_integrated_from_launch_to_confirmed_end(
         cost: float = (await agent.field.get(path))["cost"]["total"]
         return cost
 
-    clock.advance(timedelta(hours=1))
+    await jump(agent.field.plane, clock, timedelta(hours=1))
     assert await total() == pytest.approx(0.31, abs=0.001)
     await run_job(agent.field.plane, "replica-coordinator")
     assert await total() == pytest.approx(0.31, abs=0.001)
-    clock.advance(timedelta(hours=1))
+    await jump(agent.field.plane, clock, timedelta(hours=1))
     await agent.tell(replica_id, "terminated")
-    clock.advance(timedelta(hours=5))
+    await jump(agent.field.plane, clock, timedelta(hours=5))
     await run_job(agent.field.plane, "replica-coordinator")
 
     assert await total() == pytest.approx(0.62, abs=0.002)

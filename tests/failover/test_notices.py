@@ -22,7 +22,7 @@ from tests.failover.world import (
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 from tests.support.fleet import Calls
-from tests.support.link import Hand, bind, listening, run_job
+from tests.support.link import Hand, bind, jump, listening, run_job
 from tests.support.plane import Plane, refused, running
 
 
@@ -128,8 +128,7 @@ async def test_rebalance_creates_one_replica_and_releases_it_after_two_hours(
     await tell(stream, replica.id, "ready")
     assert (await calls.agent(agent_id)).instance_id == "i-1"
 
-    clock.advance(timedelta(hours=2))
-    await stream.beat()
+    await jump(plane, clock, timedelta(hours=2))
     await run_job(plane, "failover")
 
     done = await only(calls, agent_id)
@@ -403,8 +402,7 @@ async def test_silent_replica_is_not_promoted(
     standby = await hand.connect(agent_id, replica.instance_id)
     await listening(plane)
     await standby.vanish()
-    clock.advance(timedelta(seconds=130))
-    await stream.beat()
+    await jump(plane, clock, timedelta(seconds=130), but=replica.instance_id)
 
     await notice(stream)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 from uuid import uuid4
 
 import grpc.aio
@@ -15,6 +16,7 @@ from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_server.kernel.db import EVERY_TENANT
 from spotplane_server.kernel.jobs import Job
 
+from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 from tests.support.fleet import REGION, TYPE, ZONES
 from tests.support.plane import Metadata, Plane, Refusal, Tenant, refusal
@@ -188,6 +190,23 @@ async def listening(plane: Plane) -> None:
             return bool(await conn.fetchval("SELECT since > '-infinity' FROM heartbeat_collection"))
 
     await eventually(since)
+
+
+HEARD: Final = "UPDATE agent_sessions SET last_heartbeat_at = $1 WHERE instance_id <> $2"
+
+
+async def jump(plane: Plane, clock: FakeClock, by: timedelta, *, but: str = "") -> None:
+    """Jump ahead with everybody heard all along: no job may take the jump for their silence.
+
+    Args:
+        plane: Whose agents.
+        clock: What jumps.
+        by: How far.
+        but: An instance that is silent.
+    """
+    async with plane.db.transaction(EVERY_TENANT) as conn:
+        await conn.execute(HEARD, clock.now() + by, but)
+    clock.advance(by)
 
 
 async def bind(speaker: Conversation, replica_id: str) -> str:

@@ -168,6 +168,7 @@ async def test_kill_9_of_the_database_loses_nothing_acknowledged(
     owner = await world.tenant()
     async with crashing(database_url, None) as (db, _):
         await ingest(db, owner.id, None, batch(3), NOW)
+    witness = await asyncpg.connect(database_url)
     async with crashing(database_url, None) as (db, crash):
         try:
             async with db.transaction(owner.id) as conn:
@@ -178,6 +179,8 @@ async def test_kill_9_of_the_database_loses_nothing_acknowledged(
         except AWAY:
             pass
 
+    # Until all were cut off a new connection may still be had, which dies with the others.
+    await eventually(witness.is_closed)
     found: Any = await eventually(lambda: _connected(database_url), within=30)
     try:
         again = World(found)
