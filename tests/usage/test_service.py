@@ -143,6 +143,28 @@ async def test_stream_counts_positions_over_all_chunks(usage: Any, world: World)
     assert [(e.index, e.request_id) for e in answer.errors] == [(3, "c")]
 
 
+async def test_chunks_that_came_in_meanwhile_are_stored_together(usage: Any, world: World) -> None:
+    """Many small ones are not as many transactions, and each record is told of at its position."""
+    owner = await world.tenant()
+    before = await revision(world, owner)
+    chunks = [[record(f"{c}-a"), record(f"{c}-b", outcome="?")] for c in range(40)]
+
+    answer = await usage.IngestUsage(stream(chunks), metadata=owner.metadata)
+
+    assert (answer.accepted, answer.rejected) == (40, 40)
+    assert [(e.index, e.request_id) for e in answer.errors] == [
+        (2 * c + 1, f"{c}-b") for c in range(40)
+    ]
+    assert 40 / 4 <= await revision(world, owner) - before < 40
+
+
+async def revision(world: World, owner: Owner) -> int:
+    found: int = await world.conn.fetchval(
+        "SELECT coalesce(sum(revision), 0)::int FROM usage_revisions WHERE tenant_id = $1", owner.id
+    )
+    return found
+
+
 async def test_stream_tells_the_first_thousand_refusals(usage: Any, world: World) -> None:
     """All are counted, not all are described."""
     owner = await world.tenant()

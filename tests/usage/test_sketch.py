@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from decimal import Decimal
+from itertools import accumulate, chain
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.usage import sketch
+from spotplane_server.usage import sketch, sketch_numbers
 
 LATENCIES = st.lists(st.integers(0, sketch.MAX_LATENCY_MS), min_size=1, max_size=300)
 QUANTILES = (0.0, 0.5, 0.95, 0.99, 1.0)
@@ -86,3 +88,20 @@ def test_worked_example() -> None:
 def test_no_latencies_have_percentiles_of_zero() -> None:
     """Nothing is divided by nothing."""
     assert sketch.percentiles({}, QUANTILES) == [0.0] * len(QUANTILES)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, sketch.MAX_LATENCY_MS), max_size=30), min_size=1, max_size=8)
+)
+def test_numerals_count_in_twelve_digits_a_bucket(several: list[list[int]]) -> None:
+    """Each sketch is the number that it stands for, an empty one 0."""
+    parts = [packed(latencies) if latencies else [] for latencies in several]
+    ends = list(accumulate(map(len, parts)))
+    starts = [end - len(of_one) + 1 for end, of_one in zip(ends, parts, strict=True)]
+
+    numerals = sketch_numbers.numerals(list(chain(*parts)), starts, ends)
+
+    assert [int(Decimal(numeral)) for numeral in numerals] == [
+        sum(count * 10 ** (12 * number) for number, count in counts(latencies).items())
+        for latencies in several
+    ]

@@ -18,6 +18,7 @@ from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.usage import dead_letters, second_tries
+from spotplane_server.usage.ingest import count
 from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.rules import CODES
 from spotplane_server.usage.totals_service import check_tenant
@@ -61,12 +62,15 @@ class DeadLetterHandlers(usage_pb2_grpc.UsageServiceServicer):
         self, request: pb.RetryUsageDeadLettersRequest, context: Context
     ) -> pb.RetryUsageDeadLettersResponse:
         tenant_id, ids, now = _tenant(request), _ids(request.ids), self._clock.now()
-        async with self._db.transaction(tenant_id) as conn:
+        turn = self._intake.turns.take(str(tenant_id))
+        async with turn, self._db.transaction(tenant_id) as conn:
             await check_tenant(conn, tenant_id)
             result = await second_tries.retry(conn, tenant_id, ids, self._intake.window, now)
             remaining = await dead_letters.count(conn, tenant_id)
             counts = {"accepted": result.accepted, "rejected": result.rejected}
             await self._record(conn, tenant_id, "usage.dead_letters.retry", counts)
+        count(result)
+        self._intake.taken.hint()
         return pb.RetryUsageDeadLettersResponse(
             accepted=result.accepted,
             duplicates=result.duplicates,

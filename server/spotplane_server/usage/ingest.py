@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -73,7 +74,7 @@ async def ingest(
         db: The database.
         tenant_id: The caller's; None for administrators, whose records name their tenants.
         environment_id: For records that name neither an environment nor a key.
-        records: At most 1000; that is for the caller to hold.
+        records: A few thousand at most; that is for the caller to hold.
         now: Time of records that name none.
         window: How far from now a record's time may lie.
         atomic: Refuse all when one is refused.
@@ -93,7 +94,7 @@ async def ingest(
     default = str(environment_id) if environment_id else None
     kept = unpriced = 0
     try:
-        if drafts or sender:
+        if drafts or (sender and batch.result.errors):
             async with db.transaction(tenant_id or EVERY_TENANT) as conn:
                 if drafts:
                     unpriced = await store_drafts(conn, batch, drafts, default, now)
@@ -110,7 +111,10 @@ async def ingest(
     batch.result.errors.sort(key=lambda e: e.index)
     metrics.UNPRICED.inc(unpriced)
     metrics.DEAD_LETTERS.inc(kept)
-    count(batch.result, drafts, now)
+    count(batch.result)
+    if drafts:
+        oldest = min(draft.at for draft in drafts)
+        metrics.USAGE_LAG.observe(max(0.0, (now - oldest).total_seconds()))
     return batch.result
 
 
@@ -196,6 +200,7 @@ async def _places(
     owners = await store.find_owners(conn, scopes)
     models = await store.find_models(conn, scopes, oldest)
     regions = await store.find_regions(conn, scopes, oldest)
+    books: dict[tuple[str | None, str | None], PriceBook] = {}
     known: dict[Dimensions, Place] = {}
     places: dict[Scope, Place | Fault] = {}
     for scope in scopes:
@@ -204,13 +209,13 @@ async def _places(
         except Fault as fault:
             places[scope] = fault
             continue
-        if of not in known:
-            prices = PriceBook(
+        priced_by = (of.model_id, of.region_id)
+        if priced_by not in books:
+            books[priced_by] = PriceBook(
                 models.histories[of.model_id] if of.model_id else [],
                 regions.histories[of.region_id] if of.region_id else [],
             )
-            known[of] = Place(of, prices)
-        places[scope] = known[of]
+        places[scope] = known.setdefault(of, Place(of, books[priced_by]))
     return places
 
 
@@ -281,12 +286,11 @@ async def _fresh(conn: Conn, batch: Batch, priced: Sequence[Priced]) -> list[Pri
             again.append(record)
     if not first:
         return []
-    taken = await store.claim_request_ids(conn, [r.draft for r in first.values()])
-    fresh = [record for key, record in first.items() if key in taken]
-    content = {key: first[key].draft.content_hash for key in taken}
-    held = [key for key in first if key not in taken]
+    held = await store.claim_request_ids(conn, [r.draft for r in first.values()])
+    fresh = [record for key, record in first.items() if key not in held]
+    content = {key: first[key].draft.content_hash for key in first.keys() - held} if again else {}
     if held:
-        content |= await store.find_content(conn, held)
+        content |= await store.find_content(conn, list(held))
         again = [first[key] for key in held] + again
     for record in again:
         # An id may have left by retention in between: then what it held is not known any more.
@@ -300,13 +304,16 @@ async def _fresh(conn: Conn, batch: Batch, priced: Sequence[Priced]) -> list[Pri
 
 def _spent(fresh: Iterable[Priced], now: datetime) -> Mapping[str, int]:
     """What draws on the budgets of now: no window reaches back behind a day."""
-    found = []
+    since = now - ONE_DAY
+    amounts: defaultdict[Place, int] = defaultdict(int)
     for record in fresh:
-        of, draft = record.place.dimensions, record.draft
-        if of.api_key_id is not None and draft.at > now - ONE_DAY:
-            amount = draft.prompt_tokens + draft.completion_tokens
-            found.append((of.api_key_id, of.environment_id, amount))
-    return budgets.tokens(found)
+        draft = record.draft
+        if draft.at > since:
+            amounts[record.place] += draft.prompt_tokens + draft.completion_tokens
+    spenders = [(place.dimensions, amount) for place, amount in amounts.items()]
+    return budgets.tokens(
+        [(of.api_key_id, of.environment_id, n) for of, n in spenders if of.api_key_id is not None]
+    )
 
 
 def _key(record: Priced) -> store.RequestKey:
@@ -331,11 +338,8 @@ def _refusal(result: Result) -> Invalid:
     return Semantic(message, details=details)
 
 
-def count(result: Result, drafts: Sequence[Draft], now: datetime) -> None:
+def count(result: Result) -> None:
     """Tell the metrics of a batch that is committed."""
     metrics.USAGE.labels("accepted").inc(result.accepted)
     metrics.USAGE.labels("duplicate").inc(result.duplicates)
     metrics.USAGE.labels("rejected").inc(result.rejected)
-    if drafts:
-        oldest = min(draft.at for draft in drafts)
-        metrics.USAGE_LAG.observe(max(0.0, (now - oldest).total_seconds()))

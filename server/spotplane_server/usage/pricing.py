@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from fractions import Fraction
+from math import lcm
 from typing import Any, Final
 
 _NANOS_PER_PRICE: Final = (
@@ -55,10 +57,10 @@ class Rates:
         self.model = model
         self.multiplier = multiplier
         prices = (model.input, model.cached, model.output) if model else (Decimal(0),) * 3
-        exact = [_ratio(price * multiplier * _NANOS_PER_PRICE) for price in prices]
+        exact = [Fraction(price * multiplier * _NANOS_PER_PRICE) for price in prices]
         # Integers over one denominator: as exact as Decimal and several times as fast.
-        self._scale = max(denominator for _, denominator in exact)
-        self._input, self._cached, self._output = (n * (self._scale // d) for n, d in exact)
+        self._scale = lcm(*(ratio.denominator for ratio in exact))
+        self._input, self._cached, self._output = (int(ratio * self._scale) for ratio in exact)
 
     def cost_nanos(self, prompt: int, cached: int, completion: int) -> int:
         """Cost of one record in nano-USD, rounded half to even.
@@ -109,11 +111,3 @@ def _as_of(history: Sequence[tuple[datetime, Any]], moment: datetime, missing: A
         return missing
     index = bisect_right([at for at, _ in history], moment) - 1
     return history[max(index, 0)][1]
-
-
-def _ratio(value: Decimal) -> tuple[int, int]:
-    sign, digits, exponent = value.as_tuple()
-    number = int("".join(map(str, digits))) * (-1 if sign else 1)
-    if not isinstance(exponent, int):
-        raise ValueError(f"a price must be finite, not {value}")
-    return (number * 10**exponent, 1) if exponent >= 0 else (number, 10**-exponent)

@@ -1,26 +1,23 @@
 """Sums of records by hour, day and minute: what a batch adds to each of them.
 
-In columns and by numpy, because a batch of a thousand records is summed three ways before it is
+In columns and by numpy, because a batch of thousands of records is summed nine ways before it is
 stored: by objects that took longer than all the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
-from spotplane_server.usage import sketch
+from spotplane_server.usage import columns, sketch
+from spotplane_server.usage.columns import Integers
 from spotplane_server.usage.pricing import PriceBook, Rates
 from spotplane_server.usage.rules import Draft
 
-Integers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MINUTE_US: Final = 60_000_000
 HOUR_US: Final = 60 * MINUTE_US
 DAY_US: Final = 24 * HOUR_US
@@ -66,8 +63,13 @@ class Dimensions:
 
     def only(self, dimension: str | None) -> Dimensions:
         """The tenant and one of the others, by the name of its field, alone."""
-        alone = Dimensions(self.tenant_id, None, None, None, None)
-        return replace(alone, **{dimension: getattr(self, dimension)}) if dimension else alone
+        return Dimensions(
+            self.tenant_id,
+            None,
+            self.api_key_id if dimension == "api_key_id" else None,
+            self.model_id if dimension == "model_id" else None,
+            self.region_id if dimension == "region_id" else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +96,7 @@ class Sums:
 
     Attributes:
         dimensions: Of each row.
-        starts: Of each row's hour, day or minute.
+        starts: Of each row's hour, day or minute; as all times in Unix µs.
         measures: requests, successes, prompt, completion and cached tokens, cost in nano-USD,
             count and sum of latencies in ms; each a column.
         latency_min: In milliseconds; None when no latency is known.
@@ -107,15 +109,15 @@ class Sums:
     """
 
     dimensions: list[Dimensions]
-    starts: list[datetime]
+    starts: list[int]
     measures: list[list[int]]
     latency_min: list[int | None]
     latency_max: list[int | None]
     sketch: list[int]
     sketch_from: list[int]
     sketch_to: list[int]
-    first_at: list[datetime]
-    last_at: list[datetime]
+    first_at: list[int]
+    last_at: list[int]
 
     @classmethod
     def together(cls, several: Sequence[Sums]) -> Sums:
@@ -148,7 +150,7 @@ class Rollups:
 
 
 def sum_up(records: Sequence[Priced]) -> Rollups:
-    """Add records up by hour and dimensions, and by day and minute and model; at least one."""
+    """Add records up, at least one: by hour and dimensions, by day or minute and model, by cut."""
     batch = _Columns.of(records)
     return Rollups(
         batch.sum(lambda of: of, HOUR_US),
@@ -176,24 +178,25 @@ class _Columns:
         drafts = [r.draft for r in records]
         places = {id(r.place): r.place for r in records}
         rank = {key: index for index, key in enumerate(places)}
-        latency = _column([NO_LATENCY if d.latency_ms is None else d.latency_ms for d in drafts])
+        latency = columns.integers(
+            [NO_LATENCY if d.latency_ms is None else d.latency_ms for d in drafts]
+        )
         measures = np.stack(
             [
                 np.ones(len(drafts), np.int64),
-                _column([d.outcome == "success" for d in drafts]),
-                _column([d.prompt_tokens for d in drafts]),
-                _column([d.completion_tokens for d in drafts]),
-                _column([d.cached_tokens for d in drafts]),
-                _column([r.cost_nanos for r in records]),
+                columns.integers([d.outcome == "success" for d in drafts]),
+                columns.integers([d.prompt_tokens for d in drafts]),
+                columns.integers([d.completion_tokens for d in drafts]),
+                columns.integers([d.cached_tokens for d in drafts]),
+                columns.integers([r.cost_nanos for r in records]),
                 (latency >= 0).astype(np.int64),
                 np.maximum(latency, 0),
             ]
         )
         return cls(
             [place.dimensions for place in places.values()],
-            _column([rank[id(r.place)] for r in records]),
-            # Seconds as a float still tell microseconds apart, if they are rounded to them.
-            np.rint(np.array([d.at.timestamp() for d in drafts]) * 1e6).astype(np.int64),
+            columns.integers([rank[id(r.place)] for r in records]),
+            columns.micros([d.at for d in drafts]),
             latency,
             measures,
         )
@@ -204,7 +207,7 @@ class _Columns:
         distinct = sorted(set(projected), key=lambda of: of.order)
         rank = {of: index for index, of in enumerate(distinct)}
         unit = self.at // unit_us
-        key = unit * len(distinct) + _column([rank[of] for of in projected])[self.place]
+        key = unit * len(distinct) + columns.integers([rank[of] for of in projected])[self.place]
 
         order = np.argsort(key, kind="stable")
         key, at, latency = key[order], self.at[order], self.latency[order]
@@ -216,15 +219,15 @@ class _Columns:
         parts, part_rows = _sketches(row[known], latency[known])
         return Sums(
             [distinct[index] for index in (keys % len(distinct)).tolist()],
-            _instants(keys // len(distinct) * unit_us),
+            (keys // len(distinct) * unit_us).tolist(),
             np.add.reduceat(self.measures[:, order], begins, axis=1).tolist(),
             _known(np.minimum.reduceat(np.where(known, latency, _HUGE), begins)),
             _known(np.maximum.reduceat(latency, begins)),
             parts.tolist(),
             (np.searchsorted(part_rows, np.arange(len(begins))) + 1).tolist(),
             np.searchsorted(part_rows, np.arange(len(begins)), side="right").tolist(),
-            _instants(np.minimum.reduceat(at, begins)),
-            _instants(np.maximum.reduceat(at, begins)),
+            np.minimum.reduceat(at, begins).tolist(),
+            np.maximum.reduceat(at, begins).tolist(),
         )
 
 
@@ -233,14 +236,6 @@ def _sketches(row: Integers, latency: Integers) -> tuple[Integers, Integers]:
     wide = sketch.MAX_BUCKETS
     keys, counts = np.unique(row * wide + sketch.buckets(latency), return_counts=True)
     return sketch.parts(keys % wide, counts), keys // wide
-
-
-def _column(values: Sequence[int]) -> Integers:
-    return np.array(values, np.int64)
-
-
-def _instants(micros: Integers) -> list[datetime]:
-    return [EPOCH + timedelta(microseconds=value) for value in micros.tolist()]
 
 
 def _known(latencies: Integers) -> list[int | None]:

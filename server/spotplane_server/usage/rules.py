@@ -140,7 +140,8 @@ class Reader:
     tenant_id: str | None
     now: datetime
     window: AcceptedWindow
-    _scopes: dict[RawScope, Scope | Fault] = field(default_factory=dict)
+    # By what was sent, and which fields of that were left out.
+    _scopes: dict[RawScope, tuple[Scope | Fault, list[str]]] = field(default_factory=dict)
     _earliest: datetime = field(init=False)
     _latest: datetime = field(init=False)
 
@@ -200,28 +201,28 @@ class Reader:
 
     def _scope(self, record: pb.UsageRecord) -> Scope:
         values = _SCOPE(record)
-        # What is empty was left out or sent empty, which is not the same.
-        raw = values if all(values) else _with_absences(record, values)
-        found = self._scopes.get(raw)
-        if found is None:
-            try:
-                found = scope(raw, self.tenant_id)
-            except Fault as fault:
-                found = fault
-            self._scopes[raw] = found
+        known = self._scopes.get(values)
+        if known is None:
+            known = self._scopes[values] = self._read_scope(values)
+        found, absent = known
+        if any(map(record.HasField, absent)):  # type: ignore[arg-type]
+            # Sent empty, which is not the same as left out.
+            has = record.HasField
+            sent = zip(_SCOPE_FIELDS, values, strict=True)
+            return scope(
+                tuple([v if v or has(n) else None for n, v in sent]),  # type: ignore[arg-type]
+                self.tenant_id,
+            )
         if isinstance(found, Fault):
             raise Fault(found.code, found.field, found.description)
         return found
 
-
-def _with_absences(record: pb.UsageRecord, values: RawScope) -> RawScope:
-    has = record.HasField
-    return tuple(
-        [
-            value if value or has(name) else None  # type: ignore[arg-type]
-            for name, value in zip(_SCOPE_FIELDS, values, strict=True)
-        ]
-    )
+    def _read_scope(self, values: RawScope) -> tuple[Scope | Fault, list[str]]:
+        absent = [name for name, value in zip(_SCOPE_FIELDS, values, strict=True) if not value]
+        try:
+            return scope(tuple([value or None for value in values]), self.tenant_id), absent
+        except Fault as fault:
+            return fault, absent
 
 
 def scope(raw: RawScope, caller_tenant: str | None) -> Scope:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
@@ -14,6 +14,7 @@ from spotplane_server.kernel import calls, paging, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.gather import gathered
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.usage import analytics, answers, windows
 from spotplane_server.usage.analytics import GROUPINGS, Grouping, Query
@@ -33,6 +34,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 MAX_PAGE: Final = 1000
 MAX_STREAM_ERRORS: Final = 1000
+# Of a stream, stored in one transaction when they came in while the ones before were being stored.
+MAX_CHUNKS: Final = 4
 
 _Detailed = TypeVar("_Detailed", pb.GetUsageDetailedResponse, pb.GetTenantUsageDetailedResponse)
 _DetailedRequest: TypeAlias = pb.GetUsageDetailedRequest | pb.GetTenantUsageDetailedRequest
@@ -59,22 +62,23 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
         self, request_iterator: AsyncIterator[pb.IngestUsageRequest], context: Context
     ) -> pb.IngestUsageResponse:
         response, first = pb.IngestUsageResponse(), 0
-        async for chunk in request_iterator:
-            _check_size(len(chunk.records), minimum=0)
-            result = await self._ingest(chunk, keep_refused=True)
-            response.accepted += result.accepted
-            response.duplicates += result.duplicates
-            response.rejected += result.rejected
-            room = MAX_STREAM_ERRORS - len(response.errors)
-            response.errors.extend(answers.record_errors(result.errors[:room], first))
-            first += len(chunk.records)
+        async with gathered(_chunks(request_iterator), MAX_CHUNKS) as batches:
+            async for batch in batches:
+                records = [record for chunk in batch for record in chunk.records]
+                result = await self._ingest(records, keep_refused=True)
+                response.accepted += result.accepted
+                response.duplicates += result.duplicates
+                response.rejected += result.rejected
+                room = MAX_STREAM_ERRORS - len(response.errors)
+                response.errors.extend(answers.record_errors(result.errors[:room], first))
+                first += len(records)
         return response
 
     async def IngestUsageBatch(
         self, request: pb.IngestUsageBatchRequest, context: Context
     ) -> pb.IngestUsageBatchResponse:
         _check_size(len(request.records), minimum=1)
-        result = await self._ingest(request, atomic=request.atomic)
+        result = await self._ingest(request.records, atomic=request.atomic)
         return pb.IngestUsageBatchResponse(
             accepted=result.accepted,
             duplicates=result.duplicates,
@@ -130,7 +134,7 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
 
     async def _ingest(
         self,
-        request: pb.IngestUsageRequest | pb.IngestUsageBatchRequest,
+        records: Sequence[pb.UsageRecord],
         *,
         atomic: bool = False,
         keep_refused: bool = False,
@@ -140,7 +144,7 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
             Sender("admin" if caller.tenant_id is None else "tenant", caller.id),
             caller.tenant_id,
             caller.environment_id,
-            request.records,
+            records,
             self._clock.now(),
             atomic=atomic,
             keep_refused=keep_refused,
@@ -202,6 +206,14 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
             wire.optional_uuid(request, "region_id", "region ID"),
             request.exact,
         )
+
+
+async def _chunks(
+    requests: AsyncIterator[pb.IngestUsageRequest],
+) -> AsyncIterator[pb.IngestUsageRequest]:
+    async for request in requests:
+        _check_size(len(request.records), minimum=0)
+        yield request
 
 
 def _check_size(count: int, *, minimum: int) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
-Integers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+from spotplane_server.usage.columns import Integers
 
 ALPHA: Final = 0.01
 GAMMA: Final = (1 + ALPHA) / (1 - ALPHA)
@@ -45,6 +45,11 @@ def buckets(latencies_ms: Integers) -> Integers:
 def parts(numbers: Integers, counts: Integers) -> Integers:
     """The parts that say how often each bucket counts: n buckets and n counts in, n parts out."""
     return numbers << _COUNT_BITS | counts
+
+
+def split(parts: Integers) -> tuple[Integers, Integers]:
+    """The buckets and the counts of parts: n in, n and n out."""
+    return parts >> _COUNT_BITS, parts & _COUNT_MASK
 
 
 def estimate(number: int) -> float:

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+import orjson
 
 from spotplane_server.kernel.db import Conn
+from spotplane_server.usage import columns
 from spotplane_server.usage.pricing import ModelPrices
 from spotplane_server.usage.rollup import Place, Priced
 from spotplane_server.usage.rules import Draft, Scope
@@ -62,13 +65,31 @@ FIND_REGIONS: Final = """
      ORDER BY r.deleted_at DESC NULLS FIRST, r.id, valid_from
 """
 
+# Answers which ids were not free, as positions. Columns have thousands of values: tenants by their
+# number among few, times in Unix microseconds, hashes of 16 bytes one behind the other and texts as
+# JSON cost the driver a fraction of what arrays of them would.
 CLAIM_REQUEST_IDS: Final = """
-    INSERT INTO usage_dedup (tenant_id, request_id, content_hash, "timestamp")
-    SELECT r.tenant_id, r.request_id, r.content_hash, r.at
-      FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::timestamptz[])
-           AS r(tenant_id, request_id, content_hash, at)
-    ON CONFLICT ON CONSTRAINT usage_dedup_pkey DO NOTHING
-    RETURNING tenant_id::text, request_id
+    WITH sent AS (
+        SELECT ($1::uuid[])[r.tenant] AS tenant_id, r.request_id, from_micros(r.at) AS at,
+               substring($2::bytea FROM (16 * r.position - 15)::int FOR 16) AS content_hash,
+               r.position
+          FROM ROWS FROM (unnest($3::int[], $4::bigint[]),
+                          json_array_elements_text($5::text::json))
+               WITH ORDINALITY AS r(tenant, at, request_id, position)
+    ), claimed AS (
+        INSERT INTO usage_dedup (tenant_id, request_id, content_hash, "timestamp")
+        SELECT tenant_id, request_id, content_hash, at
+          FROM sent
+         ORDER BY position
+        ON CONFLICT ON CONSTRAINT usage_dedup_pkey DO NOTHING
+        RETURNING tenant_id, request_id
+    )
+    SELECT s.position
+      FROM sent s
+     WHERE (SELECT count(*) FROM claimed) < cardinality($3)
+       AND NOT EXISTS (SELECT
+                         FROM claimed c
+                        WHERE c.tenant_id = s.tenant_id AND c.request_id = s.request_id)
 """
 
 FIND_CONTENT: Final = """
@@ -77,32 +98,35 @@ FIND_CONTENT: Final = """
       JOIN usage_dedup d USING (tenant_id, request_id)
 """
 
-# Records share few combinations of dimensions and prices, so those travel once, as lines.
+# Records share few combinations of dimensions, prices and outcomes, so those travel once, as lines.
 INSERT_RECORDS: Final = """
     INSERT INTO usage_records (
            tenant_id, "timestamp", request_id, environment_id, api_key_id, model_id, region_id,
            node_id, prompt_tokens, completion_tokens, cached_tokens, total_tokens, latency_ms,
            status_code, outcome, price_input, price_cached, price_output, region_multiplier,
            cost_nanos, metadata, ingested_at)
-    SELECT l.tenant_id, r.at, r.request_id, l.environment_id, l.api_key_id, l.model_id,
-           l.region_id, r.node_id, r.prompt_tokens, r.completion_tokens, r.cached_tokens,
-           r.prompt_tokens + r.completion_tokens, r.latency_ms, r.status_code, r.outcome,
-           l.price_input, l.price_cached, l.price_output, l.region_multiplier, r.cost_nanos,
-           r.metadata, $1
-      FROM unnest($2::int[], $3::timestamptz[], $4::text[], $5::text[], $6::bigint[],
-                  $7::bigint[], $8::bigint[], $9::int[], $10::int[], $11::text[], $12::bigint[],
-                  $13::jsonb[])
-           AS r(line, at, request_id, node_id, prompt_tokens, completion_tokens, cached_tokens,
-                latency_ms, status_code, outcome, cost_nanos, metadata)
-      JOIN unnest($14::uuid[], $15::uuid[], $16::uuid[], $17::uuid[], $18::uuid[],
-                  $19::numeric[], $20::numeric[], $21::numeric[], $22::numeric[])
+    SELECT l.tenant_id, from_micros(r.at), r.request_id, l.environment_id,
+           l.api_key_id, l.model_id, l.region_id, r.node_id, r.prompt_tokens, r.completion_tokens,
+           r.cached_tokens, r.prompt_tokens + r.completion_tokens, r.latency_ms, l.status_code,
+           l.outcome, l.price_input, l.price_cached, l.price_output, l.region_multiplier,
+           r.cost_nanos, r.metadata, $1
+      FROM ROWS FROM (unnest($2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                             $7::int[], $8::bigint[], $9::jsonb[]),
+                      json_array_elements_text($10::text::json),
+                      json_array_elements_text($11::text::json))
+           AS r(line, at, prompt_tokens, completion_tokens, cached_tokens, latency_ms, cost_nanos,
+                metadata, request_id, node_id)
+      JOIN unnest($12::uuid[], $13::uuid[], $14::uuid[], $15::uuid[], $16::uuid[],
+                  $17::numeric[], $18::numeric[], $19::numeric[], $20::numeric[], $21::int[],
+                  $22::text[])
            WITH ORDINALITY
            AS l(tenant_id, environment_id, api_key_id, model_id, region_id, price_input,
-                price_cached, price_output, region_multiplier, line)
+                price_cached, price_output, region_multiplier, status_code, outcome, line)
         ON l.line = r.line
 """
 
-RequestKey = tuple[str, str]
+RequestKey: TypeAlias = tuple[str, str]
+_LineKey: TypeAlias = tuple[int, int, int | None, str]
 
 
 @dataclass(slots=True)
@@ -181,18 +205,22 @@ async def claim_request_ids(conn: Conn, drafts: Iterable[Draft]) -> set[RequestK
     """Take the request ids that are free; waits for writers that hold some of them.
 
     Returns:
-        Those taken by this call.
+        Those that were not free.
     """
     # In key order, so that batches with ids in common wait for each other in one direction only.
     ordered = sorted(drafts, key=lambda d: (d.scope.tenant_id, d.request_id))
+    tenants = _distinct(d.scope.tenant_id for d in ordered)
+    numbers = {tenant_id: number for number, tenant_id in enumerate(tenants, 1)}
     rows = await conn.fetch(
         CLAIM_REQUEST_IDS,
-        [d.scope.tenant_id for d in ordered],
-        [d.request_id for d in ordered],
-        [d.content_hash for d in ordered],
-        [d.at for d in ordered],
+        tenants,
+        b"".join([d.content_hash for d in ordered]),
+        [numbers[d.scope.tenant_id] for d in ordered],
+        columns.micros([d.at for d in ordered]).tolist(),
+        _texts([d.request_id for d in ordered]),
     )
-    return {(row["tenant_id"], row["request_id"]) for row in rows}
+    held = [ordered[row["position"] - 1] for row in rows]
+    return {(d.scope.tenant_id, d.request_id) for d in held}
 
 
 async def find_content(conn: Conn, keys: Sequence[RequestKey]) -> dict[RequestKey, bytes]:
@@ -203,28 +231,29 @@ async def find_content(conn: Conn, keys: Sequence[RequestKey]) -> dict[RequestKe
 
 async def insert_records(conn: Conn, records: Sequence[Priced], now: datetime) -> None:
     """Append raw records."""
-    lines: dict[tuple[int, int], tuple[int, Priced]] = {}
-    numbers = [
-        lines.setdefault((id(r.place), id(r.rates)), (len(lines) + 1, r))[0] for r in records
-    ]
+    lines: dict[_LineKey, tuple[int, Priced]] = {}
+    numbers = [lines.setdefault(_line_key(r), (len(lines) + 1, r))[0] for r in records]
     drafts = [r.draft for r in records]
     await conn.execute(
         INSERT_RECORDS,
         now,
         numbers,
-        [d.at for d in drafts],
-        [d.request_id for d in drafts],
-        [d.node_id for d in drafts],
+        columns.micros([d.at for d in drafts]).tolist(),
         [d.prompt_tokens for d in drafts],
         [d.completion_tokens for d in drafts],
         [d.cached_tokens for d in drafts],
         [d.latency_ms for d in drafts],
-        [d.status_code for d in drafts],
-        [d.outcome for d in drafts],
         [r.cost_nanos for r in records],
         [d.metadata for d in drafts],
+        _texts([d.request_id for d in drafts]),
+        _texts([d.node_id for d in drafts]),
         *_columns([_line(r) for _, r in lines.values()]),
     )
+
+
+def _line_key(record: Priced) -> _LineKey:
+    draft = record.draft
+    return id(record.place), id(record.rates), draft.status_code, draft.outcome
 
 
 def _line(record: Priced) -> tuple[Any, ...]:
@@ -240,11 +269,17 @@ def _line(record: Priced) -> tuple[Any, ...]:
         of.region_id,
         *prices,
         rates.multiplier,
+        record.draft.status_code,
+        record.draft.outcome,
     )
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _texts(values: Sequence[str | None]) -> str:
+    return orjson.dumps(values).decode()
 
 
 def _distinct(values: Iterable[str | None]) -> list[str]:

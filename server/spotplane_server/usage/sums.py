@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from spotplane_server.kernel.db import Conn
+from spotplane_server.usage import sketch_numbers
 from spotplane_server.usage.rollup import Rollups, Sums
 
 # Sketches come as one array, cut by position, because arrays of arrays must be of one length.
@@ -14,19 +15,20 @@ ADD_TO_HOURS: Final = """
            tenant_id, hour, environment_id, model_id, api_key_id, region_id, requests, successes,
            failures, prompt_tokens, completion_tokens, total_tokens, cached_tokens, cost_nanos,
            latency_count, latency_sum, latency_min, latency_max, latency_sketch, first_at, last_at)
-    SELECT d.tenant_id, d.hour, d.environment_id, d.model_id, d.api_key_id, d.region_id,
-           d.requests, d.successes, d.requests - d.successes, d.prompt_tokens,
+    SELECT d.tenant_id, from_micros(d.hour), d.environment_id, d.model_id, d.api_key_id,
+           d.region_id, d.requests, d.successes, d.requests - d.successes, d.prompt_tokens,
            d.completion_tokens, d.prompt_tokens + d.completion_tokens, d.cached_tokens,
            d.cost_nanos, d.latency_count, d.latency_sum, d.latency_min, d.latency_max,
-           ($1::bigint[])[d.sketch_from:d.sketch_to], d.first_at, d.last_at
-      FROM unnest($2::uuid[], $3::timestamptz[], $4::uuid[], $5::uuid[], $6::uuid[], $7::uuid[],
-                  $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
-                  $13::bigint[], $14::bigint[], $15::bigint[], $16::int[], $17::int[], $18::int[],
-                  $19::int[], $20::timestamptz[], $21::timestamptz[])
+           ($21::bigint[])[d.sketch_from:d.sketch_to], from_micros(d.first_at),
+           from_micros(d.last_at)
+      FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[],
+                  $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
+                  $12::bigint[], $13::bigint[], $14::bigint[], $15::int[], $16::int[],
+                  $17::bigint[], $18::bigint[], $19::int[], $20::int[])
            AS d(tenant_id, hour, environment_id, model_id, api_key_id, region_id, requests,
                 successes, prompt_tokens, completion_tokens, cached_tokens, cost_nanos,
-                latency_count, latency_sum, latency_min, latency_max, sketch_from, sketch_to,
-                first_at, last_at)
+                latency_count, latency_sum, latency_min, latency_max, first_at, last_at,
+                sketch_from, sketch_to)
     ON CONFLICT ON CONSTRAINT usage_rollup_hourly_key DO UPDATE
        SET requests = h.requests + excluded.requests,
            successes = h.successes + excluded.successes,
@@ -55,21 +57,20 @@ ADD_TO_DAYS: Final = """
            tenant_id, day, model_id, requests, successes, failures, prompt_tokens,
            completion_tokens, total_tokens, cached_tokens, cost_nanos, latency_count, latency_sum,
            latency_min, latency_max, latencies, first_at, last_at)
-    SELECT d.tenant_id, d.day, d.model_id, d.requests, d.successes, d.requests - d.successes,
-           d.prompt_tokens, d.completion_tokens, d.prompt_tokens + d.completion_tokens,
+    SELECT d.tenant_id, from_micros(d.day), d.model_id, d.requests, d.successes,
+           d.requests - d.successes, d.prompt_tokens, d.completion_tokens,
+           d.prompt_tokens + d.completion_tokens,
            d.cached_tokens, d.cost_nanos, d.latency_count, d.latency_sum, d.latency_min,
            d.latency_max,
-           (SELECT coalesce(sum(((part & 4294967295)::text || 'e' || 12 * (part >> 32))::numeric),
-                            0)
-              FROM unnest(($1::bigint[])[d.sketch_from:d.sketch_to]) AS part),
-           d.first_at, d.last_at
-      FROM unnest($2::uuid[], $3::timestamptz[], $4::uuid[], $5::bigint[], $6::bigint[],
-                  $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
-                  $12::bigint[], $13::int[], $14::int[], $15::int[], $16::int[],
-                  $17::timestamptz[], $18::timestamptz[])
+           d.latencies,
+           from_micros(d.first_at), from_micros(d.last_at)
+      FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::bigint[],
+                  $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
+                  $11::bigint[], $12::int[], $13::int[], $14::bigint[], $15::bigint[],
+                  $16::text::numeric[])
            AS d(tenant_id, day, model_id, requests, successes, prompt_tokens,
                 completion_tokens, cached_tokens, cost_nanos, latency_count, latency_sum,
-                latency_min, latency_max, sketch_from, sketch_to, first_at, last_at)
+                latency_min, latency_max, first_at, last_at, latencies)
     ON CONFLICT ON CONSTRAINT usage_rollup_daily_key DO UPDATE
        SET requests = h.requests + excluded.requests,
            successes = h.successes + excluded.successes,
@@ -93,22 +94,20 @@ ADD_TO_CUTS: Final = """
            tenant_id, cut, starts_at, group_id, requests, successes, failures, prompt_tokens,
            completion_tokens, total_tokens, cached_tokens, cost_nanos, latency_count, latency_sum,
            latency_min, latency_max, latencies, first_at, last_at)
-    SELECT d.tenant_id, d.cut, d.starts_at, d.group_id, d.requests, d.successes,
+    SELECT d.tenant_id, d.cut, from_micros(d.starts_at), d.group_id, d.requests, d.successes,
            d.requests - d.successes, d.prompt_tokens, d.completion_tokens,
            d.prompt_tokens + d.completion_tokens,
            d.cached_tokens, d.cost_nanos, d.latency_count, d.latency_sum, d.latency_min,
            d.latency_max,
-           (SELECT coalesce(sum(((part & 4294967295)::text || 'e' || 12 * (part >> 32))::numeric),
-                            0)
-              FROM unnest(($1::bigint[])[d.sketch_from:d.sketch_to]) AS part),
-           d.first_at, d.last_at
-      FROM unnest($2::uuid[], $3::text[], $4::timestamptz[], $5::uuid[], $6::bigint[],
+           d.latencies,
+           from_micros(d.first_at), from_micros(d.last_at)
+      FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[],
                   $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
-                  $12::bigint[], $13::bigint[], $14::int[], $15::int[], $16::int[], $17::int[],
-                  $18::timestamptz[], $19::timestamptz[])
+                  $12::bigint[], $13::int[], $14::int[], $15::bigint[], $16::bigint[],
+                  $17::text::numeric[])
            AS d(tenant_id, cut, starts_at, group_id, requests, successes, prompt_tokens,
                 completion_tokens, cached_tokens, cost_nanos, latency_count, latency_sum,
-                latency_min, latency_max, sketch_from, sketch_to, first_at, last_at)
+                latency_min, latency_max, first_at, last_at, latencies)
     ON CONFLICT ON CONSTRAINT usage_rollup_cuts_key DO UPDATE
        SET requests = h.requests + excluded.requests,
            successes = h.successes + excluded.successes,
@@ -132,17 +131,19 @@ ADD_TO_MINUTES: Final = """
            tenant_id, minute, model_id, requests, successes, failures, prompt_tokens,
            completion_tokens, total_tokens, cached_tokens, cost_nanos, latency_count, latency_sum,
            latency_min, latency_max, latency_sketch, first_at, last_at)
-    SELECT d.tenant_id, d.minute, d.model_id, d.requests, d.successes, d.requests - d.successes,
-           d.prompt_tokens, d.completion_tokens, d.prompt_tokens + d.completion_tokens,
-           d.cached_tokens, d.cost_nanos, d.latency_count, d.latency_sum, d.latency_min,
-           d.latency_max, ($1::bigint[])[d.sketch_from:d.sketch_to], d.first_at, d.last_at
-      FROM unnest($2::uuid[], $3::timestamptz[], $4::uuid[], $5::bigint[], $6::bigint[],
-                  $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
-                  $12::bigint[], $13::int[], $14::int[], $15::int[], $16::int[],
-                  $17::timestamptz[], $18::timestamptz[])
+    SELECT d.tenant_id, from_micros(d.minute), d.model_id, d.requests, d.successes,
+           d.requests - d.successes, d.prompt_tokens, d.completion_tokens,
+           d.prompt_tokens + d.completion_tokens, d.cached_tokens, d.cost_nanos, d.latency_count,
+           d.latency_sum, d.latency_min, d.latency_max,
+           ($18::bigint[])[d.sketch_from:d.sketch_to], from_micros(d.first_at),
+           from_micros(d.last_at)
+      FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::bigint[],
+                  $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
+                  $11::bigint[], $12::int[], $13::int[], $14::bigint[], $15::bigint[],
+                  $16::int[], $17::int[])
            AS d(tenant_id, minute, model_id, requests, successes, prompt_tokens,
                 completion_tokens, cached_tokens, cost_nanos, latency_count, latency_sum,
-                latency_min, latency_max, sketch_from, sketch_to, first_at, last_at)
+                latency_min, latency_max, first_at, last_at, sketch_from, sketch_to)
     ON CONFLICT ON CONSTRAINT usage_rollup_minute_key DO UPDATE
        SET requests = h.requests + excluded.requests,
            successes = h.successes + excluded.successes,
@@ -173,8 +174,8 @@ RAISE_PEAKS: Final = """
     SELECT DISTINCT ON (m.tenant_id, m.hour) m.tenant_id, m.hour, m.minute, m.requests
       FROM (SELECT u.tenant_id, date_trunc('hour', u.minute, 'UTC') AS hour, u.minute,
                    sum(u.requests)::bigint AS requests
-              FROM (SELECT DISTINCT tenant_id, minute
-                      FROM unnest($1::uuid[], $2::timestamptz[]) AS t(tenant_id, minute)) AS t
+              FROM (SELECT DISTINCT d.tenant_id, from_micros(d.minute) AS minute
+                      FROM unnest($1::uuid[], $2::bigint[]) AS d(tenant_id, minute)) AS t
               JOIN usage_rollup_minute u USING (tenant_id, minute)
              GROUP BY u.tenant_id, u.minute) AS m
      ORDER BY m.tenant_id, m.hour, m.requests DESC, m.minute
@@ -186,26 +187,28 @@ RAISE_PEAKS: Final = """
 
 async def add(conn: Conn, rollups: Rollups) -> None:
     """Add a batch to the sums, always in the same order, so that two never wait for each other."""
-    for statement, sums, keys in (
-        (ADD_TO_HOURS, rollups.hours, _hour_key(rollups.hours)),
-        (ADD_TO_CUTS, *_cuts(rollups.cuts)),
-        (ADD_TO_DAYS, rollups.days, _model_key(rollups.days)),
-        (ADD_TO_MINUTES, rollups.minutes, _model_key(rollups.minutes)),
-    ):
-        await conn.execute(
-            statement,
-            sums.sketch,
-            *keys,
-            *sums.measures,
-            sums.latency_min,
-            sums.latency_max,
-            sums.sketch_from,
-            sums.sketch_to,
-            sums.first_at,
-            sums.last_at,
-        )
-    tenants, minutes, _ = _model_key(rollups.minutes)
-    await conn.execute(RAISE_PEAKS, tenants, minutes)
+    hours, days, minutes = rollups.hours, rollups.days, rollups.minutes
+    cuts, cut_keys = _cuts(rollups.cuts)
+    of_minutes = _model_key(minutes)
+    await conn.execute(ADD_TO_HOURS, *_hour_key(hours), *_sums(hours), *_sketches(hours))
+    await conn.execute(ADD_TO_CUTS, *cut_keys, *_sums(cuts), _numbers(cuts))
+    await conn.execute(ADD_TO_DAYS, *_model_key(days), *_sums(days), _numbers(days))
+    await conn.execute(ADD_TO_MINUTES, *of_minutes, *_sums(minutes), *_sketches(minutes))
+    tenants, starts, _ = of_minutes
+    await conn.execute(RAISE_PEAKS, tenants, starts)
+
+
+def _sums(sums: Sums) -> tuple[list[Any], ...]:
+    return (*sums.measures, sums.latency_min, sums.latency_max, sums.first_at, sums.last_at)
+
+
+def _sketches(sums: Sums) -> tuple[list[int], ...]:
+    return sums.sketch_from, sums.sketch_to, sums.sketch
+
+
+def _numbers(sums: Sums) -> str:
+    numerals = sketch_numbers.numerals(sums.sketch, sums.sketch_from, sums.sketch_to)
+    return "{" + ",".join(numerals) + "}"
 
 
 def _cuts(cuts: dict[str, Sums]) -> tuple[Sums, tuple[list[Any], ...]]:

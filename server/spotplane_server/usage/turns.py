@@ -1,8 +1,8 @@
 """Whose batch is stored next: tenants in turn, so that none waits for another's backlog.
 
-A stream waits for its turn before it reads on, so flow control holds its sender back: nothing
-piles up in the server. Batches of one tenant would wait for each other in the database anyway,
-since they add to the same sums, and each would hold a connection meanwhile.
+A stream reads a few chunks ahead and then waits for its turn, so flow control holds its sender
+back: nothing piles up in the server. Batches of one tenant would wait for each other in the
+database anyway, since they add to the same sums, and each would hold a connection meanwhile.
 """
 
 from __future__ import annotations

@@ -176,13 +176,14 @@ class UsageServiceServicer(object):
     """
 
     def IngestUsage(self, request_iterator, context):
-        """Takes chunks of at most 1000 records, each stored in a transaction of its own, and answers once with the sums.
+        """Takes chunks of at most 1000 records, each stored whole in one transaction, together with up to three more that came in
+        meanwhile, and answers once with the sums.
 
         For keys of role `admin` and `agent`, and administrators with scope `usage:write` (who name `tenant_id` in each record).
         If the call breaks off, resend all of it: what was stored counts as duplicates.
 
-        The next chunk is read only once it is this sender's turn, tenants in turn, so flow control holds back who sends more than
-        can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
+        At most four chunks are read before it is this sender's turn, tenants in turn, so flow control holds back who sends more
+        than can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

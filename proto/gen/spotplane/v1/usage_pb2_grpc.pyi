@@ -23,13 +23,14 @@ class UsageServiceStub:
 
     def __init__(self, channel: aio.Channel) -> None: ...
     IngestUsage: aio.StreamUnaryMultiCallable[usage_pb2.IngestUsageRequest, usage_pb2.IngestUsageResponse]
-    """Takes chunks of at most 1000 records, each stored in a transaction of its own, and answers once with the sums.
+    """Takes chunks of at most 1000 records, each stored whole in one transaction, together with up to three more that came in
+    meanwhile, and answers once with the sums.
 
     For keys of role `admin` and `agent`, and administrators with scope `usage:write` (who name `tenant_id` in each record).
     If the call breaks off, resend all of it: what was stored counts as duplicates.
 
-    The next chunk is read only once it is this sender's turn, tenants in turn, so flow control holds back who sends more than
-    can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
+    At most four chunks are read before it is this sender's turn, tenants in turn, so flow control holds back who sends more
+    than can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
     """
     IngestUsageBatch: aio.UnaryUnaryMultiCallable[usage_pb2.IngestUsageBatchRequest, usage_pb2.IngestUsageBatchResponse]
     """Takes up to 1000 records in one transaction; callers as for `IngestUsage`. Safe to repeat."""
@@ -105,13 +106,14 @@ class UsageServiceServicer(metaclass=abc_1.ABCMeta):
         request_iterator: abc.AsyncIterator[usage_pb2.IngestUsageRequest],
         context: aio.ServicerContext[abc.AsyncIterator[usage_pb2.IngestUsageRequest], abc.Awaitable[usage_pb2.IngestUsageResponse]],
     ) -> abc.Awaitable[usage_pb2.IngestUsageResponse]:
-        """Takes chunks of at most 1000 records, each stored in a transaction of its own, and answers once with the sums.
+        """Takes chunks of at most 1000 records, each stored whole in one transaction, together with up to three more that came in
+        meanwhile, and answers once with the sums.
 
         For keys of role `admin` and `agent`, and administrators with scope `usage:write` (who name `tenant_id` in each record).
         If the call breaks off, resend all of it: what was stored counts as duplicates.
 
-        The next chunk is read only once it is this sender's turn, tenants in turn, so flow control holds back who sends more than
-        can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
+        At most four chunks are read before it is this sender's turn, tenants in turn, so flow control holds back who sends more
+        than can be stored. Records that were refused are kept as dead letters of their tenant, which must exist.
         """
 
     @abc_1.abstractmethod
