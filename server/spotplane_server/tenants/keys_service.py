@@ -138,18 +138,18 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     async def CreateOwnApiKey(
         self, request: pb.CreateOwnApiKeyRequest, context: Context
     ) -> pb.IssuedApiKey:
-        return await self._create(request, _own_tenant())
+        return await self._create(request, calls.own_tenant())
 
     async def ListOwnApiKeys(
         self, request: pb.ListOwnApiKeysRequest, context: Context
     ) -> pb.ListOwnApiKeysResponse:
-        items, pagination = await self._list(request, _own_tenant(), default=50, maximum=100)
+        items, pagination = await self._list(request, calls.own_tenant(), default=50, maximum=100)
         return pb.ListOwnApiKeysResponse(data=items, pagination=pagination)
 
     async def RevokeOwnApiKey(
         self, request: pb.RevokeOwnApiKeyRequest, context: Context
     ) -> pb.RevokeOwnApiKeyResponse:
-        key_id, tenant_id = _key_id(request), _own_tenant()
+        key_id, tenant_id = _key_id(request), calls.own_tenant()
         async with self._db.transaction(tenant_id) as conn:
             key, _ = await _locked(conn, key_id, tenant_id)
             _check_may_manage(key.role)
@@ -159,7 +159,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     async def RotateOwnApiKey(
         self, request: pb.RotateOwnApiKeyRequest, context: Context
     ) -> pb.IssuedApiKey:
-        return await self._rotate(request, _own_tenant())
+        return await self._rotate(request, calls.own_tenant())
 
     async def _create(self, request: Any, tenant_id: TenantId) -> pb.IssuedApiKey:
         now = self._clock.now()
@@ -222,12 +222,6 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
 
 def _key_id(request: Any) -> UUID:
     return wire.uuid(request.key_id, "key_id", "API key ID")
-
-
-def _own_tenant() -> TenantId:
-    tenant_id = calls.current().caller.tenant_id
-    assert tenant_id is not None, "the policy lets only tenants' keys in here"
-    return tenant_id
 
 
 def _check_may_manage(role: str) -> None:

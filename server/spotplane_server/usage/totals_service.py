@@ -67,7 +67,7 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def ListUsageByKey(
         self, request: pb.ListUsageByKeyRequest, context: Context
     ) -> pb.ListUsageByKeyResponse:
-        tenant_id = own_tenant()
+        tenant_id = calls.own_tenant()
         asked = windows.read(request, self._clock.now())
         window = asked.whole_hours
 
@@ -82,7 +82,7 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def ListUsageByDate(
         self, request: pb.ListUsageByDateRequest, context: Context
     ) -> pb.ListUsageByDateResponse:
-        tenant_id = own_tenant()
+        tenant_id = calls.own_tenant()
         asked = windows.read(request, self._clock.now())
         name = wire.optional_one_of(request, "granularity", GRANULARITIES) or "day"
         unit, fill = cast("Unit", name), filled(request)
@@ -169,7 +169,7 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def _by_model(
         self, request: Message, kind: type[M], tell: Callable[[list[ModelTotal]], M]
     ) -> M:
-        tenant_id = own_tenant()
+        tenant_id = calls.own_tenant()
         asked = windows.read(request, self._clock.now())
         window = asked.whole_hours
 
@@ -189,7 +189,7 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
         *,
         compared: bool = False,
     ) -> M:
-        tenant_id, now, fill = own_tenant(), self._clock.now(), filled(request)
+        tenant_id, now, fill = calls.own_tenant(), self._clock.now(), filled(request)
         starts = windows.last(count, unit, now)
         before: Callable[[datetime], datetime] = lambda start: windows.step(start, unit, -1)  # noqa: E731
         first = before(starts[0]) if compared else starts[0]
@@ -232,18 +232,6 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
 
         question = Question(tenant_id, request, [before])
         return await self._reading.ask(question, pb.ListHourlyUsageResponse, work)
-
-
-def own_tenant() -> TenantId:
-    """The caller's.
-
-    Raises:
-        LookupError: The policy table let a caller without a tenant through.
-    """
-    tenant_id = calls.current().caller.tenant_id
-    if tenant_id is None:
-        raise LookupError("the policy table let a caller without a tenant through")
-    return tenant_id
 
 
 async def check_tenant(conn: Conn, tenant_id: TenantId) -> None:
