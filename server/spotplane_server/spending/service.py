@@ -117,8 +117,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
             filters={"tenant_id": tenant_id, "api_key_id": key_id},
         )
         async with self._db.read(tenant_id) as conn:
-            if await tenants_store.find_tenant(conn, tenant_id) is None:
-                raise TenantNotFound(tenant_id)
+            await tenants_store.get_tenant(conn, tenant_id)
             found = await store.list_page(conn, tenant_id, key_id, page)
             standings = {row.id: row for row in await store.read(conn, found.items, now)}
         # One that was deleted in between is not shown.

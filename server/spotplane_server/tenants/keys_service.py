@@ -19,7 +19,7 @@ from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.tenants import changes, issuing, keys_store, rules, store
-from spotplane_server.tenants.errors import ApiKeyNotFound, TenantNotFound
+from spotplane_server.tenants.errors import ApiKeyNotFound
 from spotplane_server.tenants.issuing import Issued, Rotation
 from spotplane_server.tenants.keys_store import Draft, Key
 
@@ -197,8 +197,8 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         async with self._db.read(tenant_id) as conn:
             # Whoever calls with a tenant's key has been proven to have a tenant.
             own = calls.current().caller.tenant_id == tenant_id
-            if not own and await store.find_tenant(conn, tenant_id) is None:
-                raise TenantNotFound(tenant_id)
+            if not own:
+                await store.get_tenant(conn, tenant_id)
             found = await keys_store.list_keys(conn, page, tenant_id, status=status)
         items, pagination = paging.answer(
             page, found, self._tokens, lambda key: (key.created_at, key.id)

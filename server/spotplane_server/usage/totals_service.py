@@ -17,8 +17,6 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.tenants.errors import TenantNotFound
-from spotplane_server.tenants.store import find_tenant
 from spotplane_server.usage import total_answers as answers
 from spotplane_server.usage import totals, windows
 from spotplane_server.usage.reading import Question, Reading
@@ -232,16 +230,6 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
 
         question = Question(tenant_id, request, [before])
         return await self._reading.ask(question, pb.ListHourlyUsageResponse, work)
-
-
-async def check_tenant(conn: Conn, tenant_id: TenantId) -> None:
-    """Hold a path to a tenant that exists.
-
-    Raises:
-        TenantNotFound: It does not.
-    """
-    if await find_tenant(conn, tenant_id) is None:
-        raise TenantNotFound(tenant_id)
 
 
 def filled(request: Message) -> bool:
