@@ -247,16 +247,21 @@ def _catalog(kernel: Kernel) -> Parts:
 
 
 class Server:
-    """A running control plane process."""
+    """A running control plane process; closing ``stack`` stops it."""
 
     def __init__(
-        self, kernel: Kernel, parts: Parts, grpc_server: grpc.aio.Server, port: int
+        self,
+        kernel: Kernel,
+        parts: Parts,
+        grpc_server: grpc.aio.Server,
+        port: int,
+        stack: AsyncExitStack,
     ) -> None:
         self.kernel = kernel
         self.parts = parts
         self.port = port
         self._grpc = grpc_server
-        self._stack = AsyncExitStack()
+        self._stack = stack
 
     @classmethod
     async def start(
@@ -275,30 +280,35 @@ class Server:
 
         Raises:
             MigrationRefused: The database is older or newer than this program.
-            OSError, asyncpg.PostgresError: The database or the port is not to be had.
+            OSError, asyncpg.PostgresError: The database is not to be had.
+            RuntimeError: The port is not.
         """
-        clock = clock or SystemClock()
+        stack = AsyncExitStack()
+        try:
+            return await cls._start(stack, config, clock or SystemClock(), on_statement)
+        except BaseException:
+            await stack.aclose()
+            raise
+
+    @classmethod
+    async def _start(
+        cls,
+        stack: AsyncExitStack,
+        config: ServerConfig,
+        clock: Clock,
+        on_statement: Callable[[LoggedQuery], None] | None,
+    ) -> Server:
         server_id = str(uuid4())
         traces = _traces(config, server_id)
-        if traces is not None and on_statement is None:
-            on_statement = traces.statement
-        db = await Database.open(
-            config.database_url, size=config.db_pool_size, on_statement=on_statement
-        )
-        try:
-            kernel = await opening.open_kernel(
-                config, db, clock, server_id, audit.credential_configured
-            )
-            replica = await opening.open_replica(config, on_statement)
-            kernel = replace(kernel, replica=replica)
-        except BaseException:
-            await db.close()
-            raise
+        if traces is not None:
+            stack.push_async_callback(traces.close)
+            on_statement = traces.statement if on_statement is None else on_statement
+        kernel = await _open(stack, config, clock, server_id, on_statement)
         parts = build(kernel)
         before = front.build(
             kernel,
-            refused=Refusals(db, clock).record,
-            tell=Thresholds(db, clock).tell,
+            refused=Refusals(kernel.db, clock).record,
+            tell=Thresholds(kernel.db, clock).tell,
             message_limits={CONNECT: STREAM_MESSAGE_BYTES},
             traces=traces,
         )
@@ -309,19 +319,12 @@ class Server:
             add(servicer, grpc_server)
         reflection.enable_server_reflection(_service_names(), grpc_server)
         port = grpc_server.add_insecure_port(f"{config.host}:{config.port}")
-        server = cls(kernel, parts, grpc_server, port)
-        if traces is not None:
-            server._stack.push_async_callback(traces.close)
+        server = cls(kernel, parts, grpc_server, port, stack)
         await server._run(before, healthy)
         return server
 
     async def _run(self, before: front.Front, healthy: Any) -> None:
         enter = self._stack.enter_async_context
-        self._stack.push_async_callback(self.kernel.db.close)
-        if self.kernel.redis is not None:
-            self._stack.push_async_callback(self.kernel.redis.aclose)
-        if self.kernel.replica is not None:
-            self._stack.push_async_callback(self.kernel.replica.close)
         ahead = self.kernel.config.partitions_ahead
         await partitions.PartitionJob(self.kernel.db, ahead).run_once(self.kernel.clock.now())
         runner = JobRunner(
@@ -390,6 +393,27 @@ async def serve(config: ServerConfig) -> None:
             await stop.wait()
     finally:
         await server.stop()
+
+
+async def _open(
+    stack: AsyncExitStack,
+    config: ServerConfig,
+    clock: Clock,
+    server_id: str,
+    on_statement: Callable[[LoggedQuery], None] | None,
+) -> Kernel:
+    """Open the database, Redis and the replica, each to be closed with the stack."""
+    db = await Database.open(
+        config.database_url, size=config.db_pool_size, on_statement=on_statement
+    )
+    stack.push_async_callback(db.close)
+    kernel = await opening.open_kernel(config, db, clock, server_id, audit.credential_configured)
+    if kernel.redis is not None:
+        stack.push_async_callback(kernel.redis.aclose)
+    replica = await opening.open_replica(config, on_statement)
+    if replica is not None:
+        stack.push_async_callback(replica.close)
+    return replace(kernel, replica=replica)
 
 
 def _traces(config: ServerConfig, server_id: str) -> Traces | None:

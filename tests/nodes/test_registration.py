@@ -197,6 +197,30 @@ async def test_nodes_count_where_their_catalogue_is_in_use(nodes: Nodes) -> None
     await nodes.catalog.delete_region(nodes.region.id)
 
 
+async def test_a_dead_node_comes_back_without_what_it_does_not_name_anew(nodes: Nodes) -> None:
+    """Its region, type and model could be deleted while it was dead, and two of them were."""
+    made = await nodes.register(
+        "n-1",
+        region="us-east-1",
+        model_name="llama-3-8b",
+        instance_type="g5.xlarge",
+        gpu_type="A10G",
+    )
+    async with nodes.plane.db.read(EVERY_TENANT) as conn:
+        await conn.execute("UPDATE nodes SET status = 'dead'")
+    await nodes.catalog.delete_type(nodes.type.id)
+    await nodes.catalog.delete_region(nodes.region.id)
+
+    again = await nodes.register("n-1", model_name="llama-3-8b")
+
+    node = await nodes.get("n-1")
+    assert (again.node_id, node.status) == (made.node_id, "active")
+    assert (node.HasField("region"), node.HasField("instance_type")) == (False, False)
+    assert (node.model, node.gpu_type) == ("llama-3-8b", "A10G")
+    async with refused("MODEL_IN_USE"):
+        await nodes.catalog.delete_model(nodes.model.id)
+
+
 async def test_the_list_shows_nodes_and_instances_by_state_provider_and_page(
     nodes: Nodes, clock: FakeClock
 ) -> None:

@@ -69,11 +69,13 @@ async def test_records_count_in_the_period_of_their_own_time(world: World) -> No
     tenant = await world.plane.tenant()
     today = await world.create(tenant)
     ever = await world.create(tenant, period="total")
+    keys_today = await world.create(tenant, api_key_id=tenant.key_id)
+    keys_ever = await world.create(tenant, api_key_id=tenant.key_id, period="total")
     start = world.clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
-    await world.spend(tenant, 7, at=start - timedelta(microseconds=1))
-    await world.spend(tenant, 5, at=start)
+    await world.spend(tenant, 7, key_id=tenant.key_id, at=start - timedelta(microseconds=1))
+    await world.spend(tenant, 5, key_id=tenant.key_id, at=start)
 
-    assert (await world.get(today)).spent_nanos == 5
+    assert [(await world.get(b)).spent_nanos for b in (today, keys_today, keys_ever)] == [5, 5, 12]
     total = await world.get(ever)
     assert (total.spent_nanos, total.HasField("projected_nanos")) == (12, False)
     assert not total.HasField("period_end")

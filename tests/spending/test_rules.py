@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -47,6 +47,13 @@ def _at(text: str) -> datetime:
 def test_periods_are_calendar_periods_in_utc(now: str, period: Any, start: str, end: str) -> None:
     """Across months, years and leap days."""
     assert rules.running(_at(now))[period] == (_at(start), _at(end))
+
+
+@given(later=st.timedeltas(timedelta(0), timedelta(days=1000)))
+def test_periods_are_of_whole_days(later: timedelta) -> None:
+    """What was spent is read from sums of days."""
+    for start, end in rules.running(NOW + later).values():
+        assert start.time() == end.time() == time()
 
 
 @given(

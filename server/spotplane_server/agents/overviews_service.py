@@ -14,11 +14,9 @@ from spotplane_server.agents import access, overviews_store, rules, views
 from spotplane_server.agents.handlers import Handlers
 from spotplane_server.agents.overviews_store import Offline, Overview, TenantHealth, Wanted
 from spotplane_server.kernel import calls, claims, paging, wire
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Scope
+from spotplane_server.kernel.db import EVERY_TENANT, Scope
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.tenants import store as tenants
-from spotplane_server.tenants.errors import TenantNotFound
 
 MOST: Final = 500
 MOST_OFFLINE: Final = 10
@@ -82,7 +80,7 @@ class OverviewHandlers(Handlers):
         offset = int(page.after[0]) if page.after else 0
         async with self._db.read(scope) as conn:
             if scope == EVERY_TENANT and wanted.tenant_id is not None:
-                await _must_exist(conn, wanted.tenant_id)
+                await tenants.get_tenant(conn, wanted.tenant_id)
             found = await overviews_store.list_overviews(
                 conn, wanted, limit=page.limit + 1, offset=offset
             )
@@ -91,11 +89,6 @@ class OverviewHandlers(Handlers):
             page, paging.Slice(found, total), self._tokens, lambda _: (offset + page.limit,)
         )
         return [_overview(row) for row in data], pagination
-
-
-async def _must_exist(conn: Conn, tenant_id: TenantId) -> None:
-    if await tenants.find_tenant(conn, tenant_id) is None:
-        raise TenantNotFound(tenant_id)
 
 
 def _overview(row: Overview) -> pb.AgentOverview:

@@ -45,7 +45,6 @@ from spotplane_server.market import own_prices
 from spotplane_server.market import store as market
 from spotplane_server.switches import queries
 from spotplane_server.tenants import store as tenants
-from spotplane_server.tenants.errors import TenantNotFound
 
 EXPORT_PAGE: Final = 500
 ENDED: Final = "its agent ended it"
@@ -320,8 +319,8 @@ async def _must_exist(conn: Conn, caller: Caller, tenant_id: TenantId) -> None:
     Raises:
         TenantNotFound: There is none.
     """
-    if caller.tenant_id is None and await tenants.find_tenant(conn, tenant_id) is None:
-        raise TenantNotFound(tenant_id)
+    if caller.tenant_id is None:
+        await tenants.get_tenant(conn, tenant_id)
 
 
 async def _instance(conn: Conn, caller: Caller, request: requests.NamesInstance) -> Found:

@@ -77,8 +77,9 @@ class Admission:
             LimitReached: A budget is used up.
             LimiterUnavailable: Nobody knows.
         """
-        stops.check(access, verified.stop, self._clock.now())
-        now = self._clock.now().timestamp()
+        instant = self._clock.now()
+        stops.check(access, verified.stop, instant)
+        now = instant.timestamp()
         if access.fleet:
             layers, permit = budgets.fleet(access, verified, request), None
             verdict = self._own.decide(layers, now)

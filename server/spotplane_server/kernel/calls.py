@@ -79,6 +79,18 @@ def current() -> Call:
     return _current.get()
 
 
+def own_tenant() -> TenantId:
+    """The caller's tenant, of an RPC that only callers of a tenant may call.
+
+    Raises:
+        LookupError: The policy table let a caller without a tenant through.
+    """
+    tenant_id = current().caller.tenant_id
+    if tenant_id is None:
+        raise LookupError("the policy table let a caller without a tenant through")
+    return tenant_id
+
+
 def correlation_id() -> str | None:
     """Id of the RPC being served, None outside of one."""
     call = _current.get(None)

@@ -45,14 +45,14 @@ INSERT_NODE: Final = """
               launched_at
 """
 
-# What it does not say stays. A dead one begins anew.
+# What it does not say stays. A dead one begins anew: what it kept of the catalogue may be deleted.
 UPDATE_NODE: Final = """
     UPDATE nodes
        SET tenant_id = coalesce(tenant_id, $2),
            provider = $3,
-           region_id = coalesce($4, region_id),
-           instance_type_id = coalesce($5, instance_type_id),
-           model_id = coalesce($6, model_id),
+           region_id = coalesce($4, CASE WHEN status <> 'dead' THEN region_id END),
+           instance_type_id = coalesce($5, CASE WHEN status <> 'dead' THEN instance_type_id END),
+           model_id = coalesce($6, CASE WHEN status <> 'dead' THEN model_id END),
            endpoint_url = $7,
            internal_ip = coalesce($8, internal_ip),
            gpu_type = coalesce($9, gpu_type),

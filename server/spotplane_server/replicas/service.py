@@ -36,7 +36,6 @@ from spotplane_server.replicas.placement import Wish
 from spotplane_server.replicas.reports import Progress, ReplicaReports
 from spotplane_server.replicas.store import Replica
 from spotplane_server.tenants import store as tenants
-from spotplane_server.tenants.errors import TenantNotFound
 
 # Asked by every polling agent in its own rhythm; a person who looks at the list does not make it
 # an agent that polls.
@@ -177,8 +176,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         now = self._clock.now()
         tenant_id = claims.required_tenant(calls.current().caller, request)
         async with self._db.read(tenant_id) as conn:
-            if await tenants.find_tenant(conn, tenant_id) is None:
-                raise TenantNotFound(tenant_id)
+            await tenants.get_tenant(conn, tenant_id)
             found = await queries.list_live_of_tenant(conn, tenant_id, now)
         return pb.ListTenantReplicasResponse(replicas=map(convert.tenant_replica, found))
 

@@ -24,7 +24,6 @@ from spotplane_server.tenants import keys_store
 from spotplane_server.tenants import rules as tenant_rules
 from spotplane_server.tenants import store as tenants_store
 from spotplane_server.tenants.errors import ApiKeyNotFound, TenantNotFound
-from spotplane_server.usage.totals_service import own_tenant
 
 _NANOS: Final = 10**9
 
@@ -56,7 +55,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
     async def ListOwnBudgets(
         self, request: pb.ListOwnBudgetsRequest, context: Context
     ) -> pb.ListOwnBudgetsResponse:
-        return pb.ListOwnBudgetsResponse(**await self._page(request, own_tenant()))
+        return pb.ListOwnBudgetsResponse(**await self._page(request, calls.own_tenant()))
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.Budget:
         named, now = requests.named(request), self._clock.now()
@@ -118,8 +117,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
             filters={"tenant_id": tenant_id, "api_key_id": key_id},
         )
         async with self._db.read(tenant_id) as conn:
-            if await tenants_store.find_tenant(conn, tenant_id) is None:
-                raise TenantNotFound(tenant_id)
+            await tenants_store.get_tenant(conn, tenant_id)
             found = await store.list_page(conn, tenant_id, key_id, page)
             standings = {row.id: row for row in await store.read(conn, found.items, now)}
         # One that was deleted in between is not shown.

@@ -78,13 +78,13 @@ NEXT_BUDGETS: Final = """
      LIMIT $3
 """
 
-# Days hold what a tenant used, hours what each key did; both are exact and written in the
-# transaction of the records.
+# Days hold what a tenant used, and in a cut what each key did: every period begins and ends at
+# midnight, UTC. Both are exact and written in the transaction of the records.
 READ_STANDINGS: Final = """
     SELECT b.tenant_id, b.id, b.api_key_id, b.name, b.period, b.limit_nanos,
            b.alert_thresholds_pct, b.hard_stop, b.created_at, b.updated_at,
            p.starts_at AS period_start, p.ends_at AS period_end,
-           (d.nanos + h.nanos)::bigint AS spent_nanos,
+           (d.nanos + k.nanos)::bigint AS spent_nanos,
            ARRAY(SELECT c.threshold_pct
                    FROM spend_budget_crossings c
                   WHERE c.tenant_id = b.tenant_id
@@ -103,13 +103,13 @@ READ_STANDINGS: Final = """
                AND r.day >= p.starts_at AND r.day < p.ends_at) d
      CROSS JOIN LATERAL (
             SELECT coalesce(sum(r.cost_nanos), 0) AS nanos
-              FROM usage_rollup_hourly r
+              FROM usage_rollup_cuts r
              WHERE b.api_key_id IS NOT NULL
-               AND r.tenant_id = b.tenant_id
-               AND r.hour >= p.starts_at AND r.hour < p.ends_at
-               AND r.api_key_id IN (SELECT k.api_key_id
-                                      FROM spend_budget_keys k
-                                     WHERE k.tenant_id = b.tenant_id AND k.budget_id = b.id)) h
+               AND r.tenant_id = b.tenant_id AND r.cut = 'day_api_key'
+               AND r.starts_at >= p.starts_at AND r.starts_at < p.ends_at
+               AND r.group_id IN (SELECT c.api_key_id
+                                    FROM spend_budget_keys c
+                                   WHERE c.tenant_id = b.tenant_id AND c.budget_id = b.id)) k
       LEFT JOIN spend_stops s ON s.tenant_id = b.tenant_id AND s.budget_id = b.id
      ORDER BY b.created_at DESC, b.id
 """

@@ -14,7 +14,6 @@ from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.tickets import VALID, Tickets
 from spotplane_server.tenants import store, ticket_paths
-from spotplane_server.tenants.errors import TenantNotFound
 
 MAX_PATH: Final = 2048
 _PACKAGE: Final = "/spotplane.v1."
@@ -35,9 +34,7 @@ class CallerService(caller_pb2_grpc.CallerServiceServicer):
         if caller.tenant_id is None:
             return pb.ValidateCallerResponse(name=caller.name, role="platform_admin")
         async with self._db.read(caller.tenant_id) as conn:
-            tenant = await store.find_tenant(conn, caller.tenant_id)
-        if tenant is None:
-            raise TenantNotFound(caller.tenant_id)
+            tenant = await store.get_tenant(conn, caller.tenant_id)
         return pb.ValidateCallerResponse(
             tenant_id=str(tenant.id),
             name=tenant.name,

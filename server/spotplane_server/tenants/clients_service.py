@@ -117,7 +117,7 @@ def _tenant_id(request: Any) -> TenantId:
 
 
 async def _live(conn: Conn, tenant_id: UUID) -> Tenant:
-    tenant = await store.find_tenant(conn, tenant_id)
-    if tenant is None or tenant.status == "deleted":
+    tenant = await store.get_tenant(conn, tenant_id)
+    if tenant.status == "deleted":
         raise TenantNotFound(tenant_id)
     return tenant

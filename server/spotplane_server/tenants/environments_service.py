@@ -13,7 +13,7 @@ from spotplane_server.kernel import paging, wire
 from spotplane_server.kernel.auth import bump_epoch
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.tenants import changes, environments_store, rules, store
@@ -36,7 +36,7 @@ class EnvironmentsService(tenant_pb2_grpc.TenantServiceServicer):
             request, self._tokens, default=50, maximum=100, filters={"tenant_id": tenant_id}
         )
         async with self._db.read(tenant_id) as conn:
-            await _check_tenant(conn, tenant_id)
+            await store.get_tenant(conn, tenant_id)
             found = await environments_store.list_environments(conn, page, tenant_id)
         items, pagination = paging.answer(
             page, found, self._tokens, lambda found: (found.created_at, found.id)
@@ -50,7 +50,7 @@ class EnvironmentsService(tenant_pb2_grpc.TenantServiceServicer):
     ) -> pb.Environment:
         tenant_id, environment_id = _tenant_id(request), _environment_id(request)
         async with self._db.read(tenant_id) as conn:
-            await _check_tenant(conn, tenant_id)
+            await store.get_tenant(conn, tenant_id)
             found = await environments_store.find_environment(conn, tenant_id, environment_id)
         if found is None:
             raise EnvironmentNotFound(environment_id)
@@ -89,11 +89,6 @@ def _tenant_id(request: Any) -> TenantId:
 
 def _environment_id(request: Any) -> UUID:
     return wire.uuid(request.environment_id, "environment_id", "environment ID")
-
-
-async def _check_tenant(conn: Conn, tenant_id: TenantId) -> None:
-    if await store.find_tenant(conn, tenant_id) is None:
-        raise TenantNotFound(tenant_id)
 
 
 def _changes(request: pb.UpdateEnvironmentRequest) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from spotplane_server.kernel import calls
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.tenants import store
-from spotplane_server.tenants.errors import TenantNotFound
 
 BATCH_ROWS: Final = 500
 CHUNK_BYTES: Final = 64 * 1024
@@ -156,8 +155,7 @@ class Exporter:
 
     async def _record(self, tenant_id: TenantId, form: str, now: datetime) -> None:
         async with self._db.transaction(tenant_id) as conn:
-            if await store.find_tenant(conn, tenant_id) is None:
-                raise TenantNotFound(tenant_id)
+            await store.get_tenant(conn, tenant_id)
             change = audit.Change(
                 "tenant.export", "tenant", str(tenant_id), tenant_id, after={"format": form}
             )

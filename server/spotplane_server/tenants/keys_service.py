@@ -19,7 +19,7 @@ from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.middleware import Context
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.tenants import changes, issuing, keys_store, rules, store
-from spotplane_server.tenants.errors import ApiKeyNotFound, TenantNotFound
+from spotplane_server.tenants.errors import ApiKeyNotFound
 from spotplane_server.tenants.issuing import Issued, Rotation
 from spotplane_server.tenants.keys_store import Draft, Key
 
@@ -138,18 +138,18 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     async def CreateOwnApiKey(
         self, request: pb.CreateOwnApiKeyRequest, context: Context
     ) -> pb.IssuedApiKey:
-        return await self._create(request, _own_tenant())
+        return await self._create(request, calls.own_tenant())
 
     async def ListOwnApiKeys(
         self, request: pb.ListOwnApiKeysRequest, context: Context
     ) -> pb.ListOwnApiKeysResponse:
-        items, pagination = await self._list(request, _own_tenant(), default=50, maximum=100)
+        items, pagination = await self._list(request, calls.own_tenant(), default=50, maximum=100)
         return pb.ListOwnApiKeysResponse(data=items, pagination=pagination)
 
     async def RevokeOwnApiKey(
         self, request: pb.RevokeOwnApiKeyRequest, context: Context
     ) -> pb.RevokeOwnApiKeyResponse:
-        key_id, tenant_id = _key_id(request), _own_tenant()
+        key_id, tenant_id = _key_id(request), calls.own_tenant()
         async with self._db.transaction(tenant_id) as conn:
             key, _ = await _locked(conn, key_id, tenant_id)
             _check_may_manage(key.role)
@@ -159,7 +159,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     async def RotateOwnApiKey(
         self, request: pb.RotateOwnApiKeyRequest, context: Context
     ) -> pb.IssuedApiKey:
-        return await self._rotate(request, _own_tenant())
+        return await self._rotate(request, calls.own_tenant())
 
     async def _create(self, request: Any, tenant_id: TenantId) -> pb.IssuedApiKey:
         now = self._clock.now()
@@ -197,8 +197,8 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         async with self._db.read(tenant_id) as conn:
             # Whoever calls with a tenant's key has been proven to have a tenant.
             own = calls.current().caller.tenant_id == tenant_id
-            if not own and await store.find_tenant(conn, tenant_id) is None:
-                raise TenantNotFound(tenant_id)
+            if not own:
+                await store.get_tenant(conn, tenant_id)
             found = await keys_store.list_keys(conn, page, tenant_id, status=status)
         items, pagination = paging.answer(
             page, found, self._tokens, lambda key: (key.created_at, key.id)
@@ -222,12 +222,6 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
 
 def _key_id(request: Any) -> UUID:
     return wire.uuid(request.key_id, "key_id", "API key ID")
-
-
-def _own_tenant() -> TenantId:
-    tenant_id = calls.current().caller.tenant_id
-    assert tenant_id is not None, "the policy lets only tenants' keys in here"
-    return tenant_id
 
 
 def _check_may_manage(role: str) -> None:

@@ -129,10 +129,7 @@ class TenantService(ClientsService, EnvironmentsService):
     async def GetTenant(self, request: pb.GetTenantRequest, context: Context) -> pb.Tenant:
         tenant_id = _id(request)
         async with self._db.read(tenant_id) as conn:
-            tenant = await store.find_tenant(conn, tenant_id)
-            if tenant is None:
-                raise TenantNotFound(tenant_id)
-            return await _with_totals(conn, tenant)
+            return await _with_totals(conn, await store.get_tenant(conn, tenant_id))
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Context) -> pb.Tenant:
         tenant_id, now = _id(request), self._clock.now()

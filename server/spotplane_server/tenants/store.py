@@ -12,7 +12,7 @@ import asyncpg
 
 from spotplane_server.kernel.db import Conn, constraints
 from spotplane_server.kernel.paging import Page, Slice
-from spotplane_server.tenants.errors import EmailTaken
+from spotplane_server.tenants.errors import EmailTaken, TenantNotFound
 
 MAX_NAME: Final = 255
 
@@ -46,7 +46,7 @@ FIND_BY_EMAIL: Final = """
        AND deleted_at IS NULL
 """
 
-FIND_TENANT: Final = """
+GET_TENANT: Final = """
     SELECT id, name, email, status, billing_plan, metadata, region_preferences, suspension_id,
            suspension_reason, suspension_notes, suspended_at, created_at, updated_at, deleted_at
       FROM tenants
@@ -218,10 +218,16 @@ async def count_by_status(conn: Conn) -> dict[str, dict[str, int]]:
     return found
 
 
-async def find_tenant(conn: Conn, tenant_id: UUID) -> Tenant | None:
-    """Read a tenant, a deleted one too."""
-    row = await conn.fetchrow(FIND_TENANT, tenant_id)
-    return None if row is None else _tenant(row)
+async def get_tenant(conn: Conn, tenant_id: UUID) -> Tenant:
+    """Read a tenant, a deleted one too.
+
+    Raises:
+        TenantNotFound: There is no such tenant.
+    """
+    row = await conn.fetchrow(GET_TENANT, tenant_id)
+    if row is None:
+        raise TenantNotFound(tenant_id)
+    return _tenant(row)
 
 
 async def lock_tenant(conn: Conn, tenant_id: UUID) -> Tenant | None:

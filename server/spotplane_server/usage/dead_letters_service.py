@@ -17,11 +17,11 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.tenants import store as tenants
 from spotplane_server.usage import dead_letters, second_tries
 from spotplane_server.usage.ingest import count
 from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.rules import CODES
-from spotplane_server.usage.totals_service import check_tenant
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -49,7 +49,7 @@ class DeadLetterHandlers(usage_pb2_grpc.UsageServiceServicer):
             filters={"tenant_id": tenant_id, "code": code},
         )
         async with self._db.read(tenant_id) as conn:
-            await check_tenant(conn, tenant_id)
+            await tenants.get_tenant(conn, tenant_id)
             found = await dead_letters.list_page(conn, tenant_id, code, page)
         rows, pagination = paging.answer(
             page, found, self._tokens, lambda row: [row["received_at"], row["id"]]
@@ -64,7 +64,7 @@ class DeadLetterHandlers(usage_pb2_grpc.UsageServiceServicer):
         tenant_id, ids, now = _tenant(request), _ids(request.ids), self._clock.now()
         turn = self._intake.turns.take(str(tenant_id))
         async with turn, self._db.transaction(tenant_id) as conn:
-            await check_tenant(conn, tenant_id)
+            await tenants.get_tenant(conn, tenant_id)
             result = await second_tries.retry(conn, tenant_id, ids, self._intake.window, now)
             remaining = await dead_letters.count(conn, tenant_id)
             counts = {"accepted": result.accepted, "rejected": result.rejected}
@@ -85,7 +85,7 @@ class DeadLetterHandlers(usage_pb2_grpc.UsageServiceServicer):
         if not ids:
             raise wire.missing("ids")
         async with self._db.transaction(tenant_id) as conn:
-            await check_tenant(conn, tenant_id)
+            await tenants.get_tenant(conn, tenant_id)
             discarded = await dead_letters.discard(conn, tenant_id, ids)
             counts = {"discarded": discarded}
             await self._record(conn, tenant_id, "usage.dead_letters.discard", counts)

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
 
-from spotplane_server.kernel import wire
+from spotplane_server.kernel import calls, wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn
 from spotplane_server.usage import total_answers as answers
@@ -18,7 +18,7 @@ from spotplane_server.usage import totals, windows
 from spotplane_server.usage.reading import Question, Reading
 from spotplane_server.usage.rules import MAX_NAME
 from spotplane_server.usage.totals import ModelTotal
-from spotplane_server.usage.totals_service import filled, own_tenant
+from spotplane_server.usage.totals_service import filled
 from spotplane_server.usage.windows import MINUTE
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -56,7 +56,7 @@ class MetricsHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def GetThroughputMetrics(
         self, request: pb.GetThroughputMetricsRequest, context: Context
     ) -> pb.GetThroughputMetricsResponse:
-        tenant_id, now, fill = own_tenant(), self._clock.now(), filled(request)
+        tenant_id, now, fill = calls.own_tenant(), self._clock.now(), filled(request)
         period, asked = windows.read_period(request, now)
         window = asked.whole_minutes
         first = windows.floor_minute(now) - MINUTE * (SERIES_MINUTES - 1)
@@ -116,7 +116,7 @@ class MetricsHandlers(usage_pb2_grpc.UsageServiceServicer):
         order: str,
         latencies: bool = True,
     ) -> M:
-        tenant_id = own_tenant()
+        tenant_id = calls.own_tenant()
         period, asked = windows.read_period(request, self._clock.now())
         model = None
         if not isinstance(request, pb.GetModelMetricsRequest):

@@ -26,7 +26,7 @@ from spotplane_server.usage.metrics_service import MetricsHandlers
 from spotplane_server.usage.reading import Question, Reading
 from spotplane_server.usage.rules import MAX_BATCH
 from spotplane_server.usage.total_answers import echo, told
-from spotplane_server.usage.totals_service import TotalsHandlers, own_tenant
+from spotplane_server.usage.totals_service import TotalsHandlers
 from spotplane_server.usage.upkeep_service import UpkeepHandlers
 from spotplane_server.usage.windows import Window
 
@@ -90,7 +90,7 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
         self, request: pb.GetUsageDetailedRequest, context: Context
     ) -> pb.GetUsageDetailedResponse:
         return await self._detailed(
-            request, pb.GetUsageDetailedResponse, own_tenant(), default_limit=100
+            request, pb.GetUsageDetailedResponse, calls.own_tenant(), default_limit=100
         )
 
     async def GetTenantUsageDetailed(

@@ -17,8 +17,6 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.tenants.errors import TenantNotFound
-from spotplane_server.tenants.store import find_tenant
 from spotplane_server.usage import total_answers as answers
 from spotplane_server.usage import totals, windows
 from spotplane_server.usage.reading import Question, Reading
@@ -67,7 +65,7 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def ListUsageByKey(
         self, request: pb.ListUsageByKeyRequest, context: Context
     ) -> pb.ListUsageByKeyResponse:
-        tenant_id = own_tenant()
+        tenant_id = calls.own_tenant()
         asked = windows.read(request, self._clock.now())
         window = asked.whole_hours
 
@@ -82,7 +80,7 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def ListUsageByDate(
         self, request: pb.ListUsageByDateRequest, context: Context
     ) -> pb.ListUsageByDateResponse:
-        tenant_id = own_tenant()
+        tenant_id = calls.own_tenant()
         asked = windows.read(request, self._clock.now())
         name = wire.optional_one_of(request, "granularity", GRANULARITIES) or "day"
         unit, fill = cast("Unit", name), filled(request)
@@ -169,7 +167,7 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def _by_model(
         self, request: Message, kind: type[M], tell: Callable[[list[ModelTotal]], M]
     ) -> M:
-        tenant_id = own_tenant()
+        tenant_id = calls.own_tenant()
         asked = windows.read(request, self._clock.now())
         window = asked.whole_hours
 
@@ -189,7 +187,7 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
         *,
         compared: bool = False,
     ) -> M:
-        tenant_id, now, fill = own_tenant(), self._clock.now(), filled(request)
+        tenant_id, now, fill = calls.own_tenant(), self._clock.now(), filled(request)
         starts = windows.last(count, unit, now)
         before: Callable[[datetime], datetime] = lambda start: windows.step(start, unit, -1)  # noqa: E731
         first = before(starts[0]) if compared else starts[0]
@@ -232,28 +230,6 @@ class TotalsHandlers(usage_pb2_grpc.UsageServiceServicer):
 
         question = Question(tenant_id, request, [before])
         return await self._reading.ask(question, pb.ListHourlyUsageResponse, work)
-
-
-def own_tenant() -> TenantId:
-    """The caller's.
-
-    Raises:
-        LookupError: The policy table let a caller without a tenant through.
-    """
-    tenant_id = calls.current().caller.tenant_id
-    if tenant_id is None:
-        raise LookupError("the policy table let a caller without a tenant through")
-    return tenant_id
-
-
-async def check_tenant(conn: Conn, tenant_id: TenantId) -> None:
-    """Hold a path to a tenant that exists.
-
-    Raises:
-        TenantNotFound: It does not.
-    """
-    if await find_tenant(conn, tenant_id) is None:
-        raise TenantNotFound(tenant_id)
 
 
 def filled(request: Message) -> bool:

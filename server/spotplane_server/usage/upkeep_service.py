@@ -15,9 +15,9 @@ from spotplane_server.kernel import calls, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database, attempt
+from spotplane_server.tenants import store as tenants
 from spotplane_server.usage import mending, windows
 from spotplane_server.usage.mending import Wrong
-from spotplane_server.usage.totals_service import check_tenant
 from spotplane_server.usage.windows import DAY, Window
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -80,7 +80,7 @@ class UpkeepHandlers(usage_pb2_grpc.UsageServiceServicer):
         window = windows.read(request, now)
         windows.check_exact(window.whole_days, now, days=windows.MAX_MENDED_DAYS)
         async with self._db.read(tenant_id) as conn:
-            await check_tenant(conn, tenant_id)
+            await tenants.get_tenant(conn, tenant_id)
         return tenant_id, list(_each_day(window.whole_days))
 
 

@@ -221,9 +221,10 @@ class NodeServiceServicer(object):
 
     def RegisterNode(self, request, context):
         """Makes a node known, or known anew. Answers 201 for a new one and 200 for a known `cluster_name`, whose fields that
-        are present are replaced; so repeating is safe. It brings a dead node back, ends a drain unless the cloud's deadline
-        lies ahead, and completes the launch of a node that was launched under that name. A node that is being terminated
-        stays so. A node launched for no tenant becomes the tenant's of the first key that registers it.
+        are present are replaced; so repeating is safe. It brings a dead node back, which has only the region, model and
+        instance type that are present; ends a drain unless the cloud's deadline lies ahead; and completes the launch of a
+        node that was launched under that name. A node that is being terminated stays so. A node launched for no tenant
+        becomes the tenant's of the first key that registers it.
 
         `SEMANTIC` when the region, model or instance type is not in the catalogue or is another provider's;
         `NODE_NOT_FOUND` when the name is another tenant's.
