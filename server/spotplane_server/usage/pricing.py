@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from math import lcm
 from typing import Any, Final
 
@@ -77,6 +78,10 @@ class Rates:
         return nanos
 
 
+# The same few in every batch, and making one takes longer than pricing ten records.
+_rates: Final = lru_cache(4096)(Rates)
+
+
 class PriceBook:
     """Rates of one model in one region over time.
 
@@ -95,9 +100,8 @@ class PriceBook:
         starts = sorted({at for at, _ in model} | {at for at, _ in region})
         # The first price also holds before its time: what was served then must cost something.
         self._starts = starts[1:]
-        self._rates = [
-            Rates(_as_of(model, at, None), _as_of(region, at, _ONE)) for at in starts
-        ] or [Rates(None, _ONE)]
+        self._rates = [_rates(_as_of(model, at, None), _as_of(region, at, _ONE)) for at in starts]
+        self._rates = self._rates or [_rates(None, _ONE)]
 
     def at(self, moment: datetime) -> Rates:
         """Rates in force at a moment."""
