@@ -210,7 +210,7 @@ async def test_sums_outlive_the_records(db: Database, world: World) -> None:
             found = await totals.sum_models(
                 conn, owner.id, window, order="requests", latencies=True
             )
-        return [(total.sums, total.latencies) for total in found]
+        return [(total.sums, total.latencies.tolist()) for total in found]
 
     before = await answer()
     for month in await world.conn.fetch(MONTHS):

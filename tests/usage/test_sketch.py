@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
 from decimal import Decimal
 from itertools import accumulate, chain
@@ -18,6 +19,18 @@ QUANTILES = (0.0, 0.5, 0.95, 0.99, 1.0)
 
 def counts(latencies: list[int]) -> dict[int, int]:
     return dict(Counter(map(sketch.bucket, latencies)))
+
+
+def dense(latencies: list[int]) -> sketch.Counts:
+    found = counts(latencies)
+    return sketch.counted(list(found), list(found.values()))
+
+
+def unpacked(parts: list[int]) -> dict[int, int]:
+    found: Counter[int] = Counter()
+    for number, count in zip(*sketch.split(np.array(parts, np.int64)), strict=True):
+        found[int(number)] += int(count)
+    return dict(found)
 
 
 def packed(latencies: list[int]) -> list[int]:
@@ -43,7 +56,7 @@ def test_estimate_is_within_one_percent(latency: int) -> None:
 @given(LATENCIES)
 def test_percentiles_are_within_one_percent(latencies: list[int]) -> None:
     """So is what is interpolated between two of them."""
-    found = sketch.percentiles(counts(latencies), QUANTILES)
+    (found,) = sketch.percentiles([dense(latencies)], QUANTILES)
     for quantile, answer in zip(QUANTILES, found, strict=True):
         exact = interpolated(latencies, quantile)
         assert abs(answer - exact) <= exact * sketch.ALPHA * (1 + 1e-9)
@@ -53,14 +66,14 @@ def test_percentiles_are_within_one_percent(latencies: list[int]) -> None:
 def test_merging_is_concatenation_in_any_order(a: list[int], b: list[int], c: list[int]) -> None:
     """Associative, commutative, and equal to the sketch of all."""
     x, y, z = map(packed, (a, b, c))
-    assert sketch.unpack((x + y) + z) == sketch.unpack(z + (y + x)) == counts(a + b + c)
+    assert unpacked((x + y) + z) == unpacked(z + (y + x)) == counts(a + b + c)
 
 
 @given(LATENCIES)
 def test_packing_keeps_every_count(latencies: list[int]) -> None:
     """Reading what was written gives the same sketch, ascending."""
     parts = packed(latencies)
-    assert sketch.unpack(parts) == counts(latencies)
+    assert unpacked(parts) == counts(latencies)
     assert parts == sorted(parts)
 
 
@@ -82,12 +95,21 @@ def test_worked_example() -> None:
     """101..300 ms: p95 is 290.05, and the sketch says 290.07."""
     latencies = list(range(101, 301))
     assert math.isclose(interpolated(latencies, 0.95), 290.05)
-    assert round(sketch.percentiles(counts(latencies), [0.95])[0], 2) == 290.07
+    assert round(sketch.percentiles([dense(latencies)], [0.95])[0][0], 2) == 290.07
 
 
 def test_no_latencies_have_percentiles_of_zero() -> None:
     """Nothing is divided by nothing."""
-    assert sketch.percentiles({}, QUANTILES) == [0.0] * len(QUANTILES)
+    assert sketch.percentiles([sketch.nothing()], QUANTILES) == [[0.0] * len(QUANTILES)]
+    assert sketch.percentiles([], QUANTILES) == []
+
+
+@given(st.lists(st.lists(st.integers(0, sketch.MAX_LATENCY_MS), max_size=20), max_size=8))
+def test_several_have_the_percentiles_of_each(several: list[list[int]]) -> None:
+    """Empty ones among them, at the end too."""
+    sketches = [dense(latencies) for latencies in several]
+    one_by_one = [sketch.percentiles([one], QUANTILES)[0] for one in sketches]
+    assert sketch.percentiles(sketches, QUANTILES) == one_by_one
 
 
 @given(
@@ -105,3 +127,22 @@ def test_numerals_count_in_twelve_digits_a_bucket(several: list[list[int]]) -> N
         sum(count * 10 ** (12 * number) for number, count in counts(latencies).items())
         for latencies in several
     ]
+
+
+@given(st.lists(st.lists(st.integers(0, sketch.MAX_LATENCY_MS), max_size=30), max_size=8))
+def test_numbers_are_read_as_postgresql_sends_them(several: list[list[int]]) -> None:
+    """To the base of 10,000, without the zeros at either end."""
+    read = sketch_numbers.counts([sent(latencies) for latencies in several])
+    assert [one.tolist() for one in read] == [dense(latencies).tolist() for latencies in several]
+
+
+def sent(latencies: list[int]) -> bytes:
+    number = sum(count * 10 ** (12 * at) for at, count in counts(latencies).items())
+    digits: list[int] = []
+    while number:
+        number, digit = divmod(number, 10_000)
+        digits.insert(0, digit)
+    weight = max(len(digits) - 1, 0)
+    while digits and digits[-1] == 0:
+        digits.pop()
+    return struct.pack(f">hhHH{len(digits)}h", len(digits), weight, 0, 0, *digits)

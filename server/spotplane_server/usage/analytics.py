@@ -18,6 +18,7 @@ from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.paging import Page, Slice
 from spotplane_server.usage import cuts, sketch
 from spotplane_server.usage.cuts import Cut, Dimension
+from spotplane_server.usage.sketch import Counts
 from spotplane_server.usage.windows import Window
 
 Grouping: TypeAlias = Literal["model", "api_key", "region", "hour", "day"]
@@ -276,16 +277,12 @@ async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]
 def _sliced(
     rows: Sequence[asyncpg.Record],
     total: int,
-    latencies: dict[tuple[UUID, datetime | None], dict[int, int]],
+    latencies: dict[tuple[UUID, datetime | None], Counts],
 ) -> Slice[Group]:
-    groups = [
-        Group(
-            row,
-            sketch.percentiles(latencies.get((row["ordinal"], row["period"]), {}), QUANTILES),
-        )
-        for row in rows
-    ]
-    return Slice(groups, total)
+    unknown = sketch.nothing()
+    sketches = [latencies.get((row["ordinal"], row["period"]), unknown) for row in rows]
+    read = sketch.percentiles(sketches, QUANTILES)
+    return Slice([Group(*group) for group in zip(rows, read, strict=True)], total)
 
 
 async def list_deployments(
@@ -313,7 +310,7 @@ _ZEROS: Final = (0.0, 0.0, 0.0)
 
 async def _merge_sketches(
     conn: Conn, query: Query, rows: Sequence[asyncpg.Record]
-) -> dict[tuple[UUID, datetime | None], dict[int, int]]:
+) -> dict[tuple[UUID, datetime | None], Counts]:
     merged = await conn.fetch(
         MERGE_SKETCHES,
         *query.arguments,
@@ -321,6 +318,6 @@ async def _merge_sketches(
         [row["period"] for row in rows if row["period"] is not None],
     )
     return {
-        (row["ordinal"], row["period"]): dict(zip(row["buckets"], row["totals"], strict=True))
+        (row["ordinal"], row["period"]): sketch.counted(row["buckets"], row["totals"])
         for row in merged
     }

@@ -18,6 +18,7 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.paging import Page
 from spotplane_server.usage import sketch_numbers
+from spotplane_server.usage.sketch import Counts
 from spotplane_server.usage.windows import DAY, HOUR, Window
 
 Dimension: TypeAlias = Literal["model", "api_key", "region"]
@@ -177,7 +178,7 @@ async def list_groups(
 
 async def merge_sketches(
     conn: Conn, cut: Cut, rows: Sequence[asyncpg.Record]
-) -> dict[tuple[UUID, datetime | None], dict[int, int]]:
+) -> dict[tuple[UUID, datetime | None], Counts]:
     """Add up the sketches of some groups: counts by bucket for each."""
     window = _around(cut, rows)
     merged = await conn.fetch(
@@ -186,9 +187,8 @@ async def merge_sketches(
         list({row["ordinal"] for row in rows}),
         *cut.days(window),
     )
-    return {
-        (row["ordinal"], row["period"]): sketch_numbers.counts(row["latencies"]) for row in merged
-    }
+    counts = sketch_numbers.counts([row["latencies"] for row in merged])
+    return {(row["ordinal"], row["period"]): of for row, of in zip(merged, counts, strict=True)}
 
 
 def _around(cut: Cut, rows: Sequence[asyncpg.Record]) -> Window:

@@ -2,7 +2,8 @@
 
 Buckets are numbered for storage: 0 holds latencies of 0 ms, ``n >= 1`` holds those in
 ``(gamma**(n - 2), gamma**(n - 1)]`` ms. A sketch is a list of parts, each ``bucket << 32 | count``;
-a bucket may occur more than once, so that merging is concatenation.
+a bucket may occur more than once, so that merging is concatenation. To be read it becomes counts by
+bucket, `MAX_BUCKETS` of them, as floats, which are exact below 2**53; merging those is adding.
 
 Source: Masson, Rim, Lee, "DDSketch: a fast and fully-mergeable quantile sketch with relative-error
 guarantees", VLDB 2019, with relative accuracy 0.01.
@@ -11,12 +12,14 @@ guarantees", VLDB 2019, with relative accuracy 0.01.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from spotplane_server.usage.columns import Integers
+
+Counts: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 ALPHA: Final = 0.01
 GAMMA: Final = (1 + ALPHA) / (1 - ALPHA)
@@ -57,47 +60,43 @@ def estimate(number: int) -> float:
     return 0.0 if number == 0 else 2 * GAMMA ** (number - 1) / (GAMMA + 1)
 
 
-def unpack(parts: Iterable[int]) -> dict[int, int]:
-    """Counts by bucket, parts of one bucket added up."""
-    counts: dict[int, int] = {}
-    for part in parts:
-        number = part >> _COUNT_BITS
-        counts[number] = counts.get(number, 0) + (part & _COUNT_MASK)
-    return counts
+def nothing() -> Counts:
+    """Counts of no latency at all."""
+    return np.zeros(MAX_BUCKETS)
 
 
-def percentiles(counts: dict[int, int], quantiles: Sequence[float]) -> list[float]:
-    """Read quantiles by linear interpolation between the estimates of the two nearest ranks.
-
-    Args:
-        counts: By bucket.
-        quantiles: Ascending, each in [0, 1].
-
-    Returns:
-        One latency in milliseconds for each; all 0 when there are no latencies.
-    """
-    total = sum(counts.values())
-    if total == 0:
-        return [0.0] * len(quantiles)
-    ranks = [quantile * (total - 1) for quantile in quantiles]
-    wanted = sorted({k for rank in ranks for k in (math.floor(rank), math.ceil(rank))})
-    values = _at_ranks(counts, wanted)
-    return [_between(values, rank) for rank in ranks]
-
-
-def _at_ranks(counts: dict[int, int], ranks: Sequence[int]) -> dict[int, float]:
-    found: dict[int, float] = {}
-    waiting = iter(ranks)
-    rank, seen = next(waiting, None), 0
-    for number in sorted(counts):
-        seen += counts[number]
-        while rank is not None and rank < seen:
-            found[rank] = estimate(number)
-            rank = next(waiting, None)
+def counted(numbers: Sequence[int], counts: Sequence[int]) -> Counts:
+    """Counts by bucket of some buckets, each named once."""
+    found = nothing()
+    found[numbers] = counts
     return found
 
 
-def _between(values: dict[int, float], rank: float) -> float:
-    low, high = math.floor(rank), math.ceil(rank)
-    fraction = rank - low
-    return values[low] * (1 - fraction) + values[high] * fraction
+def percentiles(sketches: Sequence[Counts], quantiles: Sequence[float]) -> list[list[float]]:
+    """Read quantiles by linear interpolation between the estimates of the two nearest ranks.
+
+    Args:
+        sketches: n of them.
+        quantiles: Each in [0, 1].
+
+    Returns:
+        n lists of one latency in milliseconds for each quantile; 0 where there are no latencies.
+    """
+    if not sketches:
+        return []
+    seen = np.cumsum(np.stack(sketches), axis=1)
+    totals = seen[:, -1:]
+    ranks = np.maximum(totals - 1, 0) * quantiles
+    nearest = np.stack([np.floor(ranks), np.ceil(ranks)])
+    # One ascending line of all, each beginning where the one before it ends.
+    begins = np.cumsum(totals, axis=0) - totals
+    found = np.searchsorted((seen + begins).ravel(), nearest + begins, side="right")
+    numbers = found - MAX_BUCKETS * np.arange(len(sketches))[:, None]
+    low, high = _ESTIMATES[np.minimum(numbers, MAX_BUCKETS - 1)]
+    fraction = ranks - nearest[0]
+    latencies: list[list[float]]
+    latencies = np.where(totals > 0, low * (1 - fraction) + high * fraction, 0.0).tolist()
+    return latencies
+
+
+_ESTIMATES: Final = np.array([estimate(number) for number in range(MAX_BUCKETS)])

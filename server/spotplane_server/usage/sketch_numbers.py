@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -18,19 +18,33 @@ _HEADER: Final = struct.Struct(">hhHH")
 _BASE: Final = 10_000
 _DIGITS: Final = 3
 _DECIMALS: Final = 12
+_POWERS: Final = np.array([float(_BASE**power) for power in reversed(range(_DIGITS))])
+_ZERO: Final = b"\0\0"
 
 
-def counts(sent: bytes) -> dict[int, int]:
-    """Counts by bucket of a number as PostgreSQL's `numeric_send` puts it; empty for 0."""
-    count, weight, _, _ = _HEADER.unpack_from(sent)
-    if not count:
-        return {}
-    digits: Any = np.frombuffer(sent, ">i2", count, _HEADER.size).astype(np.int64)
-    powers = weight - np.arange(count)
-    # Below 2**53 a float is exact, and twelve digits are.
-    totals = np.bincount(powers // _DIGITS, digits * _BASE ** (powers % _DIGITS))
-    (buckets,) = np.nonzero(totals)
-    return dict(zip(buckets.tolist(), totals[buckets].astype(np.int64).tolist(), strict=True))
+def counts(numbers: Sequence[bytes]) -> list[sketch.Counts]:
+    """Counts by bucket of each of n numbers as PostgreSQL's `numeric_send` puts them."""
+    # Of each the lowest bucket and the one above its highest, and its digits in whole buckets.
+    spans: list[tuple[int, int]] = []
+    digits: list[bytes] = []
+    for sent in numbers:
+        count, weight, _, _ = _HEADER.unpack_from(sent)
+        lowest = weight - count + 1
+        spans.append((lowest // _DIGITS, weight // _DIGITS + 1) if count else (0, 0))
+        if count:
+            digits += (
+                _ZERO * (_DIGITS - 1 - weight % _DIGITS),
+                sent[_HEADER.size :],
+                _ZERO * (lowest % _DIGITS),
+            )
+    descending = np.frombuffer(b"".join(digits), ">i2").reshape(-1, _DIGITS) @ _POWERS
+    found, begin = [], 0
+    for low, high in spans:
+        one = sketch.nothing()
+        one[low:high] = descending[begin : begin + high - low][::-1]
+        begin += high - low
+        found.append(one)
+    return found
 
 
 def numerals(parts: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> list[str]:

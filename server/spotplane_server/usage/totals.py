@@ -15,6 +15,7 @@ import asyncpg
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 from spotplane_server.usage import analytics, sketch, sketch_numbers
+from spotplane_server.usage.sketch import Counts
 from spotplane_server.usage.windows import MINUTE, Unit, Window
 
 # $2..$7 are the six bounds of the window; $8 the name of a model.
@@ -171,29 +172,29 @@ class ModelTotal:
 
     Attributes:
         sums: By name.
-        latencies: Counts by sketch bucket; empty when they were not read.
+        latencies: Counts by sketch bucket; all 0 when they were not read.
         row: The model's names; None of several.
     """
 
     sums: Mapping[str, int]
-    latencies: dict[int, int]
+    latencies: Counts
     row: asyncpg.Record | None = None
 
     @property
     def percentiles(self) -> list[float]:
         """p50, p95 and p99 of latency in milliseconds; 0 when none is known."""
-        return sketch.percentiles(self.latencies, analytics.QUANTILES)
+        (found,) = sketch.percentiles([self.latencies], analytics.QUANTILES)
+        return found
 
 
 def together(totals: Iterable[ModelTotal]) -> ModelTotal:
     """Add totals up."""
     sums = dict.fromkeys(_SUMMED, 0)
-    latencies: dict[int, int] = {}
+    latencies = sketch.nothing()
     for total in totals:
         for name in _SUMMED:
             sums[name] += total.sums[name]
-        for number, count in total.latencies.items():
-            latencies[number] = latencies.get(number, 0) + count
+        latencies += total.latencies
     return ModelTotal(sums, latencies)
 
 
@@ -218,11 +219,12 @@ async def sum_models(
     """
     arguments = (tenant_id, *window.bounds, model)
     rows = await conn.fetch(SUM_MODELS, *arguments)
-    merged: dict[Any, dict[int, int]] = {}
+    merged: dict[Any, Counts] = {}
     if latencies:
         merged = await _merge_sketches(conn, tenant_id, window, model)
+    unknown = sketch.nothing()
     totals = [
-        ModelTotal({name: row[name] for name in _SUMMED}, merged.get(row["model_id"], {}), row)
+        ModelTotal({name: row[name] for name in _SUMMED}, merged.get(row["model_id"], unknown), row)
         for row in rows
     ]
     return sorted(totals, key=lambda t: (-t.sums[order], *_place(t)))
@@ -230,16 +232,16 @@ async def sum_models(
 
 async def _merge_sketches(
     conn: Conn, tenant_id: TenantId, window: Window, model: str | None
-) -> dict[Any, dict[int, int]]:
+) -> dict[Any, Counts]:
     """Counts by bucket for each model: of hours and days, and of the minutes at the edges."""
     start, *inner, end = window.bounds
     rows = await conn.fetch(MERGE_MODEL_SKETCHES, tenant_id, *inner, model)
-    merged = {row["model_id"]: sketch_numbers.counts(row["latencies"]) for row in rows}
+    read = sketch_numbers.counts([row["latencies"] for row in rows])
+    merged = {row["model_id"]: counts for row, counts in zip(rows, read, strict=True)}
     edges = (start, inner[0], inner[-1], end)
     for row in await conn.fetch(MERGE_MINUTE_SKETCHES, tenant_id, *edges, model):
-        counts = merged.setdefault(row["model_id"], {})
-        for number, count in zip(row["buckets"], row["totals"], strict=True):
-            counts[number] = counts.get(number, 0) + count
+        counts = merged.setdefault(row["model_id"], sketch.nothing())
+        counts[row["buckets"]] += row["totals"]
     return merged
 
 
