@@ -16,70 +16,20 @@ import asyncpg
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.paging import Page, Slice
-from spotplane_server.usage import cuts, sketch
+from spotplane_server.usage import combinations, cuts, sketch
+from spotplane_server.usage.combinations import Combination
 from spotplane_server.usage.cuts import Cut, Dimension
-from spotplane_server.usage.sketch import Counts
 from spotplane_server.usage.windows import Window
 
 Grouping: TypeAlias = Literal["model", "api_key", "region", "hour", "day"]
 GROUPINGS: Final[tuple[Grouping, ...]] = ("model", "api_key", "region", "hour", "day")
 QUANTILES: Final = (0.5, 0.95, 0.99)
+_ZEROS: Final = (0.0, 0.0, 0.0)
 
 # Stands for "no model, key or region" in the order and in page keys; sorts after every id.
 NOTHING: Final = UUID(int=2**128 - 1)
 
-# Of combinations that no cut has. $4 grouping; $5..$7 filters; $8 limit; $9 offset; $10..$12 key of
-# the last group before the page.
-LIST_ROLLUP_GROUPS: Final = """
-    WITH groups AS (
-        SELECT CASE $4::text WHEN 'model' THEN model_id WHEN 'api_key' THEN api_key_id
-                             WHEN 'region' THEN region_id END AS group_id,
-               CASE $4::text WHEN 'hour' THEN hour
-                             WHEN 'day' THEN date_trunc('day', hour, 'UTC') END AS period,
-               sum(requests)::bigint AS requests, sum(successes)::bigint AS successes,
-               sum(prompt_tokens)::bigint AS prompt_tokens,
-               sum(completion_tokens)::bigint AS completion_tokens,
-               sum(total_tokens)::bigint AS total_tokens,
-               sum(cached_tokens)::bigint AS cached_tokens,
-               sum(cost_nanos)::bigint AS cost_nanos,
-               sum(latency_count)::bigint AS latency_count,
-               sum(latency_sum)::bigint AS latency_sum,
-               min(latency_min) AS latency_min, max(latency_max) AS latency_max,
-               NULL::float8[] AS percentiles
-          FROM usage_rollup_hourly
-         WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
-           AND ($5::uuid IS NULL OR model_id = $5)
-           AND ($6::uuid IS NULL OR api_key_id = $6)
-           AND ($7::uuid IS NULL OR region_id = $7)
-         GROUP BY 1, 2),
-    page AS (
-        SELECT group_id, period, requests, successes, prompt_tokens, completion_tokens,
-               total_tokens, cached_tokens, cost_nanos, latency_count, latency_sum, latency_min,
-               latency_max, percentiles,
-               coalesce(group_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS ordinal
-          FROM groups
-         WHERE $11::bigint IS NULL
-            OR CASE WHEN period IS NULL
-                    THEN (-total_tokens, coalesce(group_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
-                         > (-$11, $12::uuid)
-                    ELSE period > $10::timestamptz
-               END
-         ORDER BY period, total_tokens DESC, ordinal
-         LIMIT $8 OFFSET $9)
-    SELECT t.total, p.ordinal, p.group_id, p.period, p.requests, p.successes, p.prompt_tokens,
-           p.completion_tokens, p.total_tokens, p.cached_tokens, p.cost_nanos, p.latency_count,
-           p.latency_sum, p.latency_min, p.latency_max, p.percentiles,
-           m.name AS model_name, m.family, m.type,
-           k.name AS api_key_name, k.key_prefix, r.name AS region_name, r.code AS region_code
-      FROM (SELECT count(*) AS total FROM groups) t
-      LEFT JOIN page p ON true
-      LEFT JOIN models m ON $4::text = 'model' AND m.id = p.group_id
-      LEFT JOIN api_keys k ON $4::text = 'api_key' AND k.tenant_id = $1 AND k.id = p.group_id
-      LEFT JOIN regions r ON $4::text = 'region' AND r.id = p.group_id
-     ORDER BY p.period, p.total_tokens DESC, p.ordinal
-"""
-
-# As above, from raw records.
+# $4 grouping; $5..$7 filters; $8 limit; $9 offset; $10..$12 key of the last group before the page.
 LIST_RAW_GROUPS: Final = """
     WITH groups AS (
         SELECT CASE $4::text WHEN 'model' THEN model_id WHEN 'api_key' THEN api_key_id
@@ -130,31 +80,6 @@ LIST_RAW_GROUPS: Final = """
      ORDER BY p.period, p.total_tokens DESC, p.ordinal
 """
 
-# Adds sketches up for the groups of one page only. $8 their ids, $9 their periods.
-MERGE_SKETCHES: Final = """
-    SELECT s.ordinal, s.period, array_agg(s.bucket) AS buckets, array_agg(s.total) AS totals
-      FROM (SELECT g.ordinal, g.period, part >> 32 AS bucket,
-                   sum(part & 4294967295)::bigint AS total
-              FROM (SELECT coalesce(CASE $4::text WHEN 'model' THEN model_id
-                                                  WHEN 'api_key' THEN api_key_id
-                                                  WHEN 'region' THEN region_id END,
-                                    'ffffffff-ffff-ffff-ffff-ffffffffffff') AS ordinal,
-                           CASE $4::text WHEN 'hour' THEN hour
-                                         WHEN 'day' THEN date_trunc('day', hour, 'UTC')
-                           END AS period,
-                           latency_sketch
-                      FROM usage_rollup_hourly
-                     WHERE tenant_id = $1 AND hour >= $2 AND hour < $3
-                       AND ($5::uuid IS NULL OR model_id = $5)
-                       AND ($6::uuid IS NULL OR api_key_id = $6)
-                       AND ($7::uuid IS NULL OR region_id = $7)) AS g,
-                   unnest(g.latency_sketch) AS part
-             WHERE g.ordinal = ANY($8::uuid[])
-               AND (g.period IS NULL OR g.period = ANY($9::timestamptz[]))
-             GROUP BY 1, 2, 3) AS s
-     GROUP BY 1, 2
-"""
-
 LIST_DEPLOYMENTS: Final = """
     WITH used AS (
         SELECT model_id, min(first_at) AS first_used, max(last_at) AS last_used,
@@ -203,31 +128,18 @@ class Query:
     exact: bool
 
     @property
-    def arguments(self) -> tuple[Any, ...]:
-        """``$1`` to ``$7`` of the statements."""
-        return (
-            self.tenant_id,
-            self.window.start,
-            self.window.end,
-            self.group_by,
-            self.model_id,
-            self.api_key_id,
-            self.region_id,
-        )
+    def filters(self) -> dict[Dimension, UUID | None]:
+        """The only model, key and region."""
+        return {"model": self.model_id, "api_key": self.api_key_id, "region": self.region_id}
 
     @property
-    def cut(self) -> Cut | None:
-        """The cut that answers; None when it takes raw records or several dimensions."""
-        filters: dict[Dimension, UUID | None] = {
-            "model": self.model_id,
-            "api_key": self.api_key_id,
-            "region": self.region_id,
-        }
-        needed = [name for name, only in filters.items() if only or name == self.group_by]
-        if self.exact or len(needed) > 1:
-            return None
+    def sums(self) -> Cut | Combination:
+        """The sums that answer, unless raw records do."""
+        needed = [name for name, only in self.filters.items() if only or name == self.group_by]
+        if len(needed) > 1:
+            return Combination(self.tenant_id, self.window, self.group_by, self.filters, needed)
         dimension = needed[0] if needed else None
-        only = filters[dimension] if dimension else None
+        only = self.filters[dimension] if dimension else None
         return Cut(self.tenant_id, self.window, self.group_by, dimension, only)
 
 
@@ -244,7 +156,7 @@ class Group:
 
 
 async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]) -> Slice[Group]:
-    """Read a page of groups; two statements that must see one snapshot.
+    """Read a page of groups; a few statements that must see one snapshot.
 
     Args:
         conn: In a repeatable-read transaction.
@@ -252,37 +164,39 @@ async def list_groups(conn: Conn, query: Query, page: Page, after: Sequence[Any]
         page: Which part.
         after: Period, tokens and id of the last group before the page; empty at the start.
     """
-    if (cut := query.cut) is not None:
-        rows = await cuts.list_groups(conn, cut, page, after)
-        total = rows[0]["total"]
-        rows = [row for row in rows if row["ordinal"] is not None]
-        return _sliced(rows, total, await cuts.merge_sketches(conn, cut, rows))
+    if query.exact:
+        return await _list_raw(conn, query, page, after)
+    sums = query.sums
+    reader = cuts if isinstance(sums, Cut) else combinations
+    rows = await reader.list_groups(conn, sums, page, after)
+    total = rows[0]["total"]
+    rows = [row for row in rows if row["ordinal"] is not None]
+    latencies = await reader.merge_sketches(conn, sums, rows)
+    unknown = sketch.nothing()
+    sketches = [latencies.get((row["ordinal"], row["period"]), unknown) for row in rows]
+    percentiles = sketch.percentiles(sketches, QUANTILES)
+    return Slice([Group(*group) for group in zip(rows, percentiles, strict=True)], total)
+
+
+async def _list_raw(conn: Conn, query: Query, page: Page, after: Sequence[Any]) -> Slice[Group]:
     period, tokens, ordinal = after or (None, None, None)
     rows = await conn.fetch(
-        LIST_RAW_GROUPS if query.exact else LIST_ROLLUP_GROUPS,
-        *query.arguments,
+        LIST_RAW_GROUPS,
+        query.tenant_id,
+        query.window.start,
+        query.window.end,
+        query.group_by,
+        *query.filters.values(),
         page.limit + 1,
         page.offset,
         datetime.fromisoformat(period) if period else None,
         tokens,
         ordinal,
     )
-    total = rows[0]["total"]
-    rows = [row for row in rows if row["ordinal"] is not None]
-    if query.exact:
-        return Slice([Group(row, row["percentiles"] or _ZEROS) for row in rows], total)
-    return _sliced(rows, total, await _merge_sketches(conn, query, rows))
-
-
-def _sliced(
-    rows: Sequence[asyncpg.Record],
-    total: int,
-    latencies: dict[tuple[UUID, datetime | None], Counts],
-) -> Slice[Group]:
-    unknown = sketch.nothing()
-    sketches = [latencies.get((row["ordinal"], row["period"]), unknown) for row in rows]
-    read = sketch.percentiles(sketches, QUANTILES)
-    return Slice([Group(*group) for group in zip(rows, read, strict=True)], total)
+    groups = [
+        Group(row, row["percentiles"] or _ZEROS) for row in rows if row["ordinal"] is not None
+    ]
+    return Slice(groups, rows[0]["total"])
 
 
 async def list_deployments(
@@ -303,21 +217,3 @@ async def list_deployments(
         window.inner_days.end,
     )
     return Slice([row for row in rows if row["model_id"] is not None], rows[0]["total"])
-
-
-_ZEROS: Final = (0.0, 0.0, 0.0)
-
-
-async def _merge_sketches(
-    conn: Conn, query: Query, rows: Sequence[asyncpg.Record]
-) -> dict[tuple[UUID, datetime | None], Counts]:
-    merged = await conn.fetch(
-        MERGE_SKETCHES,
-        *query.arguments,
-        list({row["ordinal"] for row in rows}),
-        [row["period"] for row in rows if row["period"] is not None],
-    )
-    return {
-        (row["ordinal"], row["period"]): sketch.counted(row["buckets"], row["totals"])
-        for row in merged
-    }

@@ -48,9 +48,9 @@ COUNT_WRONG_MINUTES: Final = """
 COUNT_WRONG_CUTS: Final = """
     WITH said AS (SELECT * FROM usage_cuts_by_records($1, $2, $3)),
          kept AS (SELECT * FROM usage_cuts_kept($1, $2, $3))
-    SELECT count(DISTINCT (w.cut, w.starts_at, w.group_id))
+    SELECT count(DISTINCT (w.cut, w.starts_at, w.group_id, w.other_id))
                FILTER (WHERE w.cut LIKE 'hour%') AS hours,
-           count(DISTINCT (w.cut, w.starts_at, w.group_id))
+           count(DISTINCT (w.cut, w.starts_at, w.group_id, w.other_id))
                FILTER (WHERE w.cut LIKE 'day%') AS days
       FROM ((SELECT * FROM said EXCEPT SELECT * FROM kept)
             UNION ALL
@@ -104,6 +104,7 @@ DELETE_WRONG_CUTS: Final = """
             SELECT * FROM usage_cuts_by_records($1, $2, $3)) AS w
      WHERE c.tenant_id = $1 AND c.cut = w.cut AND c.starts_at = w.starts_at
        AND c.group_id IS NOT DISTINCT FROM w.group_id
+       AND c.other_id IS NOT DISTINCT FROM w.other_id
     RETURNING c.starts_at
 """
 

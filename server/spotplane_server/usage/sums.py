@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from spotplane_server.kernel.db import Conn
 from spotplane_server.usage import sketch_numbers
-from spotplane_server.usage.rollup import Rollups, Sums
+from spotplane_server.usage.rollup import CUTS, Rollups, Sums
 
 # Sketches come as one array, cut by position, because arrays of arrays must be of one length.
 # Appending is what makes this cheap; 384 parts are about as many as one hour's distinct buckets.
@@ -91,21 +91,19 @@ ADD_TO_DAYS: Final = """
 
 ADD_TO_CUTS: Final = """
     INSERT INTO usage_rollup_cuts AS h (
-           tenant_id, cut, starts_at, group_id, requests, successes, failures, prompt_tokens,
-           completion_tokens, total_tokens, cached_tokens, cost_nanos, latency_count, latency_sum,
-           latency_min, latency_max, latencies, first_at, last_at)
-    SELECT d.tenant_id, d.cut, from_micros(d.starts_at), d.group_id, d.requests, d.successes,
-           d.requests - d.successes, d.prompt_tokens, d.completion_tokens,
-           d.prompt_tokens + d.completion_tokens,
-           d.cached_tokens, d.cost_nanos, d.latency_count, d.latency_sum, d.latency_min,
-           d.latency_max,
-           d.latencies,
-           from_micros(d.first_at), from_micros(d.last_at)
-      FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[],
+           tenant_id, cut, starts_at, group_id, other_id, requests, successes, failures,
+           prompt_tokens, completion_tokens, total_tokens, cached_tokens, cost_nanos,
+           latency_count, latency_sum, latency_min, latency_max, latencies, first_at, last_at)
+    SELECT d.tenant_id, d.cut, from_micros(d.starts_at), d.group_id, d.other_id, d.requests,
+           d.successes, d.requests - d.successes, d.prompt_tokens, d.completion_tokens,
+           d.prompt_tokens + d.completion_tokens, d.cached_tokens, d.cost_nanos, d.latency_count,
+           d.latency_sum, d.latency_min, d.latency_max, d.latencies, from_micros(d.first_at),
+           from_micros(d.last_at)
+      FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[], $6::bigint[],
                   $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
-                  $12::bigint[], $13::int[], $14::int[], $15::bigint[], $16::bigint[],
-                  $17::text::numeric[])
-           AS d(tenant_id, cut, starts_at, group_id, requests, successes, prompt_tokens,
+                  $12::bigint[], $13::bigint[], $14::int[], $15::int[], $16::bigint[],
+                  $17::bigint[], $18::text::numeric[])
+           AS d(tenant_id, cut, starts_at, group_id, other_id, requests, successes, prompt_tokens,
                 completion_tokens, cached_tokens, cost_nanos, latency_count, latency_sum,
                 latency_min, latency_max, first_at, last_at, latencies)
     ON CONFLICT ON CONSTRAINT usage_rollup_cuts_key DO UPDATE
@@ -215,8 +213,18 @@ def _cuts(cuts: dict[str, Sums]) -> tuple[Sums, tuple[list[Any], ...]]:
     """All cuts as rows of one table, and their keys."""
     rows = Sums.together(list(cuts.values()))
     names = [name for name, sums in cuts.items() for _ in sums.starts]
-    groups = [of.model_id or of.api_key_id or of.region_id for of in rows.dimensions]
-    return rows, ([of.tenant_id for of in rows.dimensions], names, rows.starts, groups)
+    ids = [
+        _two([getattr(of, field) for field in CUTS[name][1]])
+        for name, sums in cuts.items()
+        for of in sums.dimensions
+    ]
+    groups, others = [first for first, _ in ids], [second for _, second in ids]
+    return rows, ([of.tenant_id for of in rows.dimensions], names, rows.starts, groups, others)
+
+
+def _two(ids: list[str | None]) -> tuple[str | None, str | None]:
+    first, second, *_ = (*ids, None, None)
+    return first, second
 
 
 def _hour_key(sums: Sums) -> tuple[list[Any], ...]:
