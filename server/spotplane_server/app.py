@@ -15,7 +15,7 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 from spotplane.v1 import (
@@ -28,7 +28,7 @@ from spotplane.v1 import (
     replica_pb2_grpc,
 )
 
-from spotplane_server import audit, events
+from spotplane_server import audit, events, readiness
 from spotplane_server.agents import moves
 from spotplane_server.agents.handlers import Standby
 from spotplane_server.agents.jobs import RETENTION, CommandsJob, LeftoversJob, LivenessJob
@@ -58,16 +58,13 @@ from spotplane_server.kernel import (
     collector,
     front,
     logs,
-    metrics,
-    migrate,
     opening,
     partitions,
-    policy,
-    redis,
     retention,
+    statements,
 )
 from spotplane_server.kernel.clock import Clock, SystemClock
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.jobs import JobRunner
 from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.pacer import Pacer
@@ -94,7 +91,6 @@ from spotplane_server.spending.jobs import BudgetsJob
 from spotplane_server.tenants import assembly as tenants
 from spotplane_server.usage import assembly as usage
 from spotplane_server.usage import intake as usage_intake
-from spotplane_server.usage.health import rollups_work
 from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.reports import UsageReports
 
@@ -107,8 +103,6 @@ log = structlog.get_logger(__name__)
 
 CONNECT: Final = "/spotplane.v1.AgentService/Connect"
 STREAM_MESSAGE_BYTES: Final = 1024 * 1024
-DECISIONS: Final = "spotplane.v1.DecisionService"
-HEALTH_SECONDS: Final = 5.0
 
 
 def build(kernel: Kernel) -> Parts:
@@ -303,6 +297,7 @@ class Server:
         if traces is not None:
             stack.push_async_callback(traces.close)
             on_statement = traces.statement if on_statement is None else on_statement
+        on_statement = statements.timed(on_statement)
         kernel = await _open(stack, config, clock, server_id, on_statement)
         parts = build(kernel)
         before = front.build(
@@ -317,7 +312,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(healthy, grpc_server)
         for add, servicer in parts.services:
             add(servicer, grpc_server)
-        reflection.enable_server_reflection(_service_names(), grpc_server)
+        reflection.enable_server_reflection(readiness.service_names(), grpc_server)
         port = grpc_server.add_insecure_port(f"{config.host}:{config.port}")
         server = cls(kernel, parts, grpc_server, port, stack)
         await server._run(before, healthy)
@@ -360,7 +355,7 @@ class Server:
         self._stack.push_async_callback(before.repeats.settle)
         self._stack.push_async_callback(self._stop_grpc, healthy)
         await enter(owned(runner.run(), "jobs"))
-        await enter(owned(_report_health(self.kernel, runner, healthy), "health"))
+        await enter(owned(readiness.report(self.kernel, runner, healthy), "health"))
         log.info("serving", port=self.port, server_id=self.kernel.server_id)
 
     async def stop(self) -> None:
@@ -438,47 +433,3 @@ def _grpc_server(config: ServerConfig, gate: Gate) -> grpc.aio.Server:
             ("grpc.keepalive_timeout_ms", 20_000),
         ],
     )
-
-
-def _service_names() -> list[str]:
-    ours = {method.split("/")[1] for method in policy.METHODS}
-    return sorted(ours | {health_pb2.DESCRIPTOR.services_by_name["Health"].full_name})
-
-
-async def _report_health(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
-    """Say every few seconds what works: each check by its name, and all together as ``""``.
-
-    A service works when all do; the decisions do not while the built-in rules stand in for the
-    engine that should make them.
-    """
-    serving = health_pb2.HealthCheckResponse.ServingStatus
-    while True:
-        checks = {**await _checks(kernel), "jobs": runner.is_running}
-        metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
-        if kernel.redis is not None:
-            metrics.DEPENDENCY_UP.labels("redis").set(await redis.answers(kernel.redis))
-        if kernel.replica is not None:
-            metrics.DEPENDENCY_UP.labels("read_replica").set(await kernel.replica.answers())
-        for state, count in kernel.db.stats().items():
-            metrics.POOL.labels(state).set(count)
-        works_all = all(checks.values())
-        services = dict.fromkeys(_service_names(), works_all)
-        services[DECISIONS] = works_all and await decisions.engine_works(kernel.db)
-        for name, works in {**services, **checks, "": works_all}.items():
-            await healthy.set(name, serving.SERVING if works else serving.NOT_SERVING)
-        await asyncio.sleep(HEALTH_SECONDS)
-
-
-async def _checks(kernel: Kernel) -> dict[str, bool]:
-    checks = {"database": False, "migrations": False, "partitions": False, "rollups": False}
-    try:
-        async with kernel.db.read(EVERY_TENANT) as conn:
-            checks["database"] = True
-            checks["migrations"] = await migrate.current(conn)
-        now = kernel.clock.now()
-        checks["partitions"] = await partitions.ready(kernel.db, now)
-        # Another tenant each time.
-        checks["rollups"] = await rollups_work(kernel.db, uuid4(), now)
-    except Exception:  # whatever is wrong, what is left says no
-        log.warning("not_ready", exc_info=True)
-    return checks

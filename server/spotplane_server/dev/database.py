@@ -70,8 +70,9 @@ async def prepare(url: str) -> bool:
             now = datetime.now(UTC)
             await partitions.PartitionJob(db).run_once(now)
             async with db.transaction(EVERY_TENANT) as conn:
-                # The list prices would take as long as all the rest, and are a command away.
-                await seed.import_catalog(conn, seed.shipped(), now)
+                # What both name is as the examples say, of which the demo is made.
+                for name in (seed.LIST_PRICES, seed.EXAMPLES):
+                    await seed.import_catalog(conn, seed.shipped(name), now)
         finally:
             await db.close()
     return new

@@ -23,6 +23,10 @@ log = structlog.get_logger(__name__)
 LEASE_TTL: Final = timedelta(seconds=10)
 # Signals that come together are one run.
 COALESCE_SECONDS: Final = 0.02
+# Jobs that run seldom do not all begin with the process, which has enough to do then: they follow
+# one another within so many seconds, unless signalled before.
+SELDOM: Final = timedelta(minutes=1)
+SPREAD: Final = timedelta(seconds=30)
 
 
 class Job(Protocol):
@@ -56,25 +60,25 @@ class JobRunner:
     async def run(self) -> None:
         """Run all jobs until cancelled, then let their leases go."""
         self.is_running = True
+        seldom = [job for job in self._jobs.values() if job.period >= SELDOM]
+        delays = {job.name: SPREAD * n / len(seldom) for n, job in enumerate(seldom, 1)}
         try:
             async with asyncio.TaskGroup() as group:
                 for job in self._jobs.values():
-                    group.create_task(self._loop(job), name=f"job:{job.name}")
+                    delay = delays.get(job.name, timedelta())
+                    group.create_task(self._loop(job, delay), name=f"job:{job.name}")
         finally:
             self.is_running = False
             await asyncio.shield(self._release())
 
-    async def _loop(self, job: Job) -> None:
+    async def _loop(self, job: Job, delay: timedelta) -> None:
         signal = self._signals[job.name]
+        await _signalled(signal, delay)
         while True:
             signal.clear()
             await self._run(job)
-            try:
-                async with asyncio.timeout(job.period.total_seconds()):
-                    await signal.wait()
-            except TimeoutError:
-                continue
-            await asyncio.sleep(COALESCE_SECONDS)
+            if await _signalled(signal, job.period):
+                await asyncio.sleep(COALESCE_SECONDS)
 
     async def _run(self, job: Job) -> None:
         started = time.perf_counter()
@@ -106,10 +110,15 @@ class JobRunner:
     async def _release(self) -> None:
         try:
             async with self._db.read(EVERY_TENANT) as conn:
-                for job in self._jobs.values():
-                    if job.singleton:
-                        await leases.release(
-                            conn, f"job:{job.name}", self._holder, now=self._clock.now()
-                        )
+                await leases.release_all(conn, self._holder, now=self._clock.now())
         except (DomainError, asyncpg.PostgresError, *db.AWAY):
             log.warning("leases_not_released", exc_info=True)
+
+
+async def _signalled(signal: asyncio.Event, within: timedelta) -> bool:
+    try:
+        async with asyncio.timeout(within.total_seconds()):
+            await signal.wait()
+    except TimeoutError:
+        return False
+    return True

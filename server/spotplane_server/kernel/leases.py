@@ -18,7 +18,7 @@ ACQUIRE: Final = """
     RETURNING token
 """
 
-RELEASE: Final = "UPDATE leases SET expires_at = $3 WHERE name = $1 AND holder = $2"
+RELEASE_ALL: Final = "UPDATE leases SET expires_at = $2 WHERE holder = $1 AND expires_at > $2"
 
 
 async def acquire(
@@ -33,6 +33,6 @@ async def acquire(
     return token
 
 
-async def release(conn: Conn, name: str, holder: str, *, now: datetime) -> None:
-    """Let a lease go at once, if it is still held."""
-    await conn.execute(RELEASE, name, holder, now)
+async def release_all(conn: Conn, holder: str, *, now: datetime) -> None:
+    """Let all leases of a holder go at once."""
+    await conn.execute(RELEASE_ALL, holder, now)

@@ -41,6 +41,12 @@ AUTH_CACHE: Final = Counter(
 )
 LIMITED: Final = Counter("rate_limit_rejections", "Calls refused for a budget.", ["layer"])
 POOL: Final = Gauge("db_pool_connections", "Connections to PostgreSQL.", ["state"])
+QUERY_SECONDS: Final = Histogram(
+    "db_query_duration_seconds",
+    "Time from sending a statement to its whole answer, by the constant that holds it.",
+    ["query"],
+    buckets=(0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10),
+)
 DEPENDENCY_UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ["service"])
 JOB_RUNS: Final = Counter("job_runs", "Runs of background jobs.", ["job", "outcome"])
 ENGINE_FAULTS: Final = Counter(

@@ -1,0 +1,40 @@
+"""How long statements take, each by the name of the constant that holds it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from spotplane_server.kernel import metrics
+
+if TYPE_CHECKING:
+    from asyncpg.connection import LoggedQuery
+
+PACKAGE: Final = "spotplane_server."
+# What drivers and transactions send, and text that is put together.
+OTHER: Final = "other"
+_VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "LOCK")
+
+
+def timed(then: Callable[[LoggedQuery], None] | None = None) -> Callable[[LoggedQuery], None]:
+    """Tell the metrics of each statement that ran, and ``then``."""
+    names = dict(_named())
+    timers = {text: metrics.QUERY_SECONDS.labels(name).observe for text, name in names.items()}
+    other = metrics.QUERY_SECONDS.labels(OTHER).observe
+
+    def told(done: LoggedQuery) -> None:
+        timers.get(done.query, other)(done.elapsed)
+        if then is not None:
+            then(done)
+
+    return told
+
+
+def _named() -> Iterator[tuple[str, str]]:
+    """The statements of all modules that are loaded, with names as ``usage.totals.SUM_KEYS``."""
+    for path, module in sorted(sys.modules.items()):
+        if path.startswith(PACKAGE):
+            for name, value in vars(module).items():
+                if name.isupper() and isinstance(value, str) and value.lstrip().startswith(_VERBS):
+                    yield value, f"{path.removeprefix(PACKAGE)}.{name}"

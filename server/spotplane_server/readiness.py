@@ -1,0 +1,67 @@
+"""What works, told by `grpc.health.v1.Health` and by metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+from grpc_health.v1 import health_pb2
+
+from spotplane_server.decisions import assembly as decisions
+from spotplane_server.kernel import metrics, migrate, partitions, policy, redis
+from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.jobs import JobRunner
+from spotplane_server.kernel.parts import Kernel
+from spotplane_server.usage.health import rollups_work
+
+log = structlog.get_logger(__name__)
+
+DECISIONS: Final = "spotplane.v1.DecisionService"
+SECONDS: Final = 5.0
+
+
+def service_names() -> list[str]:
+    """All services of this process."""
+    ours = {method.split("/")[1] for method in policy.METHODS}
+    return sorted(ours | {health_pb2.DESCRIPTOR.services_by_name["Health"].full_name})
+
+
+async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
+    """Say every few seconds what works: each check by its name, and all together as ``""``.
+
+    A service works when all do; the decisions do not while the built-in rules stand in for the
+    engine that should make them.
+    """
+    serving = health_pb2.HealthCheckResponse.ServingStatus
+    while True:
+        checks = {**await _checks(kernel), "jobs": runner.is_running}
+        metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
+        if kernel.redis is not None:
+            metrics.DEPENDENCY_UP.labels("redis").set(await redis.answers(kernel.redis))
+        if kernel.replica is not None:
+            metrics.DEPENDENCY_UP.labels("read_replica").set(await kernel.replica.answers())
+        for state, count in kernel.db.stats().items():
+            metrics.POOL.labels(state).set(count)
+        works_all = all(checks.values())
+        services = dict.fromkeys(service_names(), works_all)
+        services[DECISIONS] = works_all and await decisions.engine_works(kernel.db)
+        for name, works in {**services, **checks, "": works_all}.items():
+            await healthy.set(name, serving.SERVING if works else serving.NOT_SERVING)
+        await asyncio.sleep(SECONDS)
+
+
+async def _checks(kernel: Kernel) -> dict[str, bool]:
+    checks = {"database": False, "migrations": False, "partitions": False, "rollups": False}
+    try:
+        async with kernel.db.read(EVERY_TENANT) as conn:
+            checks["database"] = True
+            checks["migrations"] = await migrate.current(conn)
+        now = kernel.clock.now()
+        checks["partitions"] = await partitions.ready(kernel.db, now)
+        # Another tenant each time.
+        checks["rollups"] = await rollups_work(kernel.db, uuid4(), now)
+    except Exception:  # whatever is wrong, what is left says no
+        log.warning("not_ready", exc_info=True)
+    return checks
