@@ -1,5 +1,5 @@
 -- Days of two dimensions, so that the models of one key over months are a thousand rows, not one for every hour
--- and every combination with all regions and environments.
+-- and every combination with all regions and environments; and days of none, one row each.
 
 -- Of pairs `group_id` is the first and `other_id` the second, in the order of the cut's name.
 ALTER TABLE usage_rollup_cuts
@@ -9,7 +9,7 @@ ALTER TABLE usage_rollup_cuts
         UNIQUE NULLS NOT DISTINCT (tenant_id, cut, starts_at, group_id, other_id),
     DROP CONSTRAINT usage_rollup_cuts_cut_check,
     ADD CONSTRAINT usage_rollup_cuts_cut_check CHECK (cut IN (
-        'hour', 'hour_model', 'hour_api_key', 'hour_region', 'day_api_key', 'day_region',
+        'hour', 'hour_model', 'hour_api_key', 'hour_region', 'day', 'day_api_key', 'day_region',
         'day_model_api_key', 'day_model_region', 'day_api_key_region'));
 
 DROP FUNCTION usage_cuts_by_records;
@@ -26,7 +26,7 @@ LANGUAGE sql STABLE AS $$
            min(b.first_at), max(b.last_at), b.other_id
       FROM (SELECT CASE c.of WHEN 7 THEN 'hour' WHEN 3 THEN 'hour_model' WHEN 5 THEN 'hour_api_key'
                              WHEN 6 THEN 'hour_region' WHEN 13 THEN 'day_api_key'
-                             WHEN 14 THEN 'day_region' WHEN 9 THEN 'day_model_api_key'
+                             WHEN 14 THEN 'day_region' WHEN 15 THEN 'day' WHEN 9 THEN 'day_model_api_key'
                              WHEN 10 THEN 'day_model_region' WHEN 12 THEN 'day_api_key_region'
                    END AS cut,
                    coalesce(c.hour, c.day) AS starts_at,
@@ -60,7 +60,7 @@ LANGUAGE sql STABLE AS $$
                      GROUP BY GROUPING SETS ((u.hour, u.bucket), (u.hour, u.model_id, u.bucket),
                                              (u.hour, u.api_key_id, u.bucket),
                                              (u.hour, u.region_id, u.bucket),
-                                             (u.day, u.api_key_id, u.bucket),
+                                             (u.day, u.bucket), (u.day, u.api_key_id, u.bucket),
                                              (u.day, u.region_id, u.bucket),
                                              (u.day, u.model_id, u.api_key_id, u.bucket),
                                              (u.day, u.model_id, u.region_id, u.bucket),
@@ -90,7 +90,7 @@ SELECT s.tenant_id, s.cut, s.day, s.group_id, s.requests, s.successes, s.request
   FROM (SELECT h.tenant_id, h.day,
                CASE grouping(h.model_id, h.api_key_id, h.region_id)
                     WHEN 1 THEN 'day_model_api_key' WHEN 2 THEN 'day_model_region'
-                    WHEN 4 THEN 'day_api_key_region' END AS cut,
+                    WHEN 4 THEN 'day_api_key_region' ELSE 'day' END AS cut,
                CASE WHEN grouping(h.model_id) = 0 THEN h.model_id ELSE h.api_key_id END AS group_id,
                CASE WHEN grouping(h.region_id) = 0 THEN h.region_id ELSE h.api_key_id END AS other_id,
                sum(h.requests)::bigint AS requests, sum(h.successes)::bigint AS successes,
@@ -106,6 +106,6 @@ SELECT s.tenant_id, s.cut, s.day, s.group_id, s.requests, s.successes, s.request
                        cost_nanos, latency_count, latency_sum, latency_min, latency_max,
                        sketch_number(latency_sketch) AS latencies, first_at, last_at
                   FROM usage_rollup_hourly) AS h
-         GROUP BY GROUPING SETS ((h.tenant_id, h.day, h.model_id, h.api_key_id),
+         GROUP BY GROUPING SETS ((h.tenant_id, h.day), (h.tenant_id, h.day, h.model_id, h.api_key_id),
                                  (h.tenant_id, h.day, h.model_id, h.region_id),
                                  (h.tenant_id, h.day, h.api_key_id, h.region_id))) AS s;

@@ -140,16 +140,15 @@ class Cut:
 
     def arguments(self, window: Window) -> tuple[Any, ...]:
         """``$1`` to ``$7`` of the statements."""
-        days = f"day_{self.dimension or 'model'}"
-        hours = f"hour_{self.dimension}" if self.dimension else "hour"
+        of = f"_{self.dimension}" if self.dimension else ""
         return (
             self.tenant_id,
             window.start,
             window.end,
             self.group_by,
             self.group_id,
-            hours,
-            days,
+            f"hour{of}",
+            f"day{of}",
         )
 
     def days(self, window: Window) -> tuple[datetime, datetime]:

@@ -27,6 +27,7 @@ CUTS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "hour_model": (HOUR_US, ("model_id",)),
     "hour_api_key": (HOUR_US, ("api_key_id",)),
     "hour_region": (HOUR_US, ("region_id",)),
+    "day": (DAY_US, ()),
     "day_api_key": (DAY_US, ("api_key_id",)),
     "day_region": (DAY_US, ("region_id",)),
     "day_model_api_key": (DAY_US, ("model_id", "api_key_id")),

@@ -96,21 +96,16 @@ SUM_KEYS: Final = """
 
 # Of whole hours: $2..$5 are the bounds of hours and days. $6 is `hour` only when there are no days.
 SUM_PERIODS: Final = """
-    SELECT date_trunc($6, p.at, 'UTC') AS period, sum(p.requests)::bigint AS requests,
-           sum(p.prompt_tokens)::bigint AS prompt_tokens,
-           sum(p.completion_tokens)::bigint AS completion_tokens,
-           sum(p.cost_nanos)::bigint AS cost_nanos, sum(p.latency_count)::bigint AS latency_count,
-           sum(p.latency_sum)::bigint AS latency_sum
-      FROM (SELECT starts_at AS at, requests, prompt_tokens, completion_tokens, cost_nanos,
-                   latency_count, latency_sum
-              FROM usage_rollup_cuts
-             WHERE tenant_id = $1 AND cut = 'hour'
-               AND (starts_at >= $2 AND starts_at < $3 OR starts_at >= $4 AND starts_at < $5)
-            UNION ALL
-            SELECT day, requests, prompt_tokens, completion_tokens, cost_nanos, latency_count,
-                   latency_sum
-              FROM usage_rollup_daily
-             WHERE tenant_id = $1 AND day >= $3 AND day < $4) AS p
+    SELECT date_trunc($6, starts_at, 'UTC') AS period, sum(requests)::bigint AS requests,
+           sum(prompt_tokens)::bigint AS prompt_tokens,
+           sum(completion_tokens)::bigint AS completion_tokens,
+           sum(cost_nanos)::bigint AS cost_nanos, sum(latency_count)::bigint AS latency_count,
+           sum(latency_sum)::bigint AS latency_sum
+      FROM usage_rollup_cuts
+     WHERE tenant_id = $1
+       AND (cut = 'hour'
+            AND (starts_at >= $2 AND starts_at < $3 OR starts_at >= $4 AND starts_at < $5)
+            OR cut = 'day' AND starts_at >= $3 AND starts_at < $4)
      GROUP BY 1
 """
 
