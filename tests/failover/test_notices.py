@@ -256,11 +256,11 @@ async def test_failover_without_any_way_out_fails_after_its_time(
     """Five minutes after the instance went."""
     agent_id, stream = await primary(hand, zones=())
     await notice(stream)
-    clock.advance(timedelta(seconds=120 + 299))
+    await jump(plane, clock, timedelta(seconds=120 + 299))
     await run_job(plane, "failover")
     assert (await only(calls, agent_id)).status == "handling"
 
-    clock.advance(timedelta(seconds=2))
+    await jump(plane, clock, timedelta(seconds=2))
     await run_job(plane, "failover")
 
     assert (await only(calls, agent_id)).status == "failed"
@@ -274,7 +274,7 @@ async def test_instance_that_the_cloud_took_is_terminated_in_the_end(
     await stand_by(calls, agent_id, stream)
     await notice(stream)
 
-    clock.advance(timedelta(seconds=181))
+    await jump(plane, clock, timedelta(seconds=181))
     await run_job(plane, "failover")
 
     async with plane.db.read("*") as conn:
@@ -354,10 +354,10 @@ async def test_switch_of_last_resort_that_failed_is_tried_again(
     for wait in (10, 20):
         order = await stream.hear("command")
         await stream.finish(order.command_id, success=False)
-        clock.advance(timedelta(seconds=wait - 2))
+        await jump(plane, clock, timedelta(seconds=wait - 2))
         await run_job(plane, "failover")
         assert not [r for r in stream.heard if r.WhichOneof("kind") == "command"]
-        clock.advance(timedelta(seconds=3))
+        await jump(plane, clock, timedelta(seconds=3))
         await run_job(plane, "failover")
 
     assert (await stream.hear("command")).parameters["target_mode"] == "ondemand"
@@ -380,14 +380,14 @@ async def test_notice_without_an_instance_repeated_after_the_promotion_spares_th
 
 
 async def test_later_notice_without_an_instance_means_the_new_primary(
-    hand: Hand, calls: Calls, clock: FakeClock
+    plane: Plane, hand: Hand, calls: Calls, clock: FakeClock
 ) -> None:
     """The time of the first one is over by then."""
     agent_id, stream = await primary(hand)
     replica = await stand_by(calls, agent_id, stream)
     await report(calls, agent_id, "termination")
 
-    clock.advance(timedelta(seconds=181))
+    await jump(plane, clock, timedelta(seconds=181))
     second = await report(calls, agent_id, "termination")
 
     assert second.instance_id == replica.instance_id

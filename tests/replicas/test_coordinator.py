@@ -11,7 +11,7 @@ from spotplane.v1 import replica_pb2
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 from tests.support.fleet import ZONES, Calls
-from tests.support.link import Conversation, Hand, bind, run_job
+from tests.support.link import Conversation, Hand, bind, jump, run_job
 from tests.support.plane import Plane, running
 
 
@@ -62,10 +62,10 @@ async def test_failed_launch_is_tried_again_after_a_minute_then_two(
         await stream.report(
             replica=pb.ReplicaReport(replica_id=replica.id, status="failed", message="no capacity")
         )
-        clock.advance(timedelta(seconds=wait - 10))
+        await jump(plane, clock, timedelta(seconds=wait - 10))
         await run_job(plane, "replica-coordinator")
         assert len(await replicas(calls, agent_id)) == failures
-        clock.advance(timedelta(seconds=11))
+        await jump(plane, clock, timedelta(seconds=11))
         await run_job(plane, "replica-coordinator")
         assert len(await replicas(calls, agent_id)) == failures + 1
 
@@ -80,7 +80,7 @@ async def test_pool_is_left_alone_after_three_failures(
         replica = await calls.replica(agent_id, status="launching")
         zones.append(replica.az)
         await stream.report(replica=pb.ReplicaReport(replica_id=replica.id, status="failed"))
-        clock.advance(timedelta(minutes=9))
+        await jump(plane, clock, timedelta(minutes=9))
         await run_job(plane, "replica-coordinator")
 
     assert zones == [ZONES[1]] * 3 + [ZONES[2]]
@@ -133,7 +133,7 @@ async def test_end_that_nobody_confirmed_is_ordered_again_from_the_new_primary(
     await stream.vanish()
     _, new = await hand.start("i-2")
 
-    clock.advance(timedelta(minutes=11))
+    await jump(plane, clock, timedelta(minutes=11), but="i-1")
     await run_job(plane, "commands")
     await run_job(plane, "replica-coordinator")
 
@@ -184,14 +184,14 @@ async def test_instance_of_a_failed_replica_is_ended_with_consent(
     agent_id, stream = await manual(hand, calls)
     await calls.configure(agent_id, auto_terminate_enabled=False)
     instance_id = await failed_on(stream, calls, agent_id)
-    clock.advance(timedelta(hours=2))
+    await jump(plane, clock, timedelta(hours=2))
     await run_job(plane, "replica-coordinator")
     assert (await replicas(calls, agent_id))[-1].status == "failed"
 
     await calls.configure(agent_id, auto_terminate_enabled=True, terminate_wait_seconds=7200 + 100)
     await run_job(plane, "replica-coordinator")
     assert (await replicas(calls, agent_id))[-1].status == "failed"
-    clock.advance(timedelta(seconds=101))
+    await jump(plane, clock, timedelta(seconds=101))
     await run_job(plane, "replica-coordinator")
 
     ended = (await replicas(calls, agent_id))[-1]
@@ -210,7 +210,7 @@ async def test_end_that_nobody_confirms_for_a_day_is_told_once(
     await bind(stream, replica.id)
     await calls.configure(agent_id, manual_replica_enabled=False)
     await calls.replica(agent_id, status="terminated")
-    clock.advance(timedelta(hours=25))
+    await jump(plane, clock, timedelta(hours=25))
 
     for _ in range(3):
         await run_job(plane, "replica-coordinator")
@@ -230,11 +230,11 @@ async def test_launch_that_nobody_reports_is_given_up(
     first = await calls.replica(agent_id, status="launching")
     async with plane.db.read("*") as conn:
         await conn.execute("UPDATE agents SET replicas_polled_at = now() + interval '1 hour'")
-    clock.advance(timedelta(minutes=19))
+    await jump(plane, clock, timedelta(minutes=19))
     await run_job(plane, "commands")
     await run_job(plane, "replica-coordinator")
     assert (await calls.replica(agent_id, status="launching")).id == first.id
-    clock.advance(timedelta(minutes=2))
+    await jump(plane, clock, timedelta(minutes=2))
 
     await run_job(plane, "replica-coordinator")
 

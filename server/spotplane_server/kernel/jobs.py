@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -23,8 +23,9 @@ log = structlog.get_logger(__name__)
 LEASE_TTL: Final = timedelta(seconds=10)
 # Signals that come together are one run.
 COALESCE_SECONDS: Final = 0.02
-# Jobs that run seldom do not all begin with the process, which has enough to do then: they follow
-# one another within so many seconds, unless signalled before.
+# Jobs do not all begin at once with the process, which has enough to do then: unless signalled,
+# they follow one another, those that run seldom within half a minute.
+STEP: Final = timedelta(milliseconds=50)
 SELDOM: Final = timedelta(minutes=1)
 SPREAD: Final = timedelta(seconds=30)
 
@@ -60,12 +61,9 @@ class JobRunner:
     async def run(self) -> None:
         """Run all jobs until cancelled, then let their leases go."""
         self.is_running = True
-        seldom = [job for job in self._jobs.values() if job.period >= SELDOM]
-        delays = {job.name: SPREAD * n / len(seldom) for n, job in enumerate(seldom, 1)}
         try:
             async with asyncio.TaskGroup() as group:
-                for job in self._jobs.values():
-                    delay = delays.get(job.name, timedelta())
+                for job, delay in _staggered(list(self._jobs.values())):
                     group.create_task(self._loop(job, delay), name=f"job:{job.name}")
         finally:
             self.is_running = False
@@ -113,6 +111,16 @@ class JobRunner:
                 await leases.release_all(conn, self._holder, now=self._clock.now())
         except (DomainError, asyncpg.PostgresError, *db.AWAY):
             log.warning("leases_not_released", exc_info=True)
+
+
+def _staggered(jobs: Sequence[Job]) -> Iterator[tuple[Job, timedelta]]:
+    """Each job and when it begins."""
+    seldom = [job for job in jobs if job.period >= SELDOM]
+    often = [job for job in jobs if job.period < SELDOM]
+    for number, job in enumerate(often):
+        yield job, STEP * number
+    for number, job in enumerate(seldom, 1):
+        yield job, SPREAD * number / len(seldom)
 
 
 async def _signalled(signal: asyncio.Event, within: timedelta) -> bool:

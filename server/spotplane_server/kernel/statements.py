@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from spotplane_server.kernel import metrics
@@ -19,8 +20,7 @@ _VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "LOCK")
 
 def timed(then: Callable[[LoggedQuery], None] | None = None) -> Callable[[LoggedQuery], None]:
     """Tell the metrics of each statement that ran, and ``then``."""
-    names = dict(_named())
-    timers = {text: metrics.QUERY_SECONDS.labels(name).observe for text, name in names.items()}
+    timers = _timers()
     other = metrics.QUERY_SECONDS.labels(OTHER).observe
 
     def told(done: LoggedQuery) -> None:
@@ -29,6 +29,11 @@ def timed(then: Callable[[LoggedQuery], None] | None = None) -> Callable[[Logged
             then(done)
 
     return told
+
+
+@cache
+def _timers() -> dict[str, Callable[[float], None]]:
+    return {text: metrics.QUERY_SECONDS.labels(name).observe for text, name in _named()}
 
 
 def _named() -> Iterator[tuple[str, str]]:
