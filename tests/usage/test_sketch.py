@@ -22,8 +22,10 @@ def counts(latencies: list[int]) -> dict[int, int]:
 
 
 def dense(latencies: list[int]) -> sketch.Counts:
-    found = counts(latencies)
-    return sketch.counted(list(found), list(found.values()))
+    found = sketch.nothing()
+    for number, count in counts(latencies).items():
+        found[number] = count
+    return found
 
 
 def unpacked(parts: list[int]) -> dict[int, int]:
@@ -146,3 +148,11 @@ def sent(latencies: list[int]) -> bytes:
     while digits and digits[-1] == 0:
         digits.pop()
     return struct.pack(f">hhHH{len(digits)}h", len(digits), weight, 0, 0, *digits)
+
+
+@given(LATENCIES, LATENCIES)
+def test_many_are_merged_as_postgresql_sends_them(a: list[int], b: list[int]) -> None:
+    """Parts of both, each behind its length."""
+    parts = b"".join(struct.pack(">iq", 8, part) for part in packed(a) + packed(b))
+    assert sketch.merge(parts).tolist() == dense(a + b).tolist()
+    assert sketch.merge(b"").tolist() == sketch.nothing().tolist()

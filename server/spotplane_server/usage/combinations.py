@@ -89,29 +89,26 @@ LIST_GROUPS: Final = """
      ORDER BY p.period, p.total_tokens DESC, p.ordinal
 """
 
-# Adds the sketches of hours up for the groups of one page only. $10 their ids, $11 their periods.
+# The sketches of hours, for the groups of one page only; see `sketch.merge`. $10 their ids, $11
+# their periods.
 MERGE_HOURS: Final = """
-    SELECT s.ordinal, s.period, array_agg(s.bucket) AS buckets, array_agg(s.total) AS totals
-      FROM (SELECT g.ordinal, g.period, part >> 32 AS bucket,
-                   sum(part & 4294967295)::bigint AS total
-              FROM (SELECT coalesce(CASE $4::text WHEN 'model' THEN model_id
-                                                  WHEN 'api_key' THEN api_key_id
-                                                  WHEN 'region' THEN region_id END,
-                                    'ffffffff-ffff-ffff-ffff-ffffffffffff') AS ordinal,
-                           CASE $4::text WHEN 'hour' THEN hour
-                                         WHEN 'day' THEN date_trunc('day', hour, 'UTC')
-                           END AS period,
-                           latency_sketch
-                      FROM usage_rollup_hourly
-                     WHERE tenant_id = $1
-                       AND (hour >= $2 AND hour < $8 OR hour >= $9 AND hour < $3)
-                       AND ($5::uuid IS NULL OR model_id = $5)
-                       AND ($6::uuid IS NULL OR api_key_id = $6)
-                       AND ($7::uuid IS NULL OR region_id = $7)) AS g,
-                   unnest(g.latency_sketch) AS part
-             WHERE g.ordinal = ANY($10::uuid[])
-               AND (g.period IS NULL OR g.period = ANY($11::timestamptz[]))
-             GROUP BY 1, 2, 3) AS s
+    SELECT g.ordinal, g.period, string_agg(substring(array_send(g.latency_sketch) FROM 21), '')
+           AS parts
+      FROM (SELECT coalesce(CASE $4::text WHEN 'model' THEN model_id
+                                          WHEN 'api_key' THEN api_key_id
+                                          WHEN 'region' THEN region_id END,
+                            'ffffffff-ffff-ffff-ffff-ffffffffffff') AS ordinal,
+                   CASE $4::text WHEN 'hour' THEN hour
+                                 WHEN 'day' THEN date_trunc('day', hour, 'UTC') END AS period,
+                   latency_sketch
+              FROM usage_rollup_hourly
+             WHERE tenant_id = $1
+               AND (hour >= $2 AND hour < $8 OR hour >= $9 AND hour < $3)
+               AND ($5::uuid IS NULL OR model_id = $5)
+               AND ($6::uuid IS NULL OR api_key_id = $6)
+               AND ($7::uuid IS NULL OR region_id = $7)) AS g
+     WHERE g.ordinal = ANY($10::uuid[])
+       AND (g.period IS NULL OR g.period = ANY($11::timestamptz[]))
      GROUP BY 1, 2
 """
 
@@ -224,5 +221,5 @@ async def merge_sketches(
     }
     for row in of_hours:
         counts = merged.setdefault((row["ordinal"], row["period"]), sketch.nothing())
-        counts[row["buckets"]] += row["totals"]
+        counts += sketch.merge(row["parts"])
     return merged

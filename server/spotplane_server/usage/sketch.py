@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ GAMMA: Final = (1 + ALPHA) / (1 - ALPHA)
 _LOG_GAMMA: Final = math.log(GAMMA)
 _COUNT_BITS: Final = 32
 _COUNT_MASK: Final = (1 << _COUNT_BITS) - 1
+_SENT: Final = np.dtype([("length", ">i4"), ("part", ">i8")])
 
 MAX_LATENCY_MS: Final = 3_600_000
 # Above the number of every bucket.
@@ -65,11 +66,15 @@ def nothing() -> Counts:
     return np.zeros(MAX_BUCKETS)
 
 
-def counted(numbers: Sequence[int], counts: Sequence[int]) -> Counts:
-    """Counts by bucket of some buckets, each named once."""
-    found = nothing()
-    found[numbers] = counts
-    return found
+def merge(sent: bytes) -> Counts:
+    """Counts by bucket of many sketches: their parts as PostgreSQL's `array_send` puts them.
+
+    That is each with its length before it. Where an array begins it puts a head of 20 bytes, which
+    must have been cut off.
+    """
+    numbers, counts = split(np.frombuffer(sent, _SENT)["part"].astype(np.int64))
+    found: Any = np.bincount(numbers, counts, MAX_BUCKETS)
+    return cast("Counts", found)
 
 
 def percentiles(sketches: Sequence[Counts], quantiles: Sequence[float]) -> list[list[float]]:

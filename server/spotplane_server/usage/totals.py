@@ -47,18 +47,15 @@ SUM_MODELS: Final = """
      GROUP BY p.model_id, m.id
 """
 
-# Those of minutes, which are of many parts.
+# Those of minutes, which are of many parts, see `sketch.merge`.
 MERGE_MINUTE_SKETCHES: Final = """
-    SELECT s.model_id, array_agg(s.bucket) AS buckets, array_agg(s.total) AS totals
-      FROM (SELECT p.model_id, part >> 32 AS bucket, sum(part & 4294967295)::bigint AS total
-              FROM usage_rollup_minute p
-              LEFT JOIN models m ON m.id = p.model_id
-             CROSS JOIN unnest(p.latency_sketch) AS part
-             WHERE p.tenant_id = $1
-               AND (p.minute >= $2 AND p.minute < $3 OR p.minute >= $4 AND p.minute < $5)
-               AND ($6::text IS NULL OR m.name = $6)
-             GROUP BY 1, 2) AS s
-     GROUP BY 1
+    SELECT p.model_id, string_agg(substring(array_send(p.latency_sketch) FROM 21), '') AS parts
+      FROM usage_rollup_minute p
+      LEFT JOIN models m ON m.id = p.model_id
+     WHERE p.tenant_id = $1
+       AND (p.minute >= $2 AND p.minute < $3 OR p.minute >= $4 AND p.minute < $5)
+       AND ($6::text IS NULL OR m.name = $6)
+     GROUP BY p.model_id
 """
 
 # Those of hours and days, which are numbers. What a server of an older version added to a day is in
@@ -236,7 +233,7 @@ async def _merge_sketches(
     edges = (start, inner[0], inner[-1], end)
     for row in await conn.fetch(MERGE_MINUTE_SKETCHES, tenant_id, *edges, model):
         counts = merged.setdefault(row["model_id"], sketch.nothing())
-        counts[row["buckets"]] += row["totals"]
+        counts += sketch.merge(row["parts"])
     return merged
 
 
