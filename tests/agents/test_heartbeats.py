@@ -82,8 +82,11 @@ async def test_heartbeat_survives_a_database_that_is_away(plane: Plane, hand: Ha
 
 
 async def test_heartbeats_go_on_after_the_database_was_cut_off(plane: Plane, hand: Hand) -> None:
-    """Connections that are killed under the server end no background work."""
-    _, stream = await hand.start("i-1")
+    """Connections that are killed under the server end no background work.
+
+    A stream that was just using one ends, and the agent comes back.
+    """
+    agent_id, stream = await hand.start("i-1")
     owner = await asyncpg.connect(plane.database_url)
     try:
         for _ in range(3):
@@ -91,10 +94,11 @@ async def test_heartbeats_go_on_after_the_database_was_cut_off(plane: Plane, han
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            await stream.beat()
+            await stream.say(heartbeat=pb.Heartbeat(seq=1))
     finally:
         await owner.close()
-    await stream.beat(cpu_percent=44)
+    again = await eventually(lambda: hand.connect(agent_id, "i-1"), within=60)
+    await again.beat(cpu_percent=44)
 
     async def written() -> bool:
         try:

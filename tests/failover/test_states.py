@@ -29,6 +29,7 @@ from tests.support.clock import FakeClock
 from tests.support.fleet import REGION, TYPE, ZONES, Calls
 from tests.support.link import by_hand, run_job
 from tests.support.plane import Plane, Tenant, running
+from tests.support.reader import Reader
 
 PLACEHOLDERS = ("manual-", "replica-", "emergency-")
 # What an instance may be that is on its way out, and what must then be true of it: its replica was
@@ -44,19 +45,6 @@ UNCONSENTED = """
                         WHERE f.tenant_id = i.tenant_id AND f.instance_id = i.id
                           AND f.kind = 'termination')
 """
-
-
-class Reader:
-    """A connection of the test's own, which nobody cuts; one statement at a time."""
-
-    def __init__(self, conn: Any) -> None:
-        self._conn = conn
-        self._turn = asyncio.Lock()
-
-    async def fetch(self, statement: str, *arguments: Any) -> Any:
-        """Read rows."""
-        async with self._turn:
-            return await self._conn.fetch(statement, *arguments)
 
 
 @dataclass
@@ -335,6 +323,11 @@ async def begin(world: World) -> Life:
 
 async def check(life: Life) -> None:
     """What was committed is whole."""
+    async with life.world.reader.snapshot():
+        await _check(life)
+
+
+async def _check(life: Life) -> None:
     instances = await life.rows("SELECT id, status FROM instances WHERE agent_id = $1")
     primaries = [row["id"] for row in instances if row["status"] == "running_primary"]
     assert len(primaries) == 1

@@ -66,6 +66,11 @@ FINAL = {
 
 async def check(fleet: Fleet) -> None:
     """What was committed is whole."""
+    async with fleet.world.reader.snapshot():
+        await _check(fleet)
+
+
+async def _check(fleet: Fleet) -> None:
     agents = {row["id"]: row for row in await fleet.rows(_AGENTS)}
     instances = {row["id"]: row for row in await fleet.rows(_INSTANCES)}
     replicas = await fleet.rows(_REPLICAS)

@@ -27,10 +27,11 @@ from tests.states import steps
 from tests.states.cuts import TABLES, cut_at
 from tests.states.invariants import check
 from tests.states.steps import Step
-from tests.states.world import AGENTS, Fleet, Reader, Stubs, World
+from tests.states.world import AGENTS, Fleet, Stubs, World
 from tests.support.clock import FakeClock
 from tests.support.link import by_hand
 from tests.support.plane import running
+from tests.support.reader import Reader
 
 EXAMPLES = os.environ.get("STATES_EXAMPLES")
 SETTINGS = settings(

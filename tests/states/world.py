@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from spotplane.v1 import agent_pb2_grpc, failover_pb2_grpc, fleet_pb2_grpc, repl
 
 from tests.support.clock import FakeClock
 from tests.support.plane import Metadata, Plane, Tenant
+from tests.support.reader import Reader
 
 INSTANCES = ("i-1", "i-2", "i-3", "i-4", "i-5")
 AGENTS = ("web", "api")
@@ -45,19 +45,6 @@ _REPLICAS = """
      ORDER BY created_at DESC, id
      LIMIT 2
 """
-
-
-class Reader:
-    """A connection of the test's own, which nobody cuts; one statement at a time."""
-
-    def __init__(self, conn: Any) -> None:
-        self._conn = conn
-        self._turn = asyncio.Lock()
-
-    async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
-        """Read rows."""
-        async with self._turn:
-            return list(await self._conn.fetch(statement, *arguments))
 
 
 class Stubs:
