@@ -20,7 +20,10 @@ RUN = """
 import asyncio
 from spotplane_server.app import serve
 from spotplane_server.config import load
-asyncio.run(serve(load()))
+from spotplane_server.kernel import logs
+config = load()
+logs.configure(config.log_level, json=config.log_json)
+asyncio.run(serve(config))
 """
 
 
