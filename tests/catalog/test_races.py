@@ -20,10 +20,7 @@ from tests.support.plane import Plane, refusal, refused
 _HOLD_REGION = "SELECT id FROM regions WHERE code = $1 AND deleted_at IS NULL FOR KEY SHARE"
 _HOLD_TYPE = "SELECT id FROM instance_types WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE"
 _DELETE_REGION = "UPDATE regions SET deleted_at = now() WHERE id = $1"
-_WAITING = """
-    SELECT count(*) FROM pg_stat_activity
-     WHERE datname = current_database() AND wait_event_type = 'Lock'
-"""
+_WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 async def outcomes(calls: Sequence[Awaitable[Any]]) -> Counter[str]:

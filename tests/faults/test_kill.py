@@ -13,12 +13,8 @@ from tests.faults.conftest import Site
 from tests.support.eventually import eventually
 from tests.support.fleet import Calls
 
-BLOCKED = """
-    SELECT count(*)
-      FROM pg_stat_activity
-     WHERE datname = current_database() AND application_name = 'spotplane'
-       AND wait_event_type = 'Lock'
-"""
+# Locks are told as they are; activity as of a transaction's first look, without whoever came later.
+BLOCKED = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 PROMOTED = "SELECT count(*) FROM outbox_events WHERE event_type = 'replica.promoted'"
 EXECUTED = "SELECT count(*) FROM outbox_events WHERE event_type = 'command.executed'"
 PRIMARIES = """
