@@ -14,12 +14,8 @@ TABLES = (
     "outbox_events", "audit_logs",
 )  # fmt: skip
 
-_CUT = """
-    SELECT count(pg_terminate_backend(pid))
-      FROM pg_stat_activity
-     WHERE datname = current_database() AND application_name = 'spotplane'
-       AND wait_event_type = 'Lock'
-"""
+# Locks are told as they are; activity as of a transaction's first look, without whoever came later.
+_CUT = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE NOT granted"
 
 
 @asynccontextmanager
