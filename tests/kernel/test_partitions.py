@@ -18,6 +18,26 @@ MONTHS = """
 """
 
 
+PARTITIONED = """
+    SELECT c.relname AS name
+      FROM pg_partitioned_table p
+      JOIN pg_class c ON c.oid = p.partrelid
+     WHERE NOT c.relispartition
+     ORDER BY 1
+"""
+HAS_MONTH = "SELECT to_regclass($1 || '_209901') IS NOT NULL"
+
+
+async def test_every_partitioned_table_gets_its_next_month(db: Database) -> None:
+    await PartitionJob(db, 1).run_once(datetime(2098, 12, 31, 23, tzinfo=UTC))
+    async with db.read(EVERY_TENANT) as conn:
+        tables = [row["name"] for row in await conn.fetch(PARTITIONED)]
+        missing = [name for name in tables if not await conn.fetchval(HAS_MONTH, name)]
+
+    assert "usage_rollup_peaks" in tables
+    assert missing == []
+
+
 @pytest.mark.parametrize("ahead", [1, 5])
 async def test_as_many_months_are_ready_as_the_operator_wants(db: Database, ahead: int) -> None:
     """Over the turn of a year, with two months of the past; a second run makes nothing."""

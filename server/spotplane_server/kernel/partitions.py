@@ -10,22 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 
-TABLES: Final = (
-    "usage_records",
-    "usage_rollup_hourly",
-    "usage_rollup_daily",
-    "usage_rollup_minute",
-    "audit_logs",
-    "outbox_events",
-    "raw_prices",
-    "clean_prices",
-    "price_features",
-    "savings_buckets",
-)
 MONTHS_BACK: Final = 2
 MONTHS_AHEAD: Final = 3
+
+# Read from the database, so that a migration cannot add a table that the job does not maintain.
+LIST_TABLES: Final = "SELECT name FROM partitioned_tables ORDER BY name"
 
 ENSURE: Final = "SELECT ensure_partition($1, $2, $3)"
 
@@ -58,7 +49,7 @@ class PartitionJob:
         """Create what is missing; answer how many were."""
         made = 0
         async with self._db.read(EVERY_TENANT) as conn:
-            for table in TABLES:
+            for table in await _list_tables(conn):
                 for offset in range(-MONTHS_BACK, self._ahead + 1):
                     start, end = month(now, offset), month(now, offset + 1)
                     made += bool(await conn.fetchval(ENSURE, table, start, end))
@@ -70,10 +61,14 @@ class PartitionJob:
 async def ready(db: Database, now: datetime) -> bool:
     """Whether next month's partitions exist."""
     async with db.read(EVERY_TENANT) as conn:
-        for table in TABLES:
+        for table in await _list_tables(conn):
             if not await conn.fetchval(COUNT_AHEAD, table, f"{table}_{now:%Y%m}"):
                 return False
     return True
+
+
+async def _list_tables(conn: Conn) -> list[str]:
+    return [row["name"] for row in await conn.fetch(LIST_TABLES)]
 
 
 def month(now: datetime, offset: int) -> datetime:
