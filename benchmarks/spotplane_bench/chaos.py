@@ -145,10 +145,8 @@ class ChaosProxy:
         link = _Link(self, (reader, writer), (upstream_reader, upstream_writer))
         task = asyncio.ensure_future(link.run())
         self._links[link] = task
-        try:
-            await task
-        finally:
-            self._links.pop(link, None)
+        await asyncio.wait([task])
+        self._links.pop(link, None)
 
 
 @asynccontextmanager

@@ -19,7 +19,9 @@ from spotplane_server.usage.health import rollups_work
 log = structlog.get_logger(__name__)
 
 DECISIONS: Final = "spotplane.v1.DecisionService"
-SECONDS: Final = 5.0
+SECONDS: Final = 2.0
+# Longest wait for all checks of the database together.
+CHECK_SECONDS: Final = 2.0
 
 
 def service_names() -> list[str]:
@@ -46,22 +48,32 @@ async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
             metrics.POOL.labels(state).set(count)
         works_all = all(checks.values())
         services = dict.fromkeys(service_names(), works_all)
-        services[DECISIONS] = works_all and await decisions.engine_works(kernel.db)
+        services[DECISIONS] = works_all and await _engine_works(kernel)
         for name, works in {**services, **checks, "": works_all}.items():
             await healthy.set(name, serving.SERVING if works else serving.NOT_SERVING)
         await asyncio.sleep(SECONDS)
 
 
+async def _engine_works(kernel: Kernel) -> bool:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            return await decisions.engine_works(kernel.db)
+    except TimeoutError:
+        return False
+
+
 async def _checks(kernel: Kernel) -> dict[str, bool]:
     checks = {"database": False, "migrations": False, "partitions": False, "rollups": False}
     try:
-        async with kernel.db.read(EVERY_TENANT) as conn:
-            checks["database"] = True
-            checks["migrations"] = await migrate.current(conn)
-        now = kernel.clock.now()
-        checks["partitions"] = await partitions.ready(kernel.db, now)
-        # Another tenant each time.
-        checks["rollups"] = await rollups_work(kernel.db, uuid4(), now)
+        async with asyncio.timeout(CHECK_SECONDS):
+            async with kernel.db.read(EVERY_TENANT) as conn:
+                checks["migrations"] = await migrate.current(conn)
+                # The connection alone may be an idle one that is dead.
+                checks["database"] = True
+            now = kernel.clock.now()
+            checks["partitions"] = await partitions.ready(kernel.db, now)
+            # Another tenant each time.
+            checks["rollups"] = await rollups_work(kernel.db, uuid4(), now)
     except Exception:  # whatever is wrong, what is left says no
         log.warning("not_ready", exc_info=True)
     return checks

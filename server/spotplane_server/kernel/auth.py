@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -31,6 +32,9 @@ CACHE_SIZE: Final = 20_000
 # Between reads of the epoch while several requests wait for each: then one read in a millisecond
 # costs a busy server less than one for every other request. A lone caller never waits for it.
 GATHER_SECONDS: Final = 0.001
+# Longest wait for the epoch or a credential. Every call begins with one, so a call that meets a
+# dead connection ends with UNAVAILABLE after this.
+EPOCH_SECONDS: Final = 2.0
 
 READ_EPOCH: Final = "SELECT epoch FROM auth_epoch"
 
@@ -211,9 +215,11 @@ class EpochReader:
         while batch := self._take():
             try:
                 # While requests keep coming the connection is kept, so that none waits for one.
-                async with self._db.read(EVERY_TENANT) as conn:
+                async with AsyncExitStack() as stack:
+                    async with asyncio.timeout(EPOCH_SECONDS):
+                        conn = await stack.enter_async_context(self._db.read(EVERY_TENANT))
                     while batch:
-                        epoch = await conn.fetchval(READ_EPOCH)
+                        epoch = await conn.fetchval(READ_EPOCH, timeout=EPOCH_SECONDS)
                         for waiting in batch:
                             if not waiting.done():
                                 waiting.set_result(epoch)
@@ -221,7 +227,8 @@ class EpochReader:
                             await asyncio.sleep(GATHER_SECONDS)
                         batch = self._take()
             except BaseException as err:
-                for waiting in batch:
+                # Those who came meanwhile would wait as long for the same.
+                for waiting in (*batch, *self._take()):
                     if not waiting.done():
                         waiting.set_exception(err)
                         waiting.exception()  # retrieved: whoever waited may have gone
@@ -341,7 +348,7 @@ class Authenticator:
             return known if known.caller.kind == kind else None
         self._misses.inc()
         self._cache.pop(hashed, None)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with asyncio.timeout(EPOCH_SECONDS), self._db.read(EVERY_TENANT) as conn:
             verified = await load(conn, hashed)
         if verified is not None:
             self._cache[hashed] = verified

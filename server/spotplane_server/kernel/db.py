@@ -17,12 +17,15 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from spotplane_server.kernel import connections
 from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.connections import ScopedConnection
 from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
-from spotplane_server.kernel.pool import Pool, ScopedConnection
+from spotplane_server.kernel.pool import PROBE_SECONDS, Pool
 
 if TYPE_CHECKING:
     from asyncpg.connection import LoggedQuery
+    from asyncpg.transaction import Transaction
 
     Conn: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
@@ -30,10 +33,12 @@ else:
 
 T = TypeVar("T")
 
-APP_ROLE: Final = "spotplane_app"
-# Deadlocks and serialization failures end a transaction that did nothing; running it again is
-# right.
+# Deadlocks, serialization failures and connections that end before COMMIT end a transaction that
+# did nothing; running it again is right.
 MAX_ATTEMPTS: Final = 4
+MAX_LOST: Final = 2
+# Longest wait for a ROLLBACK; a connection that does not answer by then is closed instead.
+ROLLBACK_SECONDS: Final = 2.0
 EVERY_TENANT: Final = "*"
 Scope: TypeAlias = TenantId | Literal["*"]
 
@@ -49,6 +54,8 @@ AWAY: Final = (
     asyncpg.InterfaceError,
     # What a connection says between being told that it is cut and noticing.
     asyncpg.InternalClientError,
+    # A row that a stuck transaction holds; PostgreSQL ends that one within seconds.
+    asyncpg.LockNotAvailableError,
     OSError,
     TimeoutError,
 )
@@ -73,7 +80,6 @@ def _exact(value: object) -> str:
 
 
 async def _prepare(conn: ScopedConnection) -> None:
-    conn.scope = ""
     await conn.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -107,11 +113,12 @@ class Lease:
         if conn.scope != self._scope:
             try:
                 conn.scope = ""
-                await conn.execute(SET_SCOPE, self._scope)
+                await conn.execute(SET_SCOPE, self._scope, timeout=PROBE_SECONDS)
                 conn.scope = self._scope
-            except BaseException:
-                self._pool.settle(conn)
+            except BaseException as err:
+                self._take_back(conn, err)
                 raise
+        conn.loans += 1
         self._conn = conn
         return conn
 
@@ -119,6 +126,11 @@ class Lease:
         conn, self._conn = self._conn, None
         if conn is None:
             return
+        self._take_back(conn, error)
+
+    def _take_back(self, conn: ScopedConnection, error: BaseException | None) -> None:
+        if isinstance(error, TimeoutError | TransactionLost):
+            self._pool.suspect()
         if error is None or isinstance(error, _AT_REST):
             self._pool.give(conn)
         else:
@@ -137,8 +149,9 @@ class Database:
         url: str,
         *,
         size: int = 10,
-        acquire_timeout: float = 5.0,
-        statement_timeout_seconds: float = 30.0,
+        acquire_timeout: float = connections.CONNECT_SECONDS,
+        statement_timeout_seconds: float = connections.STATEMENT_SECONDS,
+        answer_timeout_seconds: float = connections.ANSWER_SECONDS,
         on_statement: Callable[[LoggedQuery], None] | None = None,
         warm: int = 2,
     ) -> Database:
@@ -149,6 +162,7 @@ class Database:
             size: Most connections.
             acquire_timeout: Longest wait for one, in seconds.
             statement_timeout_seconds: Longest run of a statement.
+            answer_timeout_seconds: Longest wait for the answer to a statement.
             on_statement: Told of each statement that ran.
             warm: Connections to open now; with 0 the database may be away.
 
@@ -157,19 +171,15 @@ class Database:
         """
 
         async def connect() -> ScopedConnection:
-            conn = await asyncpg.connect(
-                url,
-                connection_class=ScopedConnection,
-                timeout=acquire_timeout,
-                server_settings={
-                    "role": APP_ROLE,
-                    "application_name": "spotplane",
-                    "statement_timeout": str(int(statement_timeout_seconds * 1000)),
-                    # Our statements are short; compiling them costs more than it saves.
-                    "jit": "off",
-                },
-            )
-            await _prepare(conn)
+            async with asyncio.timeout(acquire_timeout):
+                conn = await connections.connect(
+                    url,
+                    "spotplane",
+                    timeout=acquire_timeout,
+                    statement_seconds=statement_timeout_seconds,
+                    answer_seconds=answer_timeout_seconds,
+                )
+                await _prepare(conn)
             if on_statement is not None:
                 conn.add_query_logger(on_statement)
             return conn
@@ -194,12 +204,23 @@ class Database:
         isolation: Literal["read_committed", "repeatable_read"] = "read_committed",
         readonly: bool = False,
     ) -> AsyncIterator[Conn]:
-        """A connection inside one transaction; committed when the block ends well."""
-        async with (
-            Lease(self._pool, scope) as conn,
-            conn.transaction(isolation=isolation, readonly=readonly),
-        ):
-            yield conn
+        """A connection inside one transaction; committed when the block ends well.
+
+        Raises:
+            TransactionLost: The connection ended before COMMIT was sent.
+        """
+        async with Lease(self._pool, scope) as conn:
+            transaction = conn.transaction(isolation=isolation, readonly=readonly)
+            await transaction.start()
+            try:
+                yield conn
+            except BaseException as err:
+                if not await _roll_back(conn, transaction) and isinstance(err, AWAY):
+                    raise TransactionLost from err
+                raise
+            if conn.is_closed():
+                raise TransactionLost
+            await transaction.commit()
 
     def stats(self) -> dict[str, int]:
         """Connections by state, for metrics."""
@@ -207,10 +228,11 @@ class Database:
 
 
 async def attempt(action: Callable[[], Awaitable[T]]) -> T:
-    """Run a transaction again when PostgreSQL ended it for the sake of another.
+    """Run a transaction again when PostgreSQL ended it without effect.
 
     Raises:
-        Conflict: It happened every time.
+        Conflict: Other transactions were in the way every time.
+        TransactionLost: Its connection ended every time.
     """
     for number in range(1, MAX_ATTEMPTS + 1):
         try:
@@ -218,8 +240,32 @@ async def attempt(action: Callable[[], Awaitable[T]]) -> T:
         except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as err:
             if number == MAX_ATTEMPTS:
                 raise Conflict("too many changes at the same time; retry") from err
-            await asyncio.sleep(0.005 * number)
+        except TransactionLost:
+            # Each takes as long as it takes to notice that a connection is dead.
+            if number == MAX_LOST:
+                raise
+        await asyncio.sleep(0.005 * number)
     raise AssertionError("unreachable")
+
+
+async def _roll_back(conn: Conn, transaction: Transaction) -> bool:
+    """Roll a transaction back; False when the connection ended first, which has the same effect."""
+    if conn.is_closed():
+        return False
+    try:
+        async with asyncio.timeout(ROLLBACK_SECONDS):
+            await transaction.rollback()
+    except AWAY:
+        conn.terminate()
+        return False
+    return True
+
+
+class TransactionLost(Unavailable):
+    """A transaction was rolled back because its connection ended before COMMIT."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection to the database was lost", retry_after_seconds=1.0)
 
 
 def database_unavailable() -> Unavailable:

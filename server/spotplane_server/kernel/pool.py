@@ -9,26 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import asyncpg
+import structlog
 
-if TYPE_CHECKING:
-    _Base = asyncpg.Connection[asyncpg.Record]
-else:
-    _Base = asyncpg.Connection
+from spotplane_server.kernel.connections import ScopedConnection
+
+log = structlog.get_logger(__name__)
 
 CLOSE_SECONDS: Final = 5.0
-SETTLE_SECONDS: Final = 5.0
+# Longest wait for the answer of a connection that is to be lent again.
+PROBE_SECONDS: Final = 2.0
+# Once one connection is dead, a loan that lasts for so long is taken for dead as well.
+LOAN_SECONDS: Final = 5.0
 PROBE: Final = "SELECT 1"
-
-
-class ScopedConnection(_Base):
-    """A connection that remembers its scope, so that only a change of it costs a round trip."""
-
-    __slots__ = ("scope",)
-
-    scope: str
 
 
 class Pool:
@@ -52,7 +47,7 @@ class Pool:
         self._idle: list[ScopedConnection] = []
         # Each is given a connection, or None: there is room to open one.
         self._waiting: deque[asyncio.Future[ScopedConnection | None]] = deque()
-        self._settling: set[asyncio.Task[None]] = set()
+        self._probing: dict[ScopedConnection, asyncio.Task[None]] = {}
         self._closing = False
         self._returned = asyncio.Event()
 
@@ -118,9 +113,13 @@ class Pool:
         A statement that is being cancelled may still run, and its cancellation must not meet the
         statement of somebody else. Meanwhile the connection counts as used.
         """
-        task = asyncio.create_task(self._settle(conn))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._probing[conn] = asyncio.create_task(self._settle(conn))
+
+    def suspect(self) -> None:
+        """Probe the idle connections before they are lent again: one was found dead."""
+        idle, self._idle = self._idle, []
+        for conn in idle:
+            self.settle(conn)
 
     async def close(self) -> None:
         """Close, waiting a little for connections in use."""
@@ -142,11 +141,28 @@ class Pool:
 
     async def _settle(self, conn: ScopedConnection) -> None:
         try:
-            await conn.execute(PROBE, timeout=SETTLE_SECONDS)
+            # A statement's own timeout does not cover the wait for the cancellation before it.
+            async with asyncio.timeout(PROBE_SECONDS):
+                await conn.execute(PROBE)
         except Exception:  # whatever it is, the connection is of no use
             conn.terminate()
+            self.suspect()
+            self._watch_loans()
         finally:
+            del self._probing[conn]
             self.give(conn)
+
+    def _watch_loans(self) -> None:
+        """End the loans that do not end soon: their connections may be dead like another one."""
+        loop = asyncio.get_running_loop()
+        for conn in self._open.difference(self._idle, self._probing):
+            loop.call_later(LOAN_SECONDS, self._end_loan, conn, conn.loans)
+
+    def _end_loan(self, conn: ScopedConnection, loan: int) -> None:
+        is_lent = conn in self._open and conn not in self._probing and conn not in self._idle
+        if is_lent and conn.loans == loan:
+            log.warning("connection_given_up", pid=conn.get_server_pid())
+            conn.terminate()
 
     async def _add(self) -> ScopedConnection:
         self._opening += 1

@@ -16,7 +16,7 @@ import asyncpg
 import orjson
 import structlog
 
-from spotplane_server.kernel import db
+from spotplane_server.kernel import connections, db
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +26,10 @@ COALESCE_SECONDS: Final = 0.003
 # PostgreSQL refuses payloads of 8,000 bytes; 150 keys of about 48 characters stay below.
 MAX_KEYS: Final = 150
 RECONNECT_SECONDS: Final = 1.0
+PROBE: Final = "SELECT 1"
+PROBE_EVERY_SECONDS: Final = 5.0
+# Longest wait for the answer to a NOTIFY or a probe.
+PROBE_SECONDS: Final = 2.0
 
 
 class Wakeups:
@@ -52,9 +56,8 @@ class Wakeups:
         """Exchange hints with the other processes until cancelled, reconnecting when cut."""
         while True:
             try:
-                conn = await asyncpg.connect(
-                    self._url,
-                    server_settings={"role": db.APP_ROLE, "application_name": "spotplane-wakeups"},
+                conn = await connections.connect(
+                    self._url, "spotplane-wakeups", answer_seconds=PROBE_SECONDS
                 )
             except (asyncpg.PostgresError, *db.AWAY):
                 log.warning("wakeups_not_connected", exc_info=True)
@@ -72,9 +75,11 @@ class Wakeups:
 
     async def _send(self, conn: asyncpg.Connection[asyncpg.Record]) -> None:
         while True:
-            await self._due.wait()
+            if not await self._is_due():
+                # A listener whose connection is dead would otherwise never notice.
+                await conn.execute(PROBE)
+                continue
             if conn.is_closed():
-                # Whoever has nothing to say would otherwise never notice that it hears nothing.
                 raise asyncpg.InterfaceError("the connection was cut")
             await asyncio.sleep(COALESCE_SECONDS)
             self._due.clear()
@@ -83,6 +88,15 @@ class Wakeups:
             for start in range(0, len(keys), MAX_KEYS):
                 batch = [self._process_id, keys[start : start + MAX_KEYS]]
                 await conn.execute(NOTIFY, CHANNEL, orjson.dumps(batch).decode())
+
+    async def _is_due(self) -> bool:
+        """Wait for something to send; False when nothing came for a while."""
+        try:
+            async with asyncio.timeout(PROBE_EVERY_SECONDS):
+                await self._due.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _receive(self, _conn: Any, _pid: int, _channel: str, payload: object) -> None:
         sender, keys = orjson.loads(str(payload))

@@ -24,8 +24,16 @@ CHUNK_BYTES: Final = 64 * 1024
 # Each holds a connection as long as its client takes; the rest of the pool stays for all others.
 MAX_AT_ONCE: Final = 2
 
-# One fetch of a batch may have to look through a large table first.
-SET_TIMEOUT: Final = "SET LOCAL statement_timeout = '5min'"
+# One fetch of a batch may have to look through a large table first, and the archive is read at the
+# pace of whoever downloads it. The transaction writes nothing, so it keeps nobody waiting.
+FETCH_SECONDS: Final = 300.0
+SET_TIMEOUTS: Final = """
+    SELECT set_config(name, '5min', true)
+      FROM unnest(ARRAY['statement_timeout', 'idle_in_transaction_session_timeout']) AS name
+"""
+LIFT_TRANSACTION_TIMEOUT: Final = """
+    SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'
+"""
 
 EXPORT_TENANT: Final = """
     SELECT id, name, email, status, billing_plan, metadata, region_preferences,
@@ -137,7 +145,8 @@ class Exporter:
             async with self._db.transaction(
                 tenant_id, isolation="repeatable_read", readonly=True
             ) as conn:
-                await conn.execute(SET_TIMEOUT)
+                await conn.execute(SET_TIMEOUTS)
+                await conn.execute(LIFT_TRANSACTION_TIMEOUT)
                 for name, statement in FILES.items():
                     file = f"{name}.{form}"
                     rows, digest = 0, hashlib.sha256()
@@ -192,8 +201,8 @@ async def _blocks(
     write = _FORMATS[form]
     if form == "csv":
         yield 0, _csv_line(columns, columns)
-    cursor = await prepared.cursor(tenant_id)
-    while rows := await cursor.fetch(BATCH_ROWS):
+    cursor = await prepared.cursor(tenant_id, timeout=FETCH_SECONDS)
+    while rows := await cursor.fetch(BATCH_ROWS, timeout=FETCH_SECONDS):
         yield len(rows), b"".join(write(columns, tuple(row)) for row in rows)
 
 
