@@ -13,7 +13,7 @@ from spotplane_server.agents import commands_polling, moves, quotas, sessions_st
 from spotplane_server.agents.errors import InstanceTaken
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Machine, Said
-from spotplane_server.kernel import auth, secrets
+from spotplane_server.kernel import auth, claims, secrets
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 
@@ -63,9 +63,12 @@ async def register(
     """Make an instance known, in one transaction.
 
     Raises:
-        InstanceTaken: It belongs to another agent. QuotaExceeded: It would be one too many.
+        TenantNotFound: There is no such tenant, or it is deleted.
+        InstanceTaken: It belongs to another agent.
+        QuotaExceeded: It would be one too many.
     """
     machine = wanted.machine
+    await claims.hold_tenant(conn, tenant_id)
     agent_id, new = await _agent(conn, tenant_id, wanted, now)
     known = await instances.find(conn, tenant_id, machine.id)
     if known is not None and known.agent_id != agent_id:

@@ -17,8 +17,6 @@ EACH: Final = 5
 RECENT: Final = timedelta(minutes=10)
 REPORTING: Final = timedelta(minutes=30)
 
-TENANT_EXISTS: Final = "SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND status <> 'deleted')"
-
 LIST_AGENTS: Final = """
     SELECT a.id, a.logical_agent_id, a.status, i.mode, i.pool_id, beats.last_heartbeat_at,
            (SELECT count(*) FROM decisions d
@@ -130,12 +128,6 @@ class EventRow:
     event_type: str
     occurred_at: datetime
     data: dict[str, Any]
-
-
-async def tenant_exists(conn: Conn, tenant_id: TenantId) -> bool:
-    """Whether there is such a tenant."""
-    found: bool = await conn.fetchval(TENANT_EXISTS, tenant_id)
-    return found
 
 
 async def list_agents(conn: Conn, tenant_id: TenantId, now: datetime) -> list[AgentRow]:

@@ -28,7 +28,6 @@ from spotplane_server.kernel import calls, claims, wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.middleware import Context
-from spotplane_server.tenants.errors import TenantNotFound
 
 LISTED: Final = 10
 
@@ -96,8 +95,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         tenant_id = claims.required_tenant(calls.current().caller, request)
         now = self._clock.now()
         async with self._db.read(tenant_id) as conn:
-            if not await overview_store.tenant_exists(conn, tenant_id):
-                raise TenantNotFound(tenant_id)
+            await claims.check_tenant_exists(conn, tenant_id)
             rows = await overview_store.list_agents(conn, tenant_id, now)
             ids = [row.id for row in rows]
             decisions = await overview_store.list_decisions(conn, tenant_id, ids)

@@ -13,7 +13,7 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.middleware import Context
-from spotplane_server.savings import access, rules, store
+from spotplane_server.savings import rules, store
 from spotplane_server.savings.rules import Range
 from spotplane_server.savings.store import Downtimes, Longest, Sum, mean
 
@@ -35,7 +35,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
         tenant_id = claims.required_tenant(calls.current().caller, request)
         span = _RANGES[wire.optional_one_of(request, "range", _RANGES) or "monthly"]
         async with self._db.read(tenant_id) as conn:
-            await access.check(conn, tenant_id)
+            await claims.check_tenant_exists(conn, tenant_id)
             periods = await self._periods(conn, tenant_id, span)
         return pb.GetSavingsResponse(periods=periods)
 
@@ -45,7 +45,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
         tenant_id = claims.required_tenant(calls.current().caller, request)
         days = rules.days(self._clock.now(), DAYS_SHOWN)
         async with self._db.read(tenant_id) as conn:
-            await access.check(conn, tenant_id)
+            await claims.check_tenant_exists(conn, tenant_id)
             trend = await self._periods(conn, tenant_id, "monthly")
             modes = await store.count_modes(conn, tenant_id)
             switches = await store.count_switches(conn, tenant_id, since=days[0])
@@ -63,7 +63,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     ) -> pb.ExportSavingsResponse:
         tenant_id = claims.required_tenant(calls.current().caller, request)
         async with self._db.read(tenant_id) as conn:
-            await access.check(conn, tenant_id)
+            await claims.check_tenant_exists(conn, tenant_id)
             found = await store.sums(
                 conn, tenant_id, "monthly", since=_BEGINNING, now=self._clock.now()
             )
@@ -76,7 +76,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
         window = timedelta(days=wire.optional_integer(request, "days", 1, 365) or DAYS_SHOWN)
         now = self._clock.now()
         async with self._db.read(tenant_id) as conn:
-            await access.check(conn, tenant_id)
+            await claims.check_tenant_exists(conn, tenant_id)
             found = await store.downtimes(conn, tenant_id, since=now - window, until=now)
             before = await store.downtimes(
                 conn, tenant_id, since=now - 2 * window, until=now - window

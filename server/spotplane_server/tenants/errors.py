@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from spotplane_server.kernel import claims
 from spotplane_server.kernel.errors import AlreadyExists, NotFound, Precondition
 
-
-class TenantNotFound(NotFound):
-    """There is no such tenant."""
-
-    reason = "TENANT_NOT_FOUND"
-
-    def __init__(self, tenant_id: UUID) -> None:
-        super().__init__("tenant not found", tenant_id=str(tenant_id))
+TenantNotFound = claims.TenantNotFound
 
 
 class ApiKeyNotFound(NotFound):

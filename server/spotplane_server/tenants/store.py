@@ -53,12 +53,16 @@ GET_TENANT: Final = """
      WHERE id = $1
 """
 
+# The advisory lock keeps `claims.hold_tenant` from being granted ahead of this one.
 LOCK_TENANT: Final = """
-    SELECT id, name, email, status, billing_plan, metadata, region_preferences, suspension_id,
-           suspension_reason, suspension_notes, suspended_at, created_at, updated_at, deleted_at
-      FROM tenants
-     WHERE id = $1
-       FOR NO KEY UPDATE
+    WITH turn AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock(hashtextextended($1::uuid::text, 0)))
+    SELECT t.id, t.name, t.email, t.status, t.billing_plan, t.metadata, t.region_preferences,
+           t.suspension_id, t.suspension_reason, t.suspension_notes, t.suspended_at, t.created_at,
+           t.updated_at, t.deleted_at
+      FROM turn, tenants t
+     WHERE t.id = $1
+       FOR NO KEY UPDATE OF t
 """
 
 UPDATE_TENANT: Final = """

@@ -30,7 +30,8 @@ class AgentServiceStub:
     an unknown instance it moves the agent there, unless a replica is being launched or a switch is under way: then the
     instance is a candidate until it is bound. From a known replica, zombie or terminated instance it changes nothing.
 
-    `AGENT_NOT_FOUND` when an agent's own credential names another agent; `INSTANCE_TAKEN` when the instance is another's.
+    `AGENT_NOT_FOUND` when an agent's own credential names another agent; `TENANT_NOT_FOUND` when an administrator names a
+    tenant that does not exist or is deleted; `INSTANCE_TAKEN` when the instance is another's.
     """
     Connect: aio.StreamStreamMultiCallable[agent_stream_pb2.ConnectRequest, agent_stream_pb2.ConnectResponse]
     """Holds one instance's conversation with the plane.
@@ -141,7 +142,8 @@ class AgentServiceServicer(metaclass=abc_1.ABCMeta):
         an unknown instance it moves the agent there, unless a replica is being launched or a switch is under way: then the
         instance is a candidate until it is bound. From a known replica, zombie or terminated instance it changes nothing.
 
-        `AGENT_NOT_FOUND` when an agent's own credential names another agent; `INSTANCE_TAKEN` when the instance is another's.
+        `AGENT_NOT_FOUND` when an agent's own credential names another agent; `TENANT_NOT_FOUND` when an administrator names a
+        tenant that does not exist or is deleted; `INSTANCE_TAKEN` when the instance is another's.
         """
 
     @abc_1.abstractmethod
