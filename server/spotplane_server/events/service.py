@@ -45,7 +45,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
     async def WatchEvents(
         self, request: pb.WatchEventsRequest, context: Context
     ) -> AsyncIterator[pb.WatchEventsResponse]:
-        scope = _scope(request)
+        scope = await self._scope(request)
         cursor = _cursor(request) if request.HasField("after_cursor") else None
         if cursor is None:
             cursor = await self._now()
@@ -60,7 +60,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
     async def Subscribe(
         self, request: pb.SubscribeRequest, context: Context
     ) -> AsyncIterator[pb.SubscribeResponse]:
-        scope = _scope(request)
+        scope = await self._scope(request)
         wanted = (
             frozenset(wire.one_of(t.lower(), "types", sorted(NAMES)) for t in request.types)
             or NAMES
@@ -88,6 +88,16 @@ class EventService(event_pb2_grpc.EventServiceServicer):
                         yield message
                 if not rows:
                     yield self._signal("heartbeat", place, upper)
+
+    async def _scope(self, request: pb.WatchEventsRequest | pb.SubscribeRequest) -> Scope:
+        caller = calls.current().caller
+        tenant_id = claims.tenant(caller, request)
+        if tenant_id is None:
+            return EVERY_TENANT
+        if caller.tenant_id is None:
+            async with self._db.read(tenant_id) as conn:
+                await claims.check_tenant_exists(conn, tenant_id)
+        return tenant_id
 
     async def _now(self) -> Cursor:
         async with self._db.read(EVERY_TENANT) as conn:
@@ -125,10 +135,6 @@ def _live(row: store.Row, wanted: frozenset[str], *, upper: bool) -> Iterator[pb
             timestamp=wire.timestamp(row.occurred_at),
             data=wire.struct(event.data),
         )
-
-
-def _scope(request: pb.WatchEventsRequest | pb.SubscribeRequest) -> Scope:
-    return claims.tenant(calls.current().caller, request) or EVERY_TENANT
 
 
 def _cursor(request: pb.WatchEventsRequest) -> tuple[int, int]:

@@ -40,10 +40,6 @@ POOL_EXISTS: Final = """
     SELECT EXISTS (SELECT FROM pools WHERE id = $1)
 """
 
-TENANT_EXISTS: Final = """
-    SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleted_at IS NULL)
-"""
-
 # Who watches some pools: by name, or by running something there.
 LIST_WATCHES: Final = """
     WITH watched AS (
@@ -62,7 +58,7 @@ LIST_WATCHES: Final = """
            a.created_at, t.email, coalesce(s.armed, true) AS armed, s.triggered_at
       FROM watched w
       JOIN pricing_alerts a ON a.tenant_id = w.tenant_id AND a.id = w.id
-      JOIN tenants t ON t.id = w.tenant_id
+      JOIN tenants t ON t.id = w.tenant_id AND t.deleted_at IS NULL
       LEFT JOIN pricing_alert_states s
              ON s.tenant_id = w.tenant_id AND s.alert_id = w.id AND s.pool_id = w.pool_id
      ORDER BY w.tenant_id, w.id, w.pool_id
@@ -154,11 +150,6 @@ async def delete(conn: Conn, tenant_id: TenantId, alert_id: UUID) -> bool:
 async def pool_exists(conn: Conn, pool_id: str) -> bool:
     """Whether anybody has reported the pool."""
     return bool(await conn.fetchval(POOL_EXISTS, pool_id))
-
-
-async def tenant_exists(conn: Conn, tenant_id: TenantId) -> bool:
-    """Whether there is the tenant."""
-    return bool(await conn.fetchval(TENANT_EXISTS, tenant_id))
 
 
 async def list_watches(conn: Conn, pool_ids: Sequence[str]) -> list[Watch]:

@@ -20,7 +20,6 @@ from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.notifications import alerts_store, store
 from spotplane_server.notifications.alert_rules import AlertType
 from spotplane_server.notifications.alerts_store import Alert
-from spotplane_server.tenants.errors import TenantNotFound
 
 MAX_PRICE_NANOUSD: Final = 100 * 10**9
 _TYPES: Final[dict[int, AlertType]] = {
@@ -68,6 +67,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
             request, self._tokens, default=10, maximum=100, filters={"tenant_id": tenant_id}
         )
         async with self._db.read(tenant_id or EVERY_TENANT) as conn:
+            await _check_claim(conn, reader, tenant_id)
             found = await store.list_page(conn, reader, tenant_id, page)
         items, pagination = paging.answer(
             page, found, self._tokens, key=lambda n: (n.created_at, n.id)
@@ -92,6 +92,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         reader = calls.current().caller.tenant_id
         tenant_id = claims.tenant(calls.current().caller, request)
         async with self._db.transaction(tenant_id or EVERY_TENANT) as conn:
+            await _check_claim(conn, reader, tenant_id)
             marked = await store.mark_all_read(conn, reader, tenant_id, self._clock.now())
             await self._audit_reading(conn, "*", tenant_id, marked)
         return pb.MarkAllReadResponse(marked_count=marked)
@@ -102,7 +103,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         tenant_id = claims.required_tenant(calls.current().caller, request)
         alert = self._read_alert(tenant_id, request)
         async with self._db.transaction(tenant_id) as conn:
-            await _check_tenant(conn, tenant_id)
+            await claims.hold_tenant(conn, tenant_id)
             if alert.pool_id and not await alerts_store.pool_exists(conn, alert.pool_id):
                 raise UnknownPool("nobody has reported this pool", field="pool_id")
             made = await alerts_store.insert(conn, alert)
@@ -121,7 +122,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
     ) -> pb.ListPricingAlertsResponse:
         tenant_id = claims.required_tenant(calls.current().caller, request)
         async with self._db.read(tenant_id) as conn:
-            await _check_tenant(conn, tenant_id)
+            await claims.check_tenant_exists(conn, tenant_id)
             found = await alerts_store.list_all(conn, tenant_id)
         return pb.ListPricingAlertsResponse(alerts=[_alert(alert) for alert in found])
 
@@ -173,9 +174,10 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         )
 
 
-async def _check_tenant(conn: Conn, tenant_id: TenantId) -> None:
-    if not await alerts_store.tenant_exists(conn, tenant_id):
-        raise TenantNotFound(tenant_id)
+async def _check_claim(conn: Conn, reader: TenantId | None, tenant_id: TenantId | None) -> None:
+    """Check that the tenant which an administrator names exists."""
+    if reader is None and tenant_id is not None:
+        await claims.check_tenant_exists(conn, tenant_id)
 
 
 def _notification(found: store.Notification) -> pb.Notification:

@@ -28,17 +28,20 @@ LIST_AGENT_NAMES: Final = """
     SELECT id, logical_agent_id FROM agents WHERE id = ANY($1)
 """
 
+# The share lock orders it before or after the deletion of the tenant, which deletes them all.
 INSERT_NOTIFICATION: Final = """
     INSERT INTO notifications (tenant_id, id, agent_id, severity, message, created_at)
     SELECT t.id, $2, $3, $4, $5, $6
       FROM tenants t
      WHERE t.id = $1
+       AND t.deleted_at IS NULL
        AND NOT EXISTS (SELECT
                          FROM notifications n
                         WHERE n.tenant_id = $1
                           AND n.agent_id IS NOT DISTINCT FROM $3
                           AND n.created_at > $7
                           AND n.message = $5)
+       FOR SHARE OF t
     RETURNING id
 """
 
@@ -153,7 +156,7 @@ async def record(
     """Store a notification.
 
     Returns:
-        Its id; None when the same was said within five minutes, or the tenant is gone.
+        Its id; None when the same was said within five minutes, or the tenant is deleted.
     """
     new, since = uuid4(), at - QUIET
     said = (told.severity, told.message, at, since)

@@ -8,7 +8,8 @@ from typing import Final
 from spotplane.v1 import caller_pb2 as pb
 from spotplane.v1 import caller_pb2_grpc
 
-from spotplane_server.kernel import calls, policy, wire
+from spotplane_server.kernel import calls, claims, policy, wire
+from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.kernel.middleware import Context
@@ -48,7 +49,10 @@ class CallerService(caller_pb2_grpc.CallerServiceServicer):
         call, now = calls.current(), self._clock.now()
         asked = wire.text(request.path, "path", maximum=MAX_PATH, required=True)
         path = ticket_paths.checked(call.caller, asked)
+        named = ticket_paths.named_tenants(path)
         async with self._db.read(call.caller.tenant_id or EVERY_TENANT) as conn:
+            for tenant_id in named:
+                await claims.check_tenant_exists(conn, TenantId(tenant_id))
             ticket = await self._tickets.mint(
                 conn, call.caller, call.credential_hash, path, now=now
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode
+from uuid import UUID
 
 from spotplane_server.kernel.calls import Caller
 from spotplane_server.kernel.errors import NotFound
@@ -43,6 +44,22 @@ def checked(caller: Caller, asked: str) -> str:
     if not (_may_use(caller, path) and _may_name(caller, dict(pairs).get("client_id", ""))):
         raise PathNotFound
     return f"{path}?{urlencode(pairs)}" if pairs else path
+
+
+def named_tenants(path: str) -> list[UUID]:
+    """Tenants that a path names by itself or by `client_id`.
+
+    Raises:
+        PathNotFound: What it names is no tenant's id.
+    """
+    place, _, query = path.partition("?")
+    match = _OF_A_TENANT.fullmatch(place)
+    names = [unquote(match[1] or match[2])] if match else []
+    names += [value for name, value in parse_qsl(query) if name == "client_id" and value != "all"]
+    try:
+        return [UUID(name) for name in names]
+    except ValueError:
+        raise PathNotFound from None
 
 
 def _may_use(caller: Caller, path: str) -> bool:
