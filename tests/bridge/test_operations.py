@@ -115,6 +115,16 @@ async def test_openapi_is_valid_and_complete(http: ClientSession) -> None:
         assert {"tags", "summary", "security", "operationId"} <= operation.keys(), name
 
 
+async def test_openapi_gives_the_unit_of_prices_that_requests_carry(http: ClientSession) -> None:
+    """US dollars on `/api/**`, where the gRPC field has nano-dollars."""
+    async with http.get("/openapi.json") as answer:
+        document = await answer.json()
+    create = document["paths"]["/api/client/{client_id}/pricing-alerts"]["post"]
+    body = create["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert body["threshold"]["type"] == "number"
+    assert "US dollars per hour" in body["threshold"]["description"]
+
+
 async def test_openapi_says_what_the_comments_say(http: ClientSession) -> None:
     """Statuses, reasons, required members and nulls come from the API's own files."""
     async with http.get("/openapi.json") as answer:

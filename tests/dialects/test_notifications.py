@@ -156,6 +156,7 @@ async def test_alert_is_made_listed_and_ended(field: Field, pool: str) -> None:
         ({"threshold": -1}, "VALIDATION_ERROR", "threshold"),
         ({"threshold": "much"}, "VALIDATION_ERROR", "threshold"),
         ({"threshold": 1, "alert_type": "sideways"}, "VALIDATION_ERROR", "alert_type"),
+        ({"threshold": 1, "alert_type": "unspecified"}, "VALIDATION_ERROR", "alert_type"),
         (
             {"threshold": 1, "notification_channels": ["pigeon"]},
             "VALIDATION_ERROR",
@@ -163,7 +164,7 @@ async def test_alert_is_made_listed_and_ended(field: Field, pool: str) -> None:
         ),
         ({"threshold": 1, "pool_id": "no.where"}, "UNKNOWN_POOL", None),
     ],
-    ids=["none", "zero", "negative", "word", "type", "channel", "pool"],
+    ids=["none", "zero", "negative", "word", "type", "unspecified", "channel", "pool"],
 )
 async def test_alert_that_makes_no_sense_is_refused(
     field: Field, body: dict[str, object], code: str, named: str | None

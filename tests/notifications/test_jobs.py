@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from spotplane.v1 import notification_pb2 as pb
-from spotplane.v1 import notification_pb2_grpc
+from spotplane.v1 import notification_pb2_grpc, tenant_pb2, tenant_pb2_grpc
 from spotplane_server.events import Event, append
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.market.rules import bucket
@@ -20,7 +20,7 @@ from spotplane_server.notifications.jobs import NotificationsJob, PriceAlertsJob
 
 from tests.support.clock import FakeClock
 from tests.support.link import Hand
-from tests.support.plane import Plane, Tenant
+from tests.support.plane import ADMIN, Plane, Tenant
 
 POOL = "m5.large.us-east-1a"
 PUT_POOL = """
@@ -190,3 +190,73 @@ async def test_two_processes_step_an_alert_once(plane: Plane, clock: FakeClock, 
     await asyncio.gather(*(job.run_once(clock.now()) for job in jobs))
 
     assert await _fired(plane) == 1
+
+
+async def test_condition_that_is_true_already_fires_at_the_next_evaluation(
+    plane: Plane, clock: FakeClock, pool: str
+) -> None:
+    """Without a new price, and once."""
+    tenant = await plane.tenant()
+    job = PriceAlertsJob(plane.db, by_mail=False)
+    await _clean(plane, clock.now(), 0.9)
+    await job.run_once(clock.now())
+    await _alert(plane, tenant, pool_id=pool)
+
+    await job.run_once(clock.now())
+    assert await _fired(plane) == 1
+    await _clean(plane, clock.now() + timedelta(minutes=5), 0.95)
+    await job.run_once(clock.now())
+    assert await _fired(plane) == 1
+
+
+async def test_alert_of_all_pools_fires_at_the_next_evaluation_too(
+    plane: Plane, clock: FakeClock, pool: str
+) -> None:
+    tenant = await plane.tenant()
+    await Hand(plane, tenant).register("i-1")
+    async with plane.db.read(EVERY_TENANT) as conn:
+        await conn.execute("UPDATE instances SET pool_id = $1", POOL)
+    await _clean(plane, clock.now(), 0.9)
+    await _alert(plane, tenant)
+
+    await PriceAlertsJob(plane.db, by_mail=False).run_once(clock.now())
+
+    assert await _fired(plane) == 1
+
+
+@pytest.mark.parametrize("source", ["interpolated", "primary"])
+async def test_price_that_is_not_current_fires_nothing(
+    plane: Plane, clock: FakeClock, pool: str, source: str
+) -> None:
+    """An interpolated one, or one of 20 minutes ago; the next one does."""
+    tenant = await plane.tenant()
+    job = PriceAlertsJob(plane.db, by_mail=False)
+    age = timedelta(minutes=0 if source == "interpolated" else 20)
+    await _clean(plane, clock.now() - age, 0.9, source=source)
+    await _alert(plane, tenant, pool_id=pool)
+    await job.run_once(clock.now())
+    assert await _fired(plane) == 0
+
+    await _clean(plane, clock.now() + timedelta(minutes=5), 0.9)
+    await job.run_once(clock.now())
+    assert await _fired(plane) == 1
+
+
+async def test_deleted_tenant_gets_no_notification_and_no_alert(
+    plane: Plane, clock: FakeClock, pool: str
+) -> None:
+    """Neither of events from before its deletion nor of later ones."""
+    tenant = await plane.tenant()
+    await _alert(plane, tenant, pool_id=pool)
+    await tell(plane.db, "switch.failed", tenant, clock.now(), message="before")
+    await plane.stub(tenant_pb2_grpc.TenantServiceStub).DeleteTenant(
+        tenant_pb2.DeleteTenantRequest(id=tenant.id), metadata=ADMIN
+    )
+    await tell(plane.db, "switch.failed", tenant, clock.now(), message="after")
+    await _clean(plane, clock.now() + timedelta(minutes=5), 0.9)
+
+    await PriceAlertsJob(plane.db, by_mail=False).run_once(clock.now())
+    await NotificationsJob(plane.db).run_once(clock.now())
+
+    assert await told(plane.db, tenant) == []
+    assert await _fired(plane) == 0

@@ -38,6 +38,7 @@ FAMILY_ERROR: Final[Schema] = {
         "hint": {"type": "string", "description": "What to do instead."},
     },
 }
+_NANO_DOLLARS: Final = re.compile(r"nano-(dollars|usd)", re.IGNORECASE)
 _ERRORS: Final = {
     400: ("VALIDATION_ERROR", "A member is not acceptable, or the state forbids it."),
     401: ("UNAUTHORIZED", "No valid credential."),
@@ -146,6 +147,9 @@ def _body(bound: list[BoundCall], comments: Mapping[str, str]) -> dict[str, Any]
 
 def _comment(target: FieldDescriptor, member: Take, comments: Mapping[str, str]) -> str:
     text = comments.get(target.full_name, "")
+    if "nanousd" in target.name:
+        # Requests carry dollars here and nano-dollars in gRPC, which the comment is written for.
+        text = _NANO_DOLLARS.sub("US dollars", text)
     also = ", ".join(f"`{name}`" for name in member.names[1:])
     return f"{text} Also taken as {also}.".strip() if also else text
 

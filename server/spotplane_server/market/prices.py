@@ -32,6 +32,7 @@ LIST_NEWEST: Final = """
               FROM clean_prices
              WHERE pool_id = p.pool_id
                AND bucket_at BETWEEN $2 AND $3
+               AND ($4 OR source <> 'interpolated')
              ORDER BY bucket_at DESC
              LIMIT 1) AS c
 """
@@ -181,11 +182,24 @@ class Fresh:
 
 
 async def list_newest(
-    conn: Conn, pool_ids: Iterable[str], *, now: datetime, within: timedelta
+    conn: Conn,
+    pool_ids: Iterable[str],
+    *,
+    now: datetime,
+    within: timedelta,
+    interpolated: bool = True,
 ) -> dict[str, Price]:
-    """The newest clean price by pool, of buckets at most ``within`` old; others are absent."""
+    """The newest clean price by pool, of buckets at most ``within`` old; others are absent.
+
+    Args:
+        conn: Any scope; prices are everybody's.
+        pool_ids: Which pools.
+        now: When.
+        within: How old the start of the price's bucket may be.
+        interpolated: Whether prices count that fill a gap.
+    """
     ids = sorted(set(pool_ids))
-    rows = await conn.fetch(LIST_NEWEST, ids, bucket(now - within), now + BUCKET)
+    rows = await conn.fetch(LIST_NEWEST, ids, bucket(now - within), now + BUCKET, interpolated)
     return {row["pool_id"]: Price(**row) for row in rows}
 
 
@@ -194,7 +208,7 @@ async def list_at(
 ) -> dict[str, Price]:
     """The clean price by pool in the bucket of ``at``, or else the newest one before it."""
     ids = sorted(set(pool_ids))
-    rows = await conn.fetch(LIST_NEWEST, ids, bucket(at - within), bucket(at))
+    rows = await conn.fetch(LIST_NEWEST, ids, bucket(at - within), bucket(at), True)
     return {row["pool_id"]: Price(**row) for row in rows}
 
 

@@ -64,6 +64,42 @@ LIST_WATCHES: Final = """
      ORDER BY w.tenant_id, w.id, w.pool_id
 """
 
+CLAIM_UNEVALUATED: Final = """
+    UPDATE pricing_alerts a
+       SET evaluated = true
+      FROM (SELECT tenant_id, id
+              FROM pricing_alerts
+             WHERE enabled AND NOT evaluated
+             ORDER BY created_at
+             LIMIT $1) n
+     WHERE a.tenant_id = n.tenant_id AND a.id = n.id
+    RETURNING a.id
+"""
+
+# The same of some alerts, each over every pool that it watches now.
+LIST_WATCHES_OF: Final = """
+    SELECT w.tenant_id, w.id, w.pool_id, w.alert_type, w.threshold_nanousd, w.channels,
+           w.created_at, t.email, coalesce(s.armed, true) AS armed, s.triggered_at
+      FROM (SELECT a.tenant_id, a.id, p.pool_id, a.alert_type, a.threshold_nanousd, a.channels,
+                   a.created_at
+              FROM pricing_alerts a
+             CROSS JOIN LATERAL (
+                   SELECT a.pool_id WHERE a.pool_id IS NOT NULL
+                    UNION
+                   SELECT i.pool_id
+                     FROM instances i
+                    WHERE i.tenant_id = a.tenant_id
+                      AND a.pool_id IS NULL
+                      AND i.pool_id IS NOT NULL
+                      AND i.status IN ('launching', 'running_primary', 'running_replica',
+                                       'promoting')) p
+             WHERE a.id = ANY($1)) w
+      JOIN tenants t ON t.id = w.tenant_id AND t.deleted_at IS NULL
+      LEFT JOIN pricing_alert_states s
+             ON s.tenant_id = w.tenant_id AND s.alert_id = w.id AND s.pool_id = w.pool_id
+     ORDER BY w.tenant_id, w.id, w.pool_id
+"""
+
 PUT_STATE: Final = """
     INSERT INTO pricing_alert_states (tenant_id, alert_id, pool_id, armed, triggered_at)
     VALUES ($1, $2, $3, $4, $5)
@@ -155,6 +191,16 @@ async def pool_exists(conn: Conn, pool_id: str) -> bool:
 async def list_watches(conn: Conn, pool_ids: Sequence[str]) -> list[Watch]:
     """Every enabled alert over any of the pools, with its memory."""
     return [Watch(**row) for row in await conn.fetch(LIST_WATCHES, list(pool_ids))]
+
+
+async def claim_unevaluated(conn: Conn, limit: int) -> list[UUID]:
+    """Mark enabled alerts as evaluated that were not before; return their ids."""
+    return [row["id"] for row in await conn.fetch(CLAIM_UNEVALUATED, limit)]
+
+
+async def list_watches_of(conn: Conn, alert_ids: Sequence[UUID]) -> list[Watch]:
+    """Each of some alerts over every pool that it watches now, with its memory."""
+    return [Watch(**row) for row in await conn.fetch(LIST_WATCHES_OF, list(alert_ids))]
 
 
 async def put_state(conn: Conn, watch: Watch, state: State) -> None:

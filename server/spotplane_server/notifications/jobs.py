@@ -13,7 +13,7 @@ from spotplane_server.events import store as outbox
 from spotplane_server.events.store import Row
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.market import prices
-from spotplane_server.market.prices import Fresh, Series
+from spotplane_server.market.prices import Fresh, Price, Series
 from spotplane_server.market.rules import BUCKET
 from spotplane_server.notifications import alert_rules, alerts_store, mail, store, texts
 from spotplane_server.notifications.alerts_store import Watch
@@ -21,6 +21,8 @@ from spotplane_server.notifications.alerts_store import Watch
 CONSUMER: Final = "notifications"
 BATCH: Final = 500
 HOUR: Final = timedelta(hours=1)
+# A new alert is evaluated on a price that is not older; an older one says nothing about now.
+CURRENT: Final = timedelta(minutes=10)
 
 
 class NotificationsJob:
@@ -72,7 +74,11 @@ def _agent(row: Row) -> UUID | None:
 
 
 class PriceAlertsJob:
-    """Steps every alert over every new clean price of the pools that it watches, in their order."""
+    """Steps alerts over the clean prices of the pools that they watch, in the order of the prices.
+
+    A new alert is stepped over the current price first: a condition that is true already fires at
+    the next run.
+    """
 
     name = "price_alerts"
     period = timedelta(seconds=5)
@@ -83,8 +89,18 @@ class PriceAlertsJob:
         self._by_mail = by_mail
 
     async def run_once(self, now: datetime) -> int:
-        """Read the news to its end; answer how many alerts fired."""
+        """Evaluate new alerts, then all new prices; return how many alerts fired."""
         fired = 0
+        more = True
+        while more:
+            async with self._db.transaction(EVERY_TENANT) as conn:
+                # Serializes two processes, which would both step an alert's state.
+                await alerts_store.lock_place(conn)
+                new = await alerts_store.claim_unevaluated(conn, BATCH)
+                if new:
+                    watches = await alerts_store.list_watches_of(conn, new)
+                    fired += await self._evaluate_new(conn, watches, now)
+                more = len(new) == BATCH
         more = True
         while more:
             async with self._db.transaction(EVERY_TENANT) as conn:
@@ -95,6 +111,19 @@ class PriceAlertsJob:
                     await alerts_store.move_place(conn, news[-1].place)
                 more = len(news) == BATCH
         return fired
+
+    async def _evaluate_new(self, conn: Conn, watches: Sequence[Watch], now: datetime) -> int:
+        """Step new alerts over the current price of each pool, where there is one."""
+        pools = {watch.pool_id for watch in watches}
+        current = await prices.list_newest(conn, pools, now=now, within=CURRENT, interpolated=False)
+        before = await prices.list_series(conn, pools, now - CURRENT - HOUR - prices.CARRIED, now)
+        return sum(
+            [
+                await self._follow(conn, w, [current[w.pool_id]], before[w.pool_id], now)
+                for w in watches
+                if w.pool_id in current
+            ]
+        )
 
     async def _step(self, conn: Conn, news: Sequence[Fresh], now: datetime) -> int:
         by_pool: dict[str, list[Fresh]] = defaultdict(list)
@@ -111,18 +140,24 @@ class PriceAlertsJob:
         )
         fired = 0
         for watch in watches:
-            fired += await self._follow(
-                conn, watch, by_pool[watch.pool_id], before[watch.pool_id], now
-            )
+            later = [
+                price
+                for price in by_pool[watch.pool_id]
+                if price.bucket_at + BUCKET > watch.created_at
+            ]
+            fired += await self._follow(conn, watch, later, before[watch.pool_id], now)
         return fired
 
     async def _follow(
-        self, conn: Conn, watch: Watch, news: Sequence[Fresh], before: Series, now: datetime
+        self,
+        conn: Conn,
+        watch: Watch,
+        news: Sequence[Fresh | Price],
+        before: Series,
+        now: datetime,
     ) -> int:
         state, fired = watch.state, 0
         for price in news:
-            if price.bucket_at + BUCKET <= watch.created_at:
-                continue
             fires, state = alert_rules.step(
                 state,
                 watch.alert_type,
@@ -138,7 +173,7 @@ class PriceAlertsJob:
             await alerts_store.put_state(conn, watch, state)
         return fired
 
-    async def _fire(self, conn: Conn, watch: Watch, price: Fresh, now: datetime) -> None:
+    async def _fire(self, conn: Conn, watch: Watch, price: Fresh | Price, now: datetime) -> None:
         data = {
             "alert_id": str(watch.id),
             "alert_type": watch.alert_type,

@@ -23,7 +23,6 @@ from spotplane_server.notifications.alerts_store import Alert
 
 MAX_PRICE_NANOUSD: Final = 100 * 10**9
 _TYPES: Final[dict[int, AlertType]] = {
-    pb.PRICING_ALERT_TYPE_UNSPECIFIED: "threshold_above",
     pb.PRICING_ALERT_TYPE_PRICE_SPIKE: "price_spike",
     pb.PRICING_ALERT_TYPE_PRICE_DROP: "price_drop",
     pb.PRICING_ALERT_TYPE_THRESHOLD_ABOVE: "threshold_above",
@@ -150,9 +149,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
             await audit.record(conn, call, change, self._clock.now())
 
     def _read_alert(self, tenant_id: TenantId, request: pb.CreatePricingAlertRequest) -> Alert:
-        kind = _TYPES.get(request.alert_type)
-        if kind is None:
-            raise wire.out_of_range("alert_type", "a known type of alert")
+        kind = _alert_type(request)
         if not request.HasField("threshold_nanousd"):
             raise wire.missing("threshold_nanousd")
         threshold = request.threshold_nanousd
@@ -172,6 +169,15 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
             not request.HasField("enabled") or request.enabled,
             self._clock.now(),
         )
+
+
+def _alert_type(request: pb.CreatePricingAlertRequest) -> AlertType:
+    if not request.HasField("alert_type"):
+        return "threshold_above"
+    found = _TYPES.get(request.alert_type)
+    if found is None:
+        raise wire.out_of_range("alert_type", "a known type of alert")
+    return found
 
 
 async def _check_claim(conn: Conn, reader: TenantId | None, tenant_id: TenantId | None) -> None:

@@ -55,7 +55,7 @@ class _PricingAlertType:
 class _PricingAlertTypeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PricingAlertType.ValueType], builtins.type):
     DESCRIPTOR: descriptor.EnumDescriptor
     PRICING_ALERT_TYPE_UNSPECIFIED: _PricingAlertType.ValueType  # 0
-    """Never stored; read as `PRICING_ALERT_TYPE_THRESHOLD_ABOVE`."""
+    """Never stored; rejected."""
     PRICING_ALERT_TYPE_PRICE_SPIKE: _PricingAlertType.ValueType  # 1
     """The price has risen by at least the threshold against one hour before."""
     PRICING_ALERT_TYPE_PRICE_DROP: _PricingAlertType.ValueType  # 2
@@ -69,7 +69,7 @@ class PricingAlertType(_PricingAlertType, metaclass=_PricingAlertTypeEnumTypeWra
     """What an alert compares."""
 
 PRICING_ALERT_TYPE_UNSPECIFIED: PricingAlertType.ValueType  # 0
-"""Never stored; read as `PRICING_ALERT_TYPE_THRESHOLD_ABOVE`."""
+"""Never stored; rejected."""
 PRICING_ALERT_TYPE_PRICE_SPIKE: PricingAlertType.ValueType  # 1
 """The price has risen by at least the threshold against one hour before."""
 PRICING_ALERT_TYPE_PRICE_DROP: PricingAlertType.ValueType  # 2
@@ -271,8 +271,10 @@ class MarkAllReadResponse(message.Message):
 class PricingAlert(message.Message):
     """Asks for a notification when a clean price meets a condition.
 
-    It fires once, is armed again when the value has gone 5 % back across the threshold, and fires at most once an hour and
-    pool. Interpolated prices do not count.
+    It fires once, is armed again when the value has gone 5 % back across the threshold, and fires at most once per hour and
+    pool. Interpolated prices do not count. A condition that is true already when the alert is created fires within 10 s, on
+    the newest clean price if that is at most 10 minutes old, and otherwise on the pool's next clean price. A reported price
+    becomes clean, and fires, within 30 s.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -293,7 +295,7 @@ class PricingAlert(message.Message):
     alert_type: PricingAlertType.ValueType
     """What is compared."""
     threshold_nanousd: builtins.int
-    """Nano-dollars an hour; above 0."""
+    """Nano-dollars per hour; above 0."""
     pool_id: builtins.str
     """Only this pool; absent for every pool in which the tenant runs an active instance."""
     enabled: builtins.bool
@@ -351,9 +353,9 @@ class CreatePricingAlertRequest(message.Message):
     tenant_id: builtins.str
     """UUID; whose. For tenant keys a claim that must match; administrators must give it."""
     alert_type: PricingAlertType.ValueType
-    """Default above a threshold."""
+    """Absent: `PRICING_ALERT_TYPE_THRESHOLD_ABOVE`. `PRICING_ALERT_TYPE_UNSPECIFIED` is rejected."""
     threshold_nanousd: builtins.int
-    """Required. Nano-dollars an hour; above 0, at most 100 dollars."""
+    """Required. Nano-dollars per hour; above 0, at most 100 dollars per hour."""
     pool_id: builtins.str
     """Absent for the pools of the tenant's active instances, as they are when a price comes."""
     enabled: builtins.bool
@@ -366,16 +368,18 @@ class CreatePricingAlertRequest(message.Message):
         self,
         *,
         tenant_id: builtins.str | None = ...,
-        alert_type: PricingAlertType.ValueType = ...,
+        alert_type: PricingAlertType.ValueType | None = ...,
         threshold_nanousd: builtins.int | None = ...,
         pool_id: builtins.str | None = ...,
         notification_channels: abc.Iterable[builtins.str] | None = ...,
         enabled: builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_enabled", b"_enabled", "_pool_id", b"_pool_id", "_tenant_id", b"_tenant_id", "_threshold_nanousd", b"_threshold_nanousd", "enabled", b"enabled", "pool_id", b"pool_id", "tenant_id", b"tenant_id", "threshold_nanousd", b"threshold_nanousd"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_alert_type", b"_alert_type", "_enabled", b"_enabled", "_pool_id", b"_pool_id", "_tenant_id", b"_tenant_id", "_threshold_nanousd", b"_threshold_nanousd", "alert_type", b"alert_type", "enabled", b"enabled", "pool_id", b"pool_id", "tenant_id", b"tenant_id", "threshold_nanousd", b"threshold_nanousd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_enabled", b"_enabled", "_pool_id", b"_pool_id", "_tenant_id", b"_tenant_id", "_threshold_nanousd", b"_threshold_nanousd", "alert_type", b"alert_type", "enabled", b"enabled", "notification_channels", b"notification_channels", "pool_id", b"pool_id", "tenant_id", b"tenant_id", "threshold_nanousd", b"threshold_nanousd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_alert_type", b"_alert_type", "_enabled", b"_enabled", "_pool_id", b"_pool_id", "_tenant_id", b"_tenant_id", "_threshold_nanousd", b"_threshold_nanousd", "alert_type", b"alert_type", "enabled", b"enabled", "notification_channels", b"notification_channels", "pool_id", b"pool_id", "tenant_id", b"tenant_id", "threshold_nanousd", b"threshold_nanousd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alert_type: _TypeAlias = typing.Literal["alert_type"]  # noqa: Y015
+    _WhichOneofArgType__alert_type: _TypeAlias = typing.Literal["_alert_type", b"_alert_type"]  # noqa: Y015
     _WhichOneofReturnType__enabled: _TypeAlias = typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     _WhichOneofReturnType__pool_id: _TypeAlias = typing.Literal["pool_id"]  # noqa: Y015
@@ -384,6 +388,8 @@ class CreatePricingAlertRequest(message.Message):
     _WhichOneofArgType__tenant_id: _TypeAlias = typing.Literal["_tenant_id", b"_tenant_id"]  # noqa: Y015
     _WhichOneofReturnType__threshold_nanousd: _TypeAlias = typing.Literal["threshold_nanousd"]  # noqa: Y015
     _WhichOneofArgType__threshold_nanousd: _TypeAlias = typing.Literal["_threshold_nanousd", b"_threshold_nanousd"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alert_type) -> _WhichOneofReturnType__alert_type | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
     @typing.overload
