@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -445,6 +446,30 @@ async def test_administrators_list_every_emergency(agent: Standby, clock: FakeCl
         "failed": 0,
     }
     assert (said["total"], said["days"]) == (1, 7)
+
+
+async def test_counters_of_signals_add_up(agent: Standby, clock: FakeClock) -> None:
+    """An emergency without a signal is listed, and is not among the signals."""
+    async with agent.field.plane.db.read("*") as conn:
+        for number, kind in enumerate(("rebalance", "termination", "silence", "silence", "drain")):
+            status = "failed" if kind == "silence" else "resolved"
+            await conn.execute(
+                "INSERT INTO failovers (tenant_id, id, agent_id, instance_id, kind, status,"
+                " detected_at) VALUES ($1, gen_random_uuid(), $2, $3, $4, $5, $6)",
+                UUID(agent.field.tenant.id),
+                UUID(agent.id),
+                f"i-{number}",
+                kind,
+                status,
+                clock.now(),
+            )
+
+    said = await agent.field.get("/api/admin/emergency-events", by=ADMIN)
+
+    summary = said["summary"]
+    assert summary["total"] == summary["rebalance"] + summary["termination"] == 2
+    assert summary["failed"] == 0
+    assert said["total"] == len(said["events"]) == 4
 
 
 async def test_market_around_an_emergency_is_kept(agent: Standby, clock: FakeClock) -> None:

@@ -509,7 +509,7 @@ async def test_another_clients_agent_is_not_there(field: Field, scene: Scene) ->
 async def test_the_planes_work_is_measured(field: Field, scene: Scene) -> None:
     """Each figure over its own window."""
     await ended(field, scene)
-    for kind in ("rebalance", "termination", "drain"):
+    for kind in ("rebalance", "termination", "silence", "drain"):
         await scene.world.conn.execute(
             PUT_FAILOVER, scene.tenant_id, scene.agent_id, f"i-{kind}", kind, scene.now
         )

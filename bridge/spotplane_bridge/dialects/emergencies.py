@@ -215,7 +215,7 @@ ROUTES: Final = (
                 ),
                 always=True,
             ),
-            total="summary.total",
+            total="total_count",
             days="days",
         ),
         query=("days",),

@@ -176,6 +176,7 @@ def summary(row: Summary) -> pb.EmergencySummary:
         total=row.total,
         rebalance=row.rebalance,
         termination=row.termination,
+        silence=row.silence,
         promoted=row.promoted,
         failed=row.failed,
     )

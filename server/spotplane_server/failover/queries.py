@@ -88,11 +88,12 @@ LIST_EMERGENCIES: Final = """
 """
 
 SUM_EMERGENCIES: Final = """
-    SELECT count(*) AS total,
+    SELECT count(*) FILTER (WHERE kind <> 'silence') AS total,
            count(*) FILTER (WHERE kind = 'rebalance') AS rebalance,
            count(*) FILTER (WHERE kind = 'termination') AS termination,
-           count(*) FILTER (WHERE action = 'promoted_replica') AS promoted,
-           count(*) FILTER (WHERE status = 'failed') AS failed
+           count(*) FILTER (WHERE kind = 'silence') AS silence,
+           count(*) FILTER (WHERE kind <> 'silence' AND action = 'promoted_replica') AS promoted,
+           count(*) FILTER (WHERE kind <> 'silence' AND status = 'failed') AS failed
       FROM failovers
      WHERE kind <> 'drain' AND detected_at > $1
 """
@@ -190,6 +191,7 @@ class Summary:
     total: int
     rebalance: int
     termination: int
+    silence: int
     promoted: int
     failed: int
 
@@ -267,4 +269,5 @@ async def list_emergencies(conn: Conn, since: datetime) -> list[Emergency]:
 async def sum_emergencies(conn: Conn, since: datetime) -> Summary:
     """How many there were, within the connection's scope."""
     row = await conn.fetchrow(SUM_EMERGENCIES, since)
-    return Summary(**row) if row else Summary(0, 0, 0, 0, 0)
+    assert row is not None  # an aggregate has one row
+    return Summary(**row)

@@ -196,7 +196,10 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             found = await queries.list_emergencies(conn, since)
             summed = await queries.sum_emergencies(conn, since)
         return pb.ListEmergencyEventsResponse(
-            events=map(answers.emergency, found), summary=answers.summary(summed), days=days
+            events=map(answers.emergency, found),
+            summary=answers.summary(summed),
+            days=days,
+            total_count=summed.total + summed.silence,
         )
 
     async def _rescue(

@@ -162,6 +162,7 @@ def operations(found: Operations) -> pb.GetOperationalMetricsResponse:
         emergency_count=found.emergencies,
         rebalance_count=found.rebalances,
         termination_count=found.terminations,
+        silence_count=found.silences,
         duplicates_removed=found.duplicates,
         gaps_interpolated=found.gaps,
         backfills_added=found.backfills,

@@ -63,7 +63,7 @@ OPERATIONS: Final = """
     SELECT a.total AS agents_total, a.online AS agents_online,
            s.mean AS downtime_mean, s.deviation AS downtime_stddev, s.p95 AS downtime_p95,
            l.savings::bigint AS savings_nanousd, l.baseline::bigint AS baseline_nanousd,
-           f.total AS emergencies, f.rebalances, f.terminations,
+           f.total AS emergencies, f.rebalances, f.terminations, f.silences,
            r.duplicates::bigint AS duplicates, r.gaps::bigint AS gaps,
            r.backfills::bigint AS backfills, r.last_run_at
       FROM (SELECT count(*) FILTER (WHERE status IN ('online', 'switching')) AS online,
@@ -82,9 +82,10 @@ OPERATIONS: Final = """
                      UNION ALL
                     SELECT baseline_nanousd, actual_nanousd, replica_nanousd, overlap_nanousd
                       FROM running_savings(NULL, $1)) p) l,
-           (SELECT count(*) AS total,
+           (SELECT count(*) FILTER (WHERE kind <> 'silence') AS total,
                    count(*) FILTER (WHERE kind = 'rebalance') AS rebalances,
-                   count(*) FILTER (WHERE kind = 'termination') AS terminations
+                   count(*) FILTER (WHERE kind = 'termination') AS terminations,
+                   count(*) FILTER (WHERE kind = 'silence') AS silences
               FROM failovers WHERE detected_at >= $3 AND kind <> 'drain') f,
            (SELECT coalesce(sum(duplicates_removed), 0) AS duplicates,
                    coalesce(sum(gaps_interpolated), 0) AS gaps,
@@ -147,6 +148,7 @@ class Operations:
     emergencies: int
     rebalances: int
     terminations: int
+    silences: int
     duplicates: int
     gaps: int
     backfills: int

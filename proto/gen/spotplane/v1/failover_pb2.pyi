@@ -790,8 +790,11 @@ class ListEmergencyEventsResponse(message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     SUMMARY_FIELD_NUMBER: builtins.int
     DAYS_FIELD_NUMBER: builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: builtins.int
     days: builtins.int
     """Days looked back."""
+    total_count: builtins.int
+    """Emergencies, listed or not: the sum of `summary.total` and `summary.silence`."""
     @builtins.property
     def events(self) -> containers.RepeatedCompositeFieldContainer[EmergencyEvent]:
         """Newest first, at most 500."""
@@ -806,16 +809,17 @@ class ListEmergencyEventsResponse(message.Message):
         events: abc.Iterable[EmergencyEvent] | None = ...,
         summary: EmergencySummary | None = ...,
         days: builtins.int = ...,
+        total_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["days", b"days", "events", b"events", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["days", b"days", "events", b"events", "summary", b"summary", "total_count", b"total_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class EmergencySummary(message.Message):
-    """How many emergencies there were."""
+    """How many emergencies there were, by the cloud's signal."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -824,16 +828,19 @@ class EmergencySummary(message.Message):
     TERMINATION_FIELD_NUMBER: builtins.int
     PROMOTED_FIELD_NUMBER: builtins.int
     FAILED_FIELD_NUMBER: builtins.int
+    SILENCE_FIELD_NUMBER: builtins.int
     total: builtins.int
-    """All."""
+    """With a signal of the cloud: the sum of `rebalance` and `termination`."""
     rebalance: builtins.int
     """Whose strongest signal was a rebalance recommendation."""
     termination: builtins.int
     """Whose strongest signal was a termination notice."""
     promoted: builtins.int
-    """That ended with a promoted replica."""
+    """Of `total`, those that ended with a promoted replica."""
     failed: builtins.int
-    """That ended without a way out."""
+    """Of `total`, those that ended without a way out."""
+    silence: builtins.int
+    """Without a signal of the cloud: the instance missed its heartbeats. Not part of `total`."""
     def __init__(
         self,
         *,
@@ -842,10 +849,11 @@ class EmergencySummary(message.Message):
         termination: builtins.int = ...,
         promoted: builtins.int = ...,
         failed: builtins.int = ...,
+        silence: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["failed", b"failed", "promoted", b"promoted", "rebalance", b"rebalance", "termination", b"termination", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["failed", b"failed", "promoted", b"promoted", "rebalance", b"rebalance", "silence", b"silence", "termination", b"termination", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1229,6 +1229,7 @@ class GetOperationalMetricsResponse(message.Message):
     GAPS_INTERPOLATED_FIELD_NUMBER: builtins.int
     BACKFILLS_ADDED_FIELD_NUMBER: builtins.int
     CLEANER_LAST_RUN_AT_FIELD_NUMBER: builtins.int
+    SILENCE_COUNT_FIELD_NUMBER: builtins.int
     agents_total: builtins.int
     """Agents that are not deleted."""
     agents_online: builtins.int
@@ -1248,7 +1249,7 @@ class GetOperationalMetricsResponse(message.Message):
     savings_percent: builtins.float
     """Savings of that, percent; 0 without a baseline."""
     emergency_count: builtins.int
-    """Emergencies since midnight UTC: rebalances, terminations and silent losses."""
+    """Emergencies since midnight UTC with a signal of the cloud: the sum of `rebalance_count` and `termination_count`."""
     rebalance_count: builtins.int
     """Rebalance recommendations among them."""
     termination_count: builtins.int
@@ -1259,6 +1260,8 @@ class GetOperationalMetricsResponse(message.Message):
     """Missing prices that were interpolated."""
     backfills_added: builtins.int
     """Prices that were filled in afterwards."""
+    silence_count: builtins.int
+    """Emergencies since midnight UTC without a signal of the cloud: missed heartbeats. Not part of `emergency_count`."""
     @builtins.property
     def cleaner_last_run_at(self) -> timestamp_pb2.Timestamp:
         """Their last run; absent before the first."""
@@ -1282,9 +1285,10 @@ class GetOperationalMetricsResponse(message.Message):
         gaps_interpolated: builtins.int = ...,
         backfills_added: builtins.int = ...,
         cleaner_last_run_at: timestamp_pb2.Timestamp | None = ...,
+        silence_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["cleaner_last_run_at", b"cleaner_last_run_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["agents_online", b"agents_online", "agents_total", b"agents_total", "backfills_added", b"backfills_added", "baseline_nanousd", b"baseline_nanousd", "cleaner_last_run_at", b"cleaner_last_run_at", "downtime_mean_seconds", b"downtime_mean_seconds", "downtime_p95_seconds", b"downtime_p95_seconds", "downtime_stddev_seconds", b"downtime_stddev_seconds", "duplicates_removed", b"duplicates_removed", "emergency_count", b"emergency_count", "gaps_interpolated", b"gaps_interpolated", "rebalance_count", b"rebalance_count", "savings_percent", b"savings_percent", "termination_count", b"termination_count", "total_savings_nanousd", b"total_savings_nanousd", "uptime_percent", b"uptime_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents_online", b"agents_online", "agents_total", b"agents_total", "backfills_added", b"backfills_added", "baseline_nanousd", b"baseline_nanousd", "cleaner_last_run_at", b"cleaner_last_run_at", "downtime_mean_seconds", b"downtime_mean_seconds", "downtime_p95_seconds", b"downtime_p95_seconds", "downtime_stddev_seconds", b"downtime_stddev_seconds", "duplicates_removed", b"duplicates_removed", "emergency_count", b"emergency_count", "gaps_interpolated", b"gaps_interpolated", "rebalance_count", b"rebalance_count", "savings_percent", b"savings_percent", "silence_count", b"silence_count", "termination_count", b"termination_count", "total_savings_nanousd", b"total_savings_nanousd", "uptime_percent", b"uptime_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
