@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import grpc
@@ -100,9 +100,6 @@ if TYPE_CHECKING:
     from spotplane_server.kernel.tracing import Traces
 
 log = structlog.get_logger(__name__)
-
-CONNECT: Final = "/spotplane.v1.AgentService/Connect"
-STREAM_MESSAGE_BYTES: Final = 1024 * 1024
 
 
 def build(kernel: Kernel) -> Parts:
@@ -304,7 +301,6 @@ class Server:
             kernel,
             refused=Refusals(kernel.db, clock).record,
             tell=Thresholds(kernel.db, clock).tell,
-            message_limits={CONNECT: STREAM_MESSAGE_BYTES},
             traces=traces,
         )
         grpc_server = _grpc_server(config, before.gate)

@@ -23,7 +23,7 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import DEFECTS, Database, attempt
 from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
-from spotplane_server.kernel.middleware import as_domain
+from spotplane_server.kernel.failures import as_domain
 from spotplane_server.kernel.tasks import owned
 
 log = structlog.get_logger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -67,39 +67,61 @@ class Admission:
         self._layers: dict[tuple[bytes, bool], tuple[Verified, list[Layer]]] = {}
         self._reached: asyncio.Queue[Reached] = asyncio.Queue(MAX_UNTOLD)
 
-    async def admit(
-        self, access: policy.Access, call: Call, verified: Verified, request: Any
-    ) -> Permit | None:
+    async def admit(self, access: policy.Access, call: Call, verified: Verified) -> Permit | None:
         """Charge a call to all its budgets, or to none; give its permit to `leave`.
+
+        A call of the fleet is charged by `charge_fleet`; here its credential's budget must not be
+        used up.
 
         Raises:
             BudgetExceeded: A spend budget stops the caller.
             LimitReached: A budget is used up.
-            LimiterUnavailable: Nobody knows.
+            LimiterUnavailable: The shared budgets cannot be read.
         """
         instant = self._clock.now()
         stops.check(access, verified.stop, instant)
         now = instant.timestamp()
         if access.fleet:
-            layers, permit = budgets.fleet(access, verified, request), None
-            verdict = self._own.decide(layers, now)
-        else:
-            layers = self._of(verified, access.endless)
-            permit = self._shared.permit(layers)
-            try:
-                verdict = await self._shared.admit(layers, permit, now)
-            except LimiterUnavailable as err:
-                metrics.LIMITED.labels(err.reason).inc()
-                raise
-            self._note(call, layers, verdict)
-        if verified.caller.kind == "tenant" or verdict.refused:
+            layers = budgets.fleet(access, verified)
+            verdict = self._own.decide(layers, now, charge=False)
+            if verdict.refused:
+                self._check(call, layers, verdict, now)
+            return None
+        layers = self._of(verified, access.endless)
+        permit = self._shared.permit(layers)
+        try:
+            verdict = await self._shared.admit(layers, permit, now)
+        except LimiterUnavailable as err:
+            metrics.LIMITED.labels(err.reason).inc()
+            raise
+        self._note(call, layers, verdict)
+        self._check(call, layers, verdict, now)
+        return permit
+
+    def charge_fleet(
+        self, access: policy.Access | None, call: Call, verified: Verified | None, agent_id: str
+    ) -> None:
+        """Charge a call of the fleet to its credential and its agent, or to neither.
+
+        It comes after `admit`, because the agent is named by the request. Other calls pass.
+
+        Raises:
+            LimitReached: A budget is used up.
+        """
+        if access is None or verified is None or not access.fleet:
+            return
+        now = self._clock.now().timestamp()
+        layers = budgets.fleet(access, verified, agent_id)
+        self._check(call, layers, self._own.decide(layers, now), now)
+
+    def _check(self, call: Call, layers: Sequence[Layer], verdict: Verdict, now: float) -> None:
+        if call.caller.kind == "tenant" or verdict.refused:
             call.headers.update(limits.headers(layers, verdict))
         try:
             limits.check(layers, verdict, now)
         except LimitReached as err:
             metrics.LIMITED.labels(err.reason).inc()
             raise
-        return permit
 
     def leave(self, permit: Permit | None) -> None:
         """Give back what a call held."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from spotplane_server.kernel import policy
 from spotplane_server.kernel.auth import Verified
@@ -52,16 +52,16 @@ def layers(verified: Verified, *, tenant_rpm: int, endless: bool) -> list[Layer]
     return found
 
 
-def fleet(access: policy.Access, verified: Verified, request: Any) -> list[Layer]:
-    """The budgets of a call of the fleet.
+def fleet(access: policy.Access, verified: Verified, agent_id: str = "") -> list[Layer]:
+    """The budgets of a call of the fleet: the credential's and, with an agent id, the agent's.
 
     Emergencies have budgets of their own, so that no polling ever starves one.
     """
     credential, kind = verified.caller.id, "emergency" if access.emergency else "call"
-    reason, agent = "RATE_LIMIT_EXCEEDED", getattr(request, "agent_id", "")
+    reason = "RATE_LIMIT_EXCEEDED"
     found = [Layer(reason, f"{credential}:{kind}", CREDENTIAL_CALLS, WINDOW_SECONDS)]
-    if agent:
-        found.append(Layer(reason, f"{credential}:{agent}:{kind}", AGENT_CALLS, WINDOW_SECONDS))
+    if agent_id:
+        found.append(Layer(reason, f"{credential}:{agent_id}:{kind}", AGENT_CALLS, WINDOW_SECONDS))
     return found
 
 

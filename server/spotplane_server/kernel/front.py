@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from spotplane_server.kernel.credentials import Prover
 from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.idempotency import Repeats
 from spotplane_server.kernel.limits import Limiter
+from spotplane_server.kernel.message_limits import MIB
 from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.parts import Kernel
 
@@ -33,7 +34,6 @@ def build(
     *,
     refused: Callable[[Call, DomainError], Awaitable[None]],
     tell: Callable[[Sequence[Reached]], Awaitable[None]],
-    message_limits: Mapping[str, int],
     traces: Traces | None,
 ) -> Front:
     """Build the gate.
@@ -42,7 +42,6 @@ def build(
         kernel: What it is built from.
         refused: Told of callers that may not call, or that failed to prove themselves.
         tell: Told of budgets that fill up.
-        message_limits: Largest message in bytes, by method, where it is below the server's.
         traces: Collects spans.
     """
     config, clock, own = kernel.config, kernel.clock, Limiter()
@@ -62,7 +61,7 @@ def build(
         refused=refused,
         repeats=repeats,
         trusted_proxies=config.trusted_proxies,
-        message_limits=message_limits,
+        largest_message=config.max_body_mib * MIB,
         traces=traces,
     )
     return Front(gate, admission, repeats)

@@ -7,18 +7,16 @@ counted is the code sent.
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import asyncpg
 import grpc
 import grpc.aio
-import structlog
 
 from spotplane_server.kernel import (
     addresses,
@@ -36,6 +34,7 @@ from spotplane_server.kernel.auth import Verified
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.errors import DomainError
+from spotplane_server.kernel.failures import Failure
 from spotplane_server.kernel.idempotency import Repeats, wish
 from spotplane_server.kernel.limits import LimitReached, Permit
 from spotplane_server.kernel.streams import OpenStreams
@@ -43,13 +42,9 @@ from spotplane_server.kernel.streams import OpenStreams
 if TYPE_CHECKING:
     from spotplane_server.kernel.tracing import Traces
 
-log = structlog.get_logger(__name__)
-
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Headers of errors too.
-_TOLD_OF_ERRORS: Final = ("x-ratelimit-", "idempotent-replayed")
 
 
 class Gate(grpc.aio.ServerInterceptor):
@@ -62,7 +57,7 @@ class Gate(grpc.aio.ServerInterceptor):
         refused: Told of callers that may not call, or that failed to prove themselves.
         repeats: Answers calls under an idempotency key.
         trusted_proxies: Whose `X-Forwarded-For` is believed.
-        message_limits: Largest message in bytes, by method, where it is below the server's.
+        largest_message: Largest request of any method in bytes.
         traces: Collects spans.
     """
 
@@ -75,7 +70,7 @@ class Gate(grpc.aio.ServerInterceptor):
         refused: Callable[[Call, DomainError], Awaitable[None]],
         repeats: Repeats,
         trusted_proxies: Sequence[addresses.Network] = (),
-        message_limits: Mapping[str, int] | None = None,
+        largest_message: int,
         traces: Traces | None = None,
     ) -> None:
         self._prover = prover
@@ -83,7 +78,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._refused = refused
         self._repeats = repeats
         self._trusted = trusted_proxies
-        self._message_limits = message_limits or {}
+        self._largest_message = largest_message
         self._traces = traces
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._streams = OpenStreams(prover.auth, clock)
@@ -108,39 +103,31 @@ class Gate(grpc.aio.ServerInterceptor):
         await self._streams.run()
 
     def _wrap(self, method: str, inner: Any) -> Any:
-        read = messages.tolerant(inner.request_deserializer, self._message_limits.get(method))
+        """Serve every method as one with a stream of requests.
+
+        There gRPC reads no message before it is asked to, so what a caller without a right sends
+        stays in the flow control window. The wire format is the same.
+        """
+        reader = messages.RequestReader(method, inner.request_deserializer, self._largest_message)
         write = _as_written(inner.response_serializer)
-        if inner.request_streaming and inner.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(method, inner.stream_stream, stream_in=True), read, write
-            )
         if inner.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, inner.unary_stream, stream_in=False), read, write
-            )
-        if inner.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                self._unary(method, inner.stream_unary, write, stream_in=True), read, write
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, inner.unary_unary, write, stream_in=False), read, write
-        )
+            behaviour = inner.stream_stream if inner.request_streaming else inner.unary_stream
+            served = _Method(method, behaviour, reader, write, stream_in=inner.request_streaming)
+            return grpc.stream_stream_rpc_method_handler(self._streaming(served), None, write)
+        behaviour = inner.stream_unary if inner.request_streaming else inner.unary_unary
+        served = _Method(method, behaviour, reader, write, stream_in=inner.request_streaming)
+        return grpc.stream_unary_rpc_method_handler(self._unary(served), None, write)
 
-    def _unary(
-        self, method: str, behaviour: Any, write: Callable[[Any], bytes], *, stream_in: bool
-    ) -> Any:
-        access = policy.METHODS.get(method)
-        handled = metrics.Handled(*method.rpartition(".")[2].split("/"))
+    def _unary(self, method: _Method) -> Any:
+        handled = metrics.Handled(*method.names)
 
-        async def serve(request: Any, context: Context) -> Any:
+        async def serve(_requests: Any, context: Context) -> Any:
             started = time.perf_counter()
             call, metadata = self._begin(method, context)
             code, permit = grpc.StatusCode.OK, None
             try:
-                _verified, permit = await self._admit(access, call, metadata, request)
-                run = self._run(behaviour, request, context, stream_in=stream_in)
-                sent = None if stream_in else request
-                response = await self._answer(call, metadata, sent, run, write)
+                verified, permit = await self._admit(method.access, call, metadata)
+                response = await self._respond(method, call, metadata, verified, context)
                 await _send_headers(call, metadata, context)
                 return response
             except grpc.aio.AbortError:
@@ -150,24 +137,56 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = grpc.StatusCode.CANCELLED
                 raise
             except Exception as err:
-                error = as_domain(err)
-                code = error.code  # before `abort`, which does not return
-                await self._fail(error, call, context)
+                failure = Failure.of(err, call)
+                code = failure.code
             finally:
                 self._admission.leave(permit)
                 elapsed = time.perf_counter() - started
                 handled.count(code.name, elapsed)
                 self._end(call, code, elapsed)
+            ending = failure.send(context)
+            del context  # see `Failure.send`
+            return await ending
 
         return serve
 
-    def _run(
-        self, behaviour: Any, request: Any, context: Context, *, stream_in: bool
-    ) -> Callable[[], Awaitable[Any]]:
-        if stream_in:
+    async def _respond(
+        self,
+        method: _Method,
+        call: Call,
+        metadata: dict[str, str],
+        verified: Verified | None,
+        context: Context,
+    ) -> Any:
+        request = await self._request(method, call, verified, context)
+        if method.stream_in:
             # What was read of a stream cannot be read again.
-            return lambda: behaviour(messages.checked(request), context)
-        return lambda: db.attempt(lambda: behaviour(request, context))
+            return await self._answer(
+                call, metadata, None, lambda: method.behaviour(request, context), method.write
+            )
+        return await self._answer(
+            call,
+            metadata,
+            request,
+            lambda: db.attempt(lambda: method.behaviour(request, context)),
+            method.write,
+        )
+
+    async def _request(
+        self, method: _Method, call: Call, verified: Verified | None, context: Context
+    ) -> Any:
+        """The request of an admitted call, or the stream of its requests."""
+        if method.stream_in:
+            self._admission.charge_fleet(method.access, call, verified, "")
+            return method.reader.each(context)
+        agent_id = ""
+        try:
+            request = await method.reader.one(context)
+            agent_id = getattr(request, "agent_id", "")
+            return request
+        finally:
+            # A message that cannot be parsed is charged too.
+            self._admission.charge_fleet(method.access, call, verified, agent_id)
 
     async def _answer(
         self,
@@ -193,20 +212,21 @@ class Gate(grpc.aio.ServerInterceptor):
         body = b"" if sent is None else sent.SerializeToString(deterministic=True)
         return await self._repeats.answer(call, secret, wanted, body, written)
 
-    def _streaming(self, method: str, behaviour: Any, *, stream_in: bool) -> Any:
-        access = policy.METHODS.get(method)
-        service, name = method.rpartition(".")[2].split("/")
+    def _streaming(self, method: _Method) -> Any:
+        service, name = method.names
 
-        async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def serve(_requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             call, metadata = self._begin(method, context)
             code, stream, permit = grpc.StatusCode.OK, None, None
+            failure: Failure | None = None
             metrics.ACTIVE.labels("grpc").inc()
             try:
-                verified, permit = await self._admit(access, call, metadata, request)
-                stream = self._streams.add(access, verified, call.client_ip)
-                source = messages.checked(request) if stream_in else request
-                async with aclosing(behaviour(source, context)) as responses:
+                verified, permit = await self._admit(method.access, call, metadata)
+                stream = self._streams.add(method.access, verified, call.client_ip)
+                async with aclosing(
+                    method.behaviour(await self._request(method, call, verified, context), context)
+                ) as responses:
                     async for response in responses:
                         if call.headers:
                             await _send_headers(call, metadata, context)
@@ -220,22 +240,24 @@ class Gate(grpc.aio.ServerInterceptor):
                 if stream is None or stream.error is None:
                     raise
                 stream.task.uncancel()
-                code = stream.error.code
-                await self._fail(stream.error, call, context)
+                failure = Failure.of(stream.error, call)
             except Exception as err:
-                error = as_domain(err)
-                code = error.code  # before `abort`, which does not return
-                await self._fail(error, call, context)
+                failure = Failure.of(err, call)
             finally:
+                code = code if failure is None else failure.code
                 metrics.ACTIVE.labels("grpc").dec()
                 self._streams.discard(stream)
                 self._admission.leave(permit)
                 metrics.RPCS.labels(service, name, code.name).inc()
                 self._end(call, code, time.perf_counter() - started)
+            if failure is not None:
+                ending = failure.send(context)
+                del context  # see `Failure.send`
+                await ending
 
         return serve
 
-    def _begin(self, method: str, context: Context) -> tuple[Call, dict[str, str]]:
+    def _begin(self, method: _Method, context: Context) -> tuple[Call, dict[str, str]]:
         metadata = {
             key: value
             for key, value in context.invocation_metadata() or ()
@@ -243,7 +265,7 @@ class Gate(grpc.aio.ServerInterceptor):
         }
         wanted = metadata.get("x-request-id") or metadata.get("x-correlation-id") or ""
         call = Call(
-            method,
+            method.path,
             wanted if _REQUEST_ID.fullmatch(wanted) else _new_id(),
             client_ip=addresses.client_ip(
                 context.peer(), metadata.get("x-forwarded-for"), self._trusted
@@ -251,23 +273,18 @@ class Gate(grpc.aio.ServerInterceptor):
             user_agent=metadata.get("x-user-agent") or metadata.get("user-agent"),
         )
         # Of a conversation of days nobody would see the span's end.
-        if self._traces is not None and not policy.METHODS.get(method, policy.PUBLIC).endless:
-            call.span = self._traces.begin(method, metadata)
+        if self._traces is not None and not (method.access or policy.PUBLIC).endless:
+            call.span = self._traces.begin(method.path, metadata)
         calls.enter(call)
         context.set_trailing_metadata((("x-request-id", call.correlation_id),))
         return call, metadata
 
     async def _admit(
-        self,
-        access: policy.Access | None,
-        call: Call,
-        metadata: dict[str, str],
-        request: Any,
+        self, access: policy.Access | None, call: Call, metadata: dict[str, str]
     ) -> tuple[Verified | None, Permit | None]:
         if access is None:
             raise policy.ScopeForbidden("the method has no policy", scope="none")
         if access.public:
-            messages.check(request)
             return None, None
         try:
             verified = await self._prover.prove(access, call, credentials.tokens(metadata))
@@ -279,46 +296,34 @@ class Gate(grpc.aio.ServerInterceptor):
                 await self._refused(call, err)
             raise
         metrics.authenticated(verified.caller.kind).inc()
-        permit = await self._admission.admit(access, call, verified, request)
-        try:
-            messages.check(request)
-        except DomainError:
-            self._admission.leave(permit)
-            raise
-        return verified, permit
+        return verified, await self._admission.admit(access, call, verified)
 
     def _end(self, call: Call, code: grpc.StatusCode, elapsed: float) -> None:
         if self._traces is not None and call.span is not None:
             self._traces.end(call.span, code)
         _log(call, code, elapsed)
 
-    async def _fail(self, error: DomainError, call: Call, context: Context) -> None:
-        trailers = [
-            (
-                "grpc-status-details-bin",
-                errors.to_status(error, call.correlation_id).SerializeToString(),
-            ),
-            ("x-spotplane-http-status", str(error.http_status)),
-            ("x-spotplane-error", errors.to_header(error, call.correlation_id)),
-            ("x-request-id", call.correlation_id),
-        ]
-        if error.retry_after_seconds is not None:
-            trailers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
-        trailers += [(k, v) for k, v in call.headers.items() if k.startswith(_TOLD_OF_ERRORS)]
-        await context.abort(error.code, error.message, tuple(trailers))  # type: ignore[arg-type]
 
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method as it is served."""
 
-def as_domain(err: Exception) -> DomainError:
-    """What a failure means to the caller; whatever is not foreseen is logged and stays inside."""
-    if isinstance(err, DomainError):
-        return err
-    if isinstance(err, asyncpg.QueryCanceledError):
-        return errors.DeadlineExceeded("the database took too long")
-    if isinstance(err, db.AWAY):
-        log.warning("database_away", exc_info=err)
-        return db.database_unavailable()
-    log.error("unforeseen_error", exc_info=err)
-    return errors.Internal()
+    path: str
+    behaviour: Any
+    reader: messages.RequestReader
+    write: Callable[[Any], bytes]
+    stream_in: bool
+
+    @property
+    def access(self) -> policy.Access | None:
+        """Who may call it; None for nobody."""
+        return policy.METHODS.get(self.path)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Its service, without the package, and its name."""
+        service, name = self.path.rpartition(".")[2].split("/")
+        return service, name
 
 
 def _as_written(write: Callable[[Any], bytes]) -> Callable[[Any], bytes]:

@@ -84,5 +84,6 @@ class OpenStreams:
             except errors.Unavailable:
                 raise  # says nothing about the caller's right
             except DomainError as err:
-                stream.error = err
+                # Its traceback holds this frame, and this frame the stream.
+                stream.error = err.with_traceback(None)
                 stream.task.cancel()
