@@ -16,6 +16,8 @@ import uvloop
 from aiohttp import web
 
 from spotplane_bridge import logs
+from spotplane_bridge.bodies import Bodies
+from spotplane_bridge.callers import CallerVerifier
 from spotplane_bridge.config import BridgeConfig
 from spotplane_bridge.dialects import registry, serving
 from spotplane_bridge.documents import document_endpoints
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("spotplane_bridge")
 
+GATEWAY: Final = web.AppKey("gateway", Gateway)
 HEALTH: Final = web.AppKey("health", Health)
 METRICS: Final = web.AppKey("metrics", Metrics)
 
 # Longer than Envoy keeps an idle connection to us, so that it never writes into one we just closed.
 _KEEPALIVE_S: Final = 75.0
+_MIB: Final = 1024 * 1024
 
 
 def create_app(config: BridgeConfig) -> web.Application:
@@ -47,10 +51,16 @@ def create_app(config: BridgeConfig) -> web.Application:
     upstream = Upstream(config.grpc_target, config.channels)
     metrics = Metrics()
     health = Health(upstream, metrics)
+    bodies = Bodies(
+        CallerVerifier(upstream),
+        config.max_body_mib * _MIB,
+        config.body_memory_mib * _MIB,
+        config.body_timeout_s,
+    )
     router: Router[Endpoint] = Router()
     routes, declared = load_routes(), registry.load()
     for route in routes:
-        router.add(route.method, route.template, endpoint_of(route, upstream, config))
+        router.add(route.method, route.template, endpoint_of(route, upstream, config, bodies))
     for endpoint in (*ops_endpoints(health, metrics), *document_endpoints(routes, declared)):
         router.add("GET", endpoint.template, endpoint)
     methods = registry.rpcs()
@@ -59,7 +69,7 @@ def create_app(config: BridgeConfig) -> web.Application:
         router.add(
             of_field.method,
             of_field.template,
-            serving.endpoint_of(of_field, methods, upstream, config, event_streams),
+            serving.endpoint_of(of_field, methods, upstream, config, bodies, event_streams),
         )
     traces = _traces(config)
     gateway = Gateway(config, router, metrics, traces)
@@ -76,14 +86,12 @@ def create_app(config: BridgeConfig) -> web.Application:
         with contextlib.suppress(asyncio.CancelledError):
             await watching
         await upstream.close()
+        bodies.close()
         if traces is not None:
             await traces.close()
 
-    app = web.Application(client_max_size=config.max_body_mib * 1024 * 1024)
-    app[HEALTH], app[METRICS] = health, metrics
-    # One route for everything: our own router knows which literal wins and what a path allows. A
-    # path may hold an encoded line's end, which a plain dot does not match.
-    app.router.add_route("*", "/{path:(?s:.*)}", gateway.handle)
+    app = web.Application()
+    app[GATEWAY], app[HEALTH], app[METRICS] = gateway, health, metrics
     app.cleanup_ctx.append(connected)
     app.on_shutdown.append(end_event_streams)
     return app
@@ -107,6 +115,7 @@ async def running(config: BridgeConfig) -> AsyncIterator[int]:
     app = create_app(config)
     runner = Runner(
         app,
+        app[GATEWAY].handle,
         access_log=None,
         keepalive_timeout=_KEEPALIVE_S,
         shutdown_timeout=config.drain_timeout_s,

@@ -43,7 +43,11 @@ class BridgeConfig:
         channels: gRPC connections to the server.
         cors_origins: Origins whose pages may call, e.g. `https://console.example.com`.
         trusted_proxies: Networks whose `X-Forwarded-For` is believed.
-        max_body_mib: Largest request body, in MiB.
+        max_body_mib: Largest request body of any route other than uploads, in MiB.
+        body_memory_mib: Memory of all bodies above 64 KiB at one time, in MiB; a caller may use a
+            quarter of it.
+        body_timeout_s: Time to receive a whole request body, in seconds; uploads have the deadline
+            of their call.
         unary_timeout_s: Deadline of a call, in seconds.
         analytics_timeout_s: Deadline of a read of usage or metrics, in seconds.
         stream_idle_timeout_s: Longest silence of a streamed answer, in seconds.
@@ -61,6 +65,8 @@ class BridgeConfig:
     cors_origins: tuple[str, ...] = ("http://localhost:3000",)
     trusted_proxies: tuple[Network, ...] = ()
     max_body_mib: int = 10
+    body_memory_mib: int = 64
+    body_timeout_s: float = 30.0
     unary_timeout_s: float = 30.0
     analytics_timeout_s: float = 60.0
     stream_idle_timeout_s: float = 300.0
@@ -86,6 +92,10 @@ class BridgeConfig:
             cors_origins=read("SPOTPLANE_CORS_ORIGINS", _origins, usual.cors_origins),
             trusted_proxies=read("SPOTPLANE_TRUSTED_PROXIES", _networks, usual.trusted_proxies),
             max_body_mib=read("SPOTPLANE_MAX_BODY_MIB", _integer(1, 1024), usual.max_body_mib),
+            body_memory_mib=read(
+                "SPOTPLANE_BODY_MEMORY_MIB", _integer(4, 65536), usual.body_memory_mib
+            ),
+            body_timeout_s=read("SPOTPLANE_BODY_TIMEOUT_S", _seconds, usual.body_timeout_s),
             unary_timeout_s=read("SPOTPLANE_UNARY_TIMEOUT_S", _seconds, usual.unary_timeout_s),
             analytics_timeout_s=read(
                 "SPOTPLANE_ANALYTICS_TIMEOUT_S", _seconds, usual.analytics_timeout_s

@@ -11,9 +11,11 @@ import orjson
 import structlog
 from aiohttp import web
 
-from spotplane_bridge import errors, headers, transcode
+from spotplane_bridge import errors, headers, limits, transcode
+from spotplane_bridge.bodies import Bodies
 from spotplane_bridge.config import BridgeConfig
 from spotplane_bridge.gateway import Endpoint, Exchange
+from spotplane_bridge.parsing import filler
 from spotplane_bridge.printing import printer
 from spotplane_bridge.routes import Route
 from spotplane_bridge.upstream import END, Upstream
@@ -24,29 +26,61 @@ log = structlog.get_logger("spotplane_bridge")
 _BROKEN: Final = (grpc.aio.AioRpcError, TimeoutError)
 
 
-def endpoint_of(route: Route, upstream: Upstream, config: BridgeConfig) -> Endpoint:
+def endpoint_of(route: Route, upstream: Upstream, config: BridgeConfig, bodies: Bodies) -> Endpoint:
     """The endpoint that serves a route."""
+    reader = RequestReader(route, bodies)
     if route.server_streaming:
-        return StreamEndpoint(route, upstream, config.stream_idle_timeout_s)
+        return StreamEndpoint(route, upstream, reader, config.stream_idle_timeout_s)
     analytics = config.analytics_timeout_s
     return UnaryEndpoint(
-        route, upstream, analytics if route.is_analytics else config.unary_timeout_s
+        route, upstream, reader, analytics if route.is_analytics else config.unary_timeout_s
     )
+
+
+class RequestReader:
+    """Reads the requests of one route as messages of its RPC."""
+
+    def __init__(self, route: Route, bodies: Bodies) -> None:
+        # Compiled here, since requests are converted in more than one thread.
+        filler(route.descriptor.input_type)
+        self._route = route
+        self._bodies = bodies
+        self._limit = limits.body_bytes(route.rpc)
+
+    async def read(self, exchange: Exchange) -> Any:
+        """Read a request and its body, if the route has one.
+
+        Raises:
+            Failure: The request or its body cannot be accepted; see `Bodies`.
+        """
+        route, body = self._route, b""
+        if route.body:
+            body = await self._bodies.read(exchange, self._limit, exchange.metadata)
+        if body:
+            transcode.check_media_type(exchange.request.headers.get("Content-Type"))
+        return await self._bodies.convert(
+            body,
+            lambda: transcode.read_request(route, exchange.values, exchange.query, body),
+            exchange.metadata,
+        )
 
 
 class UnaryEndpoint:
     """Serves an RPC that answers once."""
 
-    def __init__(self, route: Route, upstream: Upstream, timeout_s: float) -> None:
+    def __init__(
+        self, route: Route, upstream: Upstream, reader: RequestReader, timeout_s: float
+    ) -> None:
         self.template = route.template
         self._route = route
+        self._reader = reader
         self._call = upstream.unary(route.rpc, route.request_class, route.response_class)
         self._print = printer(route.descriptor.output_type)
         self._timeout_s = timeout_s
 
     async def serve(self, exchange: Exchange) -> web.StreamResponse:
         """Answer one request; see `Endpoint`."""
-        message = await read_request(self._route, exchange)
+        message = await self._reader.read(exchange)
         call = self._call(message, metadata=exchange.metadata(), timeout=self._timeout_s)
         try:
             response = await call
@@ -70,16 +104,19 @@ class StreamEndpoint:
     connection, since the status is sent already; a client must not take half an answer for all.
     """
 
-    def __init__(self, route: Route, upstream: Upstream, idle_timeout_s: float) -> None:
+    def __init__(
+        self, route: Route, upstream: Upstream, reader: RequestReader, idle_timeout_s: float
+    ) -> None:
         self.template = route.template
         self._route = route
+        self._reader = reader
         self._call = upstream.stream(route.rpc, route.request_class, route.response_class)
         self._print = printer(route.descriptor.output_type)
         self._idle_timeout_s = idle_timeout_s
 
     async def serve(self, exchange: Exchange) -> web.StreamResponse:
         """Answer one request; see `Endpoint`."""
-        message = await read_request(self._route, exchange)
+        message = await self._reader.read(exchange)
         call = self._call(message, metadata=exchange.metadata())
         try:
             first = await self._read(call)
@@ -135,22 +172,3 @@ class StreamEndpoint:
         if self._route.is_raw:
             return bytes(message.data)
         return orjson.dumps(self._print(message), option=orjson.OPT_APPEND_NEWLINE)
-
-
-async def read_request(route: Route, exchange: Exchange) -> Any:
-    """Read the request and its body, if the route has one.
-
-    Raises:
-        Failure: 400 or 415.
-    """
-    body = b""
-    request = exchange.request
-    if route.body and request.body_exists:
-        length = request.content_length or 0
-        if length > request.client_max_size:
-            # Before its first byte is read.
-            raise web.HTTPRequestEntityTooLarge(request.client_max_size, length)
-        body = await request.read()
-        if body:
-            transcode.check_media_type(request.headers.get("Content-Type"))
-    return transcode.read_request(route, exchange.values, exchange.query, body)

@@ -34,11 +34,13 @@ _KINDS: Final[dict[int, tuple[str, str]]] = {
     403: ("permission_error", "authorization"),
     404: ("not_found_error", "not_found"),
     405: ("invalid_request_error", "validation"),
+    408: ("timeout_error", "timeout"),
     409: ("conflict_error", "conflict"),
     413: ("invalid_request_error", "validation"),
     415: ("invalid_request_error", "validation"),
     422: ("validation_error", "validation"),
     429: ("rate_limit_error", "rate_limit"),
+    431: ("invalid_request_error", "validation"),
     500: ("internal_error", "server"),
     501: ("unavailable_error", "service_unavailable"),
     503: ("unavailable_error", "service_unavailable"),
@@ -148,7 +150,7 @@ def from_rpc(err: grpc.aio.AioRpcError) -> Failure:
     # Through `iter`, since the type looks like a mapping and is none: its keys are pairs.
     trailing: dict[str, Any] = dict(iter(err.trailing_metadata() or ()))
     said = _from_status(trailing)
-    failure = _from_line(trailing) or said or _from_code(err.code())
+    failure = _from_line(trailing) or said or _too_large(err) or _from_code(err.code())
     if said is not None:
         failure.metadata = said.metadata
     for key, name in _HEADERS.items():
@@ -211,6 +213,18 @@ def _from_status(trailing: dict[str, Any]) -> Failure | None:
         delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
         failure.headers["Retry-After"] = str(max(1, math.ceil(delay)))
     return failure
+
+
+def _too_large(err: grpc.aio.AioRpcError) -> Failure | None:
+    """Read a refusal of gRPC itself, which has one code for limits of size and of rate."""
+    if err.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return None
+    text = (err.details() or "").lower()
+    if "message larger than max" in text:
+        return Failure(413, "PAYLOAD_TOO_LARGE", "the request is too large")
+    if "metadata size exceeds" in text:
+        return Failure(431, "PAYLOAD_TOO_LARGE", "the request headers are too large")
+    return None
 
 
 def _plain_status(number: int) -> int:

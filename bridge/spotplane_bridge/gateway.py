@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
@@ -55,6 +56,7 @@ class Exchange:
         template: Of the path, once it is found.
         trace: Metadata that says which trace a call is part of.
         span: Of the request, None where nobody collects traces.
+        at_end: Called once when the answer is complete.
     """
 
     request: web.Request
@@ -68,6 +70,7 @@ class Exchange:
     template: str = _UNMATCHED
     trace: Metadata = ()
     span: Span | None = None
+    at_end: list[Callable[[], None]] = field(default_factory=list)
 
     def answer(self, status: int, body: Any) -> web.Response:
         """Answer with a JSON value."""
@@ -124,28 +127,36 @@ class Gateway:
         self._router = router
         self._metrics = metrics
         self._traces = traces
-        self._max_body_mib = config.max_body_mib
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request; an exception ends in a 500 that says nothing of it."""
         started = time.perf_counter()
         exchange = self._begin(request)
         try:
-            response = await self._serve(exchange)
+            response = await self._answer(exchange)
+        finally:
+            for call in exchange.at_end:
+                call()
+        if response.status >= 400 and not request.content.is_eof():
+            # The client is still sending a body that will not be read.
+            response.force_close()
+        self._finish(exchange, response.status, time.perf_counter() - started)
+        return response
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await self._serve(exchange)
         except Failure as failure:
-            response = _fail(exchange, failure)
-        except web.HTTPRequestEntityTooLarge:
-            response = _fail(exchange, _too_large(self._max_body_mib))
+            return _fail(exchange, failure)
         except (web.RequestPayloadError, ConnectionError):
             # The client sent something else than it said, or left; it may not even read this.
             response = _fail(exchange, Failure(400, "INVALID_JSON", "the body broke off"))
             # Where the next request begins nobody knows.
             response.force_close()
+            return response
         except Exception:
             log.exception("request_failed", request_id=exchange.ids.correlation)
-            response = _fail(exchange, Failure(500, "INTERNAL", "internal error"))
-        self._finish(exchange, response.status, time.perf_counter() - started)
-        return response
+            return _fail(exchange, Failure(500, "INTERNAL", "internal error"))
 
     def _begin(self, request: web.Request) -> Exchange:
         target = request.raw_path
@@ -235,7 +246,3 @@ def _fail(exchange: Exchange, failure: Failure) -> web.Response:
         failure.status_in(exchange.family),
         failure.body(exchange.family, exchange.ids.correlation),
     )
-
-
-def _too_large(max_body_mib: int) -> Failure:
-    return Failure(413, "PAYLOAD_TOO_LARGE", f"a body may have at most {max_body_mib} MiB")

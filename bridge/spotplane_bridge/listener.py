@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from spotplane_bridge.errors import Failure, Family
 from spotplane_bridge.headers import Ids, answer_headers
 
 log = structlog.get_logger("spotplane_bridge")
+
+Handler: TypeAlias = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
 class _Protocol(RequestHandler):
@@ -43,7 +47,9 @@ class _Protocol(RequestHandler):
     ) -> web.StreamResponse:
         identity = str(uuid4())
         failure = Failure(500, "INTERNAL", "internal error")
-        if 400 <= status < 500:
+        if _is_about_size(exc):
+            failure = Failure(431, "PAYLOAD_TOO_LARGE", "the request headers are too large")
+        elif 400 <= status < 500:
             failure = Failure(status, "INVALID_FIELD", "the request is not well-formed HTTP")
         log.warning(
             "request_malformed",
@@ -60,11 +66,16 @@ class _Protocol(RequestHandler):
         return response
 
 
-class _Server(web.Server):
-    """Makes our protocol for each connection, around an application's handler."""
+def _is_about_size(exc: BaseException | None) -> bool:
+    # For the number of headers aiohttp has no exception of its own.
+    return isinstance(exc, LineTooLong) or "Too many headers" in str(exc)
 
-    def __init__(self, inner: web.Server, options: dict[str, Any]) -> None:
-        super().__init__(inner.request_handler, request_factory=inner.request_factory)
+
+class _Server(web.Server):
+    """Makes our protocol for each connection."""
+
+    def __init__(self, inner: web.Server, handler: Handler, options: dict[str, Any]) -> None:
+        super().__init__(handler, request_factory=inner.request_factory)
         self._options = options
 
     def __call__(self) -> RequestHandler:
@@ -72,8 +83,22 @@ class _Server(web.Server):
 
 
 class Runner(web.AppRunner):
-    """Runs an application on our server."""
+    """Runs an application on our server.
+
+    Every request goes to one handler. The application's own router is not used: it would answer
+    some requests itself, in the library's name, and ask for bodies that nothing has admitted.
+
+    Args:
+        app: Owner of the resources.
+        handler: Answers each request.
+        options: Of `aiohttp.web.AppRunner` and of its connections.
+    """
+
+    def __init__(self, app: web.Application, handler: Handler, **options: Any) -> None:
+        # Compressed bodies are refused by their header; nothing is decompressed before.
+        super().__init__(app, auto_decompress=False, **options)
+        self._handler = handler
 
     async def _make_server(self) -> web.Server:
         # aiohttp has no public way to choose the protocol of an application's connections.
-        return _Server(await super()._make_server(), self._kwargs)
+        return _Server(await super()._make_server(), self._handler, self._kwargs)

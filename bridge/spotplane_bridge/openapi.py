@@ -42,9 +42,10 @@ _TITLES: Final = {
     401: "No valid credential.",
     403: "The credential may not do this.",
     404: "There is no such resource.",
+    408: "The body came in too slowly.",
     409: "The state of things does not allow it.",
     413: "The body is too large.",
-    415: "The body is of another media type.",
+    415: "The body is of another media type, or compressed.",
     422: "Well-formed but impossible; `details` says what.",
     429: "Too many requests; wait as `Retry-After` says.",
     500: "A defect of ours; the cause is in the log under the correlation id.",
@@ -260,6 +261,7 @@ class _Builder:
         if route.variables:
             codes.setdefault(404, [])
         if route.body:
+            codes.setdefault(408, []).append("DEADLINE_EXCEEDED")
             codes.setdefault(413, []).append("PAYLOAD_TOO_LARGE")
             codes.setdefault(415, []).append("UNSUPPORTED_MEDIA_TYPE")
         if route.method != "GET":

@@ -187,6 +187,9 @@ class Router(Generic[T]):
 
     def _matches(self, path: str) -> Iterator[tuple[dict[str, T], list[str]]]:
         segments = path.removeprefix("/").split("/")
+        if "" in segments and path != "/":
+            # No route has an empty segment, and Envoy does not merge slashes either.
+            return iter(())
         if "%" in path:
             segments = [unquote(segment) for segment in segments]
         return _walk(self._root, segments, 0, [])

@@ -18,6 +18,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from spotplane.v1 import (
+    caller_pb2,
+    caller_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
     region_pb2,
@@ -48,6 +50,7 @@ class FakePlane:
     health: health.HealthServicer = field(default_factory=health.HealthServicer)
     calls: list[Received] = field(default_factory=list)
     exports_open: int = 0
+    verified: int = 0
     held: asyncio.Event = field(default_factory=asyncio.Event)
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -185,6 +188,25 @@ class Models(model_pb2_grpc.ModelServiceServicer):
         return model_pb2.Model(id=request.id)
 
 
+class Callers(caller_pb2_grpc.CallerServiceServicer):
+    def __init__(self, plane: FakePlane) -> None:
+        self._plane = plane
+
+    async def ValidateCaller(self, request: Any, context: Context) -> Any:
+        metadata = dict(iter(context.invocation_metadata()))
+        self._plane.verified += 1
+        match metadata.get("authorization", "").removeprefix("Bearer "):
+            case "other-role":
+                await _abort_with_line(
+                    context, 403, "ROLE_FORBIDDEN", grpc.StatusCode.PERMISSION_DENIED
+                )
+            case "suspended":
+                await _abort_with_line(
+                    context, 403, "KEY_SUSPENDED", grpc.StatusCode.PERMISSION_DENIED
+                )
+        return caller_pb2.ValidateCallerResponse()
+
+
 class Usage(usage_pb2_grpc.UsageServiceServicer):
     def __init__(self, plane: FakePlane) -> None:
         self._plane = plane
@@ -233,6 +255,7 @@ async def fake_plane(port: int = 0) -> AsyncIterator[FakePlane]:
     tenant_pb2_grpc.add_TenantServiceServicer_to_server(Tenants(plane), server)  # type: ignore[abstract]
     region_pb2_grpc.add_RegionServiceServicer_to_server(Regions(plane), server)  # type: ignore[abstract]
     model_pb2_grpc.add_ModelServiceServicer_to_server(Models(plane), server)  # type: ignore[abstract]
+    caller_pb2_grpc.add_CallerServiceServicer_to_server(Callers(plane), server)  # type: ignore[abstract]
     usage_pb2_grpc.add_UsageServiceServicer_to_server(Usage(plane), server)  # type: ignore[abstract]
     health_pb2_grpc.add_HealthServicer_to_server(plane.health, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")

@@ -67,6 +67,11 @@ async def test_credentials_and_origin_reach_the_server(
         "User-Agent": "test/1",
         "X-Request-ID": "r-2",
         "X-Forwarded-For": "6.6.6.6",
+        "X-Spotplane-Path": "/x",
+        "X-Spotplane-Ticket": "t",
+        "X-Spotplane-Family": "fleet",
+        "X-Spotplane-Idempotency-Scope": "x",
+        "X-Idempotency-Scope": "x",
     }
     async with http.get("/admin/tenants", headers=headers) as answer:
         assert answer.status == 200
@@ -78,6 +83,7 @@ async def test_credentials_and_origin_reach_the_server(
     assert metadata["x-user-agent"] == "test/1"
     assert metadata["x-request-id"] == "r-2"
     assert metadata["x-forwarded-for"] == "127.0.0.1"
+    assert not [key for key in metadata if "spotplane" in key or "scope" in key]
 
 
 @pytest.mark.parametrize(("path", "seconds"), [("/admin/tenants", 30), ("/v1/usage/by-hour", 60)])
@@ -209,33 +215,55 @@ async def test_bodies_have_a_media_type_and_a_size(http: ClientSession) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "status"),
     [
-        b"GET / HT\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"y" * 20_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHo st: x\r\n\r\n",
-        b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+        (b"GET / HT\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHo st: x\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET http://[::1/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"GET /" + b"y" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"y" * 20_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: yyy\r\n" * 200 + b"\r\n", 431),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"GET /x HTTP/1.1\r\nHost: x\r\nExpect: yyy\r\nConnection: close\r\n\r\n", 404),
     ],
 )
-async def test_what_is_not_http_gets_the_same_error_object(
-    http: ClientSession, sent: bytes
+async def test_requests_that_no_route_sees_get_the_same_error_object(
+    http: ClientSession, sent: bytes, status: int
 ) -> None:
     """Nothing is quoted back, and nothing names a library."""
     head, _, body = (await _send(http, sent)).partition(b"\r\n\r\n")
-    assert head.split()[1] == b"400"
+    assert head.split()[1] == str(status).encode()
     assert b"X-Frame-Options: DENY" in head
-    assert orjson.loads(body)["error"]["status_code"] == 400
+    assert b"Server: spotplane\r\n" in head
+    assert orjson.loads(body)["error"]["status_code"] == status
     assert not [word for word in (b"aiohttp", b"yyy", b"HT\\r", b"BREW") if word in head + body]
 
 
-async def test_a_body_that_cannot_be_unpacked_is_the_clients_error(http: ClientSession) -> None:
-    """400, and the process goes on; the connection does not, which the answer says."""
-    packed = {"Content-Encoding": "gzip"}
-    async with http.post("/admin/tenants", data=b"abcd", headers=packed) as answer:
-        assert answer.status == 400
-        assert answer.headers["Connection"] == "close"
-    async with http.get("/health") as answer:
-        assert answer.status == 200
+@pytest.mark.parametrize(
+    ("path", "is_api"),
+    [
+        ("//admin/tenants", False),
+        ("/admin//tenants", False),
+        ("/admin/tenants/", False),
+        ("/v1/models/a//b", False),
+        ("/api//client/validate", True),
+        ("/api/client/validate/", True),
+    ],
+)
+async def test_no_route_has_an_empty_segment(
+    http: ClientSession, plane: FakePlane, path: str, is_api: bool
+) -> None:
+    """In the error format of the path as it was sent."""
+    async with http.get(str(http._base_url).rstrip("/") + path) as answer:
+        body = await answer.json()
+    assert answer.status == 404
+    assert (body if is_api else body["error"])["code"] == "ROUTE_NOT_FOUND"
+    assert not plane.calls
 
 
 async def test_a_whole_address_is_a_path_too(http: ClientSession) -> None:
@@ -286,8 +314,10 @@ async def test_browsers_of_known_origins_may_call(http: ClientSession) -> None:
 async def test_other_origins_get_no_permission(http: ClientSession) -> None:
     """Neither before nor with the answer."""
     asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "PUT"}
-    async with http.options("/admin/tenants/x", headers=asked) as answer:
-        assert "Access-Control-Allow-Origin" not in answer.headers
+    for path in ("/admin/tenants/x", "/api/agents/x/heartbeat", "/health", "/nope", "/a//b"):
+        async with http.options(path, headers=asked) as answer:
+            assert answer.status == 204
+            assert not [name for name in answer.headers if name.lower().startswith("access-")]
     async with http.get("/admin/tenants", headers={"Origin": "https://evil.example"}) as answer:
         assert "Access-Control-Allow-Origin" not in answer.headers
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.dialects.field import ADMIN, NOBODY, UNKNOWN_ID, Field, covers
+from tests.dialects.raw import head, send
 from tests.support.plane import ADMIN_TOKEN
 
 ROUTE = f"/api/admin/clients/{UNKNOWN_ID}"
@@ -127,3 +129,45 @@ async def test_a_parameter_that_says_nothing_is_refused_by_name(field: Field) ->
     path = f"/api/agents/{UNKNOWN_ID}/replicas?include_terminated=perhaps"
     said = await field.refused("VALIDATION_ERROR", "GET", path, status=400)
     assert said["details"] == [{"field": "include_terminated", "message": "must be true or false"}]
+
+
+async def test_credentials_that_are_not_utf8_are_bad_ones_with_one_log_line(field: Field) -> None:
+    sent = {
+        b"Authorization: Bearer \xff\xfe": "INVALID_TOKEN",
+        b"Authorization: \xff\xfe": "INVALID_AUTH_FORMAT",
+        b"X-Client-Token: \xff\xfe": "INVALID_TOKEN",
+        b"X-Admin-Token: \xff\xfe": "INVALID_TOKEN",
+    }
+    for header, code in sent.items():
+        request = head("GET", "/api/client/validate").removesuffix(b"\r\n") + header
+        with capture_logs() as lines:
+            answer = await send(field.http, request + b"\r\n\r\n")
+        assert (answer.status, answer.code) == (401, code)
+        assert [line["event"] for line in lines if "path" in line] == ["request"]
+        assert not [line for line in lines if line["log_level"] in {"error", "critical"}]
+    request = head("GET", "/v1/api-keys").removesuffix(b"\r\n") + b"Authorization: Bearer \xff"
+    assert (await send(field.http, request + b"\r\n\r\n")).status == 401
+
+
+async def test_a_header_that_is_not_utf8_is_refused_by_name(field: Field) -> None:
+    request = head(
+        "GET", f"/api/agents/{UNKNOWN_ID}/config", Authorization=f"Bearer {field.tenant.key}"
+    )
+    broken = request.removesuffix(b"\r\n") + b"X-Instance-Id: \xff\r\n\r\n"
+    answer = await send(field.http, broken)
+    assert (answer.status, answer.code) == (400, "VALIDATION_ERROR")
+    assert answer.json["details"][0]["field"] == "X-Instance-Id"
+
+
+async def test_headers_of_the_product_itself_have_no_effect(field: Field) -> None:
+    """They are metadata between our own processes."""
+    headers = {
+        "X-Spotplane-Ticket": "t",
+        "X-Spotplane-Path": "/api/client/validate",
+        "X-Spotplane-Family": "other",
+        "X-Idempotency-Scope": "x",
+    }
+    await field.refused(
+        "UNAUTHORIZED", "GET", "/api/client/validate", status=401, by=NOBODY, headers=headers
+    )
+    await field.get("/api/client/validate", headers=headers)

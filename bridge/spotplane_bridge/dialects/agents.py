@@ -7,6 +7,7 @@ from typing import Any, Final
 from spotplane_bridge.dialects.reading import take
 from spotplane_bridge.dialects.routes import DialectRoute, route
 from spotplane_bridge.dialects.shapes import Array, Shape, default, each, nested, optional
+from spotplane_bridge.limits import LIST_BYTES
 
 _INSTANCE: Final = take("instance_id", max_length=128)
 _INSTANCE_HEADER: Final = take("X-Instance-Id", field="instance_id", max_length=128)
@@ -260,6 +261,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
                 "health_metrics", field="memory_percent", convert=lambda said: _load(said, "memory")
             ),
         ),
+        max_body_bytes=LIST_BYTES,
     ),
     route(
         "16",

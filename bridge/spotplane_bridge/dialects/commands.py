@@ -7,6 +7,7 @@ from typing import Any, Final
 from spotplane_bridge.dialects.reading import Incoming, take
 from spotplane_bridge.dialects.routes import DialectRoute, route
 from spotplane_bridge.dialects.shapes import Array, Shape, default, each, optional
+from spotplane_bridge.limits import OBJECT_BYTES
 
 _INSTANCE: Final = take("instance_id", max_length=128)
 _INSTANCE_HEADER: Final = take("X-Instance-Id", field="instance_id", max_length=128)
@@ -64,6 +65,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             "duration_seconds",
             "result",
         ),
+        max_body_bytes=OBJECT_BYTES,
     ),
     route(
         "X10",
@@ -93,5 +95,6 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             take("error_message", field="error"),
             take("metadata", field="result"),
         ),
+        max_body_bytes=OBJECT_BYTES,
     ),
 )

@@ -24,6 +24,7 @@ from spotplane_bridge.dialects.shapes import (
     usd,
 )
 from spotplane_bridge.dialects.uploads import Upload
+from spotplane_bridge.limits import OBJECT_BYTES
 
 _TEXT: Final = {"type": "string"}
 _PRICE_DECIMALS: Final = 6
@@ -277,6 +278,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             take("ondemand_price", "on_demand_price", field="pricing.on_demand_price_nanousd"),
             take("current_az", max_length=32),
         ),
+        max_body_bytes=OBJECT_BYTES,
     ),
     route(
         "48",

@@ -44,13 +44,16 @@ _ERRORS: Final = {
     401: ("UNAUTHORIZED", "No valid credential."),
     403: ("FORBIDDEN", "The credential may not do this."),
     404: ("NOT_FOUND", "There is no such resource."),
+    408: ("DEADLINE_EXCEEDED", "The body came in too slowly."),
     409: ("CONFLICT", "The state of things does not allow it."),
     413: ("PAYLOAD_TOO_LARGE", "The body is too large."),
+    415: ("UNSUPPORTED_MEDIA_TYPE", "The body is compressed."),
     429: ("RATE_LIMIT_EXCEEDED", "Too many requests; wait as `Retry-After` says."),
     500: ("SERVER_ERROR", "A defect of ours; quote the correlation id."),
     503: ("SERVICE_UNAVAILABLE", "A dependency is away; retry as `Retry-After` says."),
     504: ("DEADLINE_EXCEEDED", "The deadline passed; whether the change took effect is unknown."),
 }
+_OF_BODIES: Final = frozenset({408, 413, 415})
 _ERROR_SCHEMAS: Final = {Family.CANONICAL: "Error", Family.FLEET: "FieldError"}
 _INSTANT: Final = "2026-03-01T12:00:00Z"
 
@@ -232,7 +235,7 @@ def _failures(route: DialectRoute) -> dict[str, Any]:
     family = family_of(route.template)
     schema = {"$ref": f"#/components/schemas/{_ERROR_SCHEMAS[family]}"}
     for status, (code, text) in _ERRORS.items():
-        if status == 413 and route.method == "GET":
+        if status in _OF_BODIES and route.method == "GET":
             continue
         body = Failure(status, code, text.rstrip(".")).body(family, EXAMPLE_UUID)
         found[str(status)] = {

@@ -17,6 +17,7 @@ from spotplane_bridge.dialects.shapes import (
     optional,
     usd,
 )
+from spotplane_bridge.limits import LIST_BYTES
 
 LISTED: Final = Shape(
     id="id",
@@ -169,6 +170,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             failed_count="failed_count",
         ),
         body=("timestamp", "snapshots", "amis", "amis_deleted", "snapshots_deleted", "errors"),
+        max_body_bytes=LIST_BYTES,
     ),
     route(
         "69",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
 from spotplane_bridge.dialects.reading import Incoming, instant, take
 from spotplane_bridge.dialects.routes import DialectRoute, route
 from spotplane_bridge.dialects.shapes import NANO, Shape, dollars, each, made, nested, number
+from spotplane_bridge.limits import LIST_BYTES
 from spotplane_bridge.parsing import Refused
 
 # Prices are kept to the millionth of a dollar.
@@ -133,7 +134,7 @@ def _nanousd(value: Any) -> int:
         if not amount.is_finite() or abs(amount) > 10**6:
             return -1
         return int(amount.quantize(_MICRO) * NANO)
-    except InvalidOperation:
+    except ArithmeticError:
         return -1
 
 
@@ -233,6 +234,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "MarketService.ReportPrices",
         Shape(success=True, records_inserted="accepted"),
         fill=_fill_report,
+        max_body_bytes=LIST_BYTES,
     ),
     route(
         "70",

@@ -37,6 +37,10 @@ _TIMESTAMP: Final = "google.protobuf.Timestamp"
 _FREE: Final = frozenset(
     {"google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue"}
 )
+# With spaces around it and more digits than a nanosecond has.
+_LONGEST_INSTANT: Final = 128
+# Bytes of a header that are not UTF-8, as aiohttp decodes them.
+_NOT_UTF8: Final = re.compile(r"[\ud800-\udfff]")
 _FRACTION: Final = re.compile(r"(\.\d{6})\d+")
 _INTEGERS: Final[Mapping[int, tuple[int, int]]] = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
@@ -330,6 +334,8 @@ def text(value: Any, max_length: int = MAX_TEXT) -> str:
         raise Refused("", "must be a string")
     if len(value) > max_length:
         raise Refused("", f"must have at most {max_length} characters", "OUT_OF_RANGE")
+    if _NOT_UTF8.search(value):
+        raise Refused("", "must be UTF-8")
     return value
 
 
@@ -380,7 +386,7 @@ def boolean(value: Any) -> bool:
 
 def instant(value: Any) -> datetime:
     """An instant as RFC 3339; without an offset it is UTC."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST_INSTANT:
         raise Refused("", "must be a time as in 2026-03-01T12:00:00Z", "INVALID_DATE")
     try:
         at = datetime.fromisoformat(_FRACTION.sub(r"\1", value.strip()))

@@ -11,6 +11,7 @@ from spotplane_bridge.dialects.reading import Incoming, Take, taken
 from spotplane_bridge.dialects.shapes import Array, Either, Shape
 from spotplane_bridge.dialects.sse import Events
 from spotplane_bridge.dialects.uploads import Upload
+from spotplane_bridge.limits import SMALL_BYTES
 
 Answer: TypeAlias = Shape | Array | Either | Csv | Events
 # Corrects a message after its members were read: the request and the message.
@@ -37,6 +38,7 @@ class Call:
     status: int | Callable[[Any], int] = 200
     errors: ErrorMembers = field(default_factory=dict)
     upload: Upload | None = None
+    max_body_bytes: int = SMALL_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def call(
     status: int | Callable[[Any], int] = 200,
     errors: ErrorMembers | None = None,
     upload: Upload | None = None,
+    max_body_bytes: int = SMALL_BYTES,
 ) -> Call:
     """Say how an RPC is called.
 
@@ -88,6 +91,8 @@ def call(
             ``*``; a function gets the text of the error's metadata of that name, e.g.
             ``{"REPLICA_LIMIT": {"current_count": int, "max_allowed": 1}}``.
         upload: Reads a multipart body into a client stream.
+        max_body_bytes: Largest JSON body; see `spotplane_bridge.limits`. A route has the limit of
+            its last call.
     """
     return Call(
         rpc,
@@ -101,6 +106,7 @@ def call(
         status,
         errors or {},
         upload,
+        max_body_bytes,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -17,6 +17,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 
 from spotplane_bridge import errors, headers
+from spotplane_bridge.bodies import Bodies
 from spotplane_bridge.config import BridgeConfig
 from spotplane_bridge.dialects import exports, failures, paths, sse, uploads
 from spotplane_bridge.dialects.credentials import FAMILY, credential_of
@@ -104,6 +105,7 @@ class DialectEndpoint:
         calls: Its calls, in their order.
         upstream: The server.
         config: Timeouts.
+        bodies: Reads the bodies.
         streams: Open event streams, which end when the process does.
     """
 
@@ -113,6 +115,7 @@ class DialectEndpoint:
         calls: list[BoundCall],
         upstream: Upstream,
         config: BridgeConfig,
+        bodies: Bodies,
         streams: set[Any],
     ) -> None:
         self.template = route.template
@@ -121,47 +124,61 @@ class DialectEndpoint:
         self._bound = [Bound(call, _stub(call, upstream)) for call in calls]
         self._timeout_s = config.unary_timeout_s
         self._idle_timeout_s = config.stream_idle_timeout_s
+        self._bodies = bodies
         self._streams = streams
 
     async def serve(self, exchange: Exchange) -> web.StreamResponse:
         """Answer one request; see `Endpoint`."""
         bound = self._bound[-1]
         try:
-            incoming = await self._incoming(exchange, uploading=bound.call.declared.upload)
+            incoming, body = await self._incoming(exchange, bound.call.declared)
             metadata = self._metadata(exchange, incoming)
             bound = next(b for b in self._bound if _applies(b.call.declared, incoming))
-            return await self._serve(exchange, incoming, metadata, bound)
+            return await self._serve(exchange, incoming, body, metadata, bound)
         except Failure as failure:
             raise failures.told(failure, bound.call.declared, bound.call.path_fields) from failure
 
     async def _serve(
-        self, exchange: Exchange, incoming: Incoming, metadata: Metadata, bound: Bound
+        self, exchange: Exchange, incoming: Incoming, body: bytes, metadata: Metadata, bound: Bound
     ) -> web.StreamResponse:
         declared = bound.call.declared
         if declared.upload is not None:
+            await self._bodies.begin_upload(exchange, declared.upload.max_bytes, lambda: metadata)
             parts = uploads.messages(declared.upload, exchange.request)
             return await self._unary(exchange, incoming, metadata, bound, parts)
-        message = bound.call.message(incoming)
+        message = await self._bodies.convert(
+            body, lambda: bound.call.message(incoming), lambda: metadata
+        )
         if isinstance(declared.answer, Events):
             return await self._events(exchange, incoming, metadata, bound, message)
         if isinstance(declared.answer, Csv):
             return await self._export(exchange, incoming, metadata, bound, message)
         return await self._unary(exchange, incoming, metadata, bound, message)
 
-    async def _incoming(self, exchange: Exchange, *, uploading: Any) -> Incoming:
+    async def _incoming(self, exchange: Exchange, declared: Call) -> tuple[Incoming, bytes]:
+        """Read a request; the body, too, unless it is an upload."""
         request = exchange.request
-        body: Mapping[str, Any] = {}
-        if uploading is None and request.body_exists:
-            length = request.content_length or 0
-            if length > request.client_max_size:
-                raise web.HTTPRequestEntityTooLarge(request.client_max_size, length)
-            body = _object(await request.read(), strict=request.method != "GET")
-        return Incoming(
+        incoming = Incoming(
             dict(zip(self._names, exchange.values, strict=True)),
             _query(exchange.query),
-            body,
+            {},
             request.headers,
         )
+        if declared.upload is not None:
+            return incoming, b""
+
+        def metadata() -> Metadata:
+            # A large body is read after its credential was verified, which it cannot contain.
+            try:
+                return self._metadata(exchange, incoming)
+            except Failure as failure:
+                failure.suggestion = "a large body needs its credential in a header"
+                raise
+
+        body = await self._bodies.read(exchange, declared.max_body_bytes, metadata)
+        strict = request.method != "GET"
+        members = await self._bodies.parse(body, lambda d: _object(d, strict=strict), metadata)
+        return replace(incoming, body=members), body
 
     def _metadata(self, exchange: Exchange, incoming: Incoming) -> Metadata:
         """What goes with the call: one credential, ids, and under which name it may be repeated."""
@@ -300,6 +317,7 @@ def endpoint_of(
     methods: Mapping[str, MethodDescriptor],
     upstream: Upstream,
     config: BridgeConfig,
+    bodies: Bodies,
     streams: set[Any],
 ) -> Endpoint:
     """The endpoint that serves a declared route.
@@ -307,7 +325,7 @@ def endpoint_of(
     Raises:
         ValueError: The declaration names an RPC or a field that does not exist.
     """
-    return DialectEndpoint(route, bind(route, methods), upstream, config, streams)
+    return DialectEndpoint(route, bind(route, methods), upstream, config, bodies, streams)
 
 
 def bind(route: DialectRoute, methods: Mapping[str, MethodDescriptor]) -> list[BoundCall]:

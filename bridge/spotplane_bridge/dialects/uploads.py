@@ -17,6 +17,8 @@ MAX_BYTES: Final = 100 * 1024 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 MAX_TEXT_BYTES: Final = 16 * 1024
 MAX_PARTS: Final = 64
+# Of boundaries and of the headers of all parts, which are held in memory: 1 KiB for each part.
+MAX_HEAD_BYTES: Final = MAX_PARTS * 1024
 
 _BOUNDARY_LINE: Final = re.compile(rb"--([0-9A-Za-z'()+_,./:=? -]{1,70}?)\r?\n")
 
@@ -84,6 +86,7 @@ class _Counted:
         self._content = content
         self._upload = upload
         self._left = upload.max_bytes
+        self._head_left = MAX_HEAD_BYTES
         self._first = b""
 
     def put_back(self, line: bytes) -> None:
@@ -93,7 +96,12 @@ class _Counted:
         if self._first:
             line, self._first = self._first, b""
             return line
-        return self._count(await self._content.readline(**how))
+        line = self._count(await self._content.readline(**how))
+        self._head_left -= len(line)
+        if self._head_left < 0:
+            text = f"headers of parts may have at most {MAX_HEAD_BYTES} bytes"
+            raise Failure(413, "PAYLOAD_TOO_LARGE", text)
+        return line
 
     async def readuntil(self, *args: Any, **how: Any) -> bytes:
         if self._first:

@@ -1,0 +1,139 @@
+"""Large bodies: who may send them, how long they may take, how much memory they may use."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import pytest
+from aiohttp import ClientSession
+from spotplane_bridge.app import running
+from spotplane_bridge.bodies import INLINE_VALUES, MAX_VALUES, Bodies
+from spotplane_bridge.callers import CallerVerifier
+from spotplane_bridge.config import BridgeConfig
+from spotplane_bridge.errors import Failure
+from spotplane_bridge.memory import MemoryBudget
+from spotplane_bridge.upstream import Upstream
+
+from tests.bridge.fake_plane import FakePlane
+from tests.dialects.raw import head, send
+from tests.support.eventually import eventually
+
+BATCH = "/v1/usage/records"
+LARGE = b'{"records":[]}' + b" " * 100_000
+METADATA = (("authorization", "Bearer key"), ("x-forwarded-for", "1.2.3.4"))
+
+
+async def post(http: ClientSession, body: bytes, token: str = "key") -> int:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    async with http.post(BATCH, data=body, headers=headers) as answer:
+        return answer.status
+
+
+async def test_a_credential_is_verified_once_in_a_while(
+    http: ClientSession, plane: FakePlane
+) -> None:
+    assert [await post(http, LARGE) for _ in range(3)] == [200] * 3
+    assert plane.verified == 1
+    assert await post(http, LARGE, "another") == 200
+    assert plane.verified == 2
+
+
+async def test_small_bodies_need_no_verification(http: ClientSession, plane: FakePlane) -> None:
+    assert await post(http, b'{"records":[{}]}', "suspended") == 200
+    assert plane.verified == 0
+
+
+async def test_a_refusal_is_not_remembered(http: ClientSession, plane: FakePlane) -> None:
+    assert [await post(http, LARGE, "suspended") for _ in range(2)] == [403] * 2
+    assert (plane.verified, len(plane.calls)) == (2, 0)
+
+
+async def test_rights_are_decided_by_the_call_itself(http: ClientSession, plane: FakePlane) -> None:
+    """The caller is known, and may not call the RPC that verifies it."""
+    assert await post(http, LARGE, "other-role") == 200
+    assert len(plane.calls) == 1
+
+
+async def test_many_values_in_few_bytes_need_verification(
+    http: ClientSession, plane: FakePlane
+) -> None:
+    body = b'{"records":[%b{}]}' % (b"{}," * INLINE_VALUES)
+    assert len(body) < 64 * 1024
+    assert await post(http, body, "suspended") == 403
+    assert (plane.verified, len(plane.calls)) == (1, 0)
+
+
+async def test_a_client_that_waits_is_asked_for_its_body(http: ClientSession) -> None:
+    waiting = head("POST", BATCH, Expect="100-continue", Content_Length=len(LARGE))
+    assert (await send(http, waiting)).status == 100
+    too_large = head("POST", BATCH, Expect="100-continue", Content_Length=2_000_000)
+    assert (await send(http, too_large)).status == 413
+
+
+async def test_a_slow_body_is_not_waited_for(plane: FakePlane, config: BridgeConfig) -> None:
+    async with (
+        running(replace(config, body_timeout_s=0.05)) as port,
+        ClientSession(f"http://127.0.0.1:{port}") as http,
+    ):
+        for size in (10, len(LARGE)):
+            answer = await send(http, head("POST", BATCH, Content_Length=size) + b"{")
+            assert (answer.status, answer.code) == (408, "DEADLINE_EXCEEDED")
+            assert answer.headers["connection"] == "close"
+
+
+async def test_a_body_keeps_its_memory_until_the_answer(
+    plane: FakePlane, config: BridgeConfig
+) -> None:
+    """Half-sent bodies of one caller leave memory for others, and return theirs at their end."""
+    small = replace(config, body_memory_mib=4)
+    async with (
+        running(small) as port,
+        ClientSession(f"http://127.0.0.1:{port}") as http,
+    ):
+        begun = head("POST", BATCH, Content_Length=900_000, Authorization="Bearer slow")
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun)
+        await eventually(lambda: plane.verified == 1)
+        assert await post(http, LARGE + b" " * 800_000, "fast") == 200
+        waiting = asyncio.create_task(post(http, LARGE + b" " * 800_000, "slow"))
+        await eventually(lambda: plane.verified == 2)
+        assert not waiting.done()
+        writer.close()
+        assert await waiting == 200
+
+
+async def test_memory_is_shared_out_in_order() -> None:
+    memory = MemoryBudget(400)
+    with pytest.raises(Failure, match="PAYLOAD_TOO_LARGE"):
+        await memory.reserve(b"a", 101)
+    release = [await memory.reserve(caller, 100) for caller in (b"a", b"b", b"c", b"d")]
+    waiting = [asyncio.create_task(memory.reserve(caller, 50)) for caller in (b"e", b"f")]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    release[0]()
+    (await waiting[1])()
+    for free in release[1:]:
+        free()
+    (await memory.reserve(b"a", 100))()
+
+
+async def test_a_large_body_is_converted_beside_the_event_loop(plane: FakePlane) -> None:
+    """The conversion waits for the loop: it could never end if it held the loop."""
+    upstream = Upstream(plane.target)
+    bodies = Bodies(CallerVerifier(upstream), 10**7, 4 * 10**7, 30.0)
+    released = threading.Event()
+    body = b"," * (INLINE_VALUES + 1)
+    converted = asyncio.create_task(
+        bodies.convert(body, lambda: released.wait(10), lambda: METADATA)
+    )
+    await eventually(lambda: plane.verified == 1)
+    released.set()
+    assert await converted
+    with pytest.raises(Failure, match="PAYLOAD_TOO_LARGE"):
+        await bodies.convert(b"," * MAX_VALUES, lambda: None, lambda: METADATA)
+    bodies.close()
+    await upstream.close()
