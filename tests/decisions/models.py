@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,62 @@ def _by_size(big: Any, small: Any) -> list[Any]:
 def check(data: bytes) -> None:
     """Hold a test's own model to the format."""
     onnx.checker.check_model(onnx.load_model_from_string(data))
+
+
+def reading(location: str, count: int = 4) -> bytes:
+    """Answers the greatest of the first bytes of a file as its confidence."""
+    values = external_tensor(location, count)
+    indices = numpy_helper.from_array(np.arange(count, dtype=np.int64), "indices")
+    node = helper.make_node("Constant", [], ["content"])
+    attribute = node.attribute.add()
+    attribute.name, attribute.type = "sparse_value", onnx.AttributeProto.SPARSE_TENSOR
+    attribute.sparse_tensor.CopyFrom(
+        onnx.SparseTensorProto(values=values, indices=indices, dims=[count])
+    )
+    nodes = [
+        node,
+        helper.make_node("Cast", ["content"], ["bytes"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["bytes"], ["confidence"], keepdims=1),
+        helper.make_node("MatMul", ["features", "weights"], ["score"]),
+    ]
+    return made(nodes, [_output(), _output("confidence", (1,))], [_weights(price=-1)])
+
+
+def external_tensor(location: str = "etc/passwd", count: int = 4) -> Any:
+    """A tensor whose bytes are in a file."""
+    tensor = TensorProto(
+        name="values",
+        data_type=TensorProto.UINT8,
+        dims=[count],
+        data_location=TensorProto.EXTERNAL,
+    )
+    for key, value in (("location", location), ("length", str(count))):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    return tensor
+
+
+def carriers(tensor: Any) -> Iterator[tuple[str, Any]]:
+    """A model for every path of fields by which a model can hold a tensor, with the tensor there.
+
+    Paths visit a message type once, so that subgraphs are entered once.
+    """
+    for path in _paths(onnx.ModelProto.DESCRIPTOR, (onnx.ModelProto.DESCRIPTOR.name,)):
+        model = onnx.ModelProto()
+        holder: Any = model
+        for field in path:
+            value = getattr(holder, field.name)
+            holder = value.add() if field.is_repeated else value
+        holder.CopyFrom(tensor)
+        yield ".".join(field.name for field in path), model
+
+
+def _paths(kind: Any, visited: tuple[str, ...]) -> Iterator[list[Any]]:
+    for field in kind.fields:
+        inner = field.message_type
+        if inner is None or inner.name in visited:
+            continue
+        if inner.name == "TensorProto":
+            yield [field]
+        for rest in _paths(inner, (*visited, inner.name)):
+            yield [field, *rest]

@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 import pytest
 from spotplane_server.decisions.checking import EngineFault, checked
+from spotplane_server.decisions.engine import Decision, Snapshot
 from spotplane_server.decisions.engines import cel
+from spotplane_server.decisions.engines.uploaded import UploadInvalid
 
 from tests.decisions.markets import TYPE, pool, rising, snapshot
 
@@ -21,6 +23,16 @@ def rule_set(*rules: dict[str, Any], **more: Any) -> bytes:
 def rule(when: str, **more: Any) -> dict[str, Any]:
     """A rule that switches to the cheapest pool."""
     return {"when": when, "decision": "switch", "target": "cheapest", "reason": "savings"} | more
+
+
+def decide(market: Snapshot, *rules: dict[str, Any]) -> Decision:
+    """What rules decide, in a process of their own."""
+    engine = cel.parse(rule_set(*rules))
+    engine.load()
+    try:
+        return checked(engine.decide(market), market)
+    finally:
+        engine.close()
 
 
 MARKET = snapshot(pool("a", 0.4), pool("b", 0.3, risk=0.2), pool("c", 0.35, risk=0.1))
@@ -44,37 +56,33 @@ MARKET = snapshot(pool("a", 0.4), pool("b", 0.3, risk=0.2), pool("c", 0.35, risk
 )
 def test_rules_see_the_agent_its_market_and_the_time(when: str, holds: bool) -> None:
     """Every variable of the contract."""
-    decision = checked(cel.parse(rule_set(rule(when))).decide(MARKET), MARKET)
-    assert decision.action == ("switch" if holds else "stay")
+    assert decide(MARKET, rule(when)).action == ("switch" if holds else "stay")
 
 
 def test_the_first_rule_that_holds_decides() -> None:
     """And none means stay."""
-    rules = cel.parse(
-        rule_set(
-            rule("current.price > 2.0", target="ondemand"),
-            rule("true", target="safest", confidence=0.9, reason="risk"),
-            rule("true"),
-        )
+    decision = decide(
+        MARKET,
+        rule("current.price > 2.0", target="ondemand"),
+        rule("true", target="safest", confidence=0.9, reason="risk"),
+        rule("true"),
     )
-    decision = checked(rules.decide(MARKET), MARKET)
     assert decision.target_pool_id == f"{TYPE}.c"
     assert (decision.confidence, decision.reason_class) == (0.9, "risk")
-    assert cel.parse(rule_set(rule("false"))).decide(MARKET).action == "stay"
+    assert decide(MARKET, rule("false")).action == "stay"
 
 
 def test_rules_see_how_a_price_has_moved() -> None:
     """Over the hour before."""
     market = snapshot(rising("a", 0.2, 0.3, every=timedelta(hours=1)), pool("b", 0.25))
-    rules = cel.parse(rule_set(rule("current.delta_1h > 0.49 && current.delta_1h < 0.51")))
-    assert rules.decide(market).action == "switch"
+    risen = rule("current.delta_1h > 0.49 && current.delta_1h < 0.51")
+    assert decide(market, risen).action == "switch"
 
 
 def test_a_place_that_is_not_there_compares_as_worse_than_any() -> None:
     """So that a rule need not ask first, and a target that is none is no switch."""
     alone = snapshot(pool("a", 0.4))
-    rules = cel.parse(rule_set(rule("best.price < current.price"), rule("!best.known")))
-    decision = checked(rules.decide(alone), alone)
+    decision = decide(alone, rule("best.price < current.price"), rule("!best.known"))
     assert (decision.action, decision.target_pool_id) == ("stay", f"{TYPE}.a")
     assert "no pool fits" in decision.reasoning
 
@@ -104,8 +112,8 @@ def test_a_place_that_is_not_there_compares_as_worse_than_any() -> None:
 )
 def test_what_cannot_be_used_is_refused_with_what_is_wrong(document: bytes, said: str) -> None:
     """When it is uploaded, not when it decides."""
-    with pytest.raises(cel.RuleSetInvalid) as caught:
-        cel.parse(document)
+    with pytest.raises(UploadInvalid) as caught:
+        cel.parse(document).load()
     assert said in str(caught.value)
 
 
@@ -124,4 +132,32 @@ LONG = "[" + ",".join(str(n) for n in range(30)) + "]"
 def test_what_runs_away_or_fails_is_a_failure_of_the_engine(when: str) -> None:
     """Within milliseconds."""
     with pytest.raises(EngineFault):
-        cel.parse(rule_set(rule(when))).decide(MARKET)
+        decide(MARKET, rule(when))
+
+
+def doubling(times: int) -> str:
+    """A condition that doubles a text so often."""
+    names = "abcdefghijklmnopqrstuvwxyz"
+    text = f"{names[times]}.size() < 0"
+    for index in reversed(range(times)):
+        text = f"[{names[index]}+{names[index]}].exists({names[index + 1]},{text})"
+    return f'["{"x" * 16}"].exists(a,{text})'
+
+
+def test_a_condition_that_exhausts_memory_is_refused_when_it_is_uploaded() -> None:
+    """436 characters ask for more than a gigabyte; the process may take 64 MiB."""
+    assert len(doubling(24)) < 440
+    with pytest.raises(UploadInvalid, match="exhaust"):
+        cel.parse(rule_set(rule(doubling(24)))).load()
+
+
+def test_a_condition_that_exhausts_memory_later_fails_alone() -> None:
+    """The other questions of its batch are answered by a new process."""
+    engine = cel.parse(rule_set(rule(f"best.price < 0.2 && {doubling(24)}")))
+    engine.load()
+    cheap = snapshot(pool("a", 0.4), pool("b", 0.1))
+    try:
+        answers = list(engine.decide_all([MARKET, cheap, MARKET]))
+    finally:
+        engine.close()
+    assert [isinstance(answer, EngineFault) for answer in answers] == [False, True, False]

@@ -10,7 +10,8 @@ from datetime import timedelta
 import pytest
 from spotplane_server.decisions import features
 from spotplane_server.decisions.checking import EngineFault, checked
-from spotplane_server.decisions.engines.onnx import ModelInvalid, OnnxModel
+from spotplane_server.decisions.engines.onnx import OnnxModel
+from spotplane_server.decisions.engines.uploaded import UploadInvalid
 
 from tests.decisions import models
 from tests.decisions.markets import NOW, TYPE, pool, rising, snapshot
@@ -97,7 +98,7 @@ def test_features_are_the_columns_that_are_documented() -> None:
 )
 def test_what_is_no_model_of_ours_is_refused_with_what_is_wrong(data: bytes, said: str) -> None:
     """When it is uploaded; nothing of it has run."""
-    with pytest.raises(ModelInvalid) as caught:
+    with pytest.raises(UploadInvalid) as caught:
         OnnxModel("ours", "1", data).load()
     assert said in str(caught.value)
 
@@ -126,5 +127,5 @@ def test_a_model_that_needs_too_much_memory_fails_alone() -> None:
 
 def test_scores_that_are_no_numbers_are_refused() -> None:
     """An infinite one is none."""
-    with pytest.raises(ModelInvalid, match="finite"):
+    with pytest.raises(UploadInvalid, match="finite"):
         OnnxModel("ours", "1", models.linear(price=float("inf"))).load()

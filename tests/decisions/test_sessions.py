@@ -99,6 +99,7 @@ async def test_fallback_swaps_and_swaps_back(world: World, engines: Engines) -> 
         ("model.onnx", b"no model", "MODEL_INVALID"),
         ("model.onnx", models.custom(), "MODEL_INVALID"),
         ("model.onnx", models.external(), "MODEL_INVALID"),
+        ("model.onnx", models.reading("etc/passwd"), "MODEL_INVALID"),
         ("rules.json", rule_set(rule("no.such.thing")), "MODEL_INVALID"),
     ],
 )

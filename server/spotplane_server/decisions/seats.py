@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -18,6 +18,7 @@ from spotplane_server.decisions import uploads, views
 from spotplane_server.decisions.checking import EngineFault, checked
 from spotplane_server.decisions.engine import Decision, Engine, Snapshot
 from spotplane_server.decisions.engines.remote import RemoteEngine
+from spotplane_server.decisions.engines.uploaded import UploadedEngine
 
 log = structlog.get_logger(__name__)
 
@@ -151,26 +152,42 @@ class InThread:
 
 def _ask_each(engine: Engine, snapshots: Sequence[Snapshot], progress: _Progress) -> None:
     failures = 0
-    for snapshot in snapshots:
-        progress.started = time.monotonic()
-        answer = _one(engine, snapshot)
+    progress.started = time.monotonic()
+    for answer in _answers(engine, snapshots):
         if progress.given_up:
             return
-        if isinstance(answer, Decision) and time.monotonic() - progress.started > SECONDS:
-            answer = EngineFault("took longer than 2 s")
-        progress.answers.append(answer)
-        failures = failures + 1 if isinstance(answer, EngineFault) else 0
+        late = time.monotonic() - progress.started > SECONDS
+        timely = EngineFault("took longer than 2 s") if late else answer
+        progress.answers.append(timely)
+        failures = failures + 1 if isinstance(timely, EngineFault) else 0
         if failures >= IN_A_ROW:
             return
+        progress.started = time.monotonic()
+
+
+def _answers(engine: Engine, snapshots: Sequence[Snapshot]) -> Iterator[Answer]:
+    if not isinstance(engine, UploadedEngine):
+        yield from (_one(engine, snapshot) for snapshot in snapshots)
+        return
+    with closing(engine.decide_all(snapshots)) as answers:
+        for snapshot, answer in zip(snapshots, answers, strict=True):
+            yield answer if isinstance(answer, EngineFault) else _verified(answer, snapshot)
 
 
 def _one(engine: Engine, snapshot: Snapshot) -> Answer:
     try:
-        return checked(engine.decide(snapshot), snapshot)
+        return _verified(engine.decide(snapshot), snapshot)
     except EngineFault as fault:
         return fault
     except Exception as err:  # noqa: BLE001 - an operator's engine may raise anything
         return EngineFault(f"raised {type(err).__name__}: {err}"[:300])
+
+
+def _verified(answer: Decision, snapshot: Snapshot) -> Answer:
+    try:
+        return checked(answer, snapshot)
+    except EngineFault as fault:
+        return fault
 
 
 class Elsewhere:

@@ -1,4 +1,4 @@
-"""Uploaded files: told by their content, and made engines; nothing in them is ever executed."""
+"""Uploaded files: recognized by their content, and made engines of; none is ever executed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import orjson
 from spotplane_server.decisions import places
 from spotplane_server.decisions.engine import Decision, Engine, Snapshot
 from spotplane_server.decisions.engines import cel
-from spotplane_server.decisions.engines.onnx import ModelInvalid, OnnxModel
+from spotplane_server.decisions.engines.onnx import OnnxModel
+from spotplane_server.decisions.engines.uploaded import UploadedEngine, UploadInvalid
 from spotplane_server.decisions.errors import MalformedModel, UnsupportedFormat
 from spotplane_server.decisions.sessions_store import Content, Format
 
@@ -82,23 +83,28 @@ async def build(name: str, version: str, files: Sequence[Content]) -> Engine:
 
 
 async def close(engine: Engine) -> None:
-    """Let go of an engine's processes."""
+    """End an engine's processes."""
     for part in engine.engines if isinstance(engine, Chain) else [engine]:
-        if isinstance(part, OnnxModel):
+        if isinstance(part, UploadedEngine):
             await asyncio.to_thread(part.close)
 
 
 async def _load(name: str, version: str, file: Content) -> Engine:
     try:
-        if file.format == "cel":
-            rules = await asyncio.to_thread(cel.parse, file.data)
-            rules.name, rules.version = name, version
-            return rules
-        model = OnnxModel(name, version, file.data)
-        await asyncio.to_thread(model.load)
-    except (cel.RuleSetInvalid, ModelInvalid) as err:
+        return await asyncio.to_thread(_loaded, name, version, file)
+    except UploadInvalid as err:
         raise MalformedModel(f"{file.name[:100]}: {err}", suggestion=HINT) from err
-    return model
+
+
+def _loaded(name: str, version: str, file: Content) -> UploadedEngine:
+    engine: UploadedEngine
+    if file.format == "cel":
+        engine = cel.parse(file.data)
+        engine.name, engine.version = name, version
+    else:
+        engine = OnnxModel(name, version, file.data)
+    engine.load()
+    return engine
 
 
 def names_of(files: Sequence[Content]) -> tuple[str, str]:

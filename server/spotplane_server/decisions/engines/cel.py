@@ -1,22 +1,30 @@
-"""Rule sets of an operator: JSON whose conditions are CEL, checked when they are uploaded.
-
-CEL has no loops but over lists, and the iterations of one evaluation are bounded by its library;
-the time of a whole rule set is bounded here.
-"""
+"""Uploaded rule sets: JSON whose conditions are CEL; `confined.rule_sets` evaluates them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias, get_args
+from uuid import UUID
 
 import orjson
-from cel_expr_python import cel
 
 from spotplane_server.decisions import features, places
 from spotplane_server.decisions.checking import EngineFault
-from spotplane_server.decisions.engine import Action, Decision, PoolView, ReasonClass, Snapshot
+from spotplane_server.decisions.confined.protocol import NO_RULE, RULE
+from spotplane_server.decisions.confined.worker import WorkerLost
+from spotplane_server.decisions.engine import (
+    Action,
+    Decision,
+    Limits,
+    PoolView,
+    ReasonClass,
+    Snapshot,
+)
+from spotplane_server.decisions.engines.uploaded import Question, UploadedEngine, UploadInvalid
 
 Target: TypeAlias = Literal["cheapest", "safest", "ondemand"]
 
@@ -24,159 +32,145 @@ MAX_RULES: Final = 100
 MAX_CONDITION: Final = 2000
 MAX_REASON: Final = 500
 MAX_NAME: Final = 64
-# What all conditions of one set may take of a processor; being made to wait is not their fault.
-SECONDS: Final = 0.010
-
-_T: Final = cel.Type
-_PLACE: Final = {
-    "known": _T.BOOL,
-    "id": _T.STRING,
-    "az": _T.STRING,
-    "price": _T.DOUBLE,
-    "ratio": _T.DOUBLE,
-    "savings_percent": _T.DOUBLE,
-    "risk": _T.DOUBLE,
-    "interruptions_30d": _T.INT,
-    "delta_1h": _T.DOUBLE,
-    "delta_24h": _T.DOUBLE,
-    "sigma_6h": _T.DOUBLE,
-}
-_PLACES: Final = ("current", "best", "safest", "ondemand")
-VARIABLES: Final = {
-    "agent.id": _T.STRING,
-    "agent.type": _T.STRING,
-    "agent.region": _T.STRING,
-    "agent.mode": _T.STRING,
-    "agent.pool_id": _T.STRING,
-    "agent.standby_pool_id": _T.STRING,
-    "agent.serving_hours": _T.DOUBLE,
-    **{f"{place}.{name}": kind for place in _PLACES for name, kind in _PLACE.items()},
-    "limits.min_savings_percent": _T.DOUBLE,
-    "limits.risk_threshold": _T.DOUBLE,
-    "limits.max_switches_per_day": _T.INT,
-    "limits.max_switches_per_week": _T.INT,
-    "limits.min_pool_duration_hours": _T.INT,
-    "now": _T.TIMESTAMP,
-}
-
-
-class RuleSetInvalid(Exception):
-    """A rule set that cannot be used; the message says which rule and why."""
+# Members of a place, in the order of `_named`; their types are in `confined.rule_sets`.
+PLACE: Final = (
+    "known",
+    "id",
+    "az",
+    "price",
+    "ratio",
+    "savings_percent",
+    "risk",
+    "interruptions_30d",
+    "delta_1h",
+    "delta_24h",
+    "sigma_6h",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule: when its condition holds, this is decided."""
 
-    condition: Any
+    condition: str
     action: Action
     target: Target | None
     confidence: float
     reason: str
 
 
-class RuleSet:
+class RuleSet(UploadedEngine):
     """Rules in their order, of which the first that holds decides; none holds: stay."""
 
-    hedges = False
+    format = "cel"
 
-    def __init__(self, name: str, version: str, rules: list[Rule]) -> None:
-        self.name = name
-        self.version = version
+    def __init__(self, name: str, version: str, rules: Sequence[Rule]) -> None:
+        super().__init__(name, version, orjson.dumps([rule.condition for rule in rules]))
         self._rules = rules
 
-    def decide(self, snapshot: Snapshot) -> Decision:
-        """Answer for a snapshot.
+    def load(self) -> None:
+        """Start the process and have it compile the conditions and evaluate them once.
+
+        A condition that fails may be right for other agents; one that exhausts the process is not.
 
         Raises:
-            EngineFault: A condition failed, or they took too long.
+            UploadInvalid: It is rejected.
         """
-        if places.current_price(snapshot) is None:
-            return places.stay(snapshot, 0.5, "the current pool has no fresh price")
+        super().load()
+        trial = self._question(_trial())
+        try:
+            self.ask_once(trial.body, trial.read)
+        except WorkerLost as err:
+            self.close()
+            raise UploadInvalid(f"its conditions exhaust the process: {err}") from err
+        except EngineFault:
+            pass
+
+    def _question(self, snapshot: Snapshot) -> Question[Decision]:
         fit = places.targets(snapshot)
         found = {"cheapest": places.cheapest(fit), "safest": places.safest(fit), "ondemand": None}
         values = _values(snapshot, found["cheapest"], found["safest"])
-        started = time.thread_time()
-        for number, rule in enumerate(self._rules, 1):
-            holds = _evaluate(rule.condition, values, number)
-            if time.thread_time() - started > SECONDS:
-                raise EngineFault(f"rule {number}: the set takes longer than 10 ms")
-            if holds:
-                return _apply(rule, snapshot, found)
-        return places.stay(snapshot, 0.6, "no rule applies")
+        # Prices may be infinite, which orjson does not write.
+        return Question(json.dumps(values).encode(), partial(self._decision, snapshot, found))
+
+    def _decision(
+        self, snapshot: Snapshot, found: Mapping[str, PoolView | None], answer: bytes
+    ) -> Decision:
+        index = RULE.unpack(answer)[0] if len(answer) == RULE.size else len(self._rules)
+        if index == NO_RULE:
+            return places.stay(snapshot, 0.6, "no rule applies")
+        if index >= len(self._rules):
+            raise EngineFault("answered with a rule that does not exist")
+        return _apply(self._rules[index], snapshot, found)
 
 
 def parse(data: bytes) -> RuleSet:
-    """Read and check a rule set.
+    """Read a rule set; its conditions are compiled when it is loaded.
 
     Raises:
-        RuleSetInvalid: It is none, or a condition does not compile to a boolean.
+        UploadInvalid: It is none.
     """
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as err:
-        raise RuleSetInvalid(f"not JSON: {err}") from err
+        raise UploadInvalid(f"not JSON: {err}") from err
     if not isinstance(document, dict):
-        raise RuleSetInvalid("must be an object with name, version and rules")
+        raise UploadInvalid("must be an object with name, version and rules")
     rules = document.get("rules")
     if not isinstance(rules, list) or not 1 <= len(rules) <= MAX_RULES:
-        raise RuleSetInvalid(f"rules must be a list of 1 to {MAX_RULES} rules")
-    env = cel.NewEnv(variables=VARIABLES)
+        raise UploadInvalid(f"rules must be a list of 1 to {MAX_RULES} rules")
     return RuleSet(
         _text(document, "name", MAX_NAME),
         _text(document, "version", MAX_NAME),
-        [_rule(env, rule, f"rules[{index}]") for index, rule in enumerate(rules)],
+        [_rule(rule, f"rules[{index}]") for index, rule in enumerate(rules)],
     )
 
 
-def _rule(env: cel.Env, rule: object, path: str) -> Rule:
+def _rule(rule: object, path: str) -> Rule:
     if not isinstance(rule, dict):
-        raise RuleSetInvalid(f"{path} must be an object")
+        raise UploadInvalid(f"{path} must be an object")
     unknown = set(rule) - {"when", "decision", "target", "confidence", "reason"}
     if unknown:
-        raise RuleSetInvalid(f"{path} has an unknown member {min(unknown)!r}")
+        raise UploadInvalid(f"{path} has an unknown member {min(unknown)!r}")
     action: Action | None = next(
         (known for known in get_args(Action) if known == rule.get("decision")), None
     )
     if action is None:
-        raise RuleSetInvalid(f"{path}.decision must be one of {', '.join(get_args(Action))}")
+        raise UploadInvalid(f"{path}.decision must be one of {', '.join(get_args(Action))}")
     target = rule.get("target")
     if target not in get_args(Target) and not (target is None and action == "stay"):
-        raise RuleSetInvalid(f"{path}.target must be one of {', '.join(get_args(Target))}")
+        raise UploadInvalid(f"{path}.target must be one of {', '.join(get_args(Target))}")
     confidence = rule.get("confidence", 0.7)
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)):
-        raise RuleSetInvalid(f"{path}.confidence must be a number")
+        raise UploadInvalid(f"{path}.confidence must be a number")
     if not 0 <= confidence <= 1:
-        raise RuleSetInvalid(f"{path}.confidence must be between 0 and 1")
+        raise UploadInvalid(f"{path}.confidence must be between 0 and 1")
     reason = rule.get("reason", "")
     if not isinstance(reason, str) or len(reason) > MAX_REASON or "\x00" in reason:
-        raise RuleSetInvalid(f"{path}.reason must be a text of at most {MAX_REASON} characters")
-    return Rule(
-        _compile(env, rule.get("when"), path), action, target, float(confidence), reason.strip()
+        raise UploadInvalid(f"{path}.reason must be a text of at most {MAX_REASON} characters")
+    condition = rule.get("when")
+    if not isinstance(condition, str) or not 1 <= len(condition) <= MAX_CONDITION:
+        raise UploadInvalid(f"{path}.when must be a text of 1 to {MAX_CONDITION} characters")
+    return Rule(condition, action, target, float(confidence), reason.strip())
+
+
+def _trial() -> Snapshot:
+    """A service with two pools to choose from, for the first question to a new rule set."""
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    pools = [PoolView(f"type.{zone}", zone, 0.4, 0.1) for zone in ("a", "b")]
+    return Snapshot(
+        agent_id=UUID(int=0),
+        instance_type="type",
+        region="region",
+        mode="spot",
+        pool_id="type.a",
+        serving_since=now - timedelta(hours=6),
+        standby_pool_id=None,
+        on_demand_price=1.0,
+        pools=pools,
+        limits=Limits(),
+        now=now,
     )
-
-
-def _compile(env: cel.Env, when: object, path: str) -> cel.Expression:
-    if not isinstance(when, str) or not 1 <= len(when) <= MAX_CONDITION:
-        raise RuleSetInvalid(f"{path}.when must be a text of 1 to {MAX_CONDITION} characters")
-    try:
-        condition = env.compile(when)
-    except RuntimeError as err:
-        said = str(err).partition("<input>:")[2] or str(err)
-        raise RuleSetInvalid(f"{path}.when: {said.splitlines()[0]}") from err
-    if condition.return_type() != _T.BOOL:
-        raise RuleSetInvalid(f"{path}.when must be true or false")
-    return condition
-
-
-def _evaluate(condition: Any, values: Mapping[str, Any], number: int) -> bool:
-    try:
-        result = condition.eval(data=values)
-    except RuntimeError as err:
-        raise EngineFault(f"rule {number}: {str(err).splitlines()[0]}") from err
-    if result.type() != _T.BOOL:
-        raise EngineFault(f"rule {number}: {result.value()}"[:300])
-    return bool(result.value())
 
 
 def _apply(rule: Rule, snapshot: Snapshot, found: Mapping[str, PoolView | None]) -> Decision:
@@ -215,7 +209,7 @@ def _values(snapshot: Snapshot, best: PoolView | None, safest: PoolView | None) 
         "limits.max_switches_per_day": limits.max_switches_per_day,
         "limits.max_switches_per_week": limits.max_switches_per_week,
         "limits.min_pool_duration_hours": limits.min_pool_duration_hours,
-        "now": snapshot.now,
+        "now": snapshot.now.timestamp(),
     }
 
 
@@ -272,11 +266,11 @@ def _named(
         moved.delta_24h,
         moved.sigma_6h,
     )
-    return {f"{name}.{column}": value for column, value in zip(_PLACE, values, strict=True)}
+    return {f"{name}.{member}": value for member, value in zip(PLACE, values, strict=True)}
 
 
 def _text(document: Mapping[str, Any], name: str, most: int) -> str:
     value = document.get(name)
     if not isinstance(value, str) or not 1 <= len(value.strip()) <= most or "\x00" in value:
-        raise RuleSetInvalid(f"{name} must be a text of 1 to {most} characters")
+        raise UploadInvalid(f"{name} must be a text of 1 to {most} characters")
     return value.strip()
