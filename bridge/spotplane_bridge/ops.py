@@ -1,9 +1,10 @@
-"""Operations routes: is it alive, is it ready, what does it count, what does it offer."""
+"""Operations routes: health, readiness and metrics."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -20,8 +21,13 @@ from spotplane_bridge.upstream import Upstream
 # Checks that the server publishes as services of gRPC's health protocol.
 CHECKS: Final = ("database", "migrations", "partitions", "rollups", "jobs")
 DECISIONS: Final = "spotplane.v1.DecisionService"
+# Likewise, but a server whose check fails here does its work; the text is what callers read.
+WARNINGS: Final = {
+    "sandbox": "uploaded models and rule sets are not confined by this machine's kernel",
+}
 CHECK_TIMEOUT_S: Final = 2.0
-CHECK_PERIOD_S: Final = 10.0
+# `/health` is at most so much older than `/ready`. A round is three small calls.
+CHECK_PERIOD_S: Final = 1.0
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,12 +41,49 @@ def installed_version() -> str:
         return "0"
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the server reported at one time.
+
+    Attributes:
+        reachable: Whether it answered at all.
+        checks: By name, `server` for all of them together.
+        engine: Whether the engine that should decide does.
+        warnings: What impairs it without keeping it from its work.
+    """
+
+    reachable: bool
+    checks: dict[str, bool]
+    engine: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server can do its work."""
+        return all(self.checks.values())
+
+    @property
+    def fault(self) -> str | None:
+        """The component that does not work; None when all do."""
+        if not self.reachable:
+            return "the server cannot be reached"
+        failed = [name for name in CHECKS if not self.checks[name]]
+        if not self.checks["server"] and len(failed) in {0, len(CHECKS)}:
+            return "the server is starting or stopping"
+        if "database" in failed:
+            # The server cannot check the others without it.
+            failed = ["database"]
+        if not failed and not self.engine:
+            failed = ["decision engine"]
+        return f"not working: {', '.join(failed)}" if failed else None
+
+
 class Health:
-    """What the server says of itself.
+    """Asks the server for its health, and keeps the last report.
 
     Args:
         upstream: Where to ask.
-        metrics: Told whether the server answered.
+        metrics: Records whether the server works.
     """
 
     def __init__(self, upstream: Upstream, metrics: Metrics) -> None:
@@ -51,52 +94,59 @@ class Health:
         )
         self._metrics = metrics
         self.draining = False
-        # From the last check in the background; nothing is known before the first.
-        self.last: dict[str, bool] = {}
+        # The last report, whatever asked for it; None before the first.
+        self.last: State | None = None
 
-    async def ask(self) -> dict[str, bool]:
-        """Ask for every check at once, `server` among them; nothing is True when it is away.
+    async def ask(self) -> State:
+        """Ask the server now.
 
-        A check that the server does not publish follows its overall word, which covers it.
+        Single checks are asked for only when the server as a whole does not work; one that it does
+        not publish follows its overall status, which covers it.
         """
-        names = ("", *CHECKS)
-        answers = await asyncio.gather(*(self._serving(name) for name in names))
-        overall = bool(answers[0])
-        self._metrics.set_dependency("server", up=overall)
-        return {
-            "server": overall,
-            **{
-                name: overall if answer is None else answer
-                for name, answer in zip(CHECKS, answers[1:], strict=True)
-            },
-        }
+        names = ("", DECISIONS, *WARNINGS)
+        overall, engine, *impaired = await asyncio.gather(*map(self._serving, names))
+        works = overall is True
+        checks = dict.fromkeys(("server", *CHECKS), works)
+        if overall is False:
+            found = await asyncio.gather(*map(self._serving, CHECKS))
+            checks |= {
+                name: bool(one) for name, one in zip(CHECKS, found, strict=True) if one is not None
+            }
+        warnings = [
+            text
+            for text, one in zip(WARNINGS.values(), impaired, strict=True)
+            if works and one is False
+        ]
+        self._metrics.set_dependency("server", up=works)
+        decides = works if engine is None else engine
+        self.last = State(overall is not None, checks, decides, tuple(warnings))
+        return self.last
 
     async def watch(self) -> None:
         """Keep `last` fresh until cancelled."""
         while True:
-            self.last = await self.ask()
-            self.last[DECISIONS] = bool(await self._serving(DECISIONS))
+            await self.ask()
             await asyncio.sleep(CHECK_PERIOD_S)
 
     def verdict(self) -> tuple[str, str | None]:
-        """The last check in a word, and what is wrong, if anything is.
+        """The status, and what is wrong, if anything is.
 
-        Before the first check all that is known is that this process answers.
+        `unhealthy` whenever `/ready` would answer 503. Before the first report all that is known is
+        that this process answers.
         """
-        if not self.last or all(self.last.values()):
+        if self.draining:
+            return "unhealthy", "this process is stopping"
+        if self.last is None or (self.last.ready and self.last.fault is None):
             return "healthy", None
-        failed = ", ".join(name for name in CHECKS if not self.last.get(name))
-        if any(self.last.get(name) for name in CHECKS):
-            return "degraded", f"not working: {failed}"
-        return "unhealthy", "the control plane cannot be reached"
+        return "degraded" if self.last.ready else "unhealthy", self.last.fault
 
     async def _serving(self, service: str) -> bool | None:
-        """Whether a service serves; None when the server does not know it."""
+        """Whether a service serves; None when the server does not know it, or does not answer."""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             response = await self._check(request, timeout=CHECK_TIMEOUT_S)
-        except grpc.aio.AioRpcError as err:
-            return None if err.code() is grpc.StatusCode.NOT_FOUND else False
+        except grpc.aio.AioRpcError:
+            return None
         return bool(response.status == _SERVING)
 
 
@@ -120,24 +170,26 @@ def ops_endpoints(health: Health, metrics: Metrics) -> list[OpsEndpoint]:
     async def alive(exchange: Exchange) -> web.StreamResponse:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         status, error = health.verdict()
+        last = health.last or State(False, dict.fromkeys(CHECKS, False))
         body = {
             "status": status,
             "time": now,
             "timestamp": now,
             "version": installed_version(),
-            "server": "connected" if health.last.get("server") else "disconnected",
-            "database": "connected" if health.last.get("database") else "disconnected",
-            "decision_engine_loaded": health.last.get(DECISIONS, False),
+            "server": "connected" if last.reachable else "disconnected",
+            "database": "connected" if last.checks["database"] else "disconnected",
+            "decision_engine_loaded": last.engine,
+            **_warnings(last),
         }
         return exchange.answer(200, body if error is None else {**body, "error": error})
 
     async def ready(exchange: Exchange) -> web.StreamResponse:
-        checks = await health.ask()
-        is_ready = all(checks.values()) and not health.draining
+        state = await health.ask()
+        is_ready = state.ready and not health.draining
         status = "ready" if is_ready else "draining" if health.draining else "not_ready"
+        checks = {name: "ok" if works else "failed" for name, works in state.checks.items()}
         return exchange.answer(
-            200 if is_ready else 503,
-            {"status": status, "checks": {n: "ok" if ok else "failed" for n, ok in checks.items()}},
+            200 if is_ready else 503, {"status": status, "checks": checks, **_warnings(state)}
         )
 
     async def counted(exchange: Exchange) -> web.StreamResponse:
@@ -148,3 +200,7 @@ def ops_endpoints(health: Health, metrics: Metrics) -> list[OpsEndpoint]:
         OpsEndpoint("/ready", ready),
         OpsEndpoint("/metrics", counted),
     ]
+
+
+def _warnings(state: State) -> dict[str, list[str]]:
+    return {"warnings": list(state.warnings)} if state.warnings else {}

@@ -105,6 +105,7 @@ log = structlog.get_logger(__name__)
 def build(kernel: Kernel) -> Parts:
     """Build every feature."""
     intake = Intake.of(kernel)
+    panel = decisions.build_panel(kernel)
     features = [
         _events(kernel),
         audit_trail.assemble(kernel),
@@ -115,11 +116,11 @@ def build(kernel: Kernel) -> Parts:
         market.assemble(kernel),
         fleet_market.assemble(kernel),
         nodes.assemble(kernel),
-        decisions.assemble(kernel),
+        decisions.assemble(kernel, panel),
         spending.assemble(kernel),
         savings.assemble(kernel),
         notifications.assemble(kernel),
-        insights.assemble(kernel),
+        insights.assemble(kernel, panel),
     ]
     forgotten = [rule for feature in features for rule in feature.retention]
     return Parts(

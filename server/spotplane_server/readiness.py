@@ -36,7 +36,6 @@ async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
     A service works when all do; the decisions do not while the built-in rules stand in for the
     engine that should make them.
     """
-    serving = health_pb2.HealthCheckResponse.ServingStatus
     while True:
         checks = {**await _checks(kernel), "jobs": runner.is_running}
         metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
@@ -50,7 +49,8 @@ async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
         services = dict.fromkeys(service_names(), works_all)
         services[DECISIONS] = works_all and await _engine_works(kernel)
         for name, works in {**services, **checks, "": works_all}.items():
-            await healthy.set(name, serving.SERVING if works else serving.NOT_SERVING)
+            await healthy.set(name, _status(works))
+        await _report_warnings(healthy)
         await asyncio.sleep(SECONDS)
 
 
@@ -60,6 +60,13 @@ async def _engine_works(kernel: Kernel) -> bool:
             return await decisions.engine_works(kernel.db)
     except TimeoutError:
         return False
+
+
+async def _report_warnings(healthy: Any) -> None:
+    """Publish what impairs a server without keeping it from its work."""
+    confined = await decisions.uploads_confined()
+    metrics.DEPENDENCY_UP.labels("sandbox").set(confined)
+    await healthy.set("sandbox", _status(confined))
 
 
 async def _checks(kernel: Kernel) -> dict[str, bool]:
@@ -77,3 +84,8 @@ async def _checks(kernel: Kernel) -> dict[str, bool]:
     except Exception:  # whatever is wrong, what is left says no
         log.warning("not_ready", exc_info=True)
     return checks
+
+
+def _status(works: bool) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    statuses = health_pb2.HealthCheckResponse.ServingStatus
+    return statuses.SERVING if works else statuses.NOT_SERVING

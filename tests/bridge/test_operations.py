@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import structlog
 import yaml
 from aiohttp import ClientSession
@@ -17,11 +19,13 @@ from grpc_health.v1 import health_pb2
 from openapi_spec_validator import validate
 from spotplane_bridge.app import running
 from spotplane_bridge.config import BridgeConfig
+from spotplane_bridge.ops import CHECKS, DECISIONS, WARNINGS
 from spotplane_bridge.routes import load_routes
 
 from tests.bridge.fake_plane import FakePlane
 from tests.support.eventually import eventually
 
+SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 KEY = "sp_live_0123456789ABCDEFGHIJKLMNOPQRSTUV_2aCHuP"
 
@@ -41,6 +45,7 @@ async def test_health_tells_of_the_process_only() -> None:
 
         body = await eventually(checked)
         assert (body["status"], body["database"]) == ("unhealthy", "disconnected")
+        assert body["error"] == "the server cannot be reached"
         assert {"time", "timestamp", "version"} <= body.keys()
         async with session.get("/ready") as answer:
             assert answer.status == 503
@@ -51,13 +56,65 @@ async def test_ready_follows_the_servers_health(http: ClientSession, plane: Fake
     async with http.get("/ready") as answer:
         assert answer.status == 200
         assert set((await answer.json())["checks"].values()) == {"ok"}
-    await plane.health.set("database", NOT_SERVING)
+    for name, status in (("", NOT_SERVING), ("database", NOT_SERVING), ("migrations", SERVING)):
+        await plane.health.set(name, status)
     async with http.get("/ready") as answer:
         body = await answer.json()
     assert answer.status == 503
     assert body["status"] == "not_ready"
     assert body["checks"]["database"] == "failed"
     assert body["checks"]["migrations"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("failing", "ready", "status", "error"),
+    [
+        ((), 200, "healthy", None),
+        (("", "rollups"), 503, "unhealthy", "not working: rollups"),
+        (("", "partitions", "jobs"), 503, "unhealthy", "not working: partitions, jobs"),
+        (("", "database", "migrations"), 503, "unhealthy", "not working: database"),
+        (("", *CHECKS), 503, "unhealthy", "the server is starting or stopping"),
+        ((DECISIONS,), 200, "degraded", "not working: decision engine"),
+    ],
+)
+async def test_health_names_what_fails_and_agrees_with_ready(
+    http: ClientSession,
+    plane: FakePlane,
+    failing: Sequence[str],
+    ready: int,
+    status: str,
+    error: str | None,
+) -> None:
+    for name in ("", DECISIONS, *CHECKS):
+        await plane.health.set(name, NOT_SERVING if name in failing else SERVING)
+    async with http.get("/ready") as answer:
+        assert answer.status == ready
+    # At once, without the next round of the background check.
+    async with http.get("/health") as answer:
+        body = await answer.json()
+    assert answer.status == 200
+    assert (body["status"], body.get("error")) == (status, error)
+
+
+async def test_health_follows_the_server_by_itself(http: ClientSession, plane: FakePlane) -> None:
+    async def reported(status: str) -> bool:
+        async with http.get("/health") as answer:
+            return bool((await answer.json())["status"] == status)
+
+    await plane.health.set("", NOT_SERVING)
+    await eventually(lambda: reported("unhealthy"))
+    await plane.health.set("", SERVING)
+    await eventually(lambda: reported("healthy"))
+
+
+async def test_what_impairs_a_server_is_a_warning(http: ClientSession, plane: FakePlane) -> None:
+    await plane.health.set("sandbox", NOT_SERVING)
+    async with http.get("/ready") as answer:
+        assert answer.status == 200
+        assert (await answer.json())["warnings"] == [WARNINGS["sandbox"]]
+    await plane.health.set("sandbox", SERVING)
+    async with http.get("/ready") as answer:
+        assert "warnings" not in await answer.json()
 
 
 async def test_metrics_have_templates_never_paths(http: ClientSession) -> None:

@@ -8,15 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import onnx
 import pytest
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto
 from spotplane_server.decisions.confined import model_checks
 from spotplane_server.decisions.confined.protocol import Rejected
 from spotplane_server.decisions.confined.worker import probe
 
 from tests.decisions import models
+from tests.support.eventually import eventually
+from tests.support.plane import Plane
 
 # Run in a process of its own; the layer under test is applied, then everything is tried.
 TRY = """
@@ -85,6 +89,19 @@ def test_a_model_that_passed_the_checks_still_cannot_read_a_file() -> None:
 
 def test_the_process_of_an_upload_is_confined_on_this_machine() -> None:
     assert probe().confined
+
+
+async def test_a_server_reports_whether_uploads_are_confined(plane: Plane) -> None:
+    stub = health_pb2_grpc.HealthStub(plane.channel)
+
+    async def reported() -> bool:
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service="sandbox"))
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    await eventually(reported)
 
 
 CARRIERS = dict(models.carriers(models.external_tensor()))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -17,6 +17,9 @@ from spotplane_server.kernel.db import EVERY_TENANT
 from spotplane_server.savings import rules
 from spotplane_server.savings.jobs import SavingsJob
 
+from tests.decisions import models
+from tests.decisions.test_cel import rule, rule_set
+from tests.decisions.world import Engines
 from tests.dialects.field import ADMIN, NOBODY, UNKNOWN_ID, Field, covers
 from tests.savings.world import TYPE, Machine, World, bucket
 from tests.support.clock import FakeClock
@@ -38,16 +41,6 @@ PUT_DECISION: Final = """
                            confidence, risk_score, expected_savings, inputs, scores, gates, outcome)
     VALUES ($1, $2, gen_random_uuid(), $3, 'loop', 'rules', '1', false, $4, 'spot', 'spot', '',
             $5, 0, 0, '{}', '{}', '[]', 'stay')
-"""
-PUT_SESSION: Final = """
-    INSERT INTO engine_sessions (id, kind, status, role, name, version, created_by, created_at,
-                                 activated_at)
-    VALUES ($1, $2, 'active', $3, $4, '7', 'test', $5, $5)
-"""
-PUT_FILE: Final = "INSERT INTO engine_files (sha256, size_bytes, created_at) VALUES ($1, 12, $2)"
-PUT_SESSION_FILE: Final = """
-    INSERT INTO engine_session_files (session_id, seq, name, format, sha256)
-    VALUES ($1, 1, 'm.onnx', 'onnx', $2)
 """
 PUT_FAILOVER: Final = """
     INSERT INTO failovers (tenant_id, id, agent_id, instance_id, kind, status, detected_at)
@@ -226,19 +219,20 @@ async def test_activity_has_a_limit(field: Field) -> None:
 
 @covers("5", "good")
 async def test_the_planes_health_is_told(field: Field, scene: Scene) -> None:
-    """Models and engines each with their own files."""
-    conn = scene.world.conn
-    for kind, role in (("model", "live"), ("engine", "fallback")):
-        session_id, content = uuid4(), uuid4().bytes * 2
-        await conn.execute(PUT_SESSION, session_id, kind, role, f"my-{kind}", scene.now)
-        await conn.execute(PUT_FILE, content, scene.now)
-        await conn.execute(PUT_SESSION_FILE, session_id, content)
+    """Models and engines each with their own files; the engine is the one that decides."""
+    engines = Engines(field.plane)
+    await engines.upload_engine(("e.json", rule_set(rule("false"), name="my-engine")))
+    session_id = await engines.upload_model(
+        ("m.onnx", models.linear(price=-1)), model_name="my-model", model_version="7"
+    )
+    await engines.activate(session_id)
     said = await field.get("/api/admin/system-health", by=ADMIN)
     used, size = said.pop("connectionPool").split("/")
     assert 0 <= int(used) <= int(size)
     assert said.pop("timestamp").endswith("Z")
-    modified = said["modelStatus"]["files"][0]["modified"]
-    file = {"name": "m.onnx", "size": 12, "modified": modified}
+    model, engine = said["modelStatus"], said["decisionEngineStatus"]
+    assert [(file["name"], file["size"] > 0) for file in model.pop("files")] == [("m.onnx", True)]
+    assert [(file["name"], file["size"] > 0) for file in engine.pop("files")] == [("e.json", True)]
     assert said == {
         "apiStatus": "Healthy",
         "database": "Connected",
@@ -249,14 +243,12 @@ async def test_the_planes_health_is_told(field: Field, scene: Scene) -> None:
             "version": "7",
             "filesUploaded": 1,
             "activeModels": [{"name": "my-model", "version": "7", "active": True}],
-            "files": [file],
         },
         "decisionEngineStatus": {
             "loaded": True,
             "type": "my-model",
             "version": "7",
             "filesUploaded": 1,
-            "files": [file],
             "active_fallback": False,
         },
     }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 import asyncpg
+import structlog
 from spotplane.v1 import decision_pb2_grpc
 
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.sessions import AGENTS_TOPIC
 from spotplane_server.decisions import sessions_store
+from spotplane_server.decisions.checking import EngineFault
+from spotplane_server.decisions.confined import worker
 from spotplane_server.decisions.jobs import SessionRetention
 from spotplane_server.decisions.loop import DecisionLoop
 from spotplane_server.decisions.panel import Panel
@@ -22,15 +26,25 @@ from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.parts import Kernel, Parts
 from spotplane_server.kernel.retention import Rule
 
+log = structlog.get_logger(__name__)
+
 RETENTION: Final = (Rule("decisions", "decided_at", timedelta(days=30)),)
 
 
-def assemble(kernel: Kernel) -> Parts:
+def build_panel(kernel: Kernel) -> Panel:
+    """Build the holder of the engine that decides in this process.
+
+    Raises:
+        EngineMissing: The settings name an engine that is not installed.
+    """
+    return Panel(kernel.db, kernel.clock, kernel.wakeups, kernel.config.decision_engine)
+
+
+def assemble(kernel: Kernel, panel: Panel) -> Parts:
     """Build the feature's service, jobs, and what keeps its engine in line."""
     db, clock = kernel.db, kernel.clock
     # It only issues: what commands do when they are done is not its concern.
     ledger = Ledger(db, kernel.wakeups)
-    panel = Panel(db, clock, kernel.wakeups, kernel.config.decision_engine)
 
     def changed(agent_id: UUID) -> None:
         kernel.wakeups.signal(AGENTS_TOPIC, str(agent_id))
@@ -42,6 +56,18 @@ def assemble(kernel: Kernel) -> Parts:
         background=[panel.run],
         retention=RETENTION,
     )
+
+
+async def uploads_confined() -> bool:
+    """Whether this machine's kernel confines the processes that evaluate uploads.
+
+    Tried once in the life of this process, which takes a fraction of a second.
+    """
+    try:
+        return (await asyncio.to_thread(worker.probe)).confined
+    except (EngineFault, OSError):
+        log.warning("confinement_not_tried", exc_info=True)
+        return False
 
 
 async def engine_works(db: Database) -> bool:

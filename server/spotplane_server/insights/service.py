@@ -12,6 +12,7 @@ from spotplane.v1 import insight_pb2_grpc
 
 from spotplane_server.agents import access as agents
 from spotplane_server.agents.errors import InstanceNotFound
+from spotplane_server.decisions.panel import Panel
 from spotplane_server.insights import (
     convert,
     details_store,
@@ -40,10 +41,13 @@ _Place = tuple[datetime, UUID] | tuple[None, None]
 class InsightService(insight_pb2_grpc.InsightServiceServicer):
     """Composes figures of every feature; changes nothing."""
 
-    def __init__(self, db: Database, clock: Clock, tokens: PageTokens, *, connections: int) -> None:
+    def __init__(
+        self, db: Database, clock: Clock, tokens: PageTokens, panel: Panel, *, connections: int
+    ) -> None:
         self._db = db
         self._clock = clock
         self._tokens = tokens
+        self._panel = panel
         self._connections = connections
 
     async def GetFleetStats(
@@ -110,15 +114,17 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     async def GetSystemHealth(
         self, request: pb.GetSystemHealthRequest, context: Context
     ) -> pb.GetSystemHealthResponse:
+        judge = self._panel.judge
         health = pb.GetSystemHealthResponse(
             connections_used=self._db.stats()["used"],
             connections_limit=self._connections,
             measured_at=wire.timestamp(self._clock.now()),
-            engine_name="rules",
+            engine_name=judge.seat.name,
+            engine_version=judge.seat.version,
         )
         try:
             async with self._db.read(EVERY_TENANT) as conn:
-                standing_in = await plane_store.active_fallback(conn)
+                standing_in = await plane_store.active_fallback(conn) or judge.failing
                 engines = await plane_store.list_engines(conn)
         except Unavailable:
             # This is the one question whose answer that is.
@@ -127,10 +133,9 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         health.engine_loaded = not standing_in
         health.active_fallback = standing_in
         health.engines.extend(map(convert.engine, engines))
-        for engine in engines:
-            if engine.role == "live":
-                health.engine_name, health.engine_version = engine.name, engine.version
-                health.model_loaded = engine.kind == "model" and not standing_in
+        health.model_loaded = not standing_in and any(
+            engine.kind == "model" and engine.id == judge.seat.session_id for engine in engines
+        )
         return health
 
     async def GetTenantSummary(

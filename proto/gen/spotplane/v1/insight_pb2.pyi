@@ -414,9 +414,11 @@ class GetSystemHealthResponse(message.Message):
     engine_loaded: builtins.bool
     """Whether the engine that should decide does; false while the built-in rules stand in for it."""
     engine_name: builtins.str
-    """Name of the live session, else `rules`."""
+    """Name of the engine that decides on the server that answers: the live session's, else that of
+    the configured engine.
+    """
     engine_version: builtins.str
-    """Version of the live session; absent for the built-in rules."""
+    """Its version; `unknown` while a remote engine has not answered yet."""
     active_fallback: builtins.bool
     """Whether the built-in rules stand in for an engine that failed."""
     model_loaded: builtins.bool

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
 
+import structlog
+
 from spotplane_server.decisions.checking import EngineFault
 from spotplane_server.decisions.confined.protocol import (
     HEADER,
@@ -41,6 +43,9 @@ _READ_BYTES: Final = 64 * 1024
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 # Each of these threads would stay outside of what Landlock denies to the thread that asks for it.
 _SINGLE_THREADED: Final = {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+
+
+log = structlog.get_logger(__name__)
 
 
 class WorkerLost(EngineFault):
@@ -78,7 +83,10 @@ def probe() -> Probe:
     finally:
         process.end()
     found = json.loads(body)
-    return Probe(found["seccomp"] or found["landlock"] > 0, tuple(found["allowed"]))
+    result = Probe(found["seccomp"] or found["landlock"] > 0, tuple(found["allowed"]))
+    if not result.confined:
+        log.warning("uploads_not_confined", **found)
+    return result
 
 
 class Worker:
