@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -55,6 +56,12 @@ class ServerProcess:
                 sys.executable, "-c", RUN, env=self._env, stdout=log, stderr=log
             )
         await eventually(self._serves, within=30)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     async def kill(self) -> None:
         """End it as a power cut would."""

@@ -6,12 +6,20 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+import grpc.aio
+import pytest
+from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2_grpc
 from spotplane.v1 import tenant_pb2 as pb
-from spotplane.v1 import tenant_pb2_grpc
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_bench.chaos import chaos_proxy, postgres_upstream, postgres_url
+from spotplane_server.kernel import secrets, unit_of_work
+from spotplane_server.kernel.calls import Call, Caller
+from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.errors import Internal
+from spotplane_server.kernel.idempotency import CLAIM, Repeats, Wish
 
 from tests.support.eventually import eventually
-from tests.support.plane import ADMIN, Plane, refused
+from tests.support.idempotency import age_keys
+from tests.support.plane import ADMIN, Plane, refused, running
 
 KEY = (("idempotency-key", "a-key-of-a-caller"),)
 
@@ -36,11 +44,7 @@ async def test_a_caller_that_goes_away_finds_its_answer_later(plane: Plane) -> N
         call = _create(plane)
         waiting = asyncio.ensure_future(_finish(call))
 
-        async def is_running() -> bool:
-            async with plane.db.read(EVERY_TENANT) as other:
-                return bool(await other.fetchval("SELECT count(*) FROM idempotency_keys"))
-
-        await eventually(is_running)
+        await eventually(lambda: _claims(plane))
         call.cancel()
         await waiting
 
@@ -68,6 +72,95 @@ async def test_reads_may_carry_a_key(plane: Plane) -> None:
     for _ in range(2):
         request = pb.GetTenantRequest(id=tenant.id)
         assert (await stub.GetTenant(request, metadata=ADMIN + KEY)).id == tenant.id
+
+
+async def test_every_token_reaches_its_caller_although_commits_are_cut(database_url: str) -> None:
+    """No key is created twice, and none without its caller receiving the token."""
+    async with (
+        chaos_proxy(postgres_upstream(database_url)) as proxy,
+        running(postgres_url(database_url, proxy)) as plane,
+    ):
+        tenant = await plane.tenant()
+        names = [f"key-{n}" for n in range(40)]
+        proxy.lose_answers(30)
+        tokens = await asyncio.gather(*(_persist(plane, tenant.id, name) for name in names))
+        proxy.restore()
+        assert proxy.lost_answers >= 20
+        async with plane.db.read(EVERY_TENANT) as conn:
+            rows = await conn.fetch("SELECT name, key_hash FROM api_keys WHERE name <> ''")
+    assert sorted(row["name"] for row in rows) == sorted(names)
+    assert {row["name"]: row["key_hash"] for row in rows} == {
+        name: secrets.hash_of(token) for name, token in zip(names, tokens, strict=True)
+    }
+
+
+async def test_a_call_that_outlives_its_claim_has_no_effect(plane: Plane) -> None:
+    """Another attempt may have taken the key meanwhile."""
+    async with plane.db.transaction(EVERY_TENANT) as conn:
+        await conn.execute("LOCK TABLE tenants IN EXCLUSIVE MODE")
+        call = asyncio.ensure_future(_finish(_create(plane)))
+        await eventually(lambda: _claims(plane))
+        await age_keys(plane.database_url, CLAIM)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    async with plane.db.read(EVERY_TENANT) as conn:
+        assert await conn.fetchval("SELECT count(*) FROM tenants") == 0
+    assert (await _create(plane)).name == "Acme"
+
+
+async def test_an_early_commit_has_a_provisional_answer(db: Database) -> None:
+    """It is what repeats receive when the rest of the call fails, else its final answer."""
+    store = Repeats(db)
+
+    async def call(key: str, *, fails: bool) -> bytes:
+        async def run() -> bytes:
+            await unit_of_work.commit_early(b"early")
+            if fails:
+                raise Internal
+            return b"final"
+
+        caller = Caller("admin", "id", "name")
+        return await store.answer(
+            Call("/spotplane.v1.TenantService/CreateTenant", "c", caller),
+            "secret",
+            Wish(key, (), loose=False),
+            b"request",
+            run,
+            lambda response: response,
+        )
+
+    assert [await call("succeeds", fails=False), await call("succeeds", fails=False)] == [
+        b"final",
+        b"final",
+    ]
+    with pytest.raises(Internal):
+        await call("fails", fails=True)
+    assert await call("fails", fails=True) == b"early"
+
+
+async def _persist(plane: Plane, tenant_id: str, name: str) -> str:
+    """Create a key as a client does that repeats its call until it is answered."""
+    stub = api_key_pb2_grpc.ApiKeyServiceStub(plane.channel)
+    request = api_key_pb2.CreateApiKeyRequest(tenant_id=tenant_id, name=name)
+    for _ in range(200):
+        try:
+            issued = await stub.CreateApiKey(
+                request, metadata=(*ADMIN, ("idempotency-key", f"create-{name}"))
+            )
+        except grpc.aio.AioRpcError as err:
+            if err.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            token: str = issued.key
+            return token
+    raise AssertionError(f"{name} was never answered")
+
+
+async def _claims(plane: Plane) -> bool:
+    async with plane.db.read(EVERY_TENANT) as conn:
+        return bool(await conn.fetchval("SELECT count(*) FROM idempotency_keys"))
 
 
 async def _finish(call: Any) -> None:

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 import spotplane_server
 from spotplane_server.kernel.connections import APP_ROLE
-from spotplane_server.kernel.db import SET_SCOPE
+from spotplane_server.kernel.transactions import SET_SCOPE
 
 # Every table with tenants' rows, and the column that says whose they are.
 TENANT_TABLES: Final = """

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from spotplane_server.kernel import auth, calls, db
+from spotplane_server.kernel import auth, calls, transactions
 
 if TYPE_CHECKING:
     from asyncpg.connection import LoggedQuery
 
 # Proving the caller and scoping a connection depend on what went before, not on what is read.
 ASIDE: Final = frozenset(
-    {auth.READ_EPOCH, auth.FIND_API_KEY, auth.FIND_ADMIN, auth.FIND_AGENT, db.SET_SCOPE}
+    {auth.READ_EPOCH, auth.FIND_API_KEY, auth.FIND_ADMIN, auth.FIND_AGENT, transactions.SET_SCOPE}
 )
 # What the driver asks on a new connection about types that it has not met.
 LOOKED_UP: Final = ("current_setting('jit')", "typeinfo_tree")

@@ -88,7 +88,7 @@ class PollingHandlers(Handlers):
         call, now = calls.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         dialect = requests.dialect(request)
-        async with self._db.read(access.scope(call.caller)) as conn:
+        async with self._db.write(access.scope(call.caller)) as conn:
             poll = await self._poll(conn, agent_id, request)
             if poll.named_status is not None:
                 await sessions_store.hear(

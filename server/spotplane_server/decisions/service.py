@@ -24,12 +24,13 @@ from spotplane_server.decisions import (
 from spotplane_server.decisions.panel import Panel
 from spotplane_server.decisions.sessions import Sessions
 from spotplane_server.decisions.sessions_store import Session
-from spotplane_server.kernel import calls, claims, wire
+from spotplane_server.kernel import calls, claims, unit_of_work, wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.middleware import Context
 
 LISTED: Final = 10
+UPLOADED: Final = "uploaded; activate the session to let it decide"
 
 
 class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
@@ -114,13 +115,18 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         call = calls.current()
         received = await requests.received(request_iterator)
         session_id = await self._sessions.upload(call, "engine", received.files, received.named)
-        live = await self._sessions.activate(call, session_id, force=received.force)
-        return pb.UploadEngineResponse(
+        response = pb.UploadEngineResponse(
             session_id=str(session_id),
             files=[file.name for file in received.files],
-            message=f"engine {live.name} {live.version} decides now",
+            message=UPLOADED,
             engine=await self._engine_status(),
         )
+        await unit_of_work.commit_early(response)
+        await self._sessions.activate(call, session_id, force=received.force)
+        live = await self._sessions.seat(session_id)
+        response.message = f"engine {live.name} {live.version} decides now"
+        response.engine.CopyFrom(await self._engine_status())
+        return response
 
     async def UploadModel(
         self, request_iterator: AsyncIterator[pb.UploadModelRequest], context: Context
@@ -133,29 +139,37 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
             session_id=str(session_id),
             files=[file.name for file in received.files],
             total_bytes=sum(len(file.data) for file in received.files),
-            message="uploaded; activate the session to let it decide",
+            message=UPLOADED,
         )
 
     async def ActivateSession(
         self, request: pb.ActivateSessionRequest, context: Context
     ) -> pb.ActivateSessionResponse:
         session_id = wire.uuid(request.session_id, "session_id", "session ID")
-        live = await self._sessions.activate(calls.current(), session_id, force=request.force)
-        return pb.ActivateSessionResponse(
-            session_id=str(live.id),
-            message=f"{live.name} {live.version} decides now",
+        session = await self._sessions.activate(calls.current(), session_id, force=request.force)
+        response = pb.ActivateSessionResponse(
+            session_id=str(session.id),
+            message=f"{session.name} {session.version} decides now",
             engine=await self._engine_status(),
         )
+        await unit_of_work.commit_early(response)
+        await self._sessions.seat(session.id)
+        response.engine.CopyFrom(await self._engine_status())
+        return response
 
     async def ActivateFallback(
         self, request: pb.ActivateFallbackRequest, context: Context
     ) -> pb.ActivateFallbackResponse:
-        live = await self._sessions.swap(calls.current())
-        return pb.ActivateFallbackResponse(
-            session_id=str(live.id),
-            message=f"{live.name} {live.version} decides again",
+        session = await self._sessions.swap(calls.current())
+        response = pb.ActivateFallbackResponse(
+            session_id=str(session.id),
+            message=f"{session.name} {session.version} decides again",
             engine=await self._engine_status(),
         )
+        await unit_of_work.commit_early(response)
+        await self._sessions.seat(session.id)
+        response.engine.CopyFrom(await self._engine_status())
+        return response
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context

@@ -69,7 +69,7 @@ class Sessions:
         return session_id
 
     async def activate(self, call: Call, session_id: UUID, *, force: bool) -> Session:
-        """Make a session live, once it has stood its evaluation in shadow.
+        """Make a session live, once it has stood its evaluation in shadow; `seat` loads it.
 
         Raises:
             SessionNotFound: There is none. MalformedModel: It does not load.
@@ -98,10 +98,10 @@ class Sessions:
                 await sessions_store.set_fault(conn, session_id, None)
                 told = _described(session) | {"former_session_id": str(fallback or "")}
                 await _tell(conn, call, "activate", kind, session_id, told, now)
-        return await self._seated(session_id)
+        return session
 
     async def swap(self, call: Call) -> Session:
-        """Make the fallback live and the live one the fallback.
+        """Make the fallback live and the live one the fallback; `seat` loads it.
 
         Raises:
             SessionNotFound: There is no fallback.
@@ -116,21 +116,21 @@ class Sessions:
             await sessions_store.set_roles(conn, fallback.id, live.id if live else None, now)
             told = _described(fallback) | {"former_session_id": str(live.id) if live else ""}
             await _tell(conn, call, "fallback", "ml_models.rollback", fallback.id, told, now)
-        return await self._seated(fallback.id)
+        return fallback
 
     async def _stand_shadow(
         self, session: Session, engine: Engine, files: list[Content], *, force: bool
     ) -> None:
         live, now = self._panel.judge.seat, self._clock.now()
         result = await shadow.evaluate(self._db, engine, kind_of(files), live, now)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.write(EVERY_TENANT) as conn:
             await sessions_store.set_shadow(conn, session.id, result.to_json())
         why = shadow.fault(result, force=force)
         if why is not None:
             raise errors.ShadowFailed(why, session_id=str(session.id))
 
-    async def _seated(self, session_id: UUID) -> Session:
-        """Have it load here at once and elsewhere soon; what became of it.
+    async def seat(self, session_id: UUID) -> Session:
+        """Load a session that was made live, here at once and elsewhere soon.
 
         Raises:
             MalformedModel: It does not load here, and was rolled back.

@@ -30,6 +30,7 @@ from spotplane_server.kernel import metrics
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Conn, Database, attempt
 from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
+from spotplane_server.kernel.unit_of_work import after_commit
 from spotplane_server.replicas import placement
 from spotplane_server.replicas import store as replicas_store
 from spotplane_server.replicas.lifecycle import Replicas
@@ -154,7 +155,7 @@ class Reconciler:
             else:
                 await self._close(conn, agent, move, primary)
         # Only now is it true: a transaction that is run again must not count twice.
-        self._count(move)
+        after_commit(lambda: self._count(move))
         self._sessions.signal_agent(situation.agent_id)
         if situation.primary_id:
             self._ledger.wake(situation.tenant_id, situation.primary_id)

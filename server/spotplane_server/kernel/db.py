@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 import asyncpg
 import orjson
 
-from spotplane_server.kernel import connections
+from spotplane_server.kernel import connections, unit_of_work
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.connections import ScopedConnection
 from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
 from spotplane_server.kernel.pool import PROBE_SECONDS, Pool
+from spotplane_server.kernel.transactions import (
+    CONNECTION_ERRORS,
+    SET_SCOPE,
+    TransactionLost,
+    roll_back,
+)
+from spotplane_server.kernel.unit_of_work import Isolation, UnitOfWork
 
 if TYPE_CHECKING:
     from asyncpg.connection import LoggedQuery
-    from asyncpg.transaction import Transaction
 
     Conn: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
@@ -37,28 +43,10 @@ T = TypeVar("T")
 # did nothing; running it again is right.
 MAX_ATTEMPTS: Final = 4
 MAX_LOST: Final = 2
-# Longest wait for a ROLLBACK; a connection that does not answer by then is closed instead.
-ROLLBACK_SECONDS: Final = 2.0
 EVERY_TENANT: Final = "*"
 Scope: TypeAlias = TenantId | Literal["*"]
 
-SET_SCOPE: Final = "SELECT set_config('spotplane.tenant_id', $1, false)"
-
-# What asyncpg raises when the database is away, restarting or full; all of it is worth a retry.
-AWAY: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.InterfaceError,
-    # What a connection says between being told that it is cut and noticing.
-    asyncpg.InternalClientError,
-    # A row that a stuck transaction holds; PostgreSQL ends that one within seconds.
-    asyncpg.LockNotAvailableError,
-    OSError,
-    TimeoutError,
-)
+AWAY: Final = CONNECTION_ERRORS
 
 # What content that nobody foresaw leads to. It would do so again at every try, so whoever works on
 # many things goes on with the next one.
@@ -103,7 +91,7 @@ class Lease:
         self._scope = str(scope)
         self._conn: ScopedConnection | None = None
 
-    async def __aenter__(self) -> Conn:
+    async def __aenter__(self) -> ScopedConnection:
         conn = self._pool.find(self._scope)
         if conn is None:
             try:
@@ -192,35 +180,71 @@ class Database:
         """Close, waiting 5 s for connections in use."""
         await self._pool.close()
 
-    def read(self, scope: Scope) -> Lease:
-        """A connection for single statements, each its own transaction."""
+    def read(self, scope: Scope) -> AbstractAsyncContextManager[Conn]:
+        """A connection for single statements that only read, each its own transaction.
+
+        In a unit of work that has written, it sees what was written.
+        """
+        unit = unit_of_work.current()
+        if unit is not None and unit.is_open:
+            return unit.block(str(scope))
         return Lease(self._pool, scope)
 
-    @asynccontextmanager
-    async def transaction(
+    def write(self, scope: Scope) -> AbstractAsyncContextManager[Conn]:
+        """A connection for one statement that writes, in a transaction of its own.
+
+        In a unit of work it is a part of that instead. Use `transaction` for several statements.
+        """
+        unit = unit_of_work.current()
+        return Lease(self._pool, scope) if unit is None else unit.block(str(scope))
+
+    def transaction(
         self,
         scope: Scope,
         *,
-        isolation: Literal["read_committed", "repeatable_read"] = "read_committed",
+        isolation: Isolation = "read_committed",
         readonly: bool = False,
-    ) -> AsyncIterator[Conn]:
+        is_independent: bool = False,
+    ) -> AbstractAsyncContextManager[Conn]:
         """A connection inside one transaction; committed when the block ends well.
+
+        In a unit of work the block is a part of that, and is committed with the call's answer.
+
+        Args:
+            scope: The tenant.
+            isolation: Of a transaction; a block of a unit that has begun has the unit's.
+            readonly: Only reads, never as a part of a unit.
+            is_independent: Never a part of a unit. For work that may be done again without harm,
+                and that takes longer than a transaction may stay open.
 
         Raises:
             TransactionLost: The connection ended before COMMIT was sent.
         """
+        unit = None if readonly or is_independent else unit_of_work.current()
+        if unit is not None:
+            return unit.block(str(scope), isolation=isolation)
+        return self._transaction(scope, isolation, readonly=readonly)
+
+    @asynccontextmanager
+    async def _transaction(
+        self, scope: Scope, isolation: Isolation, *, readonly: bool
+    ) -> AsyncIterator[Conn]:
         async with Lease(self._pool, scope) as conn:
             transaction = conn.transaction(isolation=isolation, readonly=readonly)
             await transaction.start()
             try:
                 yield conn
             except BaseException as err:
-                if not await _roll_back(conn, transaction) and isinstance(err, AWAY):
+                if not await roll_back(conn, transaction) and isinstance(err, AWAY):
                     raise TransactionLost from err
                 raise
             if conn.is_closed():
                 raise TransactionLost
             await transaction.commit()
+
+    def new_unit(self, on_early_commit: Callable[[object], Awaitable[None]]) -> UnitOfWork:
+        """A unit of work of the running task; see `unit_of_work.entered`."""
+        return UnitOfWork(lambda scope: Lease(self._pool, cast(Scope, scope)), on_early_commit)
 
     def stats(self) -> dict[str, int]:
         """Connections by state, for metrics."""
@@ -246,26 +270,6 @@ async def attempt(action: Callable[[], Awaitable[T]]) -> T:
                 raise
         await asyncio.sleep(0.005 * number)
     raise AssertionError("unreachable")
-
-
-async def _roll_back(conn: Conn, transaction: Transaction) -> bool:
-    """Roll a transaction back; False when the connection ended first, which has the same effect."""
-    if conn.is_closed():
-        return False
-    try:
-        async with asyncio.timeout(ROLLBACK_SECONDS):
-            await transaction.rollback()
-    except AWAY:
-        conn.terminate()
-        return False
-    return True
-
-
-class TransactionLost(Unavailable):
-    """A transaction was rolled back because its connection ended before COMMIT."""
-
-    def __init__(self) -> None:
-        super().__init__("the connection to the database was lost", retry_after_seconds=1.0)
 
 
 def database_unavailable() -> Unavailable:

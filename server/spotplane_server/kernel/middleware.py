@@ -28,6 +28,7 @@ from spotplane_server.kernel import (
     messages,
     metrics,
     policy,
+    unit_of_work,
 )
 from spotplane_server.kernel.admission import Admission
 from spotplane_server.kernel.auth import Verified
@@ -164,13 +165,12 @@ class Gate(grpc.aio.ServerInterceptor):
             return await self._answer(
                 call, metadata, None, lambda: method.behaviour(request, context), method.write
             )
-        return await self._answer(
-            call,
-            metadata,
-            request,
-            lambda: db.attempt(lambda: method.behaviour(request, context)),
-            method.write,
-        )
+
+        async def once() -> Any:
+            await unit_of_work.restart()
+            return await method.behaviour(request, context)
+
+        return await self._answer(call, metadata, request, lambda: db.attempt(once), method.write)
 
     async def _request(
         self, method: _Method, call: Call, verified: Verified | None, context: Context
@@ -201,16 +201,12 @@ class Gate(grpc.aio.ServerInterceptor):
         ``sent`` is None for a stream, which is not compared: there the key alone decides, and a
         sticky one does not count.
         """
-        wanted = wish(metadata, call.method)
+        wanted = wish(metadata, call.method, sent)
         if wanted is None or call.caller is calls.ANONYMOUS or (sent is None and wanted.loose):
             return await run()
         secret = credentials.tokens(metadata).secret or ""
-
-        async def written() -> bytes:
-            return write(await run())
-
         body = b"" if sent is None else sent.SerializeToString(deterministic=True)
-        return await self._repeats.answer(call, secret, wanted, body, written)
+        return await self._repeats.answer(call, secret, wanted, body, run, write)
 
     def _streaming(self, method: _Method) -> Any:
         service, name = method.names

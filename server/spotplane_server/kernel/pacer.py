@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from spotplane_server.kernel.unit_of_work import after_commit
+
 
 class Pacer:
     """Begins something when hinted, and no sooner than so many seconds after the last time.
@@ -21,7 +23,7 @@ class Pacer:
 
     def hint(self, _key: str = "") -> None:
         """Something may have changed."""
-        self._hinted.set()
+        after_commit(self._hinted.set)
 
     async def run(self) -> None:
         """Pass hints on until cancelled."""

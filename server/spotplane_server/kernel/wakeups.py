@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from spotplane_server.kernel import connections, db
+from spotplane_server.kernel.unit_of_work import after_commit
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +48,10 @@ class Wakeups:
         self._listeners[topic].append(callback)
 
     def signal(self, topic: str, key: str) -> None:
-        """Hint at a change. Call it after the commit."""
+        """Hint at a change. Call it after the commit; in a unit of work it waits for that."""
+        after_commit(lambda: self._signal(topic, key))
+
+    def _signal(self, topic: str, key: str) -> None:
         self._fire(topic, key)
         self._pending[(topic, key)] = None
         self._due.set()

@@ -24,7 +24,7 @@ async def hear(db: Database, scope: Scope, node_id: UUID, beat: Beat, now: datet
     Raises:
         NodeNotFound: There is no such node in the scope, or it is dead.
     """
-    async with db.read(scope) as conn:
+    async with db.write(scope) as conn:
         node = await store.hear(conn, node_id, beat.score, sent_at=beat.sent_at, now=now)
         if node is None:
             node = await store.find(conn, node_id)

@@ -162,7 +162,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         agent_id = access.agent_id(caller, request.agent_id)
         status = wire.optional_one_of(request, "status", rules.STATUSES)
         wanted = queries.polled(status, all_of_them=request.include_terminated)
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.write(access.scope(caller)) as conn:
             tenant_id = await reach.find(conn, agent_id, now)
             if status in _AGENTS_LISTS and caller.kind != "admin":
                 await replica_polls.note(conn, tenant_id, agent_id, now)

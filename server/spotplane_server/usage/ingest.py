@@ -95,7 +95,9 @@ async def ingest(
     kept = unpriced = 0
     try:
         if drafts or (sender and batch.result.errors):
-            async with db.transaction(tenant_id or EVERY_TENANT) as conn:
+            # A stream of batches lasts longer than a transaction may stay open, and a record that
+            # is sent again is a duplicate.
+            async with db.transaction(tenant_id or EVERY_TENANT, is_independent=True) as conn:
                 if drafts:
                     unpriced = await store_drafts(conn, batch, drafts, default, now)
                 batch.refuse_if_atomic()

@@ -59,7 +59,10 @@ class UpkeepHandlers(usage_pb2_grpc.UsageServiceServicer):
 
     async def _mend(self, tenant_id: TenantId, day: Window, now: datetime) -> int:
         async def once() -> int:
-            async with self._db.transaction(tenant_id, isolation="repeatable_read") as conn:
+            # A rebuild needs a snapshot of its own and may be repeated.
+            async with self._db.transaction(
+                tenant_id, isolation="repeatable_read", is_independent=True
+            ) as conn:
                 mended = await mending.mend(conn, tenant_id, day, now)
                 change = audit.Change(
                     "usage.refresh_rollups",
