@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -144,6 +145,10 @@ async def serve(config: BridgeConfig) -> None:
         log.info("bridge_started", host=config.host, port=port, grpc_target=config.grpc_target)
         if config.port_file is not None:
             _write_whole(config.port_file, f"{port}\n")
+        # Everything so far lives as long as the process. A collection started by a large body would
+        # otherwise traverse it, which holds the event loop for 25 ms.
+        gc.collect()
+        gc.freeze()
         await stop.wait()
         log.info("bridge_draining")
     log.info("bridge_stopped")

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from aiohttp import HttpVersion11, web
+from google.protobuf.message import Message
 
 from spotplane_bridge.callers import CallerVerifier
 from spotplane_bridge.errors import Failure
@@ -114,18 +115,26 @@ class Bodies:
         """
         if len(data) <= SMALL_BYTES:
             return parse(data)
-        return await self.convert(data, lambda: parse(data), metadata)
+        return await self._in_thread(data, lambda: parse(data), metadata)
 
     async def convert(
-        self, data: bytes, convert: Callable[[], T], metadata: Callable[[], Metadata]
-    ) -> T:
+        self, data: bytes, convert: Callable[[], Message], metadata: Callable[[], Metadata]
+    ) -> Message | bytes:
         """Convert a body into a message: on the event loop when it has few values.
+
+        Returns:
+            The message, or its bytes when it is large.
 
         Raises:
             Failure: As `parse` does.
         """
         if len(data) <= SMALL_BYTES and count_values(data) <= INLINE_VALUES:
             return convert()
+        return await self._in_thread(data, lambda: convert().SerializeToString(), metadata)
+
+    async def _in_thread(
+        self, data: bytes, convert: Callable[[], T], metadata: Callable[[], Metadata]
+    ) -> T:
         await self._verifier.verify(metadata())
 
         def bounded() -> T:

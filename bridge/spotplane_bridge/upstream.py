@@ -49,7 +49,7 @@ class Upstream:
             [
                 channel.unary_unary(
                     rpc,
-                    request_serializer=request.SerializeToString,
+                    request_serializer=_serializer(request),
                     response_deserializer=response.FromString,
                 )
                 for channel in self._channels
@@ -62,7 +62,7 @@ class Upstream:
             [
                 channel.unary_stream(
                     rpc,
-                    request_serializer=request.SerializeToString,
+                    request_serializer=_serializer(request),
                     response_deserializer=response.FromString,
                 )
                 for channel in self._channels
@@ -75,7 +75,7 @@ class Upstream:
             [
                 channel.stream_unary(
                     rpc,
-                    request_serializer=request.SerializeToString,
+                    request_serializer=_serializer(request),
                     response_deserializer=response.FromString,
                 )
                 for channel in self._channels
@@ -86,6 +86,12 @@ class Upstream:
         """End the connections; calls that are still open fail."""
         for channel in self._channels:
             await channel.close()
+
+
+def _serializer(kind: type[Message]) -> Callable[[Message | bytes], bytes]:
+    """What makes bytes of a message; large ones were serialized beside the event loop."""
+    serialize = kind.SerializeToString
+    return lambda message: message if isinstance(message, bytes) else serialize(message)
 
 
 def _take_turns(stubs: list[Any]) -> Stub:

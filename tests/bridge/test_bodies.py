@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 from aiohttp import ClientSession
+from google.protobuf.message import Message
+from spotplane.v1 import usage_pb2
 from spotplane_bridge.app import running
 from spotplane_bridge.bodies import INLINE_VALUES, MAX_VALUES, Bodies
 from spotplane_bridge.callers import CallerVerifier
@@ -125,15 +127,20 @@ async def test_a_large_body_is_converted_beside_the_event_loop(plane: FakePlane)
     """The conversion waits for the loop: it could never end if it held the loop."""
     upstream = Upstream(plane.target)
     bodies = Bodies(CallerVerifier(upstream), 10**7, 4 * 10**7, 30.0)
-    released = threading.Event()
+    started, released = threading.Event(), threading.Event()
+    message = usage_pb2.IngestUsageBatchRequest(records=[usage_pb2.UsageRecord(request_id="1")])
+
+    def convert() -> Message:
+        started.set()
+        assert released.wait(10)
+        return message
+
     body = b"," * (INLINE_VALUES + 1)
-    converted = asyncio.create_task(
-        bodies.convert(body, lambda: released.wait(10), lambda: METADATA)
-    )
-    await eventually(lambda: plane.verified == 1)
+    converted = asyncio.create_task(bodies.convert(body, convert, lambda: METADATA))
+    await eventually(started.is_set)
     released.set()
-    assert await converted
+    assert await converted == message.SerializeToString()
     with pytest.raises(Failure, match="PAYLOAD_TOO_LARGE"):
-        await bodies.convert(b"," * MAX_VALUES, lambda: None, lambda: METADATA)
+        await bodies.convert(b"," * MAX_VALUES, convert, lambda: METADATA)
     bodies.close()
     await upstream.close()
