@@ -9,7 +9,8 @@ from typing import Any
 import aiohttp
 import grpc.aio
 from spotplane.v1 import region_pb2, region_pb2_grpc
-from spotplane_bridge.edge.config import Address, EdgeConfig
+from spotplane_bridge.addresses import Address
+from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.process import Envoy, start_envoy
 
 from spotplane_bench import load, stack, unary
@@ -85,8 +86,8 @@ async def _edge(up: stack.Stack, plane: stack.Child, bridge: stack.Child) -> Env
     config = EdgeConfig(
         listen=Address("127.0.0.1", 0),
         admin=Address("127.0.0.1", 0),
-        grpc_upstream=Address.parse(plane.target),
-        bridge_upstream=Address.parse(bridge.target),
+        grpc_upstreams=(Address.parse(plane.target),),
+        bridge_upstreams=(Address.parse(bridge.target),),
     )
     directory = up.directory / "edge"
     directory.mkdir()

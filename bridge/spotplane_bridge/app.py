@@ -81,11 +81,11 @@ def create_app(config: BridgeConfig) -> web.Application:
             call.cancel()
 
     async def connected(_app: web.Application) -> AsyncIterator[None]:
-        watching = asyncio.create_task(health.watch())
+        watching = [asyncio.create_task(health.watch()), asyncio.create_task(upstream.watch())]
         yield
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         await upstream.close()
         bodies.close()
         if traces is not None:
@@ -107,13 +107,13 @@ def _traces(config: BridgeConfig) -> Traces | None:
 
 
 @asynccontextmanager
-async def running(config: BridgeConfig) -> AsyncIterator[int]:
+async def running(config: BridgeConfig, app: web.Application | None = None) -> AsyncIterator[int]:
     """Serve while the block runs, and give it the bound port.
 
     On leaving, `/ready` answers 503, no new connection is accepted, and open requests have the
     drain time to finish.
     """
-    app = create_app(config)
+    app = app or create_app(config)
     runner = Runner(
         app,
         app[GATEWAY].handle,
@@ -136,12 +136,17 @@ async def running(config: BridgeConfig) -> AsyncIterator[int]:
 
 
 async def serve(config: BridgeConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
-    stop = asyncio.Event()
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the notice at once."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def stopping() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
-    async with running(config) as port:
+        loop.add_signal_handler(signum, stopping)
+    app = create_app(config)
+    async with running(config, app) as port:
         log.info("bridge_started", host=config.host, port=port, grpc_target=config.grpc_target)
         if config.port_file is not None:
             _write_whole(config.port_file, f"{port}\n")
@@ -151,6 +156,10 @@ async def serve(config: BridgeConfig) -> None:
         gc.freeze()
         await stop.wait()
         log.info("bridge_draining")
+        app[HEALTH].draining = True
+        # Load balancers see 503 of `/ready` and send their next requests elsewhere.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), config.drain_notice_s)
     log.info("bridge_stopped")
 
 

@@ -43,6 +43,7 @@ class CallerVerifier:
             "/spotplane.v1.CallerService/ValidateCaller",
             caller_pb2.ValidateCallerRequest,
             caller_pb2.ValidateCallerResponse,
+            idempotent=True,
         )
         self._verified: OrderedDict[bytes, float] = OrderedDict()
 

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
+from spotplane_bridge.addresses import parse_upstreams
+
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 T = TypeVar("T")
@@ -39,8 +41,8 @@ class BridgeConfig:
         port: Port to listen on; 0 picks a free one.
         port_file: Written with the bound port once requests are accepted.
         reuse_port: Let several bridge processes share the port.
-        grpc_target: The server, as a gRPC target.
-        channels: gRPC connections to the server.
+        grpc_target: The servers: ``host:port`` or several, separated by commas.
+        channels: gRPC connections to each server.
         cors_origins: Origins whose pages may call, e.g. `https://console.example.com`.
         trusted_proxies: Networks whose `X-Forwarded-For` is believed.
         max_body_mib: Largest request body of any route other than uploads, in MiB.
@@ -51,6 +53,7 @@ class BridgeConfig:
         unary_timeout_s: Deadline of a call, in seconds.
         analytics_timeout_s: Deadline of a read of usage or metrics, in seconds.
         stream_idle_timeout_s: Longest silence of a streamed answer, in seconds.
+        drain_notice_s: How long requests are still accepted after SIGTERM, while `/ready` is 503.
         drain_timeout_s: How long open requests may go on after SIGTERM, in seconds.
         otlp_endpoint: Where traces go, by OTLP over gRPC; without it there are none.
         log_level: Least level that is logged; WARNING turns the line per request off.
@@ -70,6 +73,8 @@ class BridgeConfig:
     unary_timeout_s: float = 30.0
     analytics_timeout_s: float = 60.0
     stream_idle_timeout_s: float = 300.0
+    # Three times the interval of the edge's health checks.
+    drain_notice_s: float = 3.0
     drain_timeout_s: float = 30.0
     otlp_endpoint: str | None = None
     log_level: str = "INFO"
@@ -87,7 +92,7 @@ class BridgeConfig:
             port=read("SPOTPLANE_BRIDGE_PORT", _integer(0, 65535), usual.port),
             port_file=read("SPOTPLANE_BRIDGE_PORT_FILE", Path, usual.port_file),
             reuse_port=read("SPOTPLANE_BRIDGE_REUSE_PORT", _switch, usual.reuse_port),
-            grpc_target=read("SPOTPLANE_GRPC_TARGET", _text, usual.grpc_target),
+            grpc_target=read("SPOTPLANE_GRPC_TARGET", _target, usual.grpc_target),
             channels=read("SPOTPLANE_BRIDGE_CHANNELS", _integer(1, 64), usual.channels),
             cors_origins=read("SPOTPLANE_CORS_ORIGINS", _origins, usual.cors_origins),
             trusted_proxies=read("SPOTPLANE_TRUSTED_PROXIES", _networks, usual.trusted_proxies),
@@ -102,6 +107,9 @@ class BridgeConfig:
             ),
             stream_idle_timeout_s=read(
                 "SPOTPLANE_STREAM_IDLE_TIMEOUT_S", _seconds, usual.stream_idle_timeout_s
+            ),
+            drain_notice_s=read(
+                "SPOTPLANE_DRAIN_NOTICE_SECONDS", _seconds_or_zero, usual.drain_notice_s
             ),
             drain_timeout_s=read("SPOTPLANE_DRAIN_TIMEOUT_S", _seconds, usual.drain_timeout_s),
             otlp_endpoint=read(
@@ -151,6 +159,14 @@ def _seconds(text: str) -> float:
     if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or float(text) <= 0:
         raise ValueError("must be a number of seconds above 0")
     return float(text)
+
+
+def _seconds_or_zero(text: str) -> float:
+    return 0.0 if re.fullmatch(r"0+(\.0+)?", text) else _seconds(text)
+
+
+def _target(text: str) -> str:
+    return ",".join(str(address) for address in parse_upstreams(text))
 
 
 def _switch(text: str) -> bool:

@@ -74,7 +74,12 @@ class UnaryEndpoint:
         self.template = route.template
         self._route = route
         self._reader = reader
-        self._call = upstream.unary(route.rpc, route.request_class, route.response_class)
+        self._call = upstream.unary(
+            route.rpc,
+            route.request_class,
+            route.response_class,
+            idempotent=route.method == "GET",
+        )
         self._print = printer(route.descriptor.output_type)
         self._timeout_s = timeout_s
 

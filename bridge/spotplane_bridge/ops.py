@@ -91,6 +91,7 @@ class Health:
             "/grpc.health.v1.Health/Check",
             health_pb2.HealthCheckRequest,
             health_pb2.HealthCheckResponse,
+            idempotent=True,
         )
         self._metrics = metrics
         self.draining = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -144,7 +144,8 @@ async def _tell_cleanup(conn: Conn, done: int, now: datetime) -> None:
 def _events(kernel: Kernel) -> Parts:
     hub = EventHub(kernel.db)
     add = event_pb2_grpc.add_EventServiceServicer_to_server
-    return Parts([(add, EventService(kernel.db, kernel.clock, hub))], [], background=[hub.run])
+    service = EventService(kernel.db, kernel.clock, hub)
+    return Parts([(add, service)], [], background=[hub.run], drain=[hub.drain])
 
 
 def _agents(kernel: Kernel, intake: Intake) -> list[Parts]:
@@ -246,6 +247,7 @@ class Server:
         kernel: Kernel,
         parts: Parts,
         grpc_server: grpc.aio.Server,
+        healthy: Any,
         port: int,
         stack: AsyncExitStack,
     ) -> None:
@@ -253,6 +255,7 @@ class Server:
         self.parts = parts
         self.port = port
         self._grpc = grpc_server
+        self._healthy = healthy
         self._stack = stack
 
     @classmethod
@@ -311,11 +314,11 @@ class Server:
             add(servicer, grpc_server)
         reflection.enable_server_reflection(readiness.service_names(), grpc_server)
         port = grpc_server.add_insecure_port(f"{config.host}:{config.port}")
-        server = cls(kernel, parts, grpc_server, port, stack)
-        await server._run(before, healthy)
+        server = cls(kernel, parts, grpc_server, healthy, port, stack)
+        await server._run(before)
         return server
 
-    async def _run(self, before: front.Front, healthy: Any) -> None:
+    async def _run(self, before: front.Front) -> None:
         enter = self._stack.enter_async_context
         ahead = self.kernel.config.partitions_ahead
         await partitions.PartitionJob(self.kernel.db, ahead).run_once(self.kernel.clock.now())
@@ -350,9 +353,9 @@ class Server:
             await enter(owned(background(), "background"))
         await self._grpc.start()
         self._stack.push_async_callback(before.repeats.settle)
-        self._stack.push_async_callback(self._stop_grpc, healthy)
+        self._stack.push_async_callback(self._stop_grpc)
         await enter(owned(runner.run(), "jobs"))
-        await enter(owned(readiness.report(self.kernel, runner, healthy), "health"))
+        await enter(owned(readiness.report(self.kernel, runner, self._healthy), "health"))
         log.info("serving", port=self.port, server_id=self.kernel.server_id)
 
     async def stop(self) -> None:
@@ -360,8 +363,12 @@ class Server:
         await self._stack.aclose()
         logs.access.flush()
 
-    async def _stop_grpc(self, healthy: Any) -> None:
-        await healthy.enter_graceful_shutdown()
+    async def leave_balancing(self) -> None:
+        """Report NOT_SERVING from now on: load balancers send their next calls elsewhere."""
+        await self._healthy.enter_graceful_shutdown()
+
+    async def _stop_grpc(self) -> None:
+        await self.leave_balancing()
         # Streams first: otherwise stopping waits out the whole grace for them.
         for drain in self.parts.drain:
             await drain()
@@ -373,16 +380,23 @@ class Server:
 
 
 async def serve(config: ServerConfig) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the notice at once."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def stopping() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stopping)
     server = await Server.start(config)
     start_http_server(config.admin_port, addr=config.host)
     try:
         async with owned(collector.tend(), "collector"):
             await stop.wait()
+            await server.leave_balancing()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), config.drain_notice_seconds)
     finally:
         await server.stop()
 

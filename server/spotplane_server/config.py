@@ -151,6 +151,9 @@ class ServerConfig:
     # A Redis or Valkey that all servers share; without it each keeps budgets and caches of its own.
     redis_url: str | None = _setting(None, _redis)
     db_pool_size: int = _setting(10, _natural)
+    # How long calls are still accepted after SIGTERM while health is NOT_SERVING: three times the
+    # interval of the edge's health checks.
+    drain_notice_seconds: int = _setting(3, _count)
     drain_seconds: int = _setting(10, _natural)
     # What decides while no uploaded engine is live: a built-in or installed one's name, or the
     # address of a remote one, grpc://host:port or grpcs://host:port.

@@ -11,7 +11,8 @@ import aiohttp
 import grpc.aio
 import pytest
 import pytest_asyncio
-from spotplane_bridge.edge.config import Address, EdgeConfig
+from spotplane_bridge.addresses import Address
+from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.process import start_envoy
 from yarl import URL
 
@@ -68,8 +69,8 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
         config = EdgeConfig(
             listen=ANY_PORT,
             admin=ANY_PORT,
-            grpc_upstream=Address("127.0.0.1", grpc_port),
-            bridge_upstream=Address("127.0.0.1", http_port),
+            grpc_upstreams=(Address("127.0.0.1", grpc_port),),
+            bridge_upstreams=(Address("127.0.0.1", http_port),),
             trusted_hops=1,
         )
         log_path = directory / "envoy.log"

@@ -8,8 +8,9 @@ from pathlib import Path
 import grpc.aio
 import pytest
 import yaml
+from spotplane_bridge.addresses import Address
 from spotplane_bridge.edge import descriptors
-from spotplane_bridge.edge.config import Address, EdgeConfig, EdgeConfigError
+from spotplane_bridge.edge.config import EdgeConfig, EdgeConfigError
 from spotplane_bridge.edge.generate import EdgeInvalidError, render, validate, write
 from spotplane_bridge.edge.process import EnvoyError, find_envoy, start_envoy
 from spotplane_bridge.edge.routes import template_regex
@@ -35,7 +36,7 @@ async def test_envoy_accepts_every_setting(tmp_path: Path) -> None:
         {
             "SPOTPLANE_EDGE_LISTEN": "[::]:8443",
             "SPOTPLANE_EDGE_GRPC_UPSTREAM": "server.internal:50051",
-            "SPOTPLANE_EDGE_BRIDGE_UPSTREAM": "bridge.internal:8081",
+            "SPOTPLANE_EDGE_BRIDGE_UPSTREAM": "bridge.internal:8081, [::1]:8082,10.0.0.1:8083",
             "SPOTPLANE_CORS_ORIGINS": "https://a.example, https://b.example",
             "SPOTPLANE_EDGE_TRUSTED_HOPS": "2",
             "SPOTPLANE_MAX_BODY_MIB": "3",
@@ -65,6 +66,39 @@ async def test_start_that_fails_tells_why(tmp_path: Path) -> None:
             await start_envoy(config, tmp_path, tmp_path / "log")
     finally:
         await taken.stop(None)
+
+
+async def test_a_port_in_use_is_not_shared_with_another_edge(tmp_path: Path) -> None:
+    first = await start_envoy(
+        EdgeConfig(listen=ANY_PORT, admin=ANY_PORT), tmp_path / "a", tmp_path / "a.log"
+    )
+    config = EdgeConfig(listen=first.listen, admin=ANY_PORT)
+    try:
+        with pytest.raises(EnvoyError, match=r"(?i)address already in use"):
+            await start_envoy(config, tmp_path / "b", tmp_path / "b.log")
+    finally:
+        await first.stop()
+
+
+def test_several_upstreams_are_read_from_one_variable() -> None:
+    config = EdgeConfig.from_env(
+        {
+            "SPOTPLANE_EDGE_GRPC_UPSTREAM": "10.0.0.1:50051, [::1]:50052",
+            "SPOTPLANE_EDGE_BRIDGE_UPSTREAM": "bridge.internal:8081",
+        }
+    )
+
+    assert config.grpc_upstreams == (Address("10.0.0.1", 50051), Address("::1", 50052))
+    assert config.bridge_upstreams == (Address("bridge.internal", 8081),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a:1,b", "a:1,,b:2", "a:1 b:2", "a:0", ":1", "a:65536", "a:1,a:1", "::1:80", "http://a:1"],
+)
+def test_bad_upstreams_are_rejected(text: str) -> None:
+    with pytest.raises(EdgeConfigError, match="SPOTPLANE_EDGE_GRPC_UPSTREAM: "):
+        EdgeConfig.from_env({"SPOTPLANE_EDGE_GRPC_UPSTREAM": text})
 
 
 def test_every_bad_variable_is_named() -> None:

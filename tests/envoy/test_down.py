@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from spotplane.v1 import tenant_pb2, tenant_pb2_grpc
-from spotplane_bridge.edge.config import Address, EdgeConfig
+from spotplane_bridge.addresses import Address
+from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.process import start_envoy
 
 from tests.envoy.conftest import ANY_PORT
@@ -28,7 +29,9 @@ NOBODY = Address("127.0.0.1", 9)
 
 async def test_unreachable_upstreams_are_503_objects(tmp_path: Path) -> None:
     """Server or bridge away: an error object that names neither, and how long to wait."""
-    config = EdgeConfig(ANY_PORT, grpc_upstream=NOBODY, bridge_upstream=NOBODY, admin=ANY_PORT)
+    config = EdgeConfig(
+        ANY_PORT, grpc_upstreams=(NOBODY,), bridge_upstreams=(NOBODY,), admin=ANY_PORT
+    )
     envoy = await start_envoy(config, tmp_path, tmp_path / "log", concurrency=1)
     base = f"http://{envoy.listen.host}:{envoy.listen.port}"
     try:
@@ -76,7 +79,7 @@ async def test_tls_serves_both_protocols_and_nothing_old(tmp_path: Path) -> None
     async with grpc_server(Backend()) as port:
         config = EdgeConfig(
             ANY_PORT,
-            grpc_upstream=Address("127.0.0.1", port),
+            grpc_upstreams=(Address("127.0.0.1", port),),
             admin=ANY_PORT,
             tls_cert_file=str(cert),
             tls_key_file=str(key),

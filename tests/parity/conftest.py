@@ -12,8 +12,9 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from spotplane_bridge import app as bridge
+from spotplane_bridge.addresses import Address
 from spotplane_bridge.config import BridgeConfig
-from spotplane_bridge.edge.config import Address, EdgeConfig
+from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.process import start_envoy
 from yarl import URL
 
@@ -90,8 +91,8 @@ async def doors(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Asyn
             edge_config = EdgeConfig(
                 listen=ANY_PORT,
                 admin=ANY_PORT,
-                grpc_upstream=Address.parse(plane.target),
-                bridge_upstream=Address("127.0.0.1", bridge_port),
+                grpc_upstreams=(Address.parse(plane.target),),
+                bridge_upstreams=(Address("127.0.0.1", bridge_port),),
             )
             envoy = await start_envoy(edge_config, directory, directory / "log", concurrency=1)
             try:

@@ -121,7 +121,9 @@ class DialectEndpoint:
         self.template = route.template
         self._route = route
         self._names = paths.variables(route.template)
-        self._bound = [Bound(call, _stub(call, upstream)) for call in calls]
+        self._bound = [
+            Bound(call, _stub(call, upstream, idempotent=route.method == "GET")) for call in calls
+        ]
         self._timeout_s = config.unary_timeout_s
         self._idle_timeout_s = config.stream_idle_timeout_s
         self._bodies = bodies
@@ -361,12 +363,12 @@ def enveloped(request: web.Request, body: Any) -> Any:
     return wrapped
 
 
-def _stub(call: BoundCall, upstream: Upstream) -> Any:
+def _stub(call: BoundCall, upstream: Upstream, *, idempotent: bool) -> Any:
     if call.method.client_streaming:
         return upstream.upload(call.rpc, call.request_class, call.response_class)
     if call.method.server_streaming:
         return upstream.stream(call.rpc, call.request_class, call.response_class)
-    return upstream.unary(call.rpc, call.request_class, call.response_class)
+    return upstream.unary(call.rpc, call.request_class, call.response_class, idempotent=idempotent)
 
 
 def _applies(declared: Call, incoming: Incoming) -> bool:

@@ -6,34 +6,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final, NamedTuple
+from typing import Final
+
+from spotplane_bridge.addresses import Address, parse_upstreams
 
 DEFAULT_CORS_ORIGINS: Final = ("http://localhost:3000",)
 MIB: Final = 1024 * 1024
 
 
-class Address(NamedTuple):
-    """Where to listen or whom to call; port 0 lets the system choose."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Read ``host:port``, ``[v6]:port`` or ``:port`` (all interfaces).
-
-        Raises:
-            ValueError: ``text`` is none of these, or the port is not in 0..65535.
-        """
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"{text!r} is not host:port")
-        return cls(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))
-
-
 LISTEN: Final = Address("127.0.0.1", 8080)
-GRPC_UPSTREAM: Final = Address("127.0.0.1", 50051)
-BRIDGE_UPSTREAM: Final = Address("127.0.0.1", 8081)
+GRPC_UPSTREAMS: Final = (Address("127.0.0.1", 50051),)
+BRIDGE_UPSTREAMS: Final = (Address("127.0.0.1", 8081),)
 ADMIN: Final = Address("127.0.0.1", 9901)
 
 
@@ -47,8 +30,8 @@ class EdgeConfig:
 
     Attributes:
         listen: The one public address, for REST and gRPC.
-        grpc_upstream: The server; a name is resolved by DNS and may stand for many addresses.
-        bridge_upstream: The bridge.
+        grpc_upstreams: The servers; a name is resolved by DNS and may stand for many addresses.
+        bridge_upstreams: The bridges, likewise.
         admin: Envoy's own admin interface; keep it on loopback, it can stop the process.
         tls_cert_file: PEM chain; with ``tls_key_file`` the listener speaks TLS only.
         tls_key_file: PEM key.
@@ -63,8 +46,8 @@ class EdgeConfig:
     """
 
     listen: Address = LISTEN
-    grpc_upstream: Address = GRPC_UPSTREAM
-    bridge_upstream: Address = BRIDGE_UPSTREAM
+    grpc_upstreams: tuple[Address, ...] = GRPC_UPSTREAMS
+    bridge_upstreams: tuple[Address, ...] = BRIDGE_UPSTREAMS
     admin: Address = ADMIN
     tls_cert_file: str | None = None
     tls_key_file: str | None = None
@@ -92,8 +75,8 @@ class EdgeConfig:
         default = cls()
         config = {
             "listen": read.address("EDGE_LISTEN", default.listen),
-            "grpc_upstream": read.address("EDGE_GRPC_UPSTREAM", default.grpc_upstream),
-            "bridge_upstream": read.address("EDGE_BRIDGE_UPSTREAM", default.bridge_upstream),
+            "grpc_upstreams": read.upstreams("EDGE_GRPC_UPSTREAM", default.grpc_upstreams),
+            "bridge_upstreams": read.upstreams("EDGE_BRIDGE_UPSTREAM", default.bridge_upstreams),
             "admin": read.address("EDGE_ADMIN", default.admin),
             "tls_cert_file": read.path("EDGE_TLS_CERT_FILE"),
             "tls_key_file": read.path("EDGE_TLS_KEY_FILE"),
@@ -130,6 +113,16 @@ class _Reader:
             return default
         try:
             return Address.parse(text)
+        except ValueError as err:
+            self.problems.append(f"SPOTPLANE_{name}: {err}")
+            return default
+
+    def upstreams(self, name: str, default: tuple[Address, ...]) -> tuple[Address, ...]:
+        text = self.text(name)
+        if text is None:
+            return default
+        try:
+            return parse_upstreams(text)
         except ValueError as err:
             self.problems.append(f"SPOTPLANE_{name}: {err}")
             return default

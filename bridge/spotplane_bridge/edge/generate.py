@@ -42,8 +42,8 @@ def render(config: EdgeConfig, place: PurePosixPath = DEFAULT_PLACE) -> str:
         "static_resources": {
             "listeners": [listener(config, str(place / DESCRIPTORS_NAME))],
             "clusters": [
-                grpc_cluster(config.grpc_upstream),
-                bridge_cluster(config.bridge_upstream),
+                grpc_cluster(config.grpc_upstreams),
+                bridge_cluster(config.bridge_upstreams),
             ],
         },
     }

@@ -47,6 +47,10 @@ def listener(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
         "name": "edge",
         "address": socket_address(config.listen),
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        # Two Envoys would share the port silently, each with half of the connections. Without it
+        # the second one does not start; the workers then share one socket, and are balanced here.
+        "enable_reuse_port": False,
+        "connection_balance_config": {"exact_balance": {}},
         "filter_chains": [chain],
     }
 

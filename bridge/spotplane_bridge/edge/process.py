@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from spotplane_bridge.edge.config import Address, EdgeConfig
+from spotplane_bridge.addresses import Address
+from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.generate import write
 
 READY_SECONDS: Final = 20.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from spotplane_bridge import headers
 from spotplane_bridge.edge import descriptors
@@ -39,6 +40,13 @@ _CORRELATION_ECHO: Final = (
 
 Route = dict[str, object]
 
+# Nothing of the request reached a host, or the host said that it did not process it.
+UNSENT: Final = "connect-failure,refused-stream,reset-before-request"
+# Requests that may be processed twice are sent again after a broken connection as well.
+REPEATABLE: Final = f"{UNSENT},reset,unavailable"
+# AIP-131 and AIP-132: these have no side effects.
+READ_RPCS: Final = r"/spotplane\.v1\.\w+/(Get|List|Search|Validate)\w*"
+
 
 def virtual_host(config: EdgeConfig) -> dict[str, object]:
     """All routes, first match wins."""
@@ -47,14 +55,18 @@ def virtual_host(config: EdgeConfig) -> dict[str, object]:
         "domains": ["*"],
         "typed_per_filter_config": {CORS: _cors_policy(config)},
         "routes": [
-            _grpc_route(),
+            _repeatable(_grpc_route(), {"safe_regex": {"regex": READ_RPCS}}),
+            *_keyed(_grpc_route()),
             *_stream_routes(),
-            *_analytics_routes(config),
+            *(_repeatable(route) for route in _analytics_routes(config)),
             *(
-                _transcoded({"path_separated_prefix": prefix}, config.unary_timeout_seconds)
+                route
                 for prefix in descriptors.transcoded_prefixes()
+                for route in _by_method(
+                    _transcoded({"path_separated_prefix": prefix}, config.unary_timeout_seconds)
+                )
             ),
-            _bridge_route(),
+            *_by_method(_bridge_route()),
         ],
     }
 
@@ -75,12 +87,67 @@ def header_options(values: dict[str, str]) -> list[dict[str, object]]:
     ]
 
 
+def _by_method(route: Route) -> list[Route]:
+    """The route for reads, for writes with an idempotency key, and for all other requests."""
+    reads = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
+    return [_repeatable(_matching(route, reads)), *_keyed(route)]
+
+
+def _keyed(route: Route) -> list[Route]:
+    """The route for requests with an idempotency key, and for all others."""
+    return [
+        _repeatable(_matching(route, {"name": "idempotency-key", "present_match": True})),
+        route,
+    ]
+
+
+def _matching(route: Route, header: Mapping[str, object]) -> Route:
+    match: Any = route["match"]
+    return {**route, "match": {**match, "headers": [*match.get("headers", ()), header]}}
+
+
+def _repeatable(route: Route, path: dict[str, object] | None = None) -> Route:
+    """The route, for requests that may be processed twice; with another path match if given."""
+    match: Any = route["match"]
+    if path is not None:
+        match = {**path, **{key: match[key] for key in match if key != "prefix"}}
+    action: Any = route["route"]
+    action = {**action, "retry_policy": _retry_policy(REPEATABLE)}
+    return {**route, "match": match, "route": action}
+
+
+def _retry_policy(conditions: str) -> dict[str, object]:
+    """Send a request again, to a host that has not failed it; the cluster has a budget for it."""
+    return {
+        "retry_on": conditions,
+        "num_retries": 2,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": type_url(
+                        "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                    )
+                },
+            }
+        ],
+        # A dead host has the fewest requests, so that three of four choices between two hosts
+        # fall on it.
+        "host_selection_retry_max_attempts": 32,
+    }
+
+
 def _grpc_route() -> Route:
     return {
         "name": "grpc",
         # Content types application/grpc and application/grpc+…, but not application/grpc-web.
         "match": {"prefix": "/", "grpc": {}},
-        "route": {"cluster": GRPC_CLUSTER, "timeout": "0s", "idle_timeout": STREAM_IDLE},
+        "route": {
+            "cluster": GRPC_CLUSTER,
+            "timeout": "0s",
+            "idle_timeout": STREAM_IDLE,
+            "retry_policy": _retry_policy(UNSENT),
+        },
         "request_headers_to_remove": [CLIENT_ID],
         # What browsers are told is of no use to gRPC.
         "typed_per_filter_config": {
@@ -98,8 +165,7 @@ def _bridge_route() -> Route:
             "cluster": BRIDGE_CLUSTER,
             "timeout": "0s",
             "idle_timeout": STREAM_IDLE,
-            # Only what provably never reached the bridge is sent again.
-            "retry_policy": {"retry_on": "connect-failure", "num_retries": 1},
+            "retry_policy": _retry_policy(UNSENT),
         },
         "typed_per_filter_config": {HEADERS: _bridge_ids()},
     }
@@ -189,7 +255,7 @@ def _transcoded(match: dict[str, object], seconds: int | None) -> Route:
             "cluster": GRPC_CLUSTER,
             "timeout": "0s" if seconds is None else f"{seconds + TIMEOUT_SLACK_SECONDS}s",
             "idle_timeout": STREAM_IDLE,
-            "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 1},
+            "retry_policy": _retry_policy(UNSENT),
         },
         "request_headers_to_remove": [CLIENT_ID],
         "response_headers_to_add": header_options({"x-correlation-id": _CORRELATION_ECHO}),

@@ -16,7 +16,8 @@ import aiohttp
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from spotplane_bridge.edge.config import Address, EdgeConfig
+from spotplane_bridge.addresses import Address
+from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.process import Envoy, EnvoyError, start_envoy
 
 from spotplane_server.dev import children, database
@@ -67,12 +68,15 @@ class Stack:
             SPOTPLANE_ADMIN_TOKEN_FILE=str(data.path / TOKEN_FILE),
             SPOTPLANE_ADMIN_RATE_LIMIT_RPM="100000",
             SPOTPLANE_DRAIN_SECONDS=str(DRAIN_SECONDS),
+            # There is no other server to send calls to meanwhile.
+            SPOTPLANE_DRAIN_NOTICE_SECONDS="0",
         )
         self._bridge = self._child(
             "bridge",
             SPOTPLANE_BRIDGE_PORT=self.bridge.rpartition(":")[2],
             SPOTPLANE_GRPC_TARGET=self.grpc,
             SPOTPLANE_DRAIN_TIMEOUT_S=str(DRAIN_SECONDS),
+            SPOTPLANE_DRAIN_NOTICE_SECONDS="0",
         )
 
     async def start(self) -> None:
@@ -154,8 +158,8 @@ class Stack:
     async def _run_envoy(self) -> Envoy:
         config = EdgeConfig(
             listen=Address(HOST, self._edge_port),
-            grpc_upstream=Address.parse(self.grpc),
-            bridge_upstream=Address.parse(self.bridge),
+            grpc_upstreams=(Address.parse(self.grpc),),
+            bridge_upstreams=(Address.parse(self.bridge),),
             admin=Address(HOST, 0),
         )
         directory = self.data.path / "envoy"

@@ -33,6 +33,15 @@ QUEUE: Final = 256
 Cursor: TypeAlias = tuple[int, int]
 
 
+class ShuttingDown(Unavailable):
+    """The server ends its streams; the caller resumes at another one."""
+
+    reason = "SERVICE_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down", retry_after_seconds=0.1)
+
+
 class Behind(Exception):
     """A listener did not keep up; what it missed is in the outbox."""
 
@@ -46,6 +55,12 @@ class Listener:
         self._rows: deque[Row] = deque()
         self._behind = False
         self._woken = asyncio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        """End the listener: the server is shutting down."""
+        self._closed = True
+        self._woken.set()
 
     def offer(self, row: Row) -> None:
         """Queue a row, if it may be seen and there is room."""
@@ -63,8 +78,9 @@ class Listener:
 
         Raises:
             Behind: Rows were dropped; those before the first dropped one were taken already.
+            ShuttingDown: The server ends its streams.
         """
-        if not self._rows:
+        if not self._rows and not self._closed:
             if self._behind:
                 raise Behind
             self._woken.clear()
@@ -73,6 +89,8 @@ class Listener:
                     await self._woken.wait()
             except TimeoutError:
                 return []
+        if self._closed:
+            raise ShuttingDown
         rows = list(self._rows)
         self._rows.clear()
         return rows
@@ -89,6 +107,7 @@ class EventHub:
         self._db = db
         self._listeners: set[Listener] = set()
         self._wake = asyncio.Event()
+        self._closing = False
         self.place: Cursor | None = None
 
     async def run(self) -> None:
@@ -105,6 +124,12 @@ class EventHub:
                 more = False
             await asyncio.sleep(0 if more else POLL_SECONDS)
 
+    async def drain(self) -> None:
+        """End every listener, those that come later as well."""
+        self._closing = True
+        for listener in self._listeners:
+            listener.close()
+
     @contextmanager
     def listening(self, scope: Scope, newest: Cursor) -> Iterator[Listener]:
         """Listen within the block; rows up to ``Listener.joined`` are for the caller to replay.
@@ -116,6 +141,8 @@ class EventHub:
         if self.place is None:
             self.place = newest
         listener = Listener(scope, self.place)
+        if self._closing:
+            listener.close()
         self._listeners.add(listener)
         metrics.EVENT_LISTENERS.set(len(self._listeners))
         self._wake.set()
