@@ -27,7 +27,7 @@ REQUESTS_PER_SECOND: Final = 200
 # Longer than two of the edge's health checks.
 DRAIN_NOTICE_SECONDS: Final = "2"
 # A loaded machine is sent fewer requests instead of a queue of them.
-REQUESTS_AT_ONCE: Final = 64
+REQUESTS_AT_ONCE: Final = 24
 Request = Callable[[], Awaitable[object]]
 
 
@@ -62,6 +62,7 @@ async def doubled(database_url: str, directory: Path) -> AsyncIterator[Edge]:
                 directory / f"server-{n}.log",
                 drain_notice_seconds=DRAIN_NOTICE_SECONDS,
                 trusted_proxies="127.0.0.1/32",
+                db_pool_size="12",
             )
             for n in range(2)
         ]
