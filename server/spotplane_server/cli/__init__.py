@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from spotplane_server.cli import (
@@ -11,6 +13,7 @@ from spotplane_server.cli import (
     call,
     development,
     documents,
+    environment,
     processes,
     provisioning,
 )
@@ -23,6 +26,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+# These log what they find, in the form of their logs.
+_LOGGING = {"server", "bridge"}
+
+
+@app.callback()
+def warn(context: typer.Context) -> None:
+    """A multi-tenant control plane for spot compute."""
+    if context.invoked_subcommand not in _LOGGING:
+        for unknown in environment.find_unknown(os.environ):
+            typer.echo(f"warning: {unknown}", err=True)
+
 
 app.command("dev")(development.dev)
 app.command("server")(processes.server)

@@ -42,10 +42,13 @@ def server(
         if config.port == 0:
             fail("SPOTPLANE_PORT: 0 is a free port of one process; name one", status=MISUSED)
         logs.configure(config.log_level, json=config.log_json)
+        _log_unknown_settings()
         raise typer.Exit(supervision.run(workers, config.admin_port))
     if parent:
         supervision.die_with(parent)
     logs.configure(config.log_level, json=config.log_json)
+    if not parent:
+        _log_unknown_settings()
     from spotplane_server.app import serve
 
     _run(serve(config))
@@ -54,6 +57,7 @@ def server(
 def bridge() -> None:
     """Run the REST bridge. Settings come from SPOTPLANE_*, SPOTPLANE_GRPC_TARGET among them."""
     try:
+        from spotplane_bridge import logs
         from spotplane_bridge.app import run
         from spotplane_bridge.config import BridgeConfig, ConfigError
     except ModuleNotFoundError as err:
@@ -62,6 +66,8 @@ def bridge() -> None:
         config = BridgeConfig.from_env(os.environ)
     except ConfigError as err:
         fail(*err.problems, status=MISUSED)
+    logs.configure(config.log_level)
+    _log_unknown_settings()
     try:
         run(config)
     except OSError as err:
@@ -80,11 +86,12 @@ def migrate() -> None:
 
     from spotplane_server.kernel import logs
     from spotplane_server.kernel import migrate as migration
+    from spotplane_server.kernel.connections import DatabaseTooOld
 
     logs.configure("WARNING", json=False)
     try:
         applied = asyncio.run(migration.migrate(url))
-    except migration.MigrationRefused as err:
+    except (migration.MigrationRefused, DatabaseTooOld) as err:
         fail(str(err))
     except (OSError, PostgresError) as err:
         _no_database(err)
@@ -167,6 +174,16 @@ def database_url() -> str:
         fail(*str(err).splitlines(), status=MISUSED)
 
 
+def _log_unknown_settings() -> None:
+    import structlog
+
+    from spotplane_server.cli import environment
+
+    log = structlog.get_logger(__name__)
+    for unknown in environment.find_unknown(os.environ):
+        log.warning("unknown_setting", setting=unknown.name, suggestion=unknown.suggestion)
+
+
 def _server_config() -> ServerConfig:
     from spotplane_server import config
 
@@ -180,8 +197,12 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
     import uvloop
     from asyncpg import PostgresError
 
+    from spotplane_server.kernel.connections import DatabaseTooOld
+
     try:
         uvloop.run(serving)
+    except DatabaseTooOld as err:
+        fail(str(err))
     except (OSError, RuntimeError, PostgresError) as err:
         _no_database(err)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 else:
     _Base = asyncpg.Connection
 
+# Migrations and statements use what 16 has, as grants with options and `any_value`.
+OLDEST: Final = (16, 0)
+_TOO_OLD: Final = f"Spotplane needs PostgreSQL {OLDEST[0]} or newer"
 APP_ROLE: Final = "spotplane_app"
 
 STATEMENT_SECONDS: Final = 30.0
@@ -39,6 +42,10 @@ KEEPALIVE_PROBES: Final = 3
 UNACKNOWLEDGED_SECONDS: Final = 10
 # How often PostgreSQL looks whether the client of a running statement is still there.
 CLIENT_CHECK_SECONDS: Final = 2
+
+
+class DatabaseTooOld(RuntimeError):
+    """PostgreSQL is older than this program needs."""
 
 
 class ScopedConnection(_Base):
@@ -75,28 +82,31 @@ async def connect(
     application_name: str,
     *,
     timeout: float = CONNECT_SECONDS,
+    role: str = APP_ROLE,
     statement_seconds: float = STATEMENT_SECONDS,
     answer_seconds: float = ANSWER_SECONDS,
 ) -> ScopedConnection:
-    """Connect under the plain role.
+    """Connect under the plain role, or another.
 
     Args:
         url: ``postgresql://…``.
         application_name: As PostgreSQL lists it.
+        role: To work under; ``none`` for the login itself.
         timeout: Longest wait for the connection, in seconds.
         statement_seconds: Longest run of a statement.
         answer_seconds: Longest wait for an answer.
 
     Raises:
         OSError, asyncpg.PostgresError, TimeoutError: It cannot be reached or refuses.
+        DatabaseTooOld: It is older than this program needs.
     """
-    conn = await asyncpg.connect(
+    conn = await _open(
         url,
         connection_class=ScopedConnection,
         timeout=timeout,
         command_timeout=answer_seconds,
         server_settings={
-            "role": APP_ROLE,
+            "role": role,
             "application_name": application_name,
             "statement_timeout": _milliseconds(statement_seconds),
             "lock_timeout": _milliseconds(LOCK_SECONDS),
@@ -110,11 +120,36 @@ async def connect(
             "jit": "off",
         },
     )
+    try:
+        require_version(conn)
+    except DatabaseTooOld:
+        await conn.close()
+        raise
     conn.scope, conn.loans = "", 0
     conn.bound_silence()
     if conn.get_server_version() >= _TRANSACTION_TIMEOUT_SINCE:
         await conn.execute(f"SET transaction_timeout = {_milliseconds(TRANSACTION_SECONDS)}")
     return conn
+
+
+async def _open(url: str, **options: Any) -> ScopedConnection:
+    try:
+        conn: ScopedConnection = await asyncpg.connect(url, **options)
+    except asyncpg.UndefinedObjectError as err:
+        # A setting that every supported version has.
+        raise DatabaseTooOld(f"{_TOO_OLD}: {err}") from err
+    return conn
+
+
+def require_version(conn: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Reject a PostgreSQL that is older than this program needs.
+
+    Raises:
+        DatabaseTooOld: It is.
+    """
+    version = conn.get_server_version()
+    if version < OLDEST:
+        raise DatabaseTooOld(f"{_TOO_OLD}, not {version.major}.{version.minor}")
 
 
 def _milliseconds(seconds: float) -> str:

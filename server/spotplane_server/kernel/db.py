@@ -140,10 +140,11 @@ class Database:
         acquire_timeout: float = connections.CONNECT_SECONDS,
         statement_timeout_seconds: float = connections.STATEMENT_SECONDS,
         answer_timeout_seconds: float = connections.ANSWER_SECONDS,
+        role: str = connections.APP_ROLE,
         on_statement: Callable[[LoggedQuery], None] | None = None,
         warm: int = 2,
     ) -> Database:
-        """Connect under the plain role.
+        """Connect under the plain role, or another.
 
         Args:
             url: ``postgresql://…``.
@@ -151,6 +152,7 @@ class Database:
             acquire_timeout: Longest wait for one, in seconds.
             statement_timeout_seconds: Longest run of a statement.
             answer_timeout_seconds: Longest wait for the answer to a statement.
+            role: To work under; ``none`` for the login itself.
             on_statement: Told of each statement that ran.
             warm: Connections to open now; with 0 the database may be away.
 
@@ -164,6 +166,7 @@ class Database:
                     url,
                     "spotplane",
                     timeout=acquire_timeout,
+                    role=role,
                     statement_seconds=statement_timeout_seconds,
                     answer_seconds=answer_timeout_seconds,
                 )

@@ -9,6 +9,7 @@ from typing import Final
 import asyncpg
 import structlog
 
+from spotplane_server.kernel import connections
 from spotplane_server.kernel.db import Conn
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,21 @@ CREATE_LEDGER: Final = """
 LIST_APPLIED: Final = "SELECT version, name, checksum FROM schema_migrations ORDER BY version"
 RECORD: Final = "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)"
 LATEST: Final = "SELECT max(version) FROM schema_migrations"
+# A login without superuser rights that created the role may grant it, but is not yet a member that
+# can work under it; servers and commands may use the same login.
+JOIN_APP_ROLE: Final = """
+    DO $$
+    BEGIN
+        IF NOT pg_has_role('spotplane_app', 'SET') AND EXISTS (
+            SELECT FROM pg_auth_members
+             WHERE roleid = 'spotplane_app'::regrole AND admin_option
+               AND member = current_user::regrole)
+        THEN
+            EXECUTE format('GRANT spotplane_app TO %I', current_user);
+        END IF;
+    END
+    $$
+"""
 
 
 class MigrationRefused(RuntimeError):
@@ -74,15 +90,19 @@ async def migrate(url: str) -> list[str]:
 
     Raises:
         MigrationRefused: The database is newer, or a file was changed after it was applied.
+        DatabaseTooOld: PostgreSQL is older than this program needs.
     """
     conn = await asyncpg.connect(url)
     try:
+        connections.require_version(conn)
         await conn.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
         await conn.execute(CREATE_LEDGER)
         applied = {row["version"]: row for row in await conn.fetch(LIST_APPLIED)}
         wanted = load()
         _refuse(applied, wanted)
-        return [await _apply(conn, m) for m in wanted if m.version not in applied]
+        done = [await _apply(conn, m) for m in wanted if m.version not in applied]
+        await conn.execute(JOIN_APP_ROLE)
+        return done
     finally:
         await conn.close()
 

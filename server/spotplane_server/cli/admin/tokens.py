@@ -77,20 +77,32 @@ async def database_of(context: typer.Context) -> AsyncIterator[Database]:
     from asyncpg import PostgresError
 
     from spotplane_server.cli.plane import dev_stack
-    from spotplane_server.kernel.db import Database
+    from spotplane_server.kernel.connections import DatabaseTooOld
 
     _target, data_dir, _tls = context.obj
     stack = dev_stack(data_dir)
     given = any(f"SPOTPLANE_DATABASE_URL{end}" in os.environ for end in ("", "_FILE"))
     url = stack["database_url"] if stack and not given else database_url()
     try:
-        db = await Database.open(url, size=1)
-    except (OSError, PostgresError) as err:
+        db = await _open(url)
+        try:
+            yield db
+        finally:
+            await db.close()
+    except (OSError, PostgresError, DatabaseTooOld) as err:
         fail(f"the database cannot be used: {err}")
+
+
+async def _open(url: str) -> Database:
+    from asyncpg import InsufficientPrivilegeError
+
+    from spotplane_server.kernel.db import Database
+
     try:
-        yield db
-    finally:
-        await db.close()
+        return await Database.open(url, size=1)
+    except InsufficientPrivilegeError:
+        # The schema's owner, whom `spotplane migrate` needs, may be no member of the plain role.
+        return await Database.open(url, size=1, role="none")
 
 
 @dataclass(frozen=True)
