@@ -198,6 +198,19 @@ async def test_rotation_without_grace_ends_the_old_key_at_once_and_never_prolong
     assert timedelta(hours=23, minutes=59) < grace <= timedelta(days=1)
 
 
+async def test_a_key_has_one_successor(plane: Plane) -> None:
+    """Whether it is rotated again later or by several callers at once."""
+    api, tenant = admin(plane), await plane.tenant()
+    calls = [api("RotateApiKey", key_id=tenant.key_id) for _ in range(8)]
+    outcomes = Counter(await asyncio.gather(*map(outcome, calls)))
+    assert outcomes == {"OK": 1, "KEY_NOT_ACTIVE": 7}
+    async with refused("KEY_NOT_ACTIVE"):
+        await api("RotateApiKey", key_id=tenant.key_id)
+    query = "SELECT id FROM api_keys WHERE rotated_from = $1"
+    (successor,) = await rows(plane, query, tenant.key_id)
+    await api("RotateApiKey", key_id=str(successor["id"]))
+
+
 async def test_a_rotation_is_refused_beyond_its_ranges(plane: Plane) -> None:
     """A week is the longest grace, and a successor must live."""
     api, tenant = admin(plane), await plane.tenant()

@@ -81,12 +81,6 @@ class PoolRequired(Invalid):
     reason = "POOL_REQUIRED"
 
 
-class QuotaExceeded(Exhausted):
-    """The tenant already has all that it may have."""
-
-    reason = "QUOTA_EXCEEDED"
-
-
 class RequestIdReused(Precondition):
     """The request id was used for another content."""
 

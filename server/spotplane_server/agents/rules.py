@@ -8,6 +8,10 @@ from typing import Final, Literal, TypeAlias
 
 Dialect: TypeAlias = Literal["loop", "action"]
 
+# Of a tenant without a quota of its own. Ten times the fleet that `spotplane bench fleet` measures;
+# it bounds what a leaked key can create to some hundred megabytes.
+MAX_AGENTS: Final = 100_000
+
 LEASE: Final = timedelta(seconds=600)
 EMERGENCY_LEASE: Final = timedelta(seconds=300)
 EXPIRES_IN: Final = timedelta(hours=1)
@@ -90,26 +94,12 @@ def seconds_meant(minutes: int, present: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a tenant's fleet may grow to; None for no limit."""
+    """How large a tenant's fleet may grow.
+
+    Attributes:
+        max_agents: Agents that are not deleted; None for `MAX_AGENTS`.
+        max_instances: Live instances; None for no limit.
+    """
 
     max_agents: int | None
     max_instances: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What it has grown to."""
-
-    agents: int
-    instances: int
-
-
-def exceeded(quota: Quota, used: Used) -> tuple[str, int, int] | None:
-    """What one more agent on one more instance would be too many of: its name, limit and use."""
-    for name, limit, have in (
-        ("agents", quota.max_agents, used.agents),
-        ("instances", quota.max_instances, used.instances),
-    ):
-        if limit is not None and have >= limit:
-            return name, limit, have
-    return None

@@ -7,24 +7,28 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from spotplane_server.agents.rules import Quota, Used
+from spotplane_server.agents.rules import Quota
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
 
-# Held until the registration that asks has been counted, or two at once would both fit.
-LOCK_QUOTA: Final = """
+GET_QUOTA: Final = """
     SELECT max_agents, max_instances
       FROM fleet_settings
-     WHERE tenant_id = $1 AND (max_agents IS NOT NULL OR max_instances IS NOT NULL)
-       FOR UPDATE
+     WHERE tenant_id = $1
 """
 
-COUNT_USED: Final = """
-    SELECT (SELECT count(*) FROM agents
-             WHERE tenant_id = $1 AND deleted_at IS NULL) AS agents,
-           (SELECT count(*) FROM instances
-             WHERE tenant_id = $1 AND status IN ('launching', 'running_primary', 'running_replica',
-                                                 'promoting')) AS instances
+COUNT_AGENTS: Final = """
+    SELECT count(*)
+      FROM agents
+     WHERE tenant_id = $1
+       AND deleted_at IS NULL
+"""
+
+COUNT_INSTANCES: Final = """
+    SELECT count(*)
+      FROM instances
+     WHERE tenant_id = $1
+       AND status IN ('launching', 'running_primary', 'running_replica', 'promoting')
 """
 
 GET_SETTINGS: Final = """
@@ -73,17 +77,22 @@ class Settings:
     min_pool_duration_hours: int
 
 
-async def lock_quota(conn: Conn, tenant_id: TenantId) -> Quota | None:
-    """The tenant's limits, held by this transaction; None when it has none."""
-    row = await conn.fetchrow(LOCK_QUOTA, tenant_id)
-    return Quota(**row) if row else None
+async def find_quota(conn: Conn, tenant_id: TenantId) -> Quota:
+    """The tenant's limits."""
+    row = await conn.fetchrow(GET_QUOTA, tenant_id)
+    return Quota(**row) if row else Quota(None, None)
 
 
-async def count_used(conn: Conn, tenant_id: TenantId) -> Used:
-    """How many agents and instances the tenant has."""
-    row = await conn.fetchrow(COUNT_USED, tenant_id)
-    assert row is not None
-    return Used(**row)
+async def count_agents(conn: Conn, tenant_id: TenantId) -> int:
+    """How many agents the tenant has."""
+    count: int = await conn.fetchval(COUNT_AGENTS, tenant_id)
+    return count
+
+
+async def count_instances(conn: Conn, tenant_id: TenantId) -> int:
+    """How many live instances the tenant has."""
+    count: int = await conn.fetchval(COUNT_INSTANCES, tenant_id)
+    return count
 
 
 async def find(conn: Conn, tenant_id: TenantId) -> Settings | None:

@@ -15,14 +15,24 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
+from spotplane_server.kernel import quotas
 from spotplane_server.kernel.calls import Caller
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Unauthenticated
 
 VALID: Final = timedelta(seconds=60)
+# Per tenant at a time, used ones included: each browser page that is opened takes a few.
+MAX_TICKETS: Final = 1000
 NO_TENANT: Final = UUID(int=0)
 _MAC_BYTES: Final = 16
 _ID_BYTES: Final = 16
+
+COUNT_TICKETS: Final = """
+    SELECT count(*)
+      FROM tickets
+     WHERE tenant_id = $1
+       AND expires_at > $2
+"""
 
 INSERT_TICKET: Final = """
     INSERT INTO tickets (tenant_id, id, kind, credential_hash, path, expires_at)
@@ -73,8 +83,19 @@ class Tickets:
     async def mint(
         self, conn: Conn, caller: Caller, credential_hash: bytes, path: str, *, now: datetime
     ) -> str:
-        """Make a ticket for a path with its query."""
+        """Make a ticket for a path with its query, in a transaction.
+
+        Raises:
+            QuotaExceeded: The tenant has minted too many in the time that one is valid.
+        """
         tenant_id, ticket_id = caller.tenant_id or NO_TENANT, uuid4()
+        await quotas.admit(
+            conn,
+            tenant_id,
+            "tickets",
+            MAX_TICKETS,
+            lambda: _count(conn, tenant_id, now),
+        )
         await conn.execute(
             INSERT_TICKET, tenant_id, ticket_id, caller.kind, credential_hash, path, now + VALID
         )
@@ -107,3 +128,8 @@ class Tickets:
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.digest(self._secret, body, hashlib.sha256)[:_MAC_BYTES]
+
+
+async def _count(conn: Conn, tenant_id: UUID, now: datetime) -> int:
+    count: int = await conn.fetchval(COUNT_TICKETS, tenant_id, now)
+    return count

@@ -13,13 +13,15 @@ from spotplane_server.kernel.db import Conn
 from spotplane_server.market.prices import Place
 from spotplane_server.notifications.alert_rules import AlertType, State
 
-MOST: Final = 1000
+# Every clean price is compared with all alerts of its pool.
+MAX_ALERTS: Final = 1000
+
+COUNT_ALERTS: Final = "SELECT count(*) FROM pricing_alerts WHERE tenant_id = $1"
 
 INSERT_ALERT: Final = """
     INSERT INTO pricing_alerts (tenant_id, id, alert_type, threshold_nanousd, pool_id, channels,
                                 enabled, created_at)
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8
-     WHERE (SELECT count(*) FROM pricing_alerts WHERE tenant_id = $1) < $9
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
     RETURNING tenant_id, id, alert_type, threshold_nanousd, pool_id, channels, enabled, created_at,
               last_triggered_at
 """
@@ -156,8 +158,14 @@ class Watch:
         return State(self.armed, self.triggered_at)
 
 
-async def insert(conn: Conn, alert: Alert) -> Alert | None:
-    """Store an alert; None when the tenant has as many as it may."""
+async def count(conn: Conn, tenant_id: TenantId) -> int:
+    """How many alerts the tenant has."""
+    found: int = await conn.fetchval(COUNT_ALERTS, tenant_id)
+    return found
+
+
+async def insert(conn: Conn, alert: Alert) -> Alert:
+    """Store an alert."""
     row = await conn.fetchrow(
         INSERT_ALERT,
         alert.tenant_id,
@@ -168,9 +176,9 @@ async def insert(conn: Conn, alert: Alert) -> Alert | None:
         list(alert.channels),
         alert.enabled,
         alert.created_at,
-        MOST,
     )
-    return Alert(**row) if row else None
+    assert row is not None
+    return Alert(**row)
 
 
 async def list_all(conn: Conn, tenant_id: TenantId) -> list[Alert]:

@@ -10,7 +10,7 @@ from spotplane.v1 import notification_pb2_grpc
 
 from spotplane_server import audit
 from spotplane_server.agents.errors import UnknownPool
-from spotplane_server.kernel import calls, claims, paging, wire
+from spotplane_server.kernel import calls, claims, paging, quotas, wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
@@ -105,9 +105,8 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
             await claims.hold_tenant(conn, tenant_id)
             if alert.pool_id and not await alerts_store.pool_exists(conn, alert.pool_id):
                 raise UnknownPool("nobody has reported this pool", field="pool_id")
+            await _admit_alert(conn, tenant_id)
             made = await alerts_store.insert(conn, alert)
-            if made is None:
-                raise TooManyAlerts(f"a tenant has at most {alerts_store.MOST} price alerts")
             shown = {"alert_type": made.alert_type, "threshold_nanousd": made.threshold_nanousd}
             change = audit.Change(
                 "pricing_alert.create", "pricing_alert", str(made.id), tenant_id, after=shown
@@ -209,3 +208,16 @@ def _alert(found: Alert) -> pb.PricingAlert:
         create_time=wire.timestamp(found.created_at),
         last_trigger_time=wire.timestamp(found.last_triggered_at),
     )
+
+
+async def _admit_alert(conn: Conn, tenant_id: TenantId) -> None:
+    try:
+        await quotas.admit(
+            conn,
+            tenant_id,
+            "price_alerts",
+            alerts_store.MAX_ALERTS,
+            lambda: alerts_store.count(conn, tenant_id),
+        )
+    except quotas.QuotaExceeded as err:
+        raise TooManyAlerts(err.message, metadata=err.metadata) from err

@@ -50,7 +50,7 @@ class CallerService(caller_pb2_grpc.CallerServiceServicer):
         asked = wire.text(request.path, "path", maximum=MAX_PATH, required=True)
         path = ticket_paths.checked(call.caller, asked)
         named = ticket_paths.named_tenants(path)
-        async with self._db.write(call.caller.tenant_id or EVERY_TENANT) as conn:
+        async with self._db.transaction(call.caller.tenant_id or EVERY_TENANT) as conn:
             for tenant_id in named:
                 await claims.check_tenant_exists(conn, TenantId(tenant_id))
             ticket = await self._tickets.mint(

@@ -131,7 +131,7 @@ class KeyAlreadyActive(Precondition):
 
 
 class KeyNotActive(Precondition):
-    """Only an active key can be rotated."""
+    """Only an active key without a successor can be rotated."""
 
     reason = "KEY_NOT_ACTIVE"
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
 
-from spotplane_server.kernel import secrets
+from spotplane_server.kernel import quotas, secrets
 from spotplane_server.kernel.auth import bump_epoch
 from spotplane_server.kernel.db import Conn
 from spotplane_server.tenants import changes, errors, keys_store, rules
@@ -42,6 +42,7 @@ async def create(
     Raises:
         TenantNotFound, TenantNotActive, EnvironmentNotFound, NoActiveEnvironment: There is no
             place for it.
+        QuotaExceeded: The tenant has as many keys as it may.
     """
     status = await keys_store.share_tenant(conn, tenant_id)
     if status is None:
@@ -54,6 +55,7 @@ async def create(
         raise errors.EnvironmentNotFound(environment_id)
     if found is None or found.status != "active":
         raise errors.NoActiveEnvironment
+    await _admit(conn, tenant_id, now)
     issued = await _issue(conn, tenant_id, found.id, found.key_label, draft, now=now)
     shown = _shown(issued.key)
     await changes.key_changed(
@@ -81,9 +83,10 @@ async def rotate(
     """Create the successor of a key that the caller has locked.
 
     Raises:
-        KeyRevoked, KeyNotActive: The key is not active.
+        KeyRevoked, KeyNotActive: The key is not active, or has a successor already.
+        QuotaExceeded: Until the grace ends, it would be one key too many.
     """
-    rules.check_can_rotate(key.status)
+    rules.check_can_rotate(key.status, key.replaced_by)
     draft = Draft(
         key.name,
         key.description,
@@ -100,8 +103,10 @@ async def rotate(
     )
     if home is None:
         raise errors.EnvironmentNotFound(key.environment_id)
-    issued = await _issue(conn, key.tenant_id, home.id, home.key_label, draft, now=now)
     ends = rules.retires_at(key.expires_at, now, grace_seconds)
+    if ends > now:
+        await _admit(conn, key.tenant_id, now)
+    issued = await _issue(conn, key.tenant_id, home.id, home.key_label, draft, now=now)
     await keys_store.retire_key(conn, key, expires_at=ends, replaced_by=issued.key.id, now=now)
     await changes.key_changed(
         conn,
@@ -151,6 +156,16 @@ async def set_status(
     )
     await bump_epoch(conn)
     return after
+
+
+async def _admit(conn: Conn, tenant_id: UUID, now: datetime) -> None:
+    await quotas.admit(
+        conn,
+        tenant_id,
+        "api_keys",
+        rules.MAX_LIVE_KEYS,
+        lambda: keys_store.count_live(conn, tenant_id, now=now),
+    )
 
 
 async def _issue(

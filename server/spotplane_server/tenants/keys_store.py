@@ -44,6 +44,14 @@ SHARE_ENVIRONMENT: Final = """
        FOR SHARE
 """
 
+COUNT_LIVE_KEYS: Final = """
+    SELECT count(*)
+      FROM api_keys
+     WHERE tenant_id = $1
+       AND status <> 'revoked'
+       AND (expires_at IS NULL OR expires_at > $2)
+"""
+
 INSERT_KEY: Final = """
     INSERT INTO api_keys (tenant_id, id, environment_id, key_hash, key_prefix, name, description,
                           role, rate_limit_rpm, rate_limit_tpm, concurrency_limit, rotated_from,
@@ -213,6 +221,12 @@ async def share_environment(
     """An environment of a tenant by id, or by name when no id is given."""
     row = await conn.fetchrow(SHARE_ENVIRONMENT, tenant_id, environment_id, default)
     return None if row is None else Environment(**row)
+
+
+async def count_live(conn: Conn, tenant_id: UUID, *, now: datetime) -> int:
+    """How many of a tenant's keys are neither revoked nor expired."""
+    count: int = await conn.fetchval(COUNT_LIVE_KEYS, tenant_id, now)
+    return count
 
 
 async def insert_key(

@@ -21,6 +21,8 @@ DEFAULT_TIER: Final = "serverless"
 DEFAULT_ROLE: Final[Role] = "developer"
 DEFAULT_ENVIRONMENT: Final = "production"
 
+# Per tenant, neither revoked nor expired: as many as one page of the list shows.
+MAX_LIVE_KEYS: Final = 1000
 MAX_RPM: Final = 1_000_000
 MAX_TPM: Final = 2**31 - 1
 MAX_CONCURRENCY: Final = 10_000
@@ -119,15 +121,17 @@ def check_can_activate_key(status: str, tenant_status: str) -> None:
         raise errors.KeyAlreadyActive
 
 
-def check_can_rotate(status: str) -> None:
-    """Let only an active key have a successor.
+def check_can_rotate(status: str, replaced_by: UUID | None) -> None:
+    """Let only an active key have a successor, and only one.
 
     Raises:
-        KeyRevoked, KeyNotActive: It is not active.
+        KeyRevoked, KeyNotActive: It is not active, or was rotated already.
     """
     check_not_revoked(status)
     if status != "active":
         raise errors.KeyNotActive(status)
+    if replaced_by is not None:
+        raise errors.KeyNotActive("rotated")
 
 
 def check_may_manage(caller: Role | None, target: str) -> None:

@@ -2250,7 +2250,7 @@ class FleetSettings(message.Message):
     tenant_id: builtins.str
     """UUID."""
     max_agents: builtins.int
-    """Most agents that are not deleted; absent for no limit."""
+    """Most agents that are not deleted; absent for the default, 100,000."""
     max_instances: builtins.int
     """Most instances that are launching, serving or standing by, counted when a new agent registers; absent for no limit."""
     auto_switch_enabled: builtins.bool
@@ -2337,7 +2337,7 @@ class UpdateFleetSettingsRequest(message.Message):
     tenant_id: builtins.str
     """UUID."""
     max_agents: builtins.int
-    """Most agents, 0..1000000; -1 for no limit."""
+    """Most agents, 0..1000000; -1 for the default, 100,000."""
     max_instances: builtins.int
     """Most instances, 0..1000000; -1 for no limit."""
     auto_switch_enabled: builtins.bool

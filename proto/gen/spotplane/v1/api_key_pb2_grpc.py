@@ -164,7 +164,8 @@ class ApiKeyServiceServicer(object):
 
     def RotateApiKey(self, request, context):
         """Creates a successor with the same role, limits and environment; the old key dies after the grace. Answers 201 with the
-        new key in clear. `KEY_NOT_ACTIVE` or `KEY_REVOKED` unless the old one is active.
+        new key in clear. A key has one successor: `KEY_NOT_ACTIVE` or `KEY_REVOKED` unless the old one is active and was not
+        rotated before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,8 @@ class ApiKeyServiceStub:
     """Changes the fields that are present. `NO_FIELDS` when none is; `KEY_REVOKED`."""
     RotateApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.RotateApiKeyRequest, api_key_pb2.IssuedApiKey]
     """Creates a successor with the same role, limits and environment; the old key dies after the grace. Answers 201 with the
-    new key in clear. `KEY_NOT_ACTIVE` or `KEY_REVOKED` unless the old one is active.
+    new key in clear. A key has one successor: `KEY_NOT_ACTIVE` or `KEY_REVOKED` unless the old one is active and was not
+    rotated before.
     """
     SuspendApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.SuspendApiKeyRequest, api_key_pb2.ApiKey]
     """Suspends one key on its own; it stays suspended when its tenant is activated. A key held only by its tenant's
@@ -130,7 +131,8 @@ class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
         context: aio.ServicerContext[api_key_pb2.RotateApiKeyRequest, abc.Awaitable[api_key_pb2.IssuedApiKey]],
     ) -> abc.Awaitable[api_key_pb2.IssuedApiKey]:
         """Creates a successor with the same role, limits and environment; the old key dies after the grace. Answers 201 with the
-        new key in clear. `KEY_NOT_ACTIVE` or `KEY_REVOKED` unless the old one is active.
+        new key in clear. A key has one successor: `KEY_NOT_ACTIVE` or `KEY_REVOKED` unless the old one is active and was not
+        rotated before.
         """
 
     @abc_1.abstractmethod

@@ -149,7 +149,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_MODEL_IN_USE: _ErrorReason.ValueType  # 80
     """Live instances serve the model. FAILED_PRECONDITION, 409. Metadata: `node_count`."""
     ERROR_REASON_KEY_NOT_ACTIVE: _ErrorReason.ValueType  # 81
-    """The key is not active, so it cannot be rotated. FAILED_PRECONDITION, 409. Metadata: `status`."""
+    """The key is not active, or was rotated already (status `rotated`), so it cannot be rotated. FAILED_PRECONDITION, 409.
+    Metadata: `status`.
+    """
     ERROR_REASON_REPLICA_NOT_PROMOTABLE: _ErrorReason.ValueType  # 90
     """The replica has no running instance, or is in a state that cannot be promoted. FAILED_PRECONDITION, 409.
     Metadata: `status`.
@@ -209,7 +211,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_RATE_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 126
     """Calls of one fleet credential, or of one agent under it, are too frequent. RESOURCE_EXHAUSTED, 429."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 127
-    """The tenant's quota of agents or instances is used up. RESOURCE_EXHAUSTED, 429. Metadata: `limit`, `used`."""
+    """A quota of the tenant is used up. RESOURCE_EXHAUSTED, 429. Metadata: `quota` (agents, instances, api_keys or
+    tickets), `limit`, `used`.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 140
     """A defect of ours. INTERNAL, 500; the cause is in the log under the correlation id."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 141
@@ -239,7 +243,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_PRICING_ALERT_NOT_FOUND: _ErrorReason.ValueType  # 302
     """There is no such price alert of the tenant. NOT_FOUND, 404."""
     ERROR_REASON_ALERT_LIMIT: _ErrorReason.ValueType  # 303
-    """The tenant has as many price alerts as it may. FAILED_PRECONDITION, 409."""
+    """The tenant has as many price alerts as it may. FAILED_PRECONDITION, 409. Metadata: `quota`, `limit`, `used`."""
     ERROR_REASON_BUDGET_LIMIT: _ErrorReason.ValueType  # 392
     """The tenant has as many spend budgets as it may. FAILED_PRECONDITION, 409. Metadata: `limit`."""
     ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 393
@@ -424,7 +428,9 @@ ERROR_REASON_INSTANCE_TYPE_IN_USE: ErrorReason.ValueType  # 79
 ERROR_REASON_MODEL_IN_USE: ErrorReason.ValueType  # 80
 """Live instances serve the model. FAILED_PRECONDITION, 409. Metadata: `node_count`."""
 ERROR_REASON_KEY_NOT_ACTIVE: ErrorReason.ValueType  # 81
-"""The key is not active, so it cannot be rotated. FAILED_PRECONDITION, 409. Metadata: `status`."""
+"""The key is not active, or was rotated already (status `rotated`), so it cannot be rotated. FAILED_PRECONDITION, 409.
+Metadata: `status`.
+"""
 ERROR_REASON_REPLICA_NOT_PROMOTABLE: ErrorReason.ValueType  # 90
 """The replica has no running instance, or is in a state that cannot be promoted. FAILED_PRECONDITION, 409.
 Metadata: `status`.
@@ -484,7 +490,9 @@ ERROR_REASON_ADMIN_RATE_LIMIT: ErrorReason.ValueType  # 125
 ERROR_REASON_RATE_LIMIT_EXCEEDED: ErrorReason.ValueType  # 126
 """Calls of one fleet credential, or of one agent under it, are too frequent. RESOURCE_EXHAUSTED, 429."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 127
-"""The tenant's quota of agents or instances is used up. RESOURCE_EXHAUSTED, 429. Metadata: `limit`, `used`."""
+"""A quota of the tenant is used up. RESOURCE_EXHAUSTED, 429. Metadata: `quota` (agents, instances, api_keys or
+tickets), `limit`, `used`.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 140
 """A defect of ours. INTERNAL, 500; the cause is in the log under the correlation id."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 141
@@ -514,7 +522,7 @@ ERROR_REASON_NOTIFICATION_NOT_FOUND: ErrorReason.ValueType  # 301
 ERROR_REASON_PRICING_ALERT_NOT_FOUND: ErrorReason.ValueType  # 302
 """There is no such price alert of the tenant. NOT_FOUND, 404."""
 ERROR_REASON_ALERT_LIMIT: ErrorReason.ValueType  # 303
-"""The tenant has as many price alerts as it may. FAILED_PRECONDITION, 409."""
+"""The tenant has as many price alerts as it may. FAILED_PRECONDITION, 409. Metadata: `quota`, `limit`, `used`."""
 ERROR_REASON_BUDGET_LIMIT: ErrorReason.ValueType  # 392
 """The tenant has as many spend budgets as it may. FAILED_PRECONDITION, 409. Metadata: `limit`."""
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 393
