@@ -24,6 +24,7 @@ DECISIONS: Final = "spotplane.v1.DecisionService"
 # Likewise, but a server whose check fails here does its work; the text is what callers read.
 WARNINGS: Final = {
     "sandbox": "uploaded models and rule sets are not confined by this machine's kernel",
+    "clock": "the clock of a server's machine differs from the database's by more than a second",
 }
 CHECK_TIMEOUT_S: Final = 2.0
 # `/health` is at most so much older than `/ready`. A round is three small calls.

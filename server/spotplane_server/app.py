@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -63,14 +63,14 @@ from spotplane_server.kernel import (
     retention,
     statements,
 )
-from spotplane_server.kernel.clock import Clock, SystemClock
+from spotplane_server.kernel.clock import Clock, DatabaseClock, SystemClock
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.jobs import JobRunner
 from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.pacer import Pacer
 from spotplane_server.kernel.parts import Kernel, Parts
 from spotplane_server.kernel.shared_limits import SharedLimits
-from spotplane_server.kernel.tasks import owned
+from spotplane_server.kernel.tasks import background_task, owned
 from spotplane_server.market import assembly as market
 from spotplane_server.market import reports as market_reports
 from spotplane_server.market.pipeline import TOPIC as CLEAN_PRICES_TOPIC
@@ -239,8 +239,16 @@ def _catalog(kernel: Kernel) -> Parts:
     )
 
 
+class BackgroundTaskEnded(Exception):
+    """A task that the server needs has ended; the log has its error."""
+
+
 class Server:
-    """A running control plane process; closing ``stack`` stops it."""
+    """A running control plane process; closing ``stack`` stops it.
+
+    Attributes:
+        failed: Set when a background task has ended, without which the server must not go on.
+    """
 
     def __init__(
         self,
@@ -254,6 +262,7 @@ class Server:
         self.kernel = kernel
         self.parts = parts
         self.port = port
+        self.failed = asyncio.Event()
         self._grpc = grpc_server
         self._healthy = healthy
         self._stack = stack
@@ -270,7 +279,7 @@ class Server:
 
         Args:
             config: Settings.
-            clock: The machine's unless given.
+            clock: PostgreSQL's unless given.
             on_statement: Told of each statement that ran; traces are unless given.
 
         Raises:
@@ -280,7 +289,7 @@ class Server:
         """
         stack = AsyncExitStack()
         try:
-            return await cls._start(stack, config, clock or SystemClock(), on_statement)
+            return await cls._start(stack, config, clock, on_statement)
         except BaseException:
             await stack.aclose()
             raise
@@ -290,7 +299,7 @@ class Server:
         cls,
         stack: AsyncExitStack,
         config: ServerConfig,
-        clock: Clock,
+        clock: Clock | None,
         on_statement: Callable[[LoggedQuery], None] | None,
     ) -> Server:
         server_id = str(uuid4())
@@ -303,8 +312,8 @@ class Server:
         parts = build(kernel)
         before = front.build(
             kernel,
-            refused=Refusals(kernel.db, clock).record,
-            tell=Thresholds(kernel.db, clock).tell,
+            refused=Refusals(kernel.db, kernel.clock).record,
+            tell=Thresholds(kernel.db, kernel.clock).tell,
             traces=traces,
         )
         grpc_server = _grpc_server(config, before.gate)
@@ -318,8 +327,12 @@ class Server:
         await server._run(before)
         return server
 
+    async def _background(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
+        task = background_task(coroutine, name, self.failed.set)
+        await self._stack.enter_async_context(task)
+
     async def _run(self, before: front.Front) -> None:
-        enter = self._stack.enter_async_context
+        background = self._background
         ahead = self.kernel.config.partitions_ahead
         await partitions.PartitionJob(self.kernel.db, ahead).run_once(self.kernel.clock.now())
         runner = JobRunner(
@@ -339,23 +352,25 @@ class Server:
         pacer = Pacer(lambda: runner.signal(DecisionLoop.name), PACE_SECONDS)
         self.kernel.wakeups.listen(AGENTS_TOPIC, pacer.hint)
         self.kernel.wakeups.listen(CLEAN_PRICES_TOPIC, pacer.hint)
-        await enter(owned(pacer.run(), "decision-pacer"))
+        await background(pacer.run(), "decision-pacer")
         spenders = Pacer(lambda: runner.signal(BudgetsJob.name), usage_intake.PACE_SECONDS)
         self.kernel.wakeups.listen(usage_intake.TOPIC, spenders.hint)
-        await enter(owned(spenders.run(), "budgets-pacer"))
-        await enter(owned(self.kernel.wakeups.run(), "wakeups"))
-        await enter(owned(before.gate.recheck_streams(), "recheck"))
-        await enter(owned(before.admission.announce(), "thresholds"))
+        await background(spenders.run(), "budgets-pacer")
+        await background(self.kernel.wakeups.run(), "wakeups")
+        await background(before.gate.recheck_streams(), "recheck")
+        await background(before.admission.announce(), "thresholds")
         if isinstance(self.kernel.limits, SharedLimits):
-            await enter(owned(self.kernel.limits.run(), "limits"))
+            await background(self.kernel.limits.run(), "limits")
             await self.kernel.limits.tried()
-        for background in self.parts.background:
-            await enter(owned(background(), "background"))
+        if isinstance(self.kernel.clock, DatabaseClock):
+            await background(self.kernel.clock.run(self.kernel.db), "clock")
+        for run in self.parts.background:
+            await background(run(), getattr(run, "__qualname__", "background"))
         await self._grpc.start()
         self._stack.push_async_callback(before.repeats.settle)
         self._stack.push_async_callback(self._stop_grpc)
-        await enter(owned(runner.run(), "jobs"))
-        await enter(owned(readiness.report(self.kernel, runner, self._healthy), "health"))
+        await background(runner.run(), "jobs")
+        await background(readiness.report(self.kernel, runner, self._healthy), "health")
         log.info("serving", port=self.port, server_id=self.kernel.server_id)
 
     async def stop(self) -> None:
@@ -380,7 +395,11 @@ class Server:
 
 
 async def serve(config: ServerConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the notice at once."""
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the notice at once.
+
+    Raises:
+        BackgroundTaskEnded: The server stopped because it could not go on.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def stopping() -> None:
@@ -392,19 +411,25 @@ async def serve(config: ServerConfig) -> None:
     server = await Server.start(config)
     start_http_server(config.admin_port, addr=config.host)
     try:
-        async with owned(collector.tend(), "collector"):
-            await stop.wait()
+        async with (
+            background_task(collector.tend(), "collector", server.failed.set),
+            owned(server.failed.wait(), "failed") as failed,
+            owned(stop.wait(), "stop") as stopped,
+        ):
+            await asyncio.wait([failed, stopped], return_when=asyncio.FIRST_COMPLETED)
             await server.leave_balancing()
             with suppress(TimeoutError):
                 await asyncio.wait_for(hurry.wait(), config.drain_notice_seconds)
     finally:
         await server.stop()
+    if server.failed.is_set():
+        raise BackgroundTaskEnded
 
 
 async def _open(
     stack: AsyncExitStack,
     config: ServerConfig,
-    clock: Clock,
+    clock: Clock | None,
     server_id: str,
     on_statement: Callable[[LoggedQuery], None] | None,
 ) -> Kernel:
@@ -413,6 +438,9 @@ async def _open(
         config.database_url, size=config.db_pool_size, on_statement=on_statement
     )
     stack.push_async_callback(db.close)
+    if clock is None:
+        machine = SystemClock(timedelta(seconds=config.clock_offset_seconds))
+        clock = await DatabaseClock.open(db, machine)
     kernel = await opening.open_kernel(config, db, clock, server_id, audit.credential_configured)
     if kernel.redis is not None:
         stack.push_async_callback(kernel.redis.aclose)

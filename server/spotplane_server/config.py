@@ -162,6 +162,8 @@ class ServerConfig:
     smtp_sender: str = _setting("spotplane@localhost", _address)
     # Where traces go, by OTLP over gRPC; without it there are none.
     otlp_endpoint: str | None = _setting(None, _collector, also=COLLECTOR)
+    # For tests of wrong clocks: added to the machine's clock as this process sees it.
+    clock_offset_seconds: int = _setting(0, int)
     log_level: str = _setting("INFO", _level)
     log_json: bool = _setting(True, _switch)
 

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2
 
 from spotplane_server.decisions import assembly as decisions
 from spotplane_server.kernel import metrics, migrate, partitions, policy, redis
+from spotplane_server.kernel.clock import DatabaseClock
 from spotplane_server.kernel.db import EVERY_TENANT
 from spotplane_server.kernel.jobs import JobRunner
 from spotplane_server.kernel.parts import Kernel
@@ -50,7 +51,7 @@ async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
         services[DECISIONS] = works_all and await _engine_works(kernel)
         for name, works in {**services, **checks, "": works_all}.items():
             await healthy.set(name, _status(works))
-        await _report_warnings(healthy)
+        await _report_warnings(kernel, healthy)
         await asyncio.sleep(SECONDS)
 
 
@@ -62,11 +63,13 @@ async def _engine_works(kernel: Kernel) -> bool:
         return False
 
 
-async def _report_warnings(healthy: Any) -> None:
+async def _report_warnings(kernel: Kernel, healthy: Any) -> None:
     """Publish what impairs a server without keeping it from its work."""
     confined = await decisions.uploads_confined()
     metrics.DEPENDENCY_UP.labels("sandbox").set(confined)
     await healthy.set("sandbox", _status(confined))
+    if isinstance(kernel.clock, DatabaseClock):
+        await healthy.set("clock", _status(kernel.clock.is_machine_right))
 
 
 async def _checks(kernel: Kernel) -> dict[str, bool]:

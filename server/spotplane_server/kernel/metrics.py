@@ -103,6 +103,9 @@ DEAD_LETTERS: Final = Counter(
 PRICE_LAG: Final = Gauge(
     "price_pipeline_lag_seconds", "How long the oldest price of the last batch waited to be clean."
 )
+MACHINE_CLOCK_OFFSET: Final = Gauge(
+    "machine_clock_offset_seconds", "How far this machine's clock is ahead of PostgreSQL's."
+)
 NODES: Final = Gauge("nodes", "Machines that serve models.", ["provider", "status"])
 NODE_LAUNCH_SECONDS: Final = Histogram(
     "node_launch_seconds",
