@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from tests.dialects.field import ADMIN, UNKNOWN_ID, Field
 from tests.dialects.raw import head, send
+from tests.dialects.test_agents import register
 from tests.support.plane import ADMIN_TOKEN
 
 REPORT = f"/api/agents/{UNKNOWN_ID}/pricing-report"
@@ -113,6 +114,25 @@ async def test_the_largest_batch_is_stored_and_others_are_answered_meanwhile(
         answered += 1
     assert (await batch)["accepted"] + (await batch)["rejected"] == 1000
     assert answered > 1
+
+
+async def test_the_largest_documented_messages_are_accepted(field: Field) -> None:
+    """As clients write them: indented, and with escapes for everything but ASCII."""
+    agent_id = await register(field)
+    path = f"/api/agents/{agent_id}"
+    price = {"pool_id": "p" * 128, "az": "z" * 64, "instance_type": "t" * 64, "price": 0.123456}
+    inventory = [{"instance_id": f"i-{n:0126}", "state": "running"} for n in range(1000)]
+    command = {"type": "custom", "name": "n", "parameters": {"a": "\u00e9" * 32_000}}
+    for route, message in (
+        (f"{path}/pricing-report", {"spot_pools": [price] * 1000}),
+        (f"{path}/heartbeat", {"inventory_snapshot": inventory}),
+        (f"{path}/cleanup-report", {"errors": ["\u00e9" * 400] * 250}),
+        (f"/v1/agents/{agent_id}/commands", command),
+    ):
+        body = json.dumps(message, indent=4).encode()
+        assert len(body) > 64 * 1024
+        async with field.http.post(route, data=body, headers=_json(field)) as answer:
+            assert answer.status in {200, 201}, (route, await answer.text())
 
 
 async def test_a_credential_that_is_revoked_does_not_send_by_what_was_remembered(
