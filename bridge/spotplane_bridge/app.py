@@ -117,6 +117,7 @@ async def running(config: BridgeConfig, app: web.Application | None = None) -> A
     runner = Runner(
         app,
         app[GATEWAY].handle,
+        config.max_connections,
         access_log=None,
         keepalive_timeout=_KEEPALIVE_S,
         shutdown_timeout=config.drain_timeout_s,

@@ -45,6 +45,7 @@ class BridgeConfig:
         channels: gRPC connections to each server.
         cors_origins: Origins whose pages may call, e.g. `https://console.example.com`.
         trusted_proxies: Networks whose `X-Forwarded-For` is believed.
+        max_connections: Open at one time, event streams included.
         max_body_mib: Largest request body of any route other than uploads, in MiB.
         body_memory_mib: Memory of all bodies above 64 KiB at one time, in MiB; a caller may use a
             quarter of it.
@@ -67,6 +68,7 @@ class BridgeConfig:
     channels: int = 1
     cors_origins: tuple[str, ...] = ("http://localhost:3000",)
     trusted_proxies: tuple[Network, ...] = ()
+    max_connections: int = 4096
     max_body_mib: int = 10
     body_memory_mib: int = 64
     body_timeout_s: float = 30.0
@@ -96,6 +98,9 @@ class BridgeConfig:
             channels=read("SPOTPLANE_BRIDGE_CHANNELS", _integer(1, 64), usual.channels),
             cors_origins=read("SPOTPLANE_CORS_ORIGINS", _origins, usual.cors_origins),
             trusted_proxies=read("SPOTPLANE_TRUSTED_PROXIES", _networks, usual.trusted_proxies),
+            max_connections=read(
+                "SPOTPLANE_BRIDGE_MAX_CONNECTIONS", _integer(1, 1_000_000), usual.max_connections
+            ),
             max_body_mib=read("SPOTPLANE_MAX_BODY_MIB", _integer(1, 1024), usual.max_body_mib),
             body_memory_mib=read(
                 "SPOTPLANE_BODY_MEMORY_MIB", _integer(4, 65536), usual.body_memory_mib

@@ -30,6 +30,13 @@ class _Protocol(RequestHandler):
 
     __slots__ = ()
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        server = self._manager
+        if isinstance(server, _Server) and len(server.connections) > server.max_connections:
+            log.warning("connection_refused", connections=server.max_connections)
+            self.force_close()
+
     def log_exception(self, *args: Any, **kw: Any) -> None:
         error = kw.get("exc_info")
         if not isinstance(error, web.RequestPayloadError):
@@ -74,8 +81,11 @@ def _is_about_size(exc: BaseException | None) -> bool:
 class _Server(web.Server):
     """Makes our protocol for each connection."""
 
-    def __init__(self, inner: web.Server, handler: Handler, options: dict[str, Any]) -> None:
+    def __init__(
+        self, inner: web.Server, handler: Handler, max_connections: int, options: dict[str, Any]
+    ) -> None:
         super().__init__(handler, request_factory=inner.request_factory)
+        self.max_connections = max_connections
         self._options = options
 
     def __call__(self) -> RequestHandler:
@@ -91,14 +101,19 @@ class Runner(web.AppRunner):
     Args:
         app: Owner of the resources.
         handler: Answers each request.
+        max_connections: At one time; one more is closed at once.
         options: Of `aiohttp.web.AppRunner` and of its connections.
     """
 
-    def __init__(self, app: web.Application, handler: Handler, **options: Any) -> None:
+    def __init__(
+        self, app: web.Application, handler: Handler, max_connections: int, **options: Any
+    ) -> None:
         # Compressed bodies are refused by their header; nothing is decompressed before.
         super().__init__(app, auto_decompress=False, **options)
         self._handler = handler
+        self._max_connections = max_connections
 
     async def _make_server(self) -> web.Server:
         # aiohttp has no public way to choose the protocol of an application's connections.
-        return _Server(await super()._make_server(), self._handler, self._kwargs)
+        inner = await super()._make_server()
+        return _Server(inner, self._handler, self._max_connections, self._kwargs)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientError, ClientSession
 from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2
 from spotplane_bridge.app import running
@@ -106,6 +107,24 @@ async def test_a_body_keeps_its_memory_until_the_answer(
         assert await waiting == 200
 
 
+async def test_connections_are_limited(plane: FakePlane, config: BridgeConfig) -> None:
+    async with running(replace(config, max_connections=2)) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        assert await held[2][0].read() == b""
+        held[0][1].close()
+
+        async def answered() -> bool:
+            async with ClientSession(f"http://127.0.0.1:{port}") as http:
+                with suppress(ClientError):
+                    async with http.get("/health") as answer:
+                        return answer.status == 200
+            return False
+
+        assert await eventually(answered)
+        for _, writer in held:
+            writer.close()
+
+
 async def test_memory_is_shared_out_in_order() -> None:
     memory = MemoryBudget(400)
     with pytest.raises(Failure, match="PAYLOAD_TOO_LARGE"):
@@ -142,5 +161,36 @@ async def test_a_large_body_is_converted_beside_the_event_loop(plane: FakePlane)
     assert await converted == message.SerializeToString()
     with pytest.raises(Failure, match="PAYLOAD_TOO_LARGE"):
         await bodies.convert(b"," * MAX_VALUES, convert, lambda: METADATA)
+    bodies.close()
+    await upstream.close()
+
+
+async def test_callers_take_turns(plane: FakePlane) -> None:
+    """A caller with many large bodies delays the body of another by one conversion."""
+    upstream = Upstream(plane.target)
+    verifier = CallerVerifier(upstream)
+    await verifier.verify((("authorization", "modest"),))
+    bodies = Bodies(verifier, 10**7, 4 * 10**7, 30.0)
+    started, released = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def conversion(name: str) -> asyncio.Task[Message | bytes]:
+        def convert() -> Message:
+            started.set()
+            assert released.wait(10)
+            order.append(name)
+            return usage_pb2.IngestUsageBatchRequest()
+
+        metadata = (("authorization", name),)
+        return asyncio.create_task(bodies.convert(b"," * 1000, convert, lambda: metadata))
+
+    tasks = [conversion("greedy") for _ in range(5)]
+    await eventually(started.is_set)
+    tasks.append(conversion("modest"))
+    # Its credential is verified already, so that it is in the queue after one step.
+    await asyncio.sleep(0)
+    released.set()
+    await asyncio.gather(*tasks)
+    assert order.index("modest") <= 2
     bodies.close()
     await upstream.close()
