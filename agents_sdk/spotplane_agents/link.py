@@ -236,10 +236,13 @@ class Link:
                     call, self._spool, self._listener, self._settings.silence_seconds
                 )
                 await session.run(hello)
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, AgentError) as error:
+            # Its traceback refers to frames that hold the call. They would keep the connection
+            # open until the garbage collector runs, which may take hours in a quiet process.
+            error.__traceback__ = None
+            if isinstance(error, AgentError):
+                return self._after_failure(str(error))
             return self._after_status(error)
-        except AgentError as error:
-            return self._after_failure(str(error))
         finally:
             self._session = None
         if session.reconnect_after is not None:

@@ -1,5 +1,6 @@
 """The connection: coming back, and losing nothing on the way."""
 
+import gc
 from pathlib import Path
 
 import grpc
@@ -8,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_agents import AgentDeleted, SessionReplaced, SpoolLimits, StateInUse
+from spotplane_bench.chaos import chaos_proxy
 
 from tests.sdk.conftest import MakeAgent, identity
 from tests.sdk.plane import ScriptedPlane, desired
@@ -338,3 +340,24 @@ async def test_unknown_usage_field_is_refused_at_the_call(
     """A typing error is seen by who made it."""
     with pytest.raises(ValueError, match="lateny"):
         make_agent().usage("r1", prompt_tokens=1, completion_tokens=1, lateny=3)
+
+
+async def test_abandoned_connections_are_closed(
+    plane: ScriptedPlane, make_agent: MakeAgent
+) -> None:
+    """Also while the garbage collector does not run: there is one connection per stream."""
+    gc.disable()
+    try:
+        async with chaos_proxy(("127.0.0.1", plane.port)) as proxy:
+            agent = make_agent(server=proxy.target, rest="", silence_seconds=0.2)
+            await agent.start()
+            await agent.wait_for(connected=True)
+            for silences in range(1, 4):
+                proxy.silence()
+                await eventually(lambda: not agent.connected)
+                proxy.restore()
+                await agent.wait_for(connected=True)
+                assert len(plane.streams) > silences
+            await eventually(lambda: proxy.connections == 1, within=5)
+    finally:
+        gc.enable()
