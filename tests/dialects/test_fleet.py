@@ -415,6 +415,18 @@ async def test_cleanup_report(field: Field, world: World) -> None:
     assert (await field.post(path, counts))["failed_count"] == 2
 
 
+@pytest.mark.parametrize(
+    "timestamp", ["10000-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"]
+)
+async def test_cleanup_at_an_instant_that_is_none_is_refused(
+    field: Field, world: World, timestamp: str
+) -> None:
+    agent_id = await agent(world)
+    path = f"/api/agents/{agent_id}/cleanup-report"
+    body = {"timestamp": timestamp, "amis_deleted": 1}
+    await field.refused("VALIDATION_ERROR", "POST", path, body, status=400)
+
+
 @covers("57", "bad")
 async def test_cleanup_counts_are_counts(field: Field, world: World) -> None:
     """By name."""

@@ -63,6 +63,27 @@ class Rpc:
         raise AssertionError(f"the answer of {self.name} was lost every time")
 
 
+async def begin(
+    rpc: Rpc, channel: grpc.aio.Channel, metadata: Metadata, request: Message
+) -> Refusal | None:
+    """Open a stream of answers and leave it once it was let in; else how it is refused."""
+    call = channel.unary_stream(
+        rpc.path,
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=message_factory.GetMessageClass(rpc.method.output_type).FromString,
+    )(request, metadata=metadata)
+    try:
+        # Refused calls have no headers of their own, and their status is known by then.
+        await call.initial_metadata()
+        if call.done():
+            await call.read()
+    except grpc.aio.AioRpcError as err:
+        return refusal(err)
+    finally:
+        call.cancel()
+    return None
+
+
 def files() -> Iterator[FileDescriptor]:
     """The descriptors of all our proto files."""
     for module in pkgutil.iter_modules(spotplane.v1.__path__):

@@ -7,8 +7,6 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-import orjson
-from google.protobuf.json_format import MessageToDict
 from spotplane.v1 import fleet_pb2 as pb
 
 from spotplane_server import events
@@ -17,7 +15,6 @@ from spotplane_server.fleet import rules
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.errors import Invalid
 
 INSERT_CLEANUP: Final = """
     INSERT INTO cleanup_reports (tenant_id, id, agent_id, reported_at, deleted_snapshots,
@@ -54,12 +51,11 @@ def read(request: pb.ReportCleanupRequest, now: datetime) -> Cleanup:
         + bool(snapshots.error)
         + bool(images.error)
     )
-    told_of: dict[str, Any] = MessageToDict(request, preserving_proto_field_name=True)
     details: dict[str, Any] = {
-        name: told_of[name] for name in ("snapshots", "amis", "errors") if name in told_of
+        name: wire.plain(getattr(request, name), name)
+        for name in ("snapshots", "amis", "errors")
+        if request.HasField(name)
     }
-    if b"\\u0000" in orjson.dumps(details):
-        raise Invalid("a text must not contain NUL", field="snapshots")
     if request.ByteSize() > MAX_DETAILS:
         raise wire.out_of_range("snapshots", f"at most {MAX_DETAILS} bytes with all the rest")
     told = rules.believable(

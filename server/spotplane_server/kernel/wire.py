@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
-from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
 
 from spotplane_server.kernel.errors import Invalid, Semantic
@@ -309,6 +309,26 @@ def struct(value: Mapping[str, Any]) -> struct_pb2.Struct:
     result = struct_pb2.Struct()
     result.update(value)
     return result
+
+
+def plain(message: Message, field: str) -> Any:
+    """A message as plain JSON: an object, or a list for a `ListValue`.
+
+    Raises:
+        Invalid: A number is not finite, a time lies outside of the years 1 to 9999, or a text
+            contains NUL, which the database cannot store.
+    """
+    try:
+        value = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    except (json_format.Error, ValueError, OverflowError) as err:
+        raise Invalid(
+            f"{field} has a number or a time that JSON cannot express",
+            reason="OUT_OF_RANGE",
+            field=field,
+        ) from err
+    if b"\\u0000" in orjson.dumps(value):
+        raise Invalid("a text must not contain NUL", field=field)
+    return value
 
 
 def from_struct(value: struct_pb2.Struct) -> dict[str, Any]:
