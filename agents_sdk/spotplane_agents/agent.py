@@ -25,7 +25,7 @@ from spotplane_agents.polling import PollPace
 from spotplane_agents.providers import Provider
 from spotplane_agents.reports import Reporter
 from spotplane_agents.runtime import Runtime
-from spotplane_agents.spool import SpoolLimits
+from spotplane_agents.spool import LANES, SpoolLimits
 from spotplane_agents.state import State
 
 logger: Final = logging.getLogger(__name__)
@@ -309,7 +309,11 @@ class Agent(Reporter):
     async def append(self, report: pb.Report) -> None:
         """See ``Reporter.append``."""
         runtime = self._running()
-        await asyncio.to_thread(runtime.spool.append, report)
+        kind = report.WhichOneof("kind") or ""
+        if LANES.get(kind) == 0:
+            await runtime.disk.write(f"a {kind} report", lambda: runtime.spool.append(report))
+        else:
+            await asyncio.to_thread(runtime.spool.append, report)
         runtime.link.wake()
 
     async def retire_after(self, seconds: int) -> None:

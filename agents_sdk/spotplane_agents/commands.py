@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1.agent_stream_pb2 import CommandDelivery, CommandProgress, CommandResult
 
+from spotplane_agents.diskwait import DiskRetry
 from spotplane_agents.errors import AgentError, CommandFailed
 from spotplane_agents.journal import Journal
 
@@ -86,8 +87,10 @@ class Dispatcher:
         journal: Journal,
         handlers: Mapping[str, Registration],
         now: Callable[[], datetime],
+        disk: DiskRetry,
     ) -> None:
         self._journal = journal
+        self._disk = disk
         self._handlers = handlers
         self._now = now
         self._outlet: Outlet | None = None
@@ -138,7 +141,13 @@ class Dispatcher:
                 async with asyncio.timeout(FORGET_EVERY_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
-                await asyncio.to_thread(self._journal.forget_expired, self._now())
+                await self._forget_expired()
+
+    async def _forget_expired(self) -> None:
+        try:
+            await asyncio.to_thread(self._journal.forget_expired, self._now())
+        except AgentError as error:
+            logger.warning("expired commands stay in the journal: %s", error)
 
     async def finish(self, seconds: float) -> None:
         """Wait a while for running commands, then end them; in the journal they stay started."""
@@ -169,27 +178,30 @@ class Dispatcher:
 
     async def _carry_out(self, queued: _Queued) -> None:
         command = queued.command
-        try:
-            if not queued.begun_before and not await self._begin(command):
-                return
-            result = await self._result(command)
-            await asyncio.to_thread(self._journal.finish, result)
-        except AgentError:
-            # The disk is full or gone. The command is delivered again once its lease has ended.
-            logger.exception("command %s: its journal cannot be written", command.id)
+        if not queued.begun_before and not await self._begin(command):
             return
+        result = await self._result(command)
+        # The command took effect, so its result is stored however long that takes.
+        await self._disk.write(
+            f"the result of command {command.id}", lambda: self._journal.finish(result)
+        )
         if self._outlet is not None:
             self._outlet.wake()
 
     async def _begin(self, command: Command) -> bool:
-        if command.expires_at <= self._now():
-            logger.warning("command %s %s expired before it was begun", command.id, command.name)
-            return False
         # False as well when it was cancelled while it waited.
-        if not await asyncio.to_thread(self._journal.start, command.id):
+        if not await self._disk.write(
+            f"the start of command {command.id}", lambda: self._start(command)
+        ):
             return False
         self._tell(command.id, CommandProgress.STAGE_STARTED)
         return True
+
+    def _start(self, command: Command) -> bool:
+        if command.expires_at <= self._now():
+            logger.warning("command %s %s expired before it was begun", command.id, command.name)
+            return False
+        return self._journal.start(command.id)
 
     async def _result(self, command: Command) -> CommandResult:
         known = self._handlers.get(command.name)

@@ -17,6 +17,10 @@ class StateUnavailable(AgentError):
     """The state directory cannot be read or written; the cause says why."""
 
 
+class StateClosed(StateUnavailable):
+    """The agent has ended, so nothing is stored any more."""
+
+
 class StateInUse(AgentError):
     """Another live agent uses the same state directory."""
 

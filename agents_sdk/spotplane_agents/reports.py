@@ -32,9 +32,12 @@ class Reporter(ABC):
     async def append(self, report: pb.Report) -> None:
         """Keep a report on disk and send it as soon as there is a session.
 
+        Reports about commands and instances wait until a full disk takes them.
+
         Raises:
-            SpoolFull: There is no room for it.
-            StateUnavailable: The disk refuses it.
+            SpoolFull: There is no room for usage or prices.
+            StateUnavailable: The disk rejects usage or prices.
+            StateClosed: The agent has ended.
         """
 
     def usage(

@@ -12,6 +12,7 @@ from spotplane.v1.agent_pb2 import RegisterRequest, RegisterResponse
 
 from spotplane_agents.commands import Dispatcher, Registration
 from spotplane_agents.desired import Desired
+from spotplane_agents.diskwait import DiskRetry
 from spotplane_agents.host import Load
 from spotplane_agents.identity import Identity
 from spotplane_agents.journal import Journal
@@ -62,7 +63,8 @@ class Runtime:
         # What the plane's clock is ahead of ours; commands expire by the plane's.
         self._offset = timedelta(0)
         journal = Journal(state, self.spool)
-        self._dispatcher = Dispatcher(journal, handlers, self.now)
+        self.disk = DiskRetry(settings.retry, settings.draw)
+        self._dispatcher = Dispatcher(journal, handlers, self.now, self.disk)
         self.link = Link(settings, self.spool, journal, self)
         self._dispatcher.speak_through(self.link)
         self._tasks: set[asyncio.Task[None]] = set()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from spotplane_agents.errors import StateInUse, StateUnavailable
+from spotplane_agents.errors import StateClosed, StateInUse, StateUnavailable
 
 FILE_NAME: Final = "agent.sqlite3"
 SCHEMA_VERSION: Final = 1
@@ -108,8 +108,11 @@ class State:
 
         Raises:
             StateUnavailable: SQLite failed, e.g. because the disk is full; nothing has changed.
+            StateClosed: The file is released.
         """
         with self._mutex:
+            if self._lock < 0:
+                raise StateClosed("the agent has ended")
             try:
                 self._conn.execute("BEGIN IMMEDIATE")
                 try:
