@@ -19,6 +19,7 @@ from spotplane_bridge.edge.process import start_envoy
 from yarl import URL
 
 from tests.parity.worlds import Headers, World
+from tests.support.atomicity import Atomicity
 from tests.support.plane import running
 
 ANY_PORT = Address("127.0.0.1", 0)
@@ -63,10 +64,11 @@ class Door:
 
 @dataclass
 class Doors:
-    """Both doors."""
+    """Both doors, and the statements that their calls run."""
 
     bridge: Door
     envoy: Door
+    atomicity: Atomicity
 
     def world(self) -> World:
         """A new world, made through the bridge."""
@@ -85,7 +87,8 @@ async def doors(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Asyn
     name = f"parity{uuid4().hex}"
     await _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE template_migrated')
     directory = tmp_path_factory.mktemp("parity")
-    async with running(postgres.get_uri(name)) as plane:
+    atomicity = Atomicity()
+    async with running(postgres.get_uri(name), on_statement=atomicity) as plane:
         bridge_config = BridgeConfig(port=0, grpc_target=plane.target, log_level="WARNING")
         async with bridge.running(bridge_config) as bridge_port, aiohttp.ClientSession() as http:
             edge_config = EdgeConfig(
@@ -99,6 +102,7 @@ async def doors(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Asyn
                 yield Doors(
                     Door("bridge", f"http://127.0.0.1:{bridge_port}", http),
                     Door("envoy", f"http://127.0.0.1:{envoy.listen.port}", http),
+                    atomicity,
                 )
             finally:
                 await envoy.stop()

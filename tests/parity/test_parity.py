@@ -16,6 +16,7 @@ from tests.parity.cases import CASES, NOBODYS_ID, Case
 from tests.parity.conftest import Answer, Doors
 from tests.parity.normal import masked, normal_form
 from tests.parity.worlds import World
+from tests.support.atomicity import INDEPENDENT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,6 +48,7 @@ def _id(route: Route) -> str:
 
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=_id)
+each_write = pytest.mark.parametrize("route", [r for r in ROUTES if r.method != "GET"], ids=_id)
 each_with_path = pytest.mark.parametrize("route", [r for r in ROUTES if r.variables], ids=_id)
 each_with_body = pytest.mark.parametrize("route", [r for r in ROUTES if r.body], ids=_id)
 
@@ -70,6 +72,28 @@ async def test_doors_agree_on_good_and_bad_requests(route: Route, doors: Doors) 
         left = await _send(doors, "bridge", route, case, one)
         right = await _send(doors, "envoy", route, case, other)
         _agree(route, case, left, right)
+
+
+@each_write
+async def test_one_key_is_one_call_at_both_doors(route: Route, doors: Doors) -> None:
+    """The second door replays the first one's answer, which commits with the call's effects."""
+    world = doors.world()
+    for number, case in enumerate(CASES[_name(route)]):
+        if case.status >= 300:
+            continue
+        for name in case.after:
+            await world.get(name)
+        key = f"key-{number}-of-{world.mark}"
+        left = await _send(doors, "bridge", route, case, world, key=key)
+        right = await _send(doors, "envoy", route, case, world, key=key)
+
+        where = (_id(route), case.rule, left.body[:500], right.body[:500])
+        assert (left.status, right.status) == (case.status,) * 2, where
+        assert "idempotent-replayed" not in left.headers, where
+        assert right.headers["idempotent-replayed"] == "true", where
+        descriptor = _response(route)
+        assert normal_form(left.json, descriptor) == normal_form(right.json, descriptor), where
+    assert doors.atomicity.violations().keys() <= INDEPENDENT
 
 
 @each_route
@@ -170,6 +194,7 @@ async def _send(
     world: World,
     *,
     who: str | None = None,
+    key: str | None = None,
     data: bytes | None = None,
     media: str = "application/json",
 ) -> Answer:
@@ -181,6 +206,8 @@ async def _send(
     if who is None:
         who = "key" if route.template.startswith("/v1/") else "admin"
     options: dict[str, Any] = {"headers": await world.headers(who)}
+    if key is not None:
+        options["headers"] |= {"Idempotency-Key": key}
     if data is not None:
         options["data"] = data
         options["headers"] |= {"content-type": media}

@@ -11,6 +11,15 @@ from spotplane_server.kernel import calls, idempotency, transactions
 if TYPE_CHECKING:
     from asyncpg.connection import LoggedQuery
 
+# Methods that also commit on their own, since that may be repeated without harm: records have ids,
+# a rebuild replaces, leases of operations end, and an uploaded engine is activated afterwards.
+INDEPENDENT: Final = {
+    "/spotplane.v1.DecisionService/UploadEngine",
+    "/spotplane.v1.UsageService/IngestUsage",
+    "/spotplane.v1.UsageService/IngestUsageBatch",
+    "/spotplane.v1.UsageService/RefreshRollups",
+    "/spotplane.v1.NodeService/LeaseNodeOperations",
+}
 _WRITE: Final = re.compile(r"\b(INSERT INTO|UPDATE [a-z_]+\b(?! *SKIP)|DELETE FROM) *[a-z_]*")
 _COMMENT: Final = re.compile(r"--[^\n]*")
 # Statements of the key itself that commit on their own.
