@@ -67,7 +67,10 @@ class BridgeConfig:
     grpc_target: str = "127.0.0.1:50051"
     channels: int = 1
     cors_origins: tuple[str, ...] = ("http://localhost:3000",)
-    trusted_proxies: tuple[Network, ...] = ()
+    trusted_proxies: tuple[Network, ...] = (
+        ipaddress.ip_network("127.0.0.0/8"),
+        ipaddress.ip_network("::1/128"),
+    )
     max_connections: int = 4096
     max_body_mib: int = 10
     body_memory_mib: int = 64

@@ -19,7 +19,7 @@ from spotplane_bridge.metrics import Metrics
 from spotplane_bridge.upstream import Upstream
 
 # Checks that the server publishes as services of gRPC's health protocol.
-CHECKS: Final = ("database", "migrations", "partitions", "rollups", "jobs")
+CHECKS: Final = ("database", "migrations", "partitions", "rollups", "jobs", "trusted-proxies")
 DECISIONS: Final = "spotplane.v1.DecisionService"
 # Likewise, but a server whose check fails here does its work; the text is what callers read.
 WARNINGS: Final = {

@@ -459,6 +459,7 @@ def _traces(config: ServerConfig, server_id: str) -> Traces | None:
 
 
 def _grpc_server(config: ServerConfig, gate: Gate) -> grpc.aio.Server:
+    logs.hide_metadata()
     return grpc.aio.server(
         interceptors=[gate],
         options=[

@@ -128,7 +128,8 @@ class ServerConfig:
     admin_rate_limit_rpm: int = _setting(600, _natural)
     # Where administrators may call from; without it, from anywhere.
     admin_ip_allowlist: tuple[Network, ...] = _setting((), _networks)
-    trusted_proxies: tuple[Network, ...] = _setting((), _networks)
+    # Networks of the bridge and of Envoy; what is on this host is trusted unless it is set.
+    trusted_proxies: tuple[Network, ...] = _setting(_networks("127.0.0.0/8,::1/128"), _networks)
     default_region_code: str = _setting("us-east")
     region_default_max_nodes: int = _setting(100, _natural)
     tenant_rpm: int = _setting(50_000, _natural)

@@ -39,6 +39,7 @@ async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
     """
     while True:
         checks = {**await _checks(kernel), "jobs": runner.is_running}
+        checks["trusted-proxies"] = kernel.proxies.unconfigured is None
         metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
         if kernel.redis is not None:
             metrics.DEPENDENCY_UP.labels("redis").set(await redis.answers(kernel.redis))

@@ -20,7 +20,9 @@ async def plane() -> AsyncIterator[FakePlane]:
 
 @pytest.fixture
 def config(plane: FakePlane) -> BridgeConfig:
-    return BridgeConfig(port=0, grpc_target=plane.target, max_body_mib=1, drain_timeout_s=5)
+    return BridgeConfig(
+        port=0, grpc_target=plane.target, trusted_proxies=(), max_body_mib=1, drain_timeout_s=5
+    )
 
 
 @pytest.fixture

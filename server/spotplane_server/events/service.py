@@ -50,7 +50,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         if cursor is None:
             cursor = await self._now()
         # Headers now: whoever waits for them knows that nothing later will be missed.
-        await context.send_initial_metadata(())
+        await calls.send_headers(context)
         async with aclosing(follow(self._db, self._hub, scope, cursor)) as batches:
             async for rows in batches:
                 for row in rows:
@@ -67,7 +67,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         )
         start, reset = await self._start(request)
         upper = request.upper_case_names
-        await context.send_initial_metadata(())
+        await calls.send_headers(context)
         place = event_id(start)
         yield self._signal("connected", place, upper)
         if reset:

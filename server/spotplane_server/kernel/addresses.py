@@ -27,31 +27,29 @@ def check_allowed(address: str | None, networks: Sequence[Network]) -> None:
     Raises:
         IpNotAllowed: It is in none of the networks, or unknown.
     """
-    if networks and (address is None or not _within(address, networks)):
+    if networks and (address is None or not is_within(address, networks)):
         raise IpNotAllowed
 
 
-def client_ip(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str | None:
-    """The right-most hop of `X-Forwarded-For` that is no trusted proxy; else the peer.
+def client_ip(address: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
+    """The right-most hop of `X-Forwarded-For` that is no trusted proxy.
 
     Args:
-        peer: As gRPC says it, e.g. ``ipv4:10.0.0.1:4711``.
-        forwarded_for: The header, hops left to right; believed only when the peer is trusted.
+        address: Of the peer, a trusted proxy; the answer when no hop is left.
+        forwarded_for: The header, hops left to right.
         trusted: Networks of our own proxies.
-
-    Returns:
-        An address; None for a peer without one (a Unix socket).
     """
-    address = _peer_address(peer)
-    if address is None or not trusted or not _within(address, trusted):
-        return address
     for hop in reversed([part.strip() for part in (forwarded_for or "").split(",")]):
-        if _is_address(hop) and not _within(hop, trusted):
+        if _is_address(hop) and not is_within(hop, trusted):
             return hop
     return address
 
 
-def _peer_address(peer: str) -> str | None:
+def peer_address(peer: str) -> str | None:
+    """The address in a peer as gRPC formats it, e.g. ``ipv4:10.0.0.1:4711``.
+
+    None for a peer without one (a Unix socket).
+    """
     kind, _, rest = peer.partition(":")
     if kind not in {"ipv4", "ipv6"}:
         return None
@@ -66,7 +64,8 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _within(text: str, networks: Sequence[Network]) -> bool:
+def is_within(text: str, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of the networks."""
     address = ipaddress.ip_address(text)
     # An IPv4 caller of a socket that speaks both.
     address = getattr(address, "ipv4_mapped", None) or address

@@ -9,13 +9,11 @@ Concurrent requests share one read of the counter.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -26,17 +24,24 @@ from spotplane_server.kernel.calls import Caller, Role, TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Forbidden, Unauthenticated
+from spotplane_server.kernel.shared_reads import SharedReads
 from spotplane_server.kernel.stops import Stop
 
 CACHE_SIZE: Final = 20_000
-# Between reads of the epoch while several requests wait for each: then one read in a millisecond
-# costs a busy server less than one for every other request. A lone caller never waits for it.
-GATHER_SECONDS: Final = 0.001
 # Longest wait for the epoch or a credential. Every call begins with one, so a call that meets a
 # dead connection ends with UNAVAILABLE after this.
 EPOCH_SECONDS: Final = 2.0
 
 READ_EPOCH: Final = "SELECT epoch FROM auth_epoch"
+
+# Whether each of some hashes is that of a credential of any kind, in their order.
+FIND_CREDENTIALS: Final = """
+    SELECT EXISTS (SELECT FROM api_keys k WHERE k.key_hash = h.hash)
+           OR EXISTS (SELECT FROM admin_credentials a WHERE a.token_hash = h.hash)
+           OR EXISTS (SELECT FROM agents g WHERE g.token_hash = h.hash) AS exists
+      FROM unnest($1::bytea[]) WITH ORDINALITY AS h (hash, place)
+     ORDER BY h.place
+"""
 
 BUMP_EPOCH: Final = "UPDATE auth_epoch SET epoch = epoch + 1"
 
@@ -183,21 +188,19 @@ class Verified:
     stop: Stop | None = None
 
 
-_Loader: TypeAlias = Callable[[Conn, bytes], Awaitable[Verified | None]]
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+# The epoch under which a credential was looked up, and what it proves.
+_Found: TypeAlias = tuple[int, Verified | None]
+_Loader: TypeAlias = Callable[[Conn, bytes], Awaitable[_Found]]
 
 
-class EpochReader:
-    """Reads `auth_epoch` once for all requests that wait for it.
-
-    A request joins only a read that starts after the request came, never one that is under way.
-    """
+class EpochReader(SharedReads[None, int]):
+    """Reads `auth_epoch` once for all requests that wait for it."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
-        # One future for each request and not one for all: a request that is cancelled must not take
-        # the others with it, and shielding costs more than a future.
-        self._next: list[asyncio.Future[int]] = []
-        self._reading: asyncio.Task[None] | None = None
+        super().__init__(db, _read_epoch, EPOCH_SECONDS)
 
     async def current(self) -> int:
         """The epoch, read after this call began.
@@ -205,38 +208,16 @@ class EpochReader:
         Raises:
             Unavailable: The database is away.
         """
-        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._next.append(waiting)
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._read())
-        return await waiting
+        return await self.get(None)
 
-    async def _read(self) -> None:
-        while batch := self._take():
-            try:
-                # While requests keep coming the connection is kept, so that none waits for one.
-                async with AsyncExitStack() as stack:
-                    async with asyncio.timeout(EPOCH_SECONDS):
-                        conn = await stack.enter_async_context(self._db.read(EVERY_TENANT))
-                    while batch:
-                        epoch = await conn.fetchval(READ_EPOCH, timeout=EPOCH_SECONDS)
-                        for waiting in batch:
-                            if not waiting.done():
-                                waiting.set_result(epoch)
-                        if len(batch) > 1:
-                            await asyncio.sleep(GATHER_SECONDS)
-                        batch = self._take()
-            except BaseException as err:
-                # Those who came meanwhile would wait as long for the same.
-                for waiting in (*batch, *self._take()):
-                    if not waiting.done():
-                        waiting.set_exception(err)
-                        waiting.exception()  # retrieved: whoever waited may have gone
-        self._reading = None
 
-    def _take(self) -> list[asyncio.Future[int]]:
-        batch, self._next = self._next, []
-        return batch
+async def _read_epoch(conn: Conn, waiting: Sequence[None]) -> Sequence[int]:
+    return [await conn.fetchval(READ_EPOCH, timeout=EPOCH_SECONDS)] * len(waiting)
+
+
+async def _find_credentials(conn: Conn, hashes: Sequence[bytes]) -> Sequence[bool]:
+    found = await conn.fetch(FIND_CREDENTIALS, list(hashes), timeout=EPOCH_SECONDS)
+    return [row["exists"] for row in found]
 
 
 class Authenticator:
@@ -253,7 +234,10 @@ class Authenticator:
         self._clock = clock
         self._admin_networks = admin_networks
         self._epochs = EpochReader(db)
+        self._existing = SharedReads(db, _find_credentials, EPOCH_SECONDS)
         self._cache: OrderedDict[bytes, Verified] = OrderedDict()
+        # Credentials that were refused, each with the epoch under which it was looked up.
+        self._refused: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._used: dict[UUID, datetime] = {}
         self._hits, self._misses = (metrics.AUTH_CACHE.labels(to) for to in ("hit", "miss"))
 
@@ -301,9 +285,13 @@ class Authenticator:
             return await self._admin(hashed, address)
         return await (self._agent(hashed) if kind == "agent" else self._key(hashed))
 
-    def remembers(self, token: str) -> bool:
-        """Whether a credential was proven here before, whatever became of it."""
-        return secrets.hash_of(token) in self._cache
+    async def exists(self, token: str) -> bool:
+        """Whether a credential exists, in whatever state.
+
+        Cheaper than a proof: any number of callers uses one connection.
+        """
+        hashed = secrets.hash_of(token)
+        return hashed in self._cache or await self._existing.get(hashed)
 
     async def _admin(self, hashed: bytes, address: str | None) -> Verified:
         verified = await self._verify(hashed, "admin", self._load_admin)
@@ -344,29 +332,33 @@ class Authenticator:
         known = self._cache.get(hashed)
         if known is not None and known.epoch == await self._epochs.current():
             self._hits.inc()
-            # One that is shown as what it is not proves nothing.
+            # A credential presented as another kind is rejected.
             return known if known.caller.kind == kind else None
+        refused = self._refused.get((kind, hashed))
+        if refused is not None and refused == await self._epochs.current():
+            self._hits.inc()
+            return None
         self._misses.inc()
         self._cache.pop(hashed, None)
-        async with asyncio.timeout(EPOCH_SECONDS), self._db.read(EVERY_TENANT) as conn:
-            verified = await load(conn, hashed)
+        async with self._db.read(EVERY_TENANT) as conn:
+            epoch, verified = await load(conn, hashed)
         if verified is not None:
-            self._cache[hashed] = verified
-            if len(self._cache) > CACHE_SIZE:
-                self._cache.popitem(last=False)
+            _keep(self._cache, hashed, verified)
+        else:
+            _keep(self._refused, (kind, hashed), epoch)
         return verified
 
-    async def _load_key(self, conn: Conn, hashed: bytes) -> Verified | None:
-        row = await conn.fetchrow(FIND_API_KEY, hashed)
-        if row is None or row["id"] is None or row["status"] == "revoked":
-            return None
+    async def _load_key(self, conn: Conn, hashed: bytes) -> _Found:
+        row = await _look_up(conn, FIND_API_KEY, hashed)
+        if row["id"] is None or row["status"] == "revoked":
+            return row["epoch"], None
         if row["tenant_status"] == "deleted":
-            return None
+            return row["epoch"], None
         expired = row["expires_at"] is not None and row["expires_at"] <= self._clock.now()
         if not expired:
             _refuse_suspended(row)
         role: Role = row["role"]
-        return Verified(
+        verified = Verified(
             Caller(
                 "tenant",
                 str(row["id"]),
@@ -389,12 +381,13 @@ class Authenticator:
             hashed,
             stop=Stop(row["stopped_by"], row["stopped_until"]) if row["stopped_by"] else None,
         )
+        return verified.epoch, verified
 
-    async def _load_admin(self, conn: Conn, hashed: bytes) -> Verified | None:
-        row = await conn.fetchrow(FIND_ADMIN, hashed)
-        if row is None or row["id"] is None or row["revoked_at"] is not None:
-            return None
-        return Verified(
+    async def _load_admin(self, conn: Conn, hashed: bytes) -> _Found:
+        row = await _look_up(conn, FIND_ADMIN, hashed)
+        if row["id"] is None or row["revoked_at"] is not None:
+            return row["epoch"], None
+        verified = Verified(
             Caller("admin", str(row["id"]), row["name"], scopes=frozenset(row["scopes"])),
             Budget(row["rate_limit_rpm"]),
             row["epoch"],
@@ -402,24 +395,39 @@ class Authenticator:
             hashed,
             tuple(row["cidrs"]),
         )
+        return verified.epoch, verified
 
-    async def _load_agent(self, conn: Conn, hashed: bytes) -> Verified | None:
-        row = await conn.fetchrow(FIND_AGENT, hashed)
-        if row is None or row["id"] is None or row["tenant_status"] == "deleted":
-            return None
+    async def _load_agent(self, conn: Conn, hashed: bytes) -> _Found:
+        row = await _look_up(conn, FIND_AGENT, hashed)
+        if row["id"] is None or row["tenant_status"] == "deleted":
+            return row["epoch"], None
         if row["tenant_status"] == "suspended":
             raise TenantSuspended("the tenant is suspended")
-        return Verified(
+        verified = Verified(
             Caller("agent", str(row["id"]), row["logical_agent_id"], TenantId(row["tenant_id"])),
             Budget(),
             row["epoch"],
             hashed=hashed,
         )
+        return verified.epoch, verified
 
 
 async def bump_epoch(conn: Conn) -> None:
     """Make every server verify again; call it in the transaction that takes a right away."""
     await conn.execute(BUMP_EPOCH)
+
+
+async def _look_up(conn: Conn, query: str, hashed: bytes) -> asyncpg.Record:
+    row = await conn.fetchrow(query, hashed)
+    assert row is not None, "auth_epoch has one row"
+    return row
+
+
+def _keep(cache: OrderedDict[_K, _V], key: _K, value: _V) -> None:
+    """Put an entry into a cache of bounded size; the oldest one leaves."""
+    cache[key] = value
+    if len(cache) > CACHE_SIZE:
+        cache.popitem(last=False)
 
 
 def _refuse_suspended(row: asyncpg.Record) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, NewType
+from typing import TYPE_CHECKING, Any, Final, Literal, NewType
 from uuid import UUID
 
 if TYPE_CHECKING:
+    import grpc.aio
     from opentelemetry.trace import Span
+
+    from spotplane_server.kernel.ticket_routes import Target
 
 TenantId = NewType("TenantId", UUID)
 
@@ -54,6 +57,8 @@ class Call:
         headers: Answer headers for the REST doors, lower-case.
         credential_hash: Of the credential that proved the caller; empty before that.
         span: Of its trace, None where nobody collects traces.
+        ticket: What the ticket that proved the caller opens; None for other credentials.
+        headers_sent: Whether the response headers are sent.
     """
 
     method: str
@@ -65,6 +70,8 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict)
     credential_hash: bytes = b""
     span: Span | None = None
+    ticket: Target | None = None
+    headers_sent: bool = False
 
 
 _current: ContextVar[Call] = ContextVar("spotplane_call")
@@ -116,6 +123,17 @@ def serving(call: Call) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+async def send_headers(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Send the response headers of a stream now, before its first message.
+
+    gRPC sends them once, so a handler leaves it to this function.
+    """
+    call = current()
+    headers, call.headers = call.headers, {}
+    call.headers_sent = True
+    await context.send_initial_metadata(tuple(headers.items()))
 
 
 def created() -> None:

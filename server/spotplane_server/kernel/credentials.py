@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from spotplane_server.kernel import budgets, limits, policy
@@ -17,8 +17,9 @@ from spotplane_server.kernel.auth import (
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.errors import Unauthenticated
-from spotplane_server.kernel.limits import Layer, Limiter, LimitReached
+from spotplane_server.kernel.limits import Layer, Limiter, Verdict
 from spotplane_server.kernel.secrets import label_of
+from spotplane_server.kernel.ticket_routes import target
 from spotplane_server.kernel.tickets import TicketInvalid, Tickets
 
 # No credential came: nobody tried anything.
@@ -91,32 +92,50 @@ class Prover:
         self._failures = failures_per_minute
 
     async def prove(self, access: policy.Access, call: Call, given: Tokens) -> Verified:
-        """Prove a caller; an address that fails too often waits, unless it is known to be right.
+        """Prove a caller.
+
+        Failures are charged to the address, and one beyond its limit is reported as such. Until
+        the minute is over, credentials from there are looked up together with all others that
+        wait, so that failures do not take the connections that valid callers need; a valid
+        credential is never refused for the failures of others.
 
         Raises:
             Unauthenticated, Forbidden: It cannot be proven.
-            LimitReached: Its address has failed too often.
+            LimitReached: The same, and the address has failed too often.
         """
-        failures = budgets.auth_failures(call.client_ip, self._failures)
         now = self._clock.now()
-        if given.secret is not None and not self.auth.remembers(given.secret):
-            self._may_fail(failures, now.timestamp(), charge=False)
+        failures = budgets.auth_failures(call.client_ip, self._failures)
+        is_exhausted = bool(self._charge(failures, now, charge=False).refused)
         try:
-            if given.ticket is None or given.admin or given.bearer:
-                return await self._by_token(access, given, call.client_ip)
-            if not access.ticket:
-                raise TicketInvalid
-            behind = await self._tickets.use(given.ticket, given.path, now=now)
-            return await self.auth.again(behind.kind, behind.hashed, call.client_ip)
+            if is_exhausted:
+                await self._check_exists(given)
+            return await self._by_any(access, call, given, now)
         except MISSING:
             raise
         except Unauthenticated:
-            with suppress(LimitReached):
-                self._may_fail(failures, now.timestamp(), charge=True)
+            verdict = self._charge(failures, now)
+            limits.check([failures], verdict, now.timestamp())
             raise
 
-    def _may_fail(self, failures: Layer, now: float, *, charge: bool) -> None:
-        limits.check([failures], self._limiter.decide([failures], now, charge=charge), now)
+    def _charge(self, failures: Layer, now: datetime, *, charge: bool = True) -> Verdict:
+        return self._limiter.decide([failures], now.timestamp(), charge=charge)
+
+    async def _check_exists(self, given: Tokens) -> None:
+        # A made-up ticket or a damaged key costs no look-up.
+        token = given.admin or given.bearer
+        if token and label_of(token) is not None and not await self.auth.exists(token):
+            raise ApiKeyInvalid("invalid API key")
+
+    async def _by_any(
+        self, access: policy.Access, call: Call, given: Tokens, now: datetime
+    ) -> Verified:
+        if given.ticket is None or given.admin or given.bearer:
+            return await self._by_token(access, given, call.client_ip)
+        call.ticket = target(given.path)
+        if not access.ticket or call.ticket is None or call.ticket.method != call.method:
+            raise TicketInvalid
+        behind = await self._tickets.use(given.ticket, given.path, now=now)
+        return await self.auth.again(behind.kind, behind.hashed, call.client_ip)
 
     async def _by_token(
         self, access: policy.Access, given: Tokens, address: str | None

@@ -60,7 +60,7 @@ def build(
         clock,
         refused=refused,
         repeats=repeats,
-        trusted_proxies=config.trusted_proxies,
+        proxies=kernel.proxies,
         largest_message=config.max_body_mib * MIB,
         traces=traces,
     )

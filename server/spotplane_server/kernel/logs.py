@@ -68,6 +68,18 @@ class AccessLog:
 access: Final = AccessLog()
 
 
+def _is_loggable(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding")
+
+
+def hide_metadata() -> None:
+    """Keep gRPC from logging metadata that is not UTF-8, which may be a credential.
+
+    It logs the bytes and a traceback for each time that the metadata of a call is read.
+    """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_loggable)
+
+
 def configure(level: str = "INFO", *, json: bool = True) -> None:
     """Send our own and the standard library's log lines to standard error.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from random import getrandbits
@@ -19,7 +19,6 @@ import grpc
 import grpc.aio
 
 from spotplane_server.kernel import (
-    addresses,
     calls,
     credentials,
     db,
@@ -38,7 +37,9 @@ from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.failures import Failure
 from spotplane_server.kernel.idempotency import Repeats, wish
 from spotplane_server.kernel.limits import LimitReached, Permit
+from spotplane_server.kernel.proxies import Origin, TrustedProxies
 from spotplane_server.kernel.streams import OpenStreams
+from spotplane_server.kernel.tickets import TicketInvalid
 
 if TYPE_CHECKING:
     from spotplane_server.kernel.tracing import Traces
@@ -57,7 +58,7 @@ class Gate(grpc.aio.ServerInterceptor):
         clock: The time.
         refused: Told of callers that may not call, or that failed to prove themselves.
         repeats: Answers calls under an idempotency key.
-        trusted_proxies: Whose `X-Forwarded-For` is believed.
+        proxies: Tell what of a call's metadata is believed.
         largest_message: Largest request of any method in bytes.
         traces: Collects spans.
     """
@@ -70,7 +71,7 @@ class Gate(grpc.aio.ServerInterceptor):
         *,
         refused: Callable[[Call, DomainError], Awaitable[None]],
         repeats: Repeats,
-        trusted_proxies: Sequence[addresses.Network] = (),
+        proxies: TrustedProxies,
         largest_message: int,
         traces: Traces | None = None,
     ) -> None:
@@ -78,7 +79,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._admission = admission
         self._refused = refused
         self._repeats = repeats
-        self._trusted = trusted_proxies
+        self._proxies = proxies
         self._largest_message = largest_message
         self._traces = traces
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -124,10 +125,11 @@ class Gate(grpc.aio.ServerInterceptor):
 
         async def serve(_requests: Any, context: Context) -> Any:
             started = time.perf_counter()
-            call, metadata = self._begin(method, context)
+            call, origin = self._begin(method, context)
+            metadata = origin.metadata
             code, permit = grpc.StatusCode.OK, None
             try:
-                verified, permit = await self._admit(method.access, call, metadata)
+                verified, permit = await self._admit(method.access, call, origin)
                 response = await self._respond(method, call, metadata, verified, context)
                 await _send_headers(call, metadata, context)
                 return response
@@ -183,6 +185,8 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             request = await method.reader.one(context)
             agent_id = getattr(request, "agent_id", "")
+            if call.ticket is not None and not call.ticket.opens(request):
+                raise TicketInvalid
             return request
         finally:
             # A message that cannot be parsed is charged too.
@@ -213,12 +217,13 @@ class Gate(grpc.aio.ServerInterceptor):
 
         async def serve(_requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
-            call, metadata = self._begin(method, context)
+            call, origin = self._begin(method, context)
+            metadata = origin.metadata
             code, stream, permit = grpc.StatusCode.OK, None, None
             failure: Failure | None = None
             metrics.ACTIVE.labels("grpc").inc()
             try:
-                verified, permit = await self._admit(method.access, call, metadata)
+                verified, permit = await self._admit(method.access, call, origin)
                 stream = self._streams.add(method.access, verified, call.client_ip)
                 async with aclosing(
                     method.behaviour(await self._request(method, call, verified, context), context)
@@ -253,19 +258,14 @@ class Gate(grpc.aio.ServerInterceptor):
 
         return serve
 
-    def _begin(self, method: _Method, context: Context) -> tuple[Call, dict[str, str]]:
-        metadata = {
-            key: value
-            for key, value in context.invocation_metadata() or ()
-            if isinstance(value, str)
-        }
+    def _begin(self, method: _Method, context: Context) -> tuple[Call, Origin]:
+        origin = self._proxies.origin(context.peer(), context.invocation_metadata() or ())
+        metadata = origin.metadata
         wanted = metadata.get("x-request-id") or metadata.get("x-correlation-id") or ""
         call = Call(
             method.path,
             wanted if _REQUEST_ID.fullmatch(wanted) else _new_id(),
-            client_ip=addresses.client_ip(
-                context.peer(), metadata.get("x-forwarded-for"), self._trusted
-            ),
+            client_ip=origin.client_ip,
             user_agent=metadata.get("x-user-agent") or metadata.get("user-agent"),
         )
         # Of a conversation of days nobody would see the span's end.
@@ -273,17 +273,17 @@ class Gate(grpc.aio.ServerInterceptor):
             call.span = self._traces.begin(method.path, metadata)
         calls.enter(call)
         context.set_trailing_metadata((("x-request-id", call.correlation_id),))
-        return call, metadata
+        return call, origin
 
     async def _admit(
-        self, access: policy.Access | None, call: Call, metadata: dict[str, str]
+        self, access: policy.Access | None, call: Call, origin: Origin
     ) -> tuple[Verified | None, Permit | None]:
         if access is None:
             raise policy.ScopeForbidden("the method has no policy", scope="none")
         if access.public:
             return None, None
         try:
-            verified = await self._prover.prove(access, call, credentials.tokens(metadata))
+            verified = await self._prover.prove(access, call, credentials.tokens(origin.metadata))
             call.caller, call.credential_hash = verified.caller, verified.hashed
             policy.check(access, verified.caller)
         except DomainError as err:
@@ -292,6 +292,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 await self._refused(call, err)
             raise
         metrics.authenticated(verified.caller.kind).inc()
+        self._proxies.note(origin, proven=verified.caller.kind == "admin")
         return verified, await self._admission.admit(access, call, verified)
 
     def _end(self, call: Call, code: grpc.StatusCode, elapsed: float) -> None:
@@ -328,6 +329,8 @@ def _as_written(write: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
 
 
 async def _send_headers(call: Call, metadata: dict[str, str], context: Context) -> None:
+    if call.headers_sent:
+        return
     headers = call.headers
     if call.http_status != 200:
         headers["x-spotplane-http-status"] = str(call.http_status)

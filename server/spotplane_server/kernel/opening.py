@@ -14,6 +14,7 @@ from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.limits import Limiter, Limits
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.kernel.parts import Kernel
+from spotplane_server.kernel.proxies import TrustedProxies
 from spotplane_server.kernel.replica import Replica
 from spotplane_server.kernel.shared_limits import SharedLimits
 from spotplane_server.kernel.tickets import Tickets
@@ -55,6 +56,7 @@ async def open_kernel(
         server_id,
         tickets,
         _limits(config, client, server_id, clock),
+        TrustedProxies(config.trusted_proxies),
         client,
     )
 

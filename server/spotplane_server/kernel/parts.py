@@ -13,6 +13,7 @@ from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.jobs import Job
 from spotplane_server.kernel.limits import Limits
 from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.proxies import TrustedProxies
 from spotplane_server.kernel.redis import Client
 from spotplane_server.kernel.replica import Replica
 from spotplane_server.kernel.retention import Rule
@@ -39,6 +40,7 @@ class Kernel:
     server_id: str
     tickets: Tickets
     limits: Limits
+    proxies: TrustedProxies
     redis: Client | None = None
     replica: Replica | None = None
 
