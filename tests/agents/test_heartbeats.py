@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import asyncpg
 from spotplane.v1 import agent_stream_pb2 as pb
@@ -22,9 +21,8 @@ COUNT = "SELECT count(*) FROM agent_sessions WHERE cpu_percent = $1"
 
 def sessions(plane: Plane) -> Sessions:
     """The sessions of a plane's process."""
-    drain: Any = plane.server.parts.drain[0]
-    found: Sessions = drain.__self__
-    return found
+    owners = [getattr(drain, "__self__", None) for drain in plane.server.parts.drain]
+    return next(owner for owner in owners if isinstance(owner, Sessions))
 
 
 async def told(plane: Plane, cpu: float) -> int:

@@ -25,8 +25,11 @@ from spotplane_server.kernel.retention import Rule
 
 log = structlog.get_logger(__name__)
 
-# Finished commands are forgotten after a week.
-RETENTION: Final = (Rule("agent_commands", "done_at", timedelta(days=7)),)
+# Finished commands are forgotten after a week, servers a day after they stopped.
+RETENTION: Final = (
+    Rule("agent_commands", "done_at", timedelta(days=7)),
+    Rule("heartbeat_listeners", "last_flush_at", timedelta(days=1)),
+)
 
 
 class LivenessJob:

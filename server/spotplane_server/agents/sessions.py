@@ -42,6 +42,10 @@ AGENTS_TOPIC: Final = "agents"
 CANCELS_TOPIC: Final = "cancels"
 
 FLUSH_SECONDS: Final = 1.0
+# Flushes that fail for so many heartbeats mean that the agents must go to another server.
+UNSTORED_BEATS: Final = 3
+# What agents need after that to reach another server: their spread, a connection, a registration.
+RECONNECT: Final = timedelta(seconds=20)
 SWEEP_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.5
 
@@ -75,6 +79,9 @@ class Sessions:
         self._by_agent: dict[UUID, set[Session]] = {}
         self._beats: dict[Session, sessions_store.Beat] = {}
         self._draining = False
+        # Since when flushes have failed without one that succeeded, by the event loop's clock.
+        self._failing_since: float | None = None
+        self._refusing = False
         wakeups.listen(SESSIONS_TOPIC, self._fence_foreign)
         wakeups.listen(AGENTS_TOPIC, self._fetch_state)
         wakeups.listen(COMMANDS_TOPIC, self._fetch_commands)
@@ -91,7 +98,10 @@ class Sessions:
 
         Raises:
             AgentNotFound, InstanceNotFound: Register first. Draining: The server is leaving.
+            Unavailable: The server cannot store heartbeats.
         """
+        if self._refusing:
+            raise database.database_unavailable()
         if self._draining:
             raise errors.Draining("the server is shutting down", retry_after_seconds=1.0)
         session = Session(tenant_id, agent_id, hello.instance_id, self._pace, self._clock.now())
@@ -169,15 +179,50 @@ class Sessions:
         self._wakeups.signal(CANCELS_TOPIC, f"{key}/{command.id}")
 
     async def run(self) -> None:
-        """Flush heartbeats every second until cancelled."""
+        """Flush heartbeats every second until cancelled; send agents away while that fails."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
+            started = loop.time()
             try:
-                await self.flush()
-                async with self._db.read(EVERY_TENANT) as conn:
-                    await sessions_store.keep_collecting(conn, self._clock.now())
+                # A flush without an answer must not keep the agents here for longer.
+                async with asyncio.timeout(self._unstored.total_seconds()):
+                    await self.flush()
+                    await self._keep_collecting()
             except TROUBLE:
+                metrics.HEARTBEAT_FLUSH_FAILURES.inc()
                 log.warning("heartbeats_not_flushed", sessions=len(self._beats), exc_info=True)
+                self._failing_since = self._failing_since or started
+                if loop.time() - self._failing_since >= self._unstored.total_seconds():
+                    self._send_away()
+            else:
+                self._failing_since, self._refusing = None, False
+
+    async def _keep_collecting(self) -> None:
+        async with self._db.write(EVERY_TENANT) as conn:
+            await sessions_store.keep_collecting(
+                conn,
+                self._server_id,
+                reconnect_within=self._unstored + RECONNECT,
+                now=self._clock.now(),
+            )
+
+    @property
+    def _unstored(self) -> timedelta:
+        """For how long heartbeats are acknowledged that cannot be stored."""
+        return self._heartbeat * UNSTORED_BEATS
+
+    def _send_away(self) -> None:
+        """End all streams, and refuse new ones until a flush succeeds.
+
+        Heartbeats that are acknowledged and not stored make healthy agents look lost to the other
+        servers; an agent that is sent away finds one of those.
+        """
+        self._refusing = True
+        if self._sessions:
+            log.warning("agents_sent_away", sessions=len(self._sessions))
+        for session in list(self._sessions.values()):
+            session.end(database.database_unavailable())
 
     async def sweep(self) -> None:
         """Find commands whose wake-up was lost, in one statement for all sessions."""

@@ -74,11 +74,19 @@ FLUSH_HEARTBEATS: Final = """
     RETURNING s.tenant_id, s.instance_id, a.generation, a.deleted_at IS NOT NULL AS deleted
 """
 
-# A gap of ten seconds means that the plane, or its database, was away.
+# A gap of ten seconds means that the plane, its database, or this server was away.
 KEEP_COLLECTING: Final = """
-    UPDATE heartbeat_collection
-       SET since = CASE WHEN seen_at < now() - interval '10 seconds' THEN $1 ELSE since END,
-           seen_at = now()
+    WITH plane AS (
+        UPDATE heartbeat_collection
+           SET since = CASE WHEN seen_at < now() - interval '10 seconds' THEN $1 ELSE since END,
+               seen_at = now())
+    INSERT INTO heartbeat_listeners AS l (server_id, uninterrupted_since, last_flush_at,
+                                          reconnect_within)
+    VALUES ($2, $1, now(), $3)
+    ON CONFLICT (server_id) DO UPDATE
+       SET uninterrupted_since = CASE WHEN l.last_flush_at < now() - interval '10 seconds'
+                                      THEN $1 ELSE l.uninterrupted_since END,
+           last_flush_at = now()
 """
 
 SAY_GOODBYE: Final = """
@@ -92,12 +100,14 @@ MARK_SILENT: Final = """
        SET status = 'offline', updated_at = $1
       FROM instances i
       JOIN agent_sessions s ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
+      LEFT JOIN heartbeat_listener_lags l ON l.server_id = s.server_id
      CROSS JOIN heartbeat_collection h
      WHERE i.tenant_id = a.tenant_id
        AND i.agent_id = a.id
        AND i.status = 'running_primary'
        AND a.status IN ('online', 'disabled', 'switching', 'error')
-       AND greatest(s.last_heartbeat_at, h.since) < $2
+       AND greatest(s.last_heartbeat_at, h.since, l.uninterrupted_since)
+           < $2::timestamptz - coalesce(l.lag, interval '0')
        AND h.seen_at > now() - interval '10 seconds'
        AND (a.grace_until IS NULL OR a.grace_until < $1)
     RETURNING a.tenant_id, a.id, i.id AS instance_id, s.last_heartbeat_at
@@ -122,10 +132,11 @@ PRIMARY_HEARD: Final = """
     SELECT EXISTS (SELECT
                      FROM instances i
                      JOIN agent_sessions s ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
+                     LEFT JOIN heartbeat_listener_lags l ON l.server_id = s.server_id
                     WHERE i.tenant_id = $1
                       AND i.agent_id = $2
                       AND i.status = 'running_primary'
-                      AND s.last_heartbeat_at >= $3)
+                      AND s.last_heartbeat_at >= $3::timestamptz - coalesce(l.lag, interval '0'))
 """
 
 
@@ -224,9 +235,18 @@ async def open_session(
     return epoch
 
 
-async def keep_collecting(conn: Conn, now: datetime) -> None:
-    """Say that heartbeats are being taken down; after a gap, that they are again."""
-    await conn.execute(KEEP_COLLECTING, now)
+async def keep_collecting(
+    conn: Conn, server_id: str, *, reconnect_within: timedelta, now: datetime
+) -> None:
+    """Record that a server stores heartbeats now; after a gap, that it does so again.
+
+    Args:
+        conn: The connection.
+        server_id: The server.
+        reconnect_within: How long after its last flush its agents may need to reach another server.
+        now: When.
+    """
+    await conn.execute(KEEP_COLLECTING, now, server_id, reconnect_within)
 
 
 async def flush(conn: Conn, beats: Sequence[Beat], now: datetime) -> list[Flushed]:

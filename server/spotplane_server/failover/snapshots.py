@@ -51,11 +51,13 @@ OPEN_SILENCES: Final = """
       FROM instances i
       JOIN agents a ON a.tenant_id = i.tenant_id AND a.id = i.agent_id
       JOIN agent_sessions s ON s.tenant_id = i.tenant_id AND s.instance_id = i.id
+      LEFT JOIN heartbeat_listener_lags l ON l.server_id = s.server_id
      CROSS JOIN heartbeat_collection h
      WHERE i.status = 'running_primary'
        AND a.deleted_at IS NULL
        AND s.goodbye_at IS NULL
-       AND greatest(s.last_heartbeat_at, h.since) < $2
+       AND greatest(s.last_heartbeat_at, h.since, l.uninterrupted_since)
+           < $2::timestamptz - coalesce(l.lag, interval '0')
        AND h.seen_at > now() - interval '10 seconds'
        AND (a.grace_until IS NULL OR a.grace_until < $1)
        AND NOT EXISTS (SELECT
@@ -77,7 +79,9 @@ SNAPSHOT: Final = """
            r.id AS replica_id, r.status AS replica_status,
            coalesce(r.bound, false) AS replica_bound, r.created_by AS replica_created_by,
            coalesce(rs.streamed_at = '-infinity' OR (rs.goodbye_at IS NULL
-                                     AND greatest(rs.last_heartbeat_at, h.since) >= $1), true)
+                                     AND greatest(rs.last_heartbeat_at, h.since,
+                                                  rl.uninterrupted_since)
+                                         >= $1::timestamptz - coalesce(rl.lag, interval '0')), true)
                AS replica_alive,
            f.switch_count, f.switch_queued_at,
            a.manual_replica_enabled AS manual_mode,
@@ -98,6 +102,7 @@ SNAPSHOT: Final = """
         ON r.tenant_id = f.tenant_id AND r.agent_id = f.agent_id
        AND r.status IN ('launching', 'syncing', 'ready')
       LEFT JOIN agent_sessions rs ON rs.tenant_id = r.tenant_id AND rs.instance_id = r.instance_id
+      LEFT JOIN heartbeat_listener_lags rl ON rl.server_id = rs.server_id
      CROSS JOIN heartbeat_collection h
      WHERE f.status IN ('detected', 'handling')
        AND ($2::uuid IS NULL OR f.id = $2)

@@ -61,6 +61,9 @@ HEARTBEATS: Final = Counter("agent_heartbeats", "Heartbeats taken.")
 HEARTBEAT_FLUSHES: Final = Counter(
     "agent_heartbeat_flushes", "Statements that wrote heartbeats, whatever their number."
 )
+HEARTBEAT_FLUSH_FAILURES: Final = Counter(
+    "agent_heartbeat_flush_failures", "Statements that should have written heartbeats and failed."
+)
 COMMANDS: Final = Counter("agent_commands", "Steps of commands.", ["step"])
 COMMAND_SECONDS: Final = Histogram(
     "agent_command_delivery_seconds", "From issue to receipt by the agent.", buckets=_SECONDS

@@ -126,9 +126,11 @@ LIST_LOST: Final = """
       JOIN agent_sessions s
         ON s.tenant_id = r.tenant_id AND s.instance_id = r.instance_id
        AND s.streamed_at > '-infinity'
+      LEFT JOIN heartbeat_listener_lags l ON l.server_id = s.server_id
      CROSS JOIN heartbeat_collection h
      WHERE r.status IN ('syncing', 'ready') AND r.bound
-       AND greatest(s.last_heartbeat_at, h.since) < $1
+       AND greatest(s.last_heartbeat_at, h.since, l.uninterrupted_since)
+           < $1::timestamptz - coalesce(l.lag, interval '0')
        AND h.seen_at > now() - interval '10 seconds'
      LIMIT $2
 """
