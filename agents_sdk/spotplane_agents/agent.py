@@ -311,9 +311,9 @@ class Agent(Reporter):
         runtime = self._running()
         kind = report.WhichOneof("kind") or ""
         if LANES.get(kind) == 0:
-            await runtime.disk.write(f"a {kind} report", lambda: runtime.spool.append(report))
+            await runtime.disk.write(f"a {kind} report", lambda: runtime.append(report))
         else:
-            await asyncio.to_thread(runtime.spool.append, report)
+            await asyncio.to_thread(runtime.append, report)
         runtime.link.wake()
 
     async def retire_after(self, seconds: int) -> None:

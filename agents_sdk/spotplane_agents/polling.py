@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 from spotplane.v1 import agent_stream_pb2 as pb
@@ -83,6 +84,9 @@ class PollListener(Protocol):
     def load(self) -> Load:
         """Measure for a heartbeat."""
 
+    async def synchronize(self, server_time: datetime) -> None:
+        """Take note of the server's time."""
+
     def observed(self, state: pb.DesiredState) -> None:
         """Take note of what the instance is to be, as far as a poll tells."""
 
@@ -127,6 +131,7 @@ class Polling:
         self._news = {kinds: asyncio.Event() for kinds in LANE_OF}
         self._orders = asyncio.Event()
         self._sent = asyncio.Event()
+        self._heard = asyncio.Event()
 
     @property
     def leaving(self) -> bool:
@@ -248,7 +253,10 @@ class Polling:
         except (RestUnavailable, RestRefused):
             self._become(up=False)
             raise
+        if self._rest.server_time is not None:
+            await self._listener.synchronize(self._rest.server_time)
         self._become(up=True)
+        self._heard.set()
         if answer.get("commands_pending"):
             self._orders.set()
         return float(answer.get("next_heartbeat_seconds") or 30)
@@ -273,6 +281,8 @@ class Polling:
 
     def _sender(self, kinds: frozenset[str]) -> Callable[[], Coroutine[Any, Any, float]]:
         async def send() -> float:
+            if kinds is BULK:
+                await self._heard.wait()  # usage and prices are stamped with the server's time
             async for spooled in self._waiting(kinds):
                 await self._send(spooled)
             return IDLE_SECONDS

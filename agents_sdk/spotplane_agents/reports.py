@@ -56,7 +56,8 @@ class Reporter(ABC):
             request_id: Unique within the tenant; repeating it has no effect.
             prompt_tokens: Tokens of the prompt.
             completion_tokens: Tokens of the completion.
-            timestamp: When it was served; default now.
+            timestamp: When it was served, by this machine's clock; default now. It is sent as
+                the server's time, which differs when this clock is wrong by 2 s or more.
             record_metadata: Free members, at most 16 KiB as JSON.
             fields: Further fields of ``UsageRecord``, e.g. ``model``, ``latency_ms``.
 
@@ -92,6 +93,8 @@ class Reporter(ABC):
         observed_at: datetime | None = None,
     ) -> None:
         """Report prices in nano-USD per hour: spot by pool id, on-demand by instance type.
+
+        ``observed_at`` is by this machine's clock, like the timestamps of usage; default now.
 
         Raises:
             SpoolFull: Prices cannot be kept at present.

@@ -5,12 +5,14 @@ import json
 import ssl
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import cached_property
 from http.client import HTTPException
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
+from spotplane_agents.clock import http_date
 from spotplane_agents.errors import RestRefused, RestUnavailable
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -53,6 +55,8 @@ class Rest:
             "Content-Type": "application/json",
         }
         self._roots = root_certificates
+        self.server_time: datetime | None = None
+        """The server's time as the newest response gave it; None before the first."""
         self._threads = ThreadPoolExecutor(THREADS, "spotplane-rest")
 
     @cached_property
@@ -83,6 +87,7 @@ class Rest:
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
                 answer = response.read(MAX_ANSWER_BYTES)
+                self.server_time = http_date(response.headers["Date"])
         except HTTPError as error:
             with error:
                 raise _failure(method, path, error.code, _code(error)) from None

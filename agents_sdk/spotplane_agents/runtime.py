@@ -3,16 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, Final
 
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane.v1.agent_pb2 import RegisterRequest, RegisterResponse
 
+from spotplane_agents.clock import ServerClock
 from spotplane_agents.commands import Dispatcher, Registration
 from spotplane_agents.desired import Desired
 from spotplane_agents.diskwait import DiskRetry
+from spotplane_agents.errors import StateUnavailable
 from spotplane_agents.host import Load
 from spotplane_agents.identity import Identity
 from spotplane_agents.journal import Journal
@@ -60,8 +62,8 @@ class Runtime:
         self._desired = desired
         self._load = load
         self._changed = changed
-        # What the plane's clock is ahead of ours; commands expire by the plane's.
-        self._offset = timedelta(0)
+        # Commands expire by the server's clock, and reports are stamped with its time.
+        self.clock = ServerClock()
         journal = Journal(state, self.spool)
         self.disk = DiskRetry(settings.retry, settings.draw)
         self._dispatcher = Dispatcher(journal, handlers, self.now, self.disk)
@@ -74,7 +76,7 @@ class Runtime:
 
     def now(self) -> datetime:
         """Tell the plane's time."""
-        return datetime.now(UTC) + self._offset
+        return self.clock.now()
 
     async def start(self) -> None:
         """Take up what an earlier process left, then connect."""
@@ -180,8 +182,23 @@ class Runtime:
     async def welcomed(self, welcome: pb.Welcome) -> None:
         """See ``Listener``."""
         if welcome.HasField("server_time"):
-            self._offset = welcome.server_time.ToDatetime(UTC) - datetime.now(UTC)
+            await self.synchronize(welcome.server_time.ToDatetime(UTC))
         self.link.welcomed()
+
+    async def synchronize(self, server_time: datetime) -> None:
+        """See ``PollListener``."""
+        first = not self.clock.synchronized
+        self.clock.synchronize(server_time)
+        if first and self.clock.offset():
+            logger.warning("this machine's clock is wrong by %s", self.clock.offset())
+        try:
+            await asyncio.to_thread(self.spool.set_shift, self.clock.offset())
+        except StateUnavailable as error:
+            logger.error("reports without the server's time stay so on disk: %s", error)
+
+    def append(self, report: pb.Report) -> int:
+        """Store a report whose instants are those of this machine's clock. Blocks for a write."""
+        return self.spool.append(report, self.clock.offset() if self.clock.synchronized else None)
 
     async def desired(self, state: pb.DesiredState) -> None:
         """See ``Listener``."""

@@ -152,9 +152,10 @@ class Session:
             await receivers[kind](getattr(response, kind))
 
     async def _on_welcome(self, welcome: pb.Welcome) -> None:
+        # Before reports are sent, since their instants are shifted by the server's time.
+        await self._listener.welcomed(welcome)
         self.welcomed = True
         self._beat_after(welcome.next_heartbeat_delay)
-        await self._listener.welcomed(welcome)
 
     async def _on_heartbeat_ack(self, ack: pb.HeartbeatAck) -> None:
         if ack.seq == self._beat_seq:

@@ -3,10 +3,12 @@
 import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from spotplane.v1.agent_stream_pb2 import Report
 
+from spotplane_agents.clock import shift_instants
 from spotplane_agents.errors import SpoolFull
 from spotplane_agents.state import State
 
@@ -21,7 +23,11 @@ LANES: Final = {
     "usage": 1,
 }
 
-INSERT_REPORT: Final = "INSERT INTO report (lane, kind, body, size) VALUES (?, ?, ?, ?)"
+MICROSECOND: Final = timedelta(microseconds=1)
+INSERT_REPORT: Final = """
+    INSERT INTO report (lane, kind, body, size, shift_us) VALUES (?, ?, ?, ?, ?)
+"""
+SET_SHIFT: Final = "UPDATE report SET shift_us = ? WHERE shift_us IS NULL"
 DELETE_REPORT: Final = "DELETE FROM report WHERE id = ?"
 SIZE: Final = "SELECT count(*), coalesce(sum(size), 0) FROM report"
 OLDEST_DROPPABLE: Final = """
@@ -33,7 +39,7 @@ COUNT_DROPPED: Final = """
 """
 LIST_DROPPED: Final = "SELECT kind, count FROM dropped"
 LIST_LANE: Final = """
-    SELECT id, lane, body FROM report WHERE lane = ? AND id > ? ORDER BY id LIMIT ?
+    SELECT id, lane, body, shift_us FROM report WHERE lane = ? AND id > ? ORDER BY id LIMIT ?
 """
 
 
@@ -64,6 +70,7 @@ class Spool:
     def __init__(self, state: State, limits: SpoolLimits | None = None) -> None:
         self._state = state
         self._limits = limits or SpoolLimits()
+        self._unknown_shift = timedelta()
 
     def size(self) -> tuple[int, int]:
         """How many reports wait, and how many bytes they have."""
@@ -71,8 +78,13 @@ class Spool:
             count, held = conn.execute(SIZE).fetchone()
         return int(count), int(held)
 
-    def append(self, report: Report) -> int:
+    def append(self, report: Report, shift: timedelta | None = timedelta()) -> int:
         """Write ``report``; once this returns it survives a crash. Returns its id.
+
+        Args:
+            report: Its instants are those of the machine's clock.
+            shift: What has to be added to them for the server's time; None when it is not known
+                yet, see ``set_shift``.
 
         Raises:
             SpoolFull: There is no room, and nothing that may be dropped to make some.
@@ -80,9 +92,14 @@ class Spool:
             ValueError: ``report`` has no kind.
         """
         with self._state.transaction() as conn:
-            return self.insert(conn, report)
+            return self.insert(conn, report, shift)
 
-    def insert(self, conn: sqlite3.Connection, report: Report) -> int:
+    def insert(
+        self,
+        conn: sqlite3.Connection,
+        report: Report,
+        shift: timedelta | None = timedelta(),
+    ) -> int:
         """``append`` within the caller's transaction."""
         kind = report.WhichOneof("kind")
         if kind is None:
@@ -90,9 +107,20 @@ class Spool:
         body = report.SerializeToString()
         lane = LANES[kind]
         self._make_room(conn, lane, len(body))
-        cursor = conn.execute(INSERT_REPORT, (lane, kind, body, len(body)))
+        shift_us = None if shift is None else shift // MICROSECOND
+        cursor = conn.execute(INSERT_REPORT, (lane, kind, body, len(body), shift_us))
         assert cursor.lastrowid is not None
         return cursor.lastrowid
+
+    def set_shift(self, shift: timedelta) -> None:
+        """Set the shift of all reports that were appended before it was known.
+
+        Raises:
+            StateUnavailable: The disk rejects it; this process shifts them all the same.
+        """
+        self._unknown_shift = shift
+        with self._state.transaction() as conn:
+            conn.execute(SET_SHIFT, (shift // MICROSECOND,))
 
     def _make_room(self, conn: sqlite3.Connection, lane: int, size: int) -> None:
         factor = 1 if lane == 1 else 2
@@ -121,9 +149,16 @@ class Spool:
         """List up to ``limit`` reports of a lane beyond ``after_id``, oldest first."""
         with self._state.transaction() as conn:
             rows = conn.execute(LIST_LANE, (lane, after_id, limit)).fetchall()
-        return [Spooled(i, at, Report.FromString(body)) for i, at, body in rows]
+        return [Spooled(i, at, self._shifted(body, shift)) for i, at, body, shift in rows]
 
     def dropped(self) -> dict[str, int]:
         """How many reports were dropped for want of room since the file was made, by kind."""
         with self._state.transaction() as conn:
             return {kind: int(count) for kind, count in conn.execute(LIST_DROPPED)}
+
+    def _shifted(self, body: bytes, shift_us: int | None) -> Report:
+        report = Report.FromString(body)
+        shift = self._unknown_shift if shift_us is None else shift_us * MICROSECOND
+        if shift:
+            shift_instants(report, shift)
+        return report

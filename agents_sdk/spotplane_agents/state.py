@@ -42,6 +42,13 @@ SCHEMA: Final = """
     ) WITHOUT ROWID;
 """
 
+# What has to be added to the instants of a report, in microseconds; null until the server's time is
+# known. A default, since older versions of the agent insert without it.
+HAS_SHIFT: Final = "SELECT 1 FROM pragma_table_info('report') WHERE name = 'shift_us'"
+ADD_SHIFT: Final = "ALTER TABLE report ADD COLUMN shift_us INTEGER DEFAULT 0"
+INDEX_SHIFT: Final = """
+    CREATE INDEX IF NOT EXISTS report_unshifted ON report (id) WHERE shift_us IS NULL
+"""
 READ_NOTE: Final = "SELECT value FROM note WHERE name = ?"
 DELETE_NOTE: Final = "DELETE FROM note WHERE name = ?"
 WRITE_NOTE: Final = """
@@ -97,6 +104,9 @@ class State:
             if version > SCHEMA_VERSION:
                 raise StateUnavailable(f"{path} was written by a newer version of the agent")
             conn.executescript(SCHEMA)
+            if conn.execute(HAS_SHIFT).fetchone() is None:
+                conn.execute(ADD_SHIFT)
+            conn.execute(INDEX_SHIFT)
             conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.Error as error:
             raise StateUnavailable(f"{path}: {error}") from error

@@ -61,6 +61,7 @@ class ScriptedPlane:
         self.port = 0
         self.acking = True
         self.beating = True
+        self.ahead = timedelta()
         self.refuse: tuple[grpc.StatusCode, str] | None = None
         self.desired = desired("primary")
         self.registrations: list[RegisterRequest] = []
@@ -151,7 +152,7 @@ class ScriptedPlane:
             welcome=pb.Welcome(
                 session_id=str(uuid4()),
                 epoch=len(self.streams),
-                server_time=stamp(datetime.now(UTC)),
+                server_time=stamp(datetime.now(UTC) + self.ahead),
                 next_heartbeat_delay=delay,
             )
         )

@@ -1,17 +1,20 @@
 """The queue on disk."""
 
+import sqlite3
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane.v1.usage_pb2 import UsageRecord
 from spotplane_agents.errors import SpoolFull, StateInUse, StateUnavailable
 from spotplane_agents.spool import Spool, SpoolLimits
-from spotplane_agents.state import State
+from spotplane_agents.state import FILE_NAME, State
 
 
 def usage(request_id: str) -> pb.Report:
@@ -174,3 +177,29 @@ def test_copied_disk_keeps_usage_and_forgets_the_other_instance(state: State) ->
     assert names(spool, 0) == []
     assert names(spool, 1) == ["a"]
     assert not state.adopt("i-2")
+
+
+def test_file_of_an_older_version_is_taken_over(tmp_path: Path) -> None:
+    """What waits there is sent as it is."""
+    old = sqlite3.connect(tmp_path / FILE_NAME)
+    old.execute(
+        "CREATE TABLE report (id INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER NOT NULL,"
+        " kind TEXT NOT NULL, body BLOB NOT NULL, size INTEGER NOT NULL)"
+    )
+    gone = pb.TerminationReport(instance_id="i-1", terminated_at=Timestamp(seconds=1))
+    waiting = pb.Report(termination=gone)
+    body = waiting.SerializeToString()
+    old.execute(
+        "INSERT INTO report (lane, kind, body, size) VALUES (0, 'termination', ?, ?)",
+        (body, len(body)),
+    )
+    old.commit()
+    old.close()
+
+    state = State(tmp_path)
+    try:
+        spool = Spool(state)
+        spool.set_shift(timedelta(minutes=5))
+        assert [s.report for s in spool.next(0, after_id=0, limit=10)] == [waiting]
+    finally:
+        state.close()
