@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ from spotplane_bench import (
     unary,
     usage,
 )
+from spotplane_bench.faults import campaign
 from spotplane_bench.results import Result, median
 
 app = typer.Typer(help="Measure the control plane against yardsticks.")
@@ -124,6 +127,40 @@ def grpc_pin(
         rates = [median([turn[kind] for turn in turns]) for kind in ("unary", "stream")]
         table.add_row(version, *(f"{rate:,.0f}" for rate in rates))
     Console().print(table)
+
+
+@app.command("faults")
+def inject_faults(
+    seed: Annotated[list[int] | None, typer.Option(help="Draws the faults; repeat it.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long faults are injected.")] = 120.0,
+    agents: Annotated[int, typer.Option(help="Real agents.")] = 40,
+    file: File = None,
+    note: Note = "",
+) -> None:
+    """Inject faults into real processes, and check that nothing accepted is lost or doubled."""
+    logs.configure("ERROR", json=False)
+    logging.disable(logging.WARNING)
+    head, reports = machine.describe(note), []
+    for one in seed or [1]:
+        plan = campaign.Plan(one, seconds, agents)
+        with stack.postgres() as server:
+            reports.append(asyncio.run(_campaign(server, plan)))
+        typer.echo(f"seed {one}: {reports[-1].counts} violations: {reports[-1].violations}")
+        if file is not None:
+            document = {
+                "machine": head,
+                "total": campaign.summary(reports),
+                "campaigns": [report.as_json() for report in reports],
+            }
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if any(report.violations for report in reports):
+        raise typer.Exit(1)
+
+
+async def _campaign(server: Any, plan: campaign.Plan) -> campaign.Report:
+    async with stack.stack(server) as up:
+        return await campaign.run(server, up, plan, typer.echo)
 
 
 def _probe(python: Path, seconds: float) -> dict[str, Any]:

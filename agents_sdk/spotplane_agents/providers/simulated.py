@@ -218,6 +218,15 @@ class SimulatedCloud:
         if instance.agent is not None:
             await instance.agent.abandon()
 
+    async def restart_agent(self, instance_id: str) -> None:
+        """Kill an instance's agent and start it again, as a supervisor of processes would."""
+        instance = self.instances[instance_id]
+        if instance.state != "running" or instance.agent is None:
+            return
+        instance.state = "pending"
+        await instance.agent.abandon()
+        self._spawn(self._live(instance))
+
     def terminate(self, instance_id: str) -> None:
         """Shut an instance down in order: its agent may still flush and say goodbye."""
         instance = self.instances.get(instance_id)
