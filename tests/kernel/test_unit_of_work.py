@@ -39,7 +39,7 @@ async def _committed(url: str) -> list[int]:
         await conn.close()
 
 
-async def _nothing(_argument: object) -> None:
+async def _nothing(*_: object) -> None:
     return None
 
 

@@ -245,7 +245,9 @@ class Database:
                 raise TransactionLost
             await transaction.commit()
 
-    def new_unit(self, on_early_commit: Callable[[object], Awaitable[None]]) -> UnitOfWork:
+    def new_unit(
+        self, on_early_commit: Callable[[UnitOfWork, object], Awaitable[None]]
+    ) -> UnitOfWork:
         """A unit of work of the running task; see `unit_of_work.entered`."""
         return UnitOfWork(lambda scope: Lease(self._pool, cast(Scope, scope)), on_early_commit)
 
@@ -286,7 +288,11 @@ def constraints(**errors: DomainError) -> Iterator[None]:
     try:
         yield
     except asyncpg.IntegrityConstraintViolationError as err:
-        meaning = errors.get(err.constraint_name or "")
+        # A traceback holds this frame, which must not hold the error.
+        meaning = errors.pop(err.constraint_name or "", None)
         if meaning is None:
             raise
-        raise meaning from err
+        try:
+            raise meaning from err
+        finally:
+            del meaning

@@ -62,6 +62,12 @@ class Failure:
         await ending
 
 
+def detached(err: grpc.aio.AbortError) -> grpc.aio.AbortError:
+    """An abort by a handler, without what its traceback and its cause hold; see `Failure`."""
+    err.__context__ = None
+    return err.with_traceback(None)
+
+
 def as_domain(err: Exception) -> DomainError:
     """The error that a caller sees; an unexpected one is logged and hidden."""
     if isinstance(err, DomainError):

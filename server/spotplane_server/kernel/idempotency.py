@@ -290,7 +290,11 @@ class Repeats:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(_seen)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            # An error's traceback holds this frame, which must not hold the error.
+            del task
 
     async def settle(self) -> None:
         """Wait for runs whose callers have gone; call it before the database is closed."""
@@ -303,7 +307,7 @@ class Repeats:
         run: Callable[[], Awaitable[Any]],
         write: Callable[[Any], bytes],
     ) -> bytes:
-        async def commit_early(response: object) -> None:
+        async def commit_early(unit: UnitOfWork, response: object) -> None:
             await self._commit(unit, attempt, attempt.seal(_success(call, write(response))))
 
         unit = self._db.new_unit(commit_early)

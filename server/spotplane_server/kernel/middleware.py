@@ -34,7 +34,7 @@ from spotplane_server.kernel.auth import Verified
 from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.errors import DomainError
-from spotplane_server.kernel.failures import Failure
+from spotplane_server.kernel.failures import Failure, detached
 from spotplane_server.kernel.idempotency import Repeats, wish
 from spotplane_server.kernel.limits import LimitReached, Permit
 from spotplane_server.kernel.proxies import Origin, TrustedProxies
@@ -123,7 +123,7 @@ class Gate(grpc.aio.ServerInterceptor):
     def _unary(self, method: _Method) -> Any:
         handled = metrics.Handled(*method.names)
 
-        async def serve(_requests: Any, context: Context) -> Any:
+        async def serve(requests: Any, context: Context) -> Any:
             started = time.perf_counter()
             call, origin = self._begin(method, context)
             metadata = origin.metadata
@@ -133,9 +133,10 @@ class Gate(grpc.aio.ServerInterceptor):
                 response = await self._respond(method, call, metadata, verified, context)
                 await _send_headers(call, metadata, context)
                 return response
-            except grpc.aio.AbortError:
+            except grpc.aio.AbortError as err:
                 code = context.code()
-                raise
+                del requests, context
+                raise detached(err) from None
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
                 raise
@@ -148,7 +149,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 handled.count(code.name, elapsed)
                 self._end(call, code, elapsed)
             ending = failure.send(context)
-            del context  # see `Failure.send`
+            del requests, context  # see `Failure.send`
             return await ending
 
         return serve
@@ -213,9 +214,7 @@ class Gate(grpc.aio.ServerInterceptor):
         return await self._repeats.answer(call, secret, wanted, body, run, write)
 
     def _streaming(self, method: _Method) -> Any:
-        service, name = method.names
-
-        async def serve(_requests: Any, context: Context) -> AsyncIterator[Any]:
+        async def serve(requests: Any, context: Context) -> AsyncIterator[Any]:
             started = time.perf_counter()
             call, origin = self._begin(method, context)
             metadata = origin.metadata
@@ -233,9 +232,10 @@ class Gate(grpc.aio.ServerInterceptor):
                             await _send_headers(call, metadata, context)
                             call.headers.clear()
                         yield response
-            except grpc.aio.AbortError:
+            except grpc.aio.AbortError as err:
                 code = context.code()
-                raise
+                del requests, context
+                raise detached(err) from None
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
                 if stream is None or stream.error is None:
@@ -249,11 +249,11 @@ class Gate(grpc.aio.ServerInterceptor):
                 metrics.ACTIVE.labels("grpc").dec()
                 self._streams.discard(stream)
                 self._admission.leave(permit)
-                metrics.RPCS.labels(service, name, code.name).inc()
+                metrics.RPCS.labels(*method.names, code.name).inc()
                 self._end(call, code, time.perf_counter() - started)
             if failure is not None:
                 ending = failure.send(context)
-                del context  # see `Failure.send`
+                del requests, context  # see `Failure.send`
                 await ending
 
         return serve

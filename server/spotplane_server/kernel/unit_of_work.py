@@ -8,6 +8,7 @@ with every effect of the call or not at all. Other calls have no unit of work.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -61,11 +62,14 @@ class UnitOfWork:
     def __init__(
         self,
         lease: Callable[[str], _Lease],
-        on_early_commit: Callable[[object], Awaitable[None]],
+        on_early_commit: Callable[[UnitOfWork, object], Awaitable[None]],
     ) -> None:
         self._lease = lease
         self._on_early_commit = on_early_commit
-        self._task = asyncio.current_task()
+        # A task holds the error that it ends with, whose traceback holds what held this unit.
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = weakref.ref(task)
         self._open: _Open | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._has_ended = False
@@ -89,7 +93,7 @@ class UnitOfWork:
     @property
     def accepts_blocks(self) -> bool:
         """Whether the running task's blocks join."""
-        return not self._has_ended and asyncio.current_task() is self._task
+        return not self._has_ended and asyncio.current_task() is self._task()
 
     @asynccontextmanager
     async def block(
@@ -165,7 +169,7 @@ class UnitOfWork:
 
     async def commit_early(self, answer: object) -> None:
         """Commit with an answer that is provisional."""
-        await self._on_early_commit(answer)
+        await self._on_early_commit(self, answer)
 
     async def _begin(self, scope: str, isolation: Isolation) -> ScopedConnection:
         lease = self._lease(scope)
