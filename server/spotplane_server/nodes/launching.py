@@ -12,9 +12,9 @@ from spotplane_server.catalog import associations_store, instance_types_store, r
 from spotplane_server.catalog import rules as catalog_rules
 from spotplane_server.catalog.associations_store import Offer
 from spotplane_server.catalog.regions_store import Region
-from spotplane_server.kernel import metrics
+from spotplane_server.kernel import claims, metrics
 from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn, constraints
+from spotplane_server.kernel.db import Conn
 from spotplane_server.kernel.errors import Semantic
 from spotplane_server.nodes import (
     choice,
@@ -67,6 +67,7 @@ async def order(conn: Conn, wanted: Order, *, default_max: int, now: datetime) -
     Raises:
         Semantic: The catalogue lacks something, or it is not to be had.
     """
+    await hold_tenant(conn, wanted.tenant_id)
     region = await _region(conn, wanted, default_max)
     model = await _model(conn, wanted)
     offers = await associations_store.list_offers(conn, region.id)
@@ -76,21 +77,20 @@ async def order(conn: Conn, wanted: Order, *, default_max: int, now: datetime) -
     offer = choice.choose(offers, need)
     if await instance_types_store.hold_type(conn, offer.id) is None:
         raise Semantic(f"{offer.instance_type} was deleted", field="instance_type")
-    with constraints(nodes_tenant_id_fkey=no_tenant()):
-        node = await store.insert_launch(
-            conn,
-            uuid4(),
-            generated_name(wanted.provider, wanted.region),
-            wanted.tenant_id,
-            provider=wanted.provider,
-            region_id=region.id,
-            instance_type_id=offer.id,
-            model_id=model.id,
-            gpu_type=offer.gpu_model,
-            vram_total_gb=offer.gpu_memory_gb,
-            spot=wanted.spot,
-            now=now,
-        )
+    node = await store.insert_launch(
+        conn,
+        uuid4(),
+        generated_name(wanted.provider, wanted.region),
+        wanted.tenant_id,
+        provider=wanted.provider,
+        region_id=region.id,
+        instance_type_id=offer.id,
+        model_id=model.id,
+        gpu_type=offer.gpu_model,
+        vram_total_gb=offer.gpu_memory_gb,
+        spot=wanted.spot,
+        now=now,
+    )
     return await _put(conn, node, wanted, offer, model, now)
 
 
@@ -114,9 +114,18 @@ def generated_name(provider: str, region: str | None) -> str:
     return "-".join(part for part in (provider, region, secrets.token_hex(8)) if part)
 
 
-def no_tenant() -> Semantic:
-    """The error for a node of a tenant that there is not."""
-    return Semantic("there is no such tenant", field="tenant_id")
+async def hold_tenant(conn: Conn, tenant_id: TenantId | None) -> None:
+    """Keep the tenant of a node, if it has one, from being deleted until the transaction ends.
+
+    Raises:
+        Semantic: There is no such tenant, or it is deleted.
+    """
+    if tenant_id is None:
+        return
+    try:
+        await claims.hold_tenant(conn, tenant_id)
+    except claims.TenantNotFound as err:
+        raise Semantic("there is no such tenant", field="tenant_id") from err
 
 
 _STAGES: Final = {

@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import uuid4
 
 from spotplane_server.kernel.calls import Caller, TenantId
-from spotplane_server.kernel.db import Conn, constraints
+from spotplane_server.kernel.db import Conn
 from spotplane_server.nodes import launching, places, rules, store, trail
 from spotplane_server.nodes.errors import NodeNotFound
 from spotplane_server.nodes.requests import Registration
@@ -35,6 +35,7 @@ async def register(
     Raises:
         Semantic: The catalogue lacks what it names. NodeNotFound: The name is another tenant's.
     """
+    await launching.hold_tenant(conn, tenant_id)
     place = await places.hold(conn, wanted)
     told = Told(
         wanted.provider,
@@ -51,27 +52,25 @@ async def register(
     name = wanted.cluster_name or launching.generated_name(wanted.provider, wanted.region)
     known = await store.lock_by_name(conn, name)
     if known is None:
-        with constraints(nodes_tenant_id_fkey=launching.no_tenant()):
-            made = await store.insert(
-                conn,
-                uuid4(),
-                name,
-                tenant_id,
-                told,
-                status=wanted.status,
-                score=_score(wanted.status),
-                now=now,
-            )
+        made = await store.insert(
+            conn,
+            uuid4(),
+            name,
+            tenant_id,
+            told,
+            status=wanted.status,
+            score=_score(wanted.status),
+            now=now,
+        )
         if made is not None:
             return await _told(conn, made, made.status, wanted, now, new=True)
         known = await store.lock_by_name(conn, name)  # another call was faster
     if known is None or not _may_claim(known, caller, tenant_id):
         raise NodeNotFound("the cluster name is not this caller's")
     status = rules.after_registration(known.status, wanted.status, known.termination_at, now)
-    with constraints(nodes_tenant_id_fkey=launching.no_tenant()):
-        await store.update(
-            conn, known.id, tenant_id, told, status=status, score=_score(status), now=now
-        )
+    await store.update(
+        conn, known.id, tenant_id, told, status=status, score=_score(status), now=now
+    )
     known = replace(known, tenant_id=known.tenant_id or tenant_id)
     await launching.advance(conn, known, rules.launch_stage(status), now)
     return await _told(conn, known, status, wanted, now, new=False)
