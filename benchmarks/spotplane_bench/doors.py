@@ -10,7 +10,7 @@ import aiohttp
 import grpc.aio
 from spotplane.v1 import region_pb2, region_pb2_grpc
 from spotplane_bridge.addresses import Address
-from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.config import EdgeConfig, Exposed
 from spotplane_bridge.edge.process import Envoy, start_envoy
 
 from spotplane_bench import load, stack, unary
@@ -88,6 +88,8 @@ async def _edge(up: stack.Stack, plane: stack.Child, bridge: stack.Child) -> Env
         admin=Address("127.0.0.1", 0),
         grpc_upstreams=(Address.parse(plane.target),),
         bridge_upstreams=(Address.parse(bridge.target),),
+        max_connections_per_address=0,
+        exposed=frozenset(Exposed),
     )
     directory = up.directory / "edge"
     directory.mkdir()

@@ -465,6 +465,10 @@ def _grpc_server(config: ServerConfig, gate: Gate) -> grpc.aio.Server:
         options=[
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", (config.max_body_mib + 1) * 1024 * 1024),
+            # Above the edge's 32 KiB of request headers, of which gRPC counts 32 bytes more for
+            # each: it answers RESOURCE_EXHAUSTED beyond, which is 429 over REST.
+            ("grpc.max_metadata_size", 40 * 1024),
+            ("grpc.absolute_max_metadata_size", 64 * 1024),
             # Agents behind NAT ping to keep their mapping; the default would cut them off.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.http2.max_ping_strikes", 0),

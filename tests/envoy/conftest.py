@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from spotplane_bridge.addresses import Address
-from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.config import EdgeConfig, Exposed
 from spotplane_bridge.edge.process import start_envoy
 from yarl import URL
 
@@ -72,6 +72,7 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
             grpc_upstreams=(Address("127.0.0.1", grpc_port),),
             bridge_upstreams=(Address("127.0.0.1", http_port),),
             trusted_hops=1,
+            exposed=frozenset(Exposed),
         )
         log_path = directory / "envoy.log"
         envoy = await start_envoy(config, directory, log_path, concurrency=1)

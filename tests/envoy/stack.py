@@ -191,7 +191,13 @@ async def fail(context: Any, http: int, code: grpc.StatusCode, reason: str) -> N
 @asynccontextmanager
 async def grpc_server(backend: Backend) -> AsyncIterator[int]:
     """Serve the backend; yields the port."""
-    server = aio.server(options=[("grpc.max_receive_message_length", 32 * 1024 * 1024)])
+    server = aio.server(
+        options=[
+            ("grpc.max_receive_message_length", 32 * 1024 * 1024),
+            ("grpc.max_metadata_size", 40 * 1024),
+            ("grpc.absolute_max_metadata_size", 64 * 1024),
+        ]
+    )
     server.add_generic_rpc_handlers(tuple(backend.handlers()))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

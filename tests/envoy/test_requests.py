@@ -113,18 +113,46 @@ async def test_underscore_in_a_header_is_refused(edge: Edge) -> None:
     assert answer.error["category"] == "validation"
 
 
-async def test_preflight_is_answered_at_the_edge(edge: Edge) -> None:
-    """A configured origin gets permission with credentials; another one gets none."""
-    asked = {"access-control-request-method": "PUT"}
-    ours = await edge.call("OPTIONS", "/admin/tenants", headers={**asked, "origin": ORIGIN})
-    other = await edge.call("OPTIONS", "/admin/tenants", headers={**asked, "origin": "http://x.io"})
+@pytest.mark.parametrize("path", ["/admin/tenants", "/api/agents"])
+async def test_preflight_is_answered_by_the_bridge(edge: Edge, path: str) -> None:
+    """One answer at both addresses: Envoy's own is 200, the bridge's 204."""
+    asked = {"access-control-request-method": "PUT", "origin": ORIGIN}
+    answer = await edge.call("OPTIONS", path, headers=asked)
 
-    assert ours.status == 200
-    assert ours.headers["access-control-allow-origin"] == ORIGIN
-    assert ours.headers["access-control-allow-credentials"] == "true"
-    assert "PUT" in ours.headers["access-control-allow-methods"]
-    assert ours.headers["access-control-max-age"] == "300"
-    assert "access-control-allow-origin" not in other.headers
+    assert answer.json["path"] == path
+    assert answer.json["headers"]["origin"] == ORIGIN
+
+
+@pytest.mark.parametrize("path", ["//admin/tenants", "/admin//tenants", "/v1/models//", "/api//x"])
+async def test_a_path_with_an_empty_segment_is_the_bridges(edge: Edge, path: str) -> None:
+    answer = await edge.call("GET", path)
+
+    assert answer.json["path"] == path
+
+
+@pytest.mark.parametrize("path", ["/admin/tenants/t1", "/api/x"])
+async def test_internal_headers_of_clients_are_removed(edge: Edge, path: str) -> None:
+    sent = {
+        "x-spotplane-family": "fleet",
+        "X-Spotplane-Ticket": "t",
+        "x-spotplane-door": "bridge",
+        "x-spotplane-client-id": "c",
+    }
+    answer = await edge.call("GET", path, headers=sent)
+    arrived = answer.json["headers"] if path == "/api/x" else edge.backend.seen.metadata
+
+    assert answer.status == 200
+    kept = {name: arrived[name] for name in arrived if name.startswith("x-spotplane")}
+    assert kept == ({} if path == "/api/x" else {"x-spotplane-door": "edge"})
+
+
+async def test_internal_headers_of_grpc_clients_are_removed(edge: Edge) -> None:
+    stub = tenant_pb2_grpc.TenantServiceStub(edge.channel)
+    await stub.GetTenant(
+        tenant_pb2.GetTenantRequest(id="t9"), metadata=(("x-spotplane-ticket", "t"),)
+    )
+
+    assert not [name for name in edge.backend.seen.metadata if name.startswith("x-spotplane")]
 
 
 @pytest.mark.parametrize("path", ["/admin/tenants/missing", "/admin/nope"])

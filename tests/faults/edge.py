@@ -86,6 +86,7 @@ async def doubled(database_url: str, directory: Path) -> AsyncIterator[Edge]:
             admin=ANY_PORT,
             grpc_upstreams=tuple(Address.parse(server.target) for server in servers),
             bridge_upstreams=tuple(Address.parse(bridge.target) for bridge in bridges),
+            max_connections_per_address=0,
         )
         envoy = await start_envoy(config, directory, directory / "envoy.log", concurrency=1)
         stack.push_async_callback(envoy.stop)

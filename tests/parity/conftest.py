@@ -14,7 +14,7 @@ import pytest_asyncio
 from spotplane_bridge import app as bridge
 from spotplane_bridge.addresses import Address
 from spotplane_bridge.config import BridgeConfig
-from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.config import EdgeConfig, Exposed
 from spotplane_bridge.edge.process import start_envoy
 from yarl import URL
 
@@ -96,6 +96,8 @@ async def doors(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Asyn
                 admin=ANY_PORT,
                 grpc_upstreams=(Address.parse(plane.target),),
                 bridge_upstreams=(Address("127.0.0.1", bridge_port),),
+                max_connections_per_address=0,
+                exposed=frozenset(Exposed),
             )
             envoy = await start_envoy(edge_config, directory, directory / "log", concurrency=1)
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -17,6 +18,16 @@ MIB: Final = 1024 * 1024
 LISTEN: Final = Address("127.0.0.1", 8080)
 GRPC_UPSTREAMS: Final = (Address("127.0.0.1", 50051),)
 BRIDGE_UPSTREAMS: Final = (Address("127.0.0.1", 8081),)
+
+
+class Exposed(StrEnum):
+    """Parts of the API that the public address has only when they are configured."""
+
+    METRICS = "metrics"
+    DOCS = "docs"
+    REFLECTION = "reflection"
+
+
 ADMIN: Final = Address("127.0.0.1", 9901)
 
 
@@ -39,8 +50,12 @@ class EdgeConfig:
         max_body_bytes: Largest JSON request body; larger is 413.
         max_response_bytes: Largest unary answer that is transcoded; larger is 500.
         max_connections: Downstream connections over all listeners; each agent holds one.
+        max_connections_per_address: Of them from one address, counted together with the other
+            addresses of its group (see `connections`); 0 for no limit.
+        exposed: What else the public address has.
         max_heap_bytes: Heap from which requests are refused.
         trusted_hops: Proxies before this one whose ``X-Forwarded-For`` entries are believed.
+        body_timeout_seconds: How long the body of a request may take to arrive.
         unary_timeout_seconds: Deadline of transcoded calls.
         analytics_timeout_seconds: Deadline of transcoded calls to the usage service.
     """
@@ -53,10 +68,13 @@ class EdgeConfig:
     tls_key_file: str | None = None
     cors_origins: tuple[str, ...] = DEFAULT_CORS_ORIGINS
     max_body_bytes: int = 10 * MIB
-    max_response_bytes: int = 64 * MIB
+    max_response_bytes: int = 16 * MIB
     max_connections: int = 50_000
+    max_connections_per_address: int = 12_500
     max_heap_bytes: int = 2048 * MIB
     trusted_hops: int = 0
+    exposed: frozenset[Exposed] = frozenset()
+    body_timeout_seconds: int = 30
     unary_timeout_seconds: int = 30
     analytics_timeout_seconds: int = 60
 
@@ -83,8 +101,13 @@ class EdgeConfig:
             "cors_origins": read.origins("CORS_ORIGINS", default.cors_origins),
             "max_body_bytes": read.number("MAX_BODY_MIB", 10, 1, 1024) * MIB,
             "max_connections": read.number("EDGE_MAX_CONNECTIONS", 50_000, 1, 10_000_000),
+            "max_connections_per_address": read.number(
+                "EDGE_MAX_CONNECTIONS_PER_ADDRESS", 12_500, 0, 10_000_000
+            ),
+            "exposed": read.exposed("EDGE_EXPOSE"),
             "max_heap_bytes": read.number("EDGE_MAX_HEAP_MIB", 2048, 128, 1_048_576) * MIB,
             "trusted_hops": read.number("EDGE_TRUSTED_HOPS", 0, 0, 32),
+            "body_timeout_seconds": read.number("BODY_TIMEOUT_S", 30, 1, 3600),
             "unary_timeout_seconds": read.number("UNARY_TIMEOUT_S", 30, 1, 3600),
             "analytics_timeout_seconds": read.number("ANALYTICS_TIMEOUT_S", 60, 1, 3600),
         }
@@ -135,6 +158,14 @@ class _Reader:
             self.problems.append(f"SPOTPLANE_{name}: {text!r} is not a whole number {low}..{high}")
             return default
         return int(text)
+
+    def exposed(self, name: str) -> frozenset[Exposed]:
+        words = [word.strip() for word in (self.text(name) or "").split(",") if word.strip()]
+        known = [each.value for each in Exposed]
+        for word in words:
+            if word not in known:
+                self.problems.append(f"SPOTPLANE_{name}: {word!r} is none of {', '.join(known)}")
+        return frozenset(Exposed(word) for word in words if word in known)
 
     def path(self, name: str) -> str | None:
         text = self.text(name)

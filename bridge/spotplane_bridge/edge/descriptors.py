@@ -14,6 +14,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 # Everything below these belongs to the transcoder, so that an unknown path is its 404.
 OWNED_PREFIXES: Final = ("/admin", "/v1")
+_FOREIGN_STREAMS: Final = (
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
 _VERBS: Final = ("get", "put", "post", "delete", "patch")
 
 
@@ -54,6 +59,18 @@ def bindings() -> list[Binding]:
         for method in service.method
         for found in _bindings(f"{file.package}.{service.name}", method)
     ]
+
+
+def stream_paths() -> list[str]:
+    """Paths of the RPCs that stream requests or responses, sorted."""
+    found = [
+        f"/{file.package}.{service.name}/{method.name}"
+        for file in descriptor_set().file
+        for service in file.service
+        for method in service.method
+        if method.client_streaming or method.server_streaming
+    ]
+    return sorted({*found, *_FOREIGN_STREAMS})
 
 
 def annotated_services() -> list[str]:

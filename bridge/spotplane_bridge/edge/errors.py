@@ -45,7 +45,7 @@ EDGE_ERRORS: Final = (
         401, "authentication_error", "authentication", "API_KEY_INVALID", "invalid credentials"
     ),
     EdgeError(403, "permission_error", "authorization", "SCOPE_FORBIDDEN", "not allowed"),
-    EdgeError(404, "not_found_error", "not_found", "ROUTE_NOT_FOUND", "no such route"),
+    EdgeError(404, "not_found_error", "not_found", "ROUTE_NOT_FOUND", "no such route", True),
     EdgeError(
         408, "timeout_error", "timeout", "DEADLINE_EXCEEDED", "the request came in too slowly", True
     ),

@@ -16,6 +16,7 @@ from spotplane_bridge.edge.clusters import (
     type_url,
 )
 from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.connections import Shared
 from spotplane_bridge.edge.listener import listener
 
 CONFIG_NAME: Final = "envoy.yaml"
@@ -87,12 +88,28 @@ async def validate(envoy: str, path: Path) -> None:
         raise EdgeInvalidError(output.decode(errors="replace").strip())
 
 
+def _reduced_timeouts() -> dict[str, object]:
+    # Agents send a heartbeat every 5 s, so that their streams are never idle for 30 s.
+    scaled = {"HTTP_DOWNSTREAM_CONNECTION_IDLE": "2s", "HTTP_DOWNSTREAM_STREAM_IDLE": "30s"}
+    return {
+        "@type": type_url("envoy.config.overload.v3.ScaleTimersOverloadActionConfig"),
+        "timer_scale_factors": [
+            {"timer": timer, "min_timeout": shortest} for timer, shortest in scaled.items()
+        ],
+    }
+
+
 def _overload_manager(config: EdgeConfig) -> dict[str, object]:
     heap = "envoy.resource_monitors.fixed_heap"
     connections = "envoy.resource_monitors.global_downstream_max_connections"
 
     def action(name: str, threshold: float) -> dict[str, object]:
         trigger = {"name": heap, "threshold": {"value": threshold}}
+        return {"name": f"envoy.overload_actions.{name}", "triggers": [trigger]}
+
+    def scaled(name: str, low: float, high: float) -> dict[str, object]:
+        scaling = {"scaling_threshold": low, "saturation_threshold": high}
+        trigger = {"name": heap, "scaled": scaling}
         return {"name": f"envoy.overload_actions.{name}", "triggers": [trigger]}
 
     return {
@@ -118,15 +135,24 @@ def _overload_manager(config: EdgeConfig) -> dict[str, object]:
                 },
             },
         ],
-        "actions": [action("shrink_heap", 0.95), action("stop_accepting_requests", 0.98)],
+        # Streams that buffer 64 KiB or more are tracked, and the largest ones are reset first.
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 17},
+        "actions": [
+            action("shrink_heap", 0.85),
+            scaled("reset_high_memory_stream", 0.85, 0.95),
+            action("disable_http_keepalive", 0.9),
+            {**scaled("reduce_timeouts", 0.85, 0.95), "typed_config": _reduced_timeouts()},
+            action("stop_accepting_connections", 0.95),
+            action("stop_accepting_requests", 0.98),
+        ],
     }
 
 
 class _Dumper(yaml.SafeDumper):
-    """Prints texts of several lines as blocks, and never an alias for what occurs twice."""
+    """Prints texts of several lines as blocks, and aliases for shared parts only."""
 
     def ignore_aliases(self, data: object) -> bool:
-        return True
+        return not isinstance(data, Shared)
 
 
 def _block_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -135,3 +161,4 @@ def _block_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _block_text)
+_Dumper.add_representer(Shared, yaml.SafeDumper.represent_dict)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from typing import Final
 
 from spotplane_bridge.edge import descriptors, errors
 from spotplane_bridge.edge.clusters import BUFFER_BYTES, HTTP2_WINDOWS, socket_address, type_url
 from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.connections import filter_chains
 from spotplane_bridge.edge.routes import (
     BUFFER,
     CLIENT_ID,
@@ -24,6 +26,7 @@ from spotplane_bridge.edge.routes import (
     virtual_host,
 )
 
+INTERNAL_PREFIX: Final = "x-spotplane-"
 METADATA: Final = "spotplane.edge"
 _CHOSEN_ID: Final = "x-spotplane-chosen-id"
 _ID: Final = "request.headers['{0}']"
@@ -32,13 +35,13 @@ _VALID: Final = "{0}.matches('^[A-Za-z0-9._-]+$') && size({0}) <= 128"
 
 
 def listener(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
-    """The listener with its single filter chain."""
+    """The listener with its filter chains."""
     chain: dict[str, object] = {
         "filters": [
             {
                 "name": "envoy.filters.network.http_connection_manager",
                 "typed_config": _connection_manager(config, descriptor_file),
-            }
+            },
         ]
     }
     if config.tls_cert_file is not None:
@@ -51,7 +54,7 @@ def listener(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
         # the second one does not start; the workers then share one socket, and are balanced here.
         "enable_reuse_port": False,
         "connection_balance_config": {"exact_balance": {}},
-        "filter_chains": [chain],
+        **filter_chains(config, chain),
     }
 
 
@@ -69,7 +72,10 @@ def _connection_manager(config: EdgeConfig, descriptor_file: str) -> dict[str, o
         **_request_id(),
         "access_log": [_access_log()],
         "local_reply_config": {
-            "mappers": [_local_reply(error) for error in errors.EDGE_ERRORS if error.outside]
+            "mappers": [
+                *(_local_reply(error) for error in errors.EDGE_ERRORS if error.outside),
+                _unsent_reply(),
+            ]
         },
         "route_config": {"name": "edge", "virtual_hosts": [virtual_host(config)]},
         "http_filters": _http_filters(config, descriptor_file),
@@ -87,11 +93,14 @@ def _trust(config: EdgeConfig) -> dict[str, object]:
 def _limits() -> dict[str, object]:
     return {
         "request_headers_timeout": "10s",
+        # Ends when the response begins, so that it does not concern an agent's stream. It has to
+        # do for an upload of 100 MiB; routes without uploads have a shorter one.
+        "request_timeout": "300s",
         "stream_idle_timeout": STREAM_IDLE,
-        # request_timeout stays off: an agent's request is its whole stream.
         "max_request_headers_kb": 32,
         "common_http_protocol_options": {
-            "idle_timeout": "3600s",
+            # Of connections without a request.
+            "idle_timeout": "300s",
             "max_headers_count": 100,
             "headers_with_underscores_action": "REJECT_REQUEST",
         },
@@ -107,7 +116,8 @@ def _limits() -> dict[str, object]:
 def _paths() -> dict[str, object]:
     return {
         "normalize_path": True,
-        "merge_slashes": True,
+        # The bridge does not merge them either: such a path is unknown.
+        "merge_slashes": False,
         # A model's name may contain an escaped slash, which is not a separator.
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
     }
@@ -151,9 +161,9 @@ def _id_mutations() -> list[dict[str, object]]:
     good_synonym = f"'x-correlation-id' in request.headers && {_VALID.format(synonym)}"
     chosen = f"{good} ? {sent} : {good_synonym} ? {synonym} : ''"
     return [
-        {"remove": CLIENT_ID},
+        # Between our own processes these carry what a caller must not choose.
+        {"remove_on_match": {"key_matcher": {"prefix": INTERNAL_PREFIX, "ignore_case": True}}},
         {"remove": EDGE_ID},
-        {"remove": _CHOSEN_ID},
         set_header(CLIENT_ID, f"%CEL({good} ? {sent} : '')%"),
         set_header(_CHOSEN_ID, f"%CEL({chosen})%"),
         {"remove": "x-request-id"},
@@ -182,7 +192,7 @@ def _http_filters(config: EdgeConfig, descriptor_file: str) -> list[dict[str, ob
             "disabled": True,
             "typed_config": {
                 "@type": type_url("envoy.extensions.filters.http.buffer.v3.Buffer"),
-                # The transcoder's own limit does not count what it translates while reading.
+                # Routes have their own.
                 "max_request_bytes": config.max_body_bytes,
             },
         },
@@ -269,6 +279,18 @@ def _local_reply(error: errors.EdgeError) -> dict[str, object]:
             "json_format": errors.json_format(error),
             "content_type": "application/json",
         },
+    }
+
+
+def _unsent_reply() -> dict[str, object]:
+    """503 instead of 507, Envoy's status for a body too large to be kept for a retry."""
+    unavailable = next(error for error in errors.EDGE_ERRORS if error.status == 503)
+    reply = _local_reply(replace(unavailable, status=507))
+    return {
+        **reply,
+        "status_code": 503,
+        "headers_to_add": _local_reply(unavailable)["headers_to_add"],
+        "body_format_override": _local_reply(unavailable)["body_format_override"],
     }
 
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from spotplane_bridge import headers
+from spotplane_bridge import headers, limits
 from spotplane_bridge.edge import descriptors
 from spotplane_bridge.edge.clusters import BRIDGE_CLUSTER, GRPC_CLUSTER, type_url
-from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.config import EdgeConfig, Exposed
 
 LUA: Final = "envoy.filters.http.lua"
 TRANSCODER: Final = "envoy.filters.http.grpc_json_transcoder"
@@ -40,6 +40,13 @@ _CORRELATION_ECHO: Final = (
 
 Route = dict[str, object]
 
+# A path that Envoy would merge and the bridge does not know; the query is not part of it.
+EMPTY_SEGMENT: Final = ".*//.*"
+BRIDGE_PATHS: Final = {
+    Exposed.METRICS: ("/metrics",),
+    Exposed.DOCS: ("/openapi.json", "/api/v1/admin/openapi.yaml", "/api-docs"),
+}
+
 # Nothing of the request reached a host, or the host said that it did not process it.
 UNSENT: Final = "connect-failure,refused-stream,reset-before-request"
 # Requests that may be processed twice are sent again after a broken connection as well.
@@ -55,15 +62,24 @@ def virtual_host(config: EdgeConfig) -> dict[str, object]:
         "domains": ["*"],
         "typed_per_filter_config": {CORS: _cors_policy(config)},
         "routes": [
-            _repeatable(_grpc_route(), {"safe_regex": {"regex": READ_RPCS}}),
-            *_keyed(_grpc_route()),
-            *_stream_routes(),
+            *_grpc_routes(config),
+            *_hidden_routes(config),
+            # The bridge answers these for both public addresses.
+            _preflight_route(),
+            _at(_bridge_route(), {"safe_regex": {"regex": EMPTY_SEGMENT}}),
+            *_stream_routes(config),
             *(_repeatable(route) for route in _analytics_routes(config)),
+            *_large_body_routes(config),
             *(
                 route
                 for prefix in descriptors.transcoded_prefixes()
-                for route in _by_method(
-                    _transcoded({"path_separated_prefix": prefix}, config.unary_timeout_seconds)
+                for route in _with_body_limit(
+                    _by_method(
+                        _transcoded(
+                            config, {"path_separated_prefix": prefix}, config.unary_timeout_seconds
+                        )
+                    ),
+                    min(limits.SMALL_BYTES, config.max_body_bytes),
                 )
             ),
             *_by_method(_bridge_route()),
@@ -106,14 +122,16 @@ def _matching(route: Route, header: Mapping[str, object]) -> Route:
     return {**route, "match": {**match, "headers": [*match.get("headers", ()), header]}}
 
 
-def _repeatable(route: Route, path: dict[str, object] | None = None) -> Route:
-    """The route, for requests that may be processed twice; with another path match if given."""
+def _at(route: Route, path: Mapping[str, object]) -> Route:
+    """The route at other paths."""
     match: Any = route["match"]
-    if path is not None:
-        match = {**path, **{key: match[key] for key in match if key != "prefix"}}
+    return {**route, "match": {**path, **{key: match[key] for key in match if key != "prefix"}}}
+
+
+def _repeatable(route: Route) -> Route:
+    """The route, for requests that may be processed twice."""
     action: Any = route["route"]
-    action = {**action, "retry_policy": _retry_policy(REPEATABLE)}
-    return {**route, "match": match, "route": action}
+    return {**route, "route": {**action, "retry_policy": _retry_policy(REPEATABLE)}}
 
 
 def _retry_policy(conditions: str) -> dict[str, object]:
@@ -137,6 +155,108 @@ def _retry_policy(conditions: str) -> dict[str, object]:
     }
 
 
+def _grpc_routes(config: EdgeConfig) -> list[Route]:
+    """Streams last as long as they are used, all other calls for a limited time."""
+    route = _grpc_route()
+    action: Any = route["route"]
+    seconds = config.body_timeout_seconds + config.analytics_timeout_seconds
+    lasting = {"max_stream_duration": {"max_stream_duration": f"{seconds}s"}}
+    unary: Route = {**route, "route": {**action, **lasting}}
+    hidden = (
+        [] if Exposed.REFLECTION in config.exposed else [_hidden("/grpc.reflection.", grpc=True)]
+    )
+    return [
+        *hidden,
+        *(_at(route, {"path": path}) for path in descriptors.stream_paths()),
+        _repeatable(_at(unary, {"safe_regex": {"regex": READ_RPCS}})),
+        *_keyed(unary),
+    ]
+
+
+def _hidden_routes(config: EdgeConfig) -> list[Route]:
+    """Paths of the bridge that the public address does not have unless they are configured."""
+    return [
+        _hidden(path)
+        for what, paths in BRIDGE_PATHS.items()
+        if what not in config.exposed
+        for path in paths
+    ]
+
+
+def _hidden(path: str, *, grpc: bool = False) -> Route:
+    match: dict[str, object] = {"prefix": path, "grpc": {}} if grpc else {"path": path}
+    return {"name": "hidden", "match": match, "direct_response": {"status": 404}}
+
+
+def _preflight_route() -> Route:
+    """A browser's question before a call, which the bridge answers for every path."""
+    route = _bridge_route()
+    filters: Any = route["typed_per_filter_config"]
+    options = {"name": ":method", "string_match": {"exact": "OPTIONS"}}
+    return {
+        **_matching(route, options),
+        "typed_per_filter_config": {**filters, CORS: _disabled()},
+    }
+
+
+def _disabled() -> dict[str, object]:
+    return {"@type": type_url("envoy.config.route.v3.FilterConfig"), "disabled": True}
+
+
+def _large_body_routes(config: EdgeConfig) -> list[Route]:
+    """Routes that take larger bodies than others: small ones here, all others at the bridge.
+
+    The transcoder holds a body whole before anything is known of the caller. The bridge verifies
+    the credential first and has one memory budget for all large bodies.
+    """
+    small: dict[str, object] = {
+        "name": "content-length",
+        "range_match": {"start": 0, "end": limits.SMALL_BYTES + 1},
+    }
+    return [
+        route
+        for binding in descriptors.bindings()
+        if limits.body_bytes(f"{binding.service}/{binding.rpc}") > limits.SMALL_BYTES
+        for route in (
+            *_keyed(
+                _matching(
+                    _buffered(
+                        _transcoded(config, _exact(binding), config.unary_timeout_seconds),
+                        limits.SMALL_BYTES,
+                    ),
+                    small,
+                )
+            ),
+            *_keyed(_at(_bridge_route(), _exact(binding))),
+        )
+    ]
+
+
+def _with_body_limit(routes: list[Route], limit: int) -> list[Route]:
+    """The routes with a largest body; a longer one is rejected by its announced length at once."""
+    announced: dict[str, object] = {
+        "name": "content-length",
+        "range_match": {"start": limit + 1, "end": 2**63 - 1},
+    }
+    match: Any = routes[-1]["match"]
+    too_large: Route = {
+        "name": "too-large",
+        "match": {**match, "headers": [*match.get("headers", ()), announced]},
+        "direct_response": {"status": 413},
+    }
+    return [too_large, *(_buffered(route, limit) for route in routes)]
+
+
+def _buffered(route: Route, limit: int) -> Route:
+    buffer = {
+        "@type": type_url("envoy.extensions.filters.http.buffer.v3.BufferPerRoute"),
+        # The transcoder's own limit does not count what it translates while reading.
+        "buffer": {"max_request_bytes": limit},
+    }
+    filters: Any = route["typed_per_filter_config"]
+    return {**route, "typed_per_filter_config": {**filters, BUFFER: buffer}}
+
+
 def _grpc_route() -> Route:
     return {
         "name": "grpc",
@@ -150,9 +270,7 @@ def _grpc_route() -> Route:
         },
         "request_headers_to_remove": [CLIENT_ID],
         # What browsers are told is of no use to gRPC.
-        "typed_per_filter_config": {
-            HEADERS: {"@type": type_url("envoy.config.route.v3.FilterConfig"), "disabled": True}
-        },
+        "typed_per_filter_config": {HEADERS: _disabled()},
     }
 
 
@@ -188,10 +306,10 @@ def _bridge_ids() -> dict[str, object]:
     }
 
 
-def _stream_routes() -> list[Route]:
+def _stream_routes(config: EdgeConfig) -> list[Route]:
     """Streamed answers have no deadline, only the idle timeout."""
     return [
-        _transcoded(_exact(binding), None)
+        _buffered(_transcoded(config, _exact(binding), None), limits.SMALL_BYTES)
         for binding in descriptors.bindings()
         if binding.streams_response
     ]
@@ -199,7 +317,10 @@ def _stream_routes() -> list[Route]:
 
 def _analytics_routes(config: EdgeConfig) -> list[Route]:
     return [
-        _transcoded(_exact(binding), config.analytics_timeout_seconds)
+        _buffered(
+            _transcoded(config, _exact(binding), config.analytics_timeout_seconds),
+            limits.SMALL_BYTES,
+        )
         for binding in descriptors.bindings()
         if binding.service == ANALYTICS_SERVICE and binding.verb == "GET"
     ]
@@ -242,7 +363,7 @@ def template_regex(template: str) -> str:
     return "/".join(segment(part) for part in template.split("/"))
 
 
-def _transcoded(match: dict[str, object], seconds: int | None) -> Route:
+def _transcoded(config: EdgeConfig, match: dict[str, object], seconds: int | None) -> Route:
     """A route through the transcoder to the server.
 
     The deadline travels as `grpc-timeout`; a client's own is replaced, REST has no such header.
@@ -265,6 +386,9 @@ def _transcoded(match: dict[str, object], seconds: int | None) -> Route:
     if seconds is None:
         route["request_headers_to_remove"] = [CLIENT_ID, "grpc-timeout"]
     else:
+        lasting = f"{config.body_timeout_seconds + seconds + TIMEOUT_SLACK_SECONDS}s"
+        action: Any = route["route"]
+        route["route"] = {**action, "max_stream_duration": {"max_stream_duration": lasting}}
         added["grpc-timeout"] = f"{seconds}S"
     route["request_headers_to_add"] = header_options(added)
     return route

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from spotplane_bridge.addresses import Address
-from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.config import EdgeConfig, Exposed
 from spotplane_bridge.edge.process import Envoy, EnvoyError, start_envoy
 
 from spotplane_server.dev import children, database
@@ -160,6 +160,8 @@ class Stack:
             listen=Address(HOST, self._edge_port),
             grpc_upstreams=(Address.parse(self.grpc),),
             bridge_upstreams=(Address.parse(self.bridge),),
+            max_connections_per_address=0,
+            exposed=frozenset(Exposed),
             admin=Address(HOST, 0),
         )
         directory = self.data.path / "envoy"
