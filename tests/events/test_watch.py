@@ -129,3 +129,15 @@ async def test_watch_of_a_suspended_key_ends(plane: Plane) -> None:
 
     async with refused("KEY_SUSPENDED"):
         await take(call, 1)
+
+
+async def test_watch_ends_at_once_when_the_server_drains(plane: Plane) -> None:
+    """Its caller resumes at another server, instead of holding this one's shutdown."""
+    tenant = await plane.tenant()
+    call = watch(plane, tenant.metadata)
+    await call.initial_metadata()
+
+    await plane.server.stop()
+
+    async with refused("SERVICE_UNAVAILABLE"):
+        await call.read()

@@ -75,6 +75,7 @@ async def doubled(database_url: str, directory: Path) -> AsyncIterator[Edge]:
                 directory / f"bridge-{n}.log",
                 grpc_target=targets,
                 drain_notice_seconds=DRAIN_NOTICE_SECONDS,
+                trusted_proxies="127.0.0.1/32",
             )
             for n in range(2)
         ]

@@ -93,9 +93,10 @@ def _trust(config: EdgeConfig) -> dict[str, object]:
 def _limits() -> dict[str, object]:
     return {
         "request_headers_timeout": "10s",
-        # Ends when the response begins, so that it does not concern an agent's stream. It has to
-        # do for an upload of 100 MiB; routes without uploads have a shorter one.
-        "request_timeout": "300s",
+        # Ends when the response begins, so that it does not concern an agent's stream; but a
+        # stream of usage records has its response at the end. Routes have shorter limits, and the
+        # bridge has its own.
+        "request_timeout": "3600s",
         "stream_idle_timeout": STREAM_IDLE,
         "max_request_headers_kb": 32,
         "common_http_protocol_options": {
