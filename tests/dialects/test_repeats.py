@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import timedelta
 
 import pytest
 from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.kernel.idempotency import CLAIM, KEEP
+from spotplane_server.kernel.idempotency import KEEP
 from spotplane_server.kernel.retention import RetentionJob
 
 from tests.dialects.field import ADMIN, Field
-from tests.support.idempotency import age_keys
+from tests.support.clock import FakeClock
+from tests.support.idempotency import lapse_claims
 from tests.support.link import job
 
 CREATE = "/api/admin/clients/create"
@@ -94,17 +95,17 @@ async def test_a_key_left_behind_by_a_dead_server_lapses(field: Field) -> None:
     await field.refused(
         "DUPLICATE_REQUEST", "POST", CREATE, {"name": "Acme"}, status=409, by=ADMIN, headers=KEY
     )
-    await age_keys(field.plane.database_url, CLAIM)
+    await lapse_claims(field.plane.database_url)
     await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
 
 
-async def test_keys_are_forgotten_after_a_day(field: Field) -> None:
+async def test_keys_are_forgotten_after_a_day(field: Field, clock: FakeClock) -> None:
     """By whoever uses them again, and by the retention."""
     await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
-    await age_keys(field.plane.database_url, KEEP)
+    clock.advance(KEEP + timedelta(seconds=1))
     retention = job(field.plane, "retention")
     assert isinstance(retention, RetentionJob)
-    await retention.forget(datetime.now(UTC))
+    await retention.forget(clock.now())
     async with field.plane.db.read(EVERY_TENANT) as conn:
         assert await conn.fetchval("SELECT count(*) FROM idempotency_keys") == 0
 

@@ -21,12 +21,12 @@ from spotplane_bench.chaos import (
     postgres_url,
 )
 from spotplane_server.kernel import secrets
-from spotplane_server.kernel.idempotency import CLAIM, CLAIM_KEY, COMPLETE_KEY
+from spotplane_server.kernel.idempotency import CLAIM_KEY, COMPLETE_KEY
 from spotplane_server.tenants.keys_store import INSERT_KEY
 
 from tests.faults.process import ServerProcess, spawned
 from tests.support.eventually import eventually
-from tests.support.idempotency import age_keys
+from tests.support.idempotency import lapse_claims
 from tests.support.plane import ADMIN, running
 
 KEY_HASHES = "SELECT key_hash FROM api_keys WHERE name = 'keyed'"
@@ -123,7 +123,7 @@ async def test_a_server_that_was_stopped_beyond_its_claim_has_no_effect(
     late = asyncio.ensure_future(pair.create(pair.first))
     await asyncio.wait_for(stopped.wait(), 20)
     await eventually(lambda: _is_claimed(pair.database_url))
-    await age_keys(pair.database_url, CLAIM)
+    await lapse_claims(pair.database_url)
 
     token = await pair.create(pair.second)
     pair.first.signal(signal.SIGCONT)

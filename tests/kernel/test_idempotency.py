@@ -13,12 +13,13 @@ from spotplane.v1 import tenant_pb2 as pb
 from spotplane_bench.chaos import chaos_proxy, postgres_upstream, postgres_url
 from spotplane_server.kernel import secrets, unit_of_work
 from spotplane_server.kernel.calls import Call, Caller
+from spotplane_server.kernel.clock import SystemClock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Internal
-from spotplane_server.kernel.idempotency import CLAIM, Repeats, Wish
+from spotplane_server.kernel.idempotency import Repeats, Wish
 
 from tests.support.eventually import eventually
-from tests.support.idempotency import age_keys
+from tests.support.idempotency import lapse_claims
 from tests.support.plane import ADMIN, Plane, refused, running
 
 KEY = (("idempotency-key", "a-key-of-a-caller"),)
@@ -100,7 +101,7 @@ async def test_a_call_that_outlives_its_claim_has_no_effect(plane: Plane) -> Non
         await conn.execute("LOCK TABLE tenants IN EXCLUSIVE MODE")
         call = asyncio.ensure_future(_finish(_create(plane)))
         await eventually(lambda: _claims(plane))
-        await age_keys(plane.database_url, CLAIM)
+        await lapse_claims(plane.database_url)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -111,7 +112,7 @@ async def test_a_call_that_outlives_its_claim_has_no_effect(plane: Plane) -> Non
 
 async def test_an_early_commit_has_a_provisional_answer(db: Database) -> None:
     """It is what repeats receive when the rest of the call fails, else its final answer."""
-    store = Repeats(db)
+    store = Repeats(db, SystemClock())
 
     async def call(key: str, *, fails: bool) -> bytes:
         async def run() -> bytes:

@@ -1,23 +1,19 @@
-"""Rows of idempotency keys, whose times are PostgreSQL's."""
+"""Claims of idempotency keys, whose times are PostgreSQL's."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Final
 
 import asyncpg
+from spotplane_server.kernel.idempotency import CLAIM
 
-AGE_KEYS: Final = """
-    UPDATE idempotency_keys
-       SET claimed_until = claimed_until - $1::interval,
-           created_at = created_at - $1::interval
-"""
+AGE_CLAIMS: Final = "UPDATE idempotency_keys SET claimed_until = claimed_until - $1::interval"
 
 
-async def age_keys(database_url: str, by: timedelta) -> None:
-    """Let so much time pass for all idempotency keys."""
+async def lapse_claims(database_url: str) -> None:
+    """Let the time of all claims pass."""
     conn = await asyncpg.connect(database_url)
     try:
-        await conn.execute(AGE_KEYS, by)
+        await conn.execute(AGE_CLAIMS, CLAIM)
     finally:
         await conn.close()

@@ -53,7 +53,7 @@ def build(
         failures_per_minute=config.auth_failures_per_minute,
     )
     admission = Admission(kernel.limits, own, clock, tenant_rpm=config.tenant_rpm, tell=tell)
-    repeats = Repeats(kernel.db)
+    repeats = Repeats(kernel.db, clock)
     gate = Gate(
         prover,
         admission,

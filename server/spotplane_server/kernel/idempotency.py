@@ -33,6 +33,7 @@ from google.protobuf.message import Message
 
 from spotplane_server.kernel import db, unit_of_work
 from spotplane_server.kernel.calls import Call
+from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import (
     AlreadyExists,
@@ -62,19 +63,20 @@ _PURPOSE: Final = b"spotplane idempotent answers"
 # Answers that are not final: another try may end otherwise.
 _NOT_FINAL: Final = frozenset({401, 429})
 
-# All times are PostgreSQL's, so that servers with wrong clocks agree on who holds a claim.
+# Claims are timed by PostgreSQL's clock, so that servers with wrong clocks agree on who holds one.
+# The age of an answer is by the servers' clock, as retention reads it.
 CLAIM_KEY: Final = """
     INSERT INTO idempotency_keys AS k (tenant_id, scope, request_hash, attempt, claimed_until,
                                        created_at)
-    VALUES ($1, $2, $3, $4, clock_timestamp() + $5, clock_timestamp())
+    VALUES ($1, $2, $3, $4, clock_timestamp() + $5, $6)
     ON CONFLICT (tenant_id, scope) DO UPDATE
        SET request_hash = excluded.request_hash,
            attempt = excluded.attempt,
            claimed_until = excluded.claimed_until,
            answer = NULL,
            created_at = excluded.created_at
-     WHERE (k.answer IS NULL AND k.claimed_until <= excluded.created_at)
-        OR k.created_at <= excluded.created_at - $6::interval
+     WHERE (k.answer IS NULL AND k.claimed_until <= clock_timestamp())
+        OR k.created_at <= $7
     RETURNING true
 """
 
@@ -245,8 +247,9 @@ class _Attempt:
 class Repeats:
     """Runs each keyed call once, and answers its repeats."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
+        self._clock = clock
         self._running: set[asyncio.Task[bytes]] = set()
 
     async def answer(
@@ -275,11 +278,11 @@ class Repeats:
             ClaimLost: The run took too long; it had no effect.
             DomainError: The first run's refusal.
         """
-        attempt = _new_attempt(call, secret, wanted, request)
+        attempt, now = _new_attempt(call, secret, wanted, request), self._clock.now()
         async with self._db.write(EVERY_TENANT) as conn:
             claimed = await conn.fetchval(
                 CLAIM_KEY, attempt.tenant_id, attempt.scope, attempt.request_hash, attempt.id,
-                CLAIM, KEEP,
+                CLAIM, now, now - KEEP,
             )  # fmt: skip
             found = None
             if not claimed:
