@@ -10,6 +10,7 @@ import structlog
 from grpc_health.v1 import health_pb2
 
 from spotplane_server.decisions import assembly as decisions
+from spotplane_server.events import store as events_store
 from spotplane_server.kernel import metrics, migrate, partitions, policy, redis
 from spotplane_server.kernel.clock import DatabaseClock
 from spotplane_server.kernel.db import EVERY_TENANT
@@ -81,6 +82,7 @@ async def _checks(kernel: Kernel) -> dict[str, bool]:
                 checks["migrations"] = await migrate.current(conn)
                 # The connection alone may be an idle one that is dead.
                 checks["database"] = True
+                metrics.EVENTS_HELD.set((await events_store.held_for(conn)).total_seconds())
             now = kernel.clock.now()
             checks["partitions"] = await partitions.ready(kernel.db, now)
             # Another tenant each time.

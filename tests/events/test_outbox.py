@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from spotplane_server import events
 from spotplane_server.events import store
@@ -43,6 +43,21 @@ async def test_later_event_waits_for_an_earlier_one_that_is_not_committed(db: Da
         assert await read(db) == []
 
     await shown(db, ["early", "late"])
+
+
+async def test_age_of_the_oldest_event_that_waits_is_known(db: Database) -> None:
+    async with db.transaction(EVERY_TENANT) as early:
+        await append(early, "early")
+        async with db.transaction(EVERY_TENANT) as late:
+            await append(late, "late")
+        async with db.read(EVERY_TENANT) as conn:
+            assert await store.held_for(conn) > timedelta()
+
+    async def none_waits() -> bool:
+        async with db.read(EVERY_TENANT) as conn:
+            return await store.held_for(conn) == timedelta()
+
+    await eventually(none_waits)
 
 
 async def test_event_of_a_transaction_that_fails_never_was(db: Database) -> None:

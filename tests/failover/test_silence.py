@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from uuid import UUID
 
 from tests.failover.world import REBALANCE, notice, only, primary, report, stand_by, steps
 from tests.support.clock import FakeClock
@@ -146,3 +147,27 @@ async def test_many_signals_at_once_open_one_failover(hand: Hand, calls: Calls) 
     assert (await calls.agent(agent_id)).instance_id == replica.instance_id
     told = [f.action for f in await calls.failovers_of(agent_id)]
     assert told.count("promoted_replica") == 1
+
+
+async def test_agent_whose_row_is_locked_holds_up_no_other(
+    plane: Plane, hand: Hand, calls: Calls
+) -> None:
+    agents = []
+    for name in ("stuck", "other"):
+        agent_id, stream = await hand.start(f"i-{name}", name=name)
+        await hand.prices(stream)
+        await stand_by(calls, agent_id, stream, "syncing")
+        await report(calls, agent_id, "drain")
+        agents.append(agent_id)
+    stuck, other = agents
+    async with plane.db.transaction("*") as conn:
+        await conn.execute("UPDATE replicas SET status = 'ready', ready_at = now()")
+
+    async with plane.db.transaction("*") as conn:
+        await conn.execute("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", UUID(stuck))
+        await run_job(plane, "failover")
+        assert (await only(calls, other)).status == "resolved"
+        assert (await only(calls, stuck)).status != "resolved"
+
+    await run_job(plane, "failover")
+    assert (await only(calls, stuck)).status == "resolved"

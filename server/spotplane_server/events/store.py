@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -37,6 +37,14 @@ READ_NEWEST: Final = """
      WHERE txid < pg_snapshot_xmin(pg_current_snapshot())
      ORDER BY txid DESC, seq DESC
      LIMIT 1
+"""
+
+
+# Behind the oldest transaction that still writes, in whatever program; none when nothing waits.
+OLDEST_HELD: Final = """
+    SELECT now() - min(occurred_at)
+      FROM outbox_events
+     WHERE txid >= pg_snapshot_xmin(pg_current_snapshot())
 """
 
 
@@ -124,6 +132,12 @@ async def newest(conn: Conn) -> tuple[int, int]:
     """The cursor of the newest event that may be shown; of nothing when there is none."""
     row = await conn.fetchrow(READ_NEWEST)
     return (row["txid"], row["seq"]) if row else (0, 0)
+
+
+async def held_for(conn: Conn) -> timedelta:
+    """How long the oldest event has waited that may not be shown yet."""
+    held: timedelta | None = await conn.fetchval(OLDEST_HELD)
+    return max(held, timedelta()) if held is not None else timedelta()
 
 
 async def resumable(conn: Conn, cursor: tuple[int, int], *, since: datetime) -> bool:

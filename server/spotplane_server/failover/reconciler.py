@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from spotplane_server import events
@@ -47,6 +48,8 @@ _FINAL: Final = {
     "resolve": "resolved",
     "release": "resolved",
 }
+# A row is locked for longer by a stuck transaction only, which PostgreSQL ends within seconds.
+LIMIT_LOCK_WAIT: Final = "SET LOCAL lock_timeout = '1s'"
 _REPLICA_TYPES: Final = {"rebalance": "automatic-rebalance"}
 
 
@@ -130,6 +133,9 @@ class Reconciler:
             try:
                 await attempt(lambda move=move: self._apply(move))  # type: ignore[misc]
                 done += 1
+            except asyncpg.LockNotAvailableError:
+                # The failovers of other agents must not wait; the next run tries again.
+                log.warning("failover_step_blocked", step=move.step)
             except (Precondition, Conflict, NotFound) as err:
                 # Somebody was faster or things have changed: the next snapshot knows.
                 log.info("failover_step_lost", step=move.step, reason=err.reason)
@@ -146,6 +152,7 @@ class Reconciler:
             "fail_replica": self._fail_replica,
         }
         async with self._db.transaction(situation.tenant_id) as conn:
+            await conn.execute(LIMIT_LOCK_WAIT)
             agent = await access.lock(conn, situation.agent_id)
             primary = await instances.find_primary(conn, situation.tenant_id, situation.agent_id)
             if (primary.id if primary else None) != situation.primary_id:

@@ -106,6 +106,10 @@ DEAD_LETTERS: Final = Counter(
 PRICE_LAG: Final = Gauge(
     "price_pipeline_lag_seconds", "How long the oldest price of the last batch waited to be clean."
 )
+EVENTS_HELD: Final = Gauge(
+    "events_held_seconds",
+    "How long the oldest event has waited for a transaction that began before it and still writes.",
+)
 MACHINE_CLOCK_OFFSET: Final = Gauge(
     "machine_clock_offset_seconds", "How far this machine's clock is ahead of PostgreSQL's."
 )
