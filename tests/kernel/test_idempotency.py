@@ -10,13 +10,13 @@ import grpc.aio
 import pytest
 from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2_grpc
 from spotplane.v1 import tenant_pb2 as pb
-from spotplane_bench.chaos import chaos_proxy, postgres_upstream, postgres_url
+from spotplane_bench.chaos import chaos_proxy, is_commit, postgres_upstream, postgres_url
 from spotplane_server.kernel import secrets, unit_of_work
 from spotplane_server.kernel.calls import Call, Caller
 from spotplane_server.kernel.clock import SystemClock
 from spotplane_server.kernel.db import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Internal
-from spotplane_server.kernel.idempotency import Repeats, Wish
+from spotplane_server.kernel.idempotency import COMPLETE_KEY, Repeats, Wish
 
 from tests.support.eventually import eventually
 from tests.support.idempotency import lapse_claims
@@ -93,6 +93,28 @@ async def test_every_token_reaches_its_caller_although_commits_are_cut(database_
     assert {row["name"]: row["key_hash"] for row in rows} == {
         name: secrets.hash_of(token) for name, token in zip(names, tokens, strict=True)
     }
+
+
+async def test_a_client_token_is_not_lost_behind_a_name_that_is_taken(database_url: str) -> None:
+    """The COMMIT that stores the client and its token receives no answer."""
+    async with (
+        chaos_proxy(postgres_upstream(database_url)) as proxy,
+        running(postgres_url(database_url, proxy)) as plane,
+    ):
+        completing = False
+
+        def is_completing_commit(sql: str) -> bool:
+            nonlocal completing
+            completing = completing or sql == COMPLETE_KEY
+            return completing and is_commit(sql)
+
+        proxy.lose_answers(1, is_completing_commit)
+        created = await _create(plane)
+        assert proxy.lost_answers == 1
+        assert await _create(plane) == created
+        async with plane.db.read(EVERY_TENANT) as conn:
+            hashes = await conn.fetch("SELECT key_hash FROM api_keys")
+    assert [row["key_hash"] for row in hashes] == [secrets.hash_of(created.token)]
 
 
 async def test_a_call_that_outlives_its_claim_has_no_effect(plane: Plane) -> None:
