@@ -135,8 +135,9 @@ def _overload_manager(config: EdgeConfig) -> dict[str, object]:
                 },
             },
         ],
-        # Streams that buffer 64 KiB or more are tracked, and the largest ones are reset first.
-        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 17},
+        # Streams that buffer 32 KiB or more are tracked, and the largest ones are reset first.
+        # Envoy does so over HTTP/2 only; HTTP/1 bodies are bounded by their routes.
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 15},
         "actions": [
             action("shrink_heap", 0.85),
             scaled("reset_high_memory_stream", 0.85, 0.95),
