@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
-from spotplane_bench.chaos import postgres_upstream
 
 from tests.support.command import Done, spotplane
+from tests.support.rewrite import rewritten
 
 VERSION = b"server_version\x00"
 
 
-@asynccontextmanager
-async def reported_as(url: str, major: bytes) -> AsyncIterator[str]:
-    """A URL of the same database, whose server reports another major version."""
-    upstream = postgres_upstream(url)
-    assert isinstance(upstream, str)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_server, from_server = await asyncio.open_unix_connection(upstream)
-        with suppress(ConnectionError):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(copy(reader, from_server))
-                group.create_task(copy(to_server, writer))
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            before, found, after = data.partition(VERSION)
-            writer.write(before + found + (major + after[2:] if found else after))
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    name = url.partition("?")[0].rpartition("/")[2]
-    yield f"postgresql://postgres@127.0.0.1:{port}/{name}"
-    server.close()
+def older(data: bytes) -> bytes:
+    """Have the server report version 15."""
+    before, found, after = data.partition(VERSION)
+    return before + found + (b"15" + after[2:] if found else after)
 
 
 @pytest.mark.parametrize("command", [("migrate",), ("server",), ("admin", "token", "list")])
 async def test_a_postgresql_that_is_too_old_is_rejected(
     database_url: str, command: tuple[str, ...]
 ) -> None:
-    async with reported_as(database_url, b"15") as url:
+    async with rewritten(database_url, to_client=older) as url:
         done = await spotplane(*command, SPOTPLANE_DATABASE_URL=url, SPOTPLANE_PORT="0")
     assert done.status == 1
     assert "Spotplane needs PostgreSQL 16 or newer, not 15." in done.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import grpc
 import grpc.aio
 import pytest
@@ -17,6 +18,7 @@ from spotplane_server.kernel.transactions import TransactionLost
 
 from tests.support.eventually import eventually
 from tests.support.plane import ADMIN, Plane, running
+from tests.support.rewrite import rewritten
 
 PID = "SELECT pg_backend_pid()"
 
@@ -145,3 +147,25 @@ async def test_transaction_that_always_loses_its_connection_is_unavailable(
     assert isinstance(lost.value, Unavailable)
     assert lost.value.retry_after_seconds
     await database.close()
+
+
+async def test_a_transaction_that_failed_at_its_begin_harms_none_after_it(
+    database_url: str,
+) -> None:
+    """As when a late cancellation hits BEGIN: the driver goes on to count it as begun."""
+    due = [b"BEGIN ISOLATION"]
+
+    def spoiled(data: bytes) -> bytes:
+        if due and due[0] in data:
+            return data.replace(due.pop(), b"BEGIX ISOLATION")
+        return data
+
+    async with rewritten(database_url, to_server=spoiled) as url:
+        db = await Database.open(url, size=1)
+        with pytest.raises(asyncpg.PostgresSyntaxError):
+            async with db.transaction(EVERY_TENANT):
+                pytest.fail("nothing has begun")
+
+        async with db.transaction(EVERY_TENANT) as conn:
+            assert await conn.fetchval(PID)
+        await db.close()

@@ -26,6 +26,7 @@ from spotplane_server.kernel.transactions import (
     CONNECTION_ERRORS,
     SET_SCOPE,
     TransactionLost,
+    begin,
     roll_back,
 )
 from spotplane_server.kernel.unit_of_work import Isolation, UnitOfWork
@@ -234,7 +235,7 @@ class Database:
     ) -> AsyncIterator[Conn]:
         async with Lease(self._pool, scope) as conn:
             transaction = conn.transaction(isolation=isolation, readonly=readonly)
-            await transaction.start()
+            await begin(conn, transaction)
             try:
                 yield conn
             except BaseException as err:

@@ -43,6 +43,19 @@ class TransactionLost(Unavailable):
         super().__init__("the connection to the database was lost", retry_after_seconds=1.0)
 
 
+async def begin(conn: ScopedConnection, transaction: Transaction) -> None:
+    """Begin a transaction, and close the connection when that is broken off.
+
+    The driver counts the connection as in a transaction before BEGIN is sent, and goes on to when
+    it fails: every later transaction on it would be a savepoint in none.
+    """
+    try:
+        await transaction.start()
+    except BaseException:
+        conn.terminate()
+        raise
+
+
 async def roll_back(conn: ScopedConnection, transaction: Transaction) -> bool:
     """Roll a transaction back; False when the connection ended first, which has the same effect."""
     if conn.is_closed():

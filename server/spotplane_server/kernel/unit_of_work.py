@@ -21,6 +21,7 @@ from spotplane_server.kernel.transactions import (
     CONNECTION_ERRORS,
     SET_SCOPE,
     TransactionLost,
+    begin,
     roll_back,
 )
 
@@ -176,7 +177,7 @@ class UnitOfWork:
         conn = await lease.__aenter__()
         transaction = conn.transaction(isolation=isolation)
         try:
-            await transaction.start()
+            await begin(conn, transaction)
         except BaseException as err:
             await lease.__aexit__(type(err), err, err.__traceback__)
             raise
