@@ -51,6 +51,8 @@ except Exception as err:
 print(json.dumps([before, after]))
 """
 WHOLE = "sandbox.confine(1 << 30, 60)"
+# As a server that does not run as root; then a namespace of its own users gives it a network.
+PLAIN_USER = f"os.setgid(65534); os.setuid(65534); {WHOLE}"
 FILES = {"read a file", "list a directory", "write a file"}
 SOCKETS = {"open a network socket", "open a local socket"}
 
@@ -67,10 +69,11 @@ def run(program: str, data: bytes = b"") -> Any:
     ("confine", "denied"),
     [
         (WHOLE, FILES | SOCKETS | {"start a process"}),
+        (PLAIN_USER, FILES | SOCKETS | {"start a process"}),
         ("kernel_filters.forbid_system_calls()", FILES | SOCKETS | {"start a process"}),
         ("kernel_filters.forbid_privileges(); kernel_filters.forbid_files()", FILES),
     ],
-    ids=["whole", "seccomp", "landlock"],
+    ids=["whole", "plain-user", "seccomp", "landlock"],
 )
 def test_a_confined_process_cannot_open_files_or_sockets(
     confine: str, denied: set[str], tmp_path: Path

@@ -122,7 +122,7 @@ def _limit(address_space: int, cpu_seconds: int) -> None:
 
 def _address_space() -> int:
     """Bytes of address space in use."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    pages = int(Path("/proc/self/statm").read_bytes().split()[0])
     return pages * resource.getpagesize()
 
 
