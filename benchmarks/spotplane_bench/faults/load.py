@@ -37,6 +37,7 @@ COMMAND_EVERY: Final = 0.12
 USAGE_EVERY: Final = 0.15
 AGENT_USAGE_EVERY: Final = 0.1
 KEY_EVERY: Final = 1.0
+NOTICE_EVERY: Final = 4.0
 _RETRY_PAUSE: Final = 0.2
 # The outcome is unknown, or the server asks to try again.
 _RETRIED: Final = frozenset(
@@ -118,6 +119,7 @@ class Load:
             (self._ingest_usage, USAGE_EVERY),
             (self._report_usage, AGENT_USAGE_EVERY),
             (self._create_key, KEY_EVERY),
+            (self._announce_loss, NOTICE_EVERY),
         ):
             self._producers.append(asyncio.create_task(self._produce(work, every)))
 
@@ -255,6 +257,9 @@ class Load:
         # A process that was killed meanwhile would not have returned from `flush`.
         if instance.state == "running" and instance.agent is agent:
             self.ledger.reported[request_id] = instance.instance_id
+
+    async def _announce_loss(self) -> None:
+        self._site.announce_loss(self._random.choice(sorted(self._site.noticed)))
 
     async def _create_key(self) -> None:
         name = f"key-{uuid4()}"

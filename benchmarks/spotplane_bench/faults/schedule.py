@@ -20,7 +20,6 @@ Kind: TypeAlias = Literal[
     "cut_agents",
     "silence_agents",
     "restart_agents",
-    "notice",
 ]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -28,7 +27,6 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 # often, and what stops everything for seconds least often.
 _WEIGHTS: Final[dict[Kind, int]] = dict.fromkeys(KINDS, 2) | {
     "lose_commits": 4,
-    "notice": 4,
     "restart_database": 1,
     "restart_server_with_other_clock": 1,
 }

@@ -84,6 +84,13 @@ class Site:
             None,
         )
 
+    def announce_loss(self, name: str) -> None:
+        """Have the cloud announce that it takes an agent's serving instance back."""
+        primary = self.primary(name)
+        if primary is not None and primary.agent is not None and primary.agent.connected:
+            self.noticed[name].append(primary.instance_id)
+            self.cloud.interrupt(primary.instance_id, NOTICE_SECONDS)
+
     async def _kill_server(self, fault: Fault) -> None:
         server = self.servers[fault.server]
         await server.kill()
@@ -141,17 +148,14 @@ class Site:
         await self._silence(self.doors[fault.server], fault)
 
     async def _restart_agents(self, fault: Fault) -> None:
-        running = [one for one in self.cloud.instances.values() if one.state == "running"]
+        # A notice that an agent has read and not yet stored would be lost with its process.
+        running = [
+            one
+            for one in self.cloud.instances.values()
+            if one.state == "running" and one.deadline is None
+        ]
         for instance in running[fault.server :: 7][: fault.number]:
             await self.cloud.restart_agent(instance.instance_id)
-
-    async def _notice(self, fault: Fault) -> None:
-        names = sorted(self.noticed)
-        for name in names[fault.number % len(names) :][:1]:
-            primary = self.primary(name)
-            if primary is not None and primary.agent is not None and primary.agent.connected:
-                self.noticed[name].append(primary.instance_id)
-                self.cloud.interrupt(primary.instance_id, NOTICE_SECONDS)
 
     async def _silence(self, proxy: ChaosProxy, fault: Fault) -> None:
         proxy.silence()
