@@ -464,6 +464,9 @@ def _grpc_server(config: ServerConfig, gate: Gate) -> grpc.aio.Server:
         interceptors=[gate],
         options=[
             ("grpc.so_reuseport", 1),
+            # Identity only: gRPC unpacks a message before it looks at the size, so that 400 KiB
+            # of gzip would take 400 MiB.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
             ("grpc.max_receive_message_length", (config.max_body_mib + 1) * 1024 * 1024),
             # Above the edge's 32 KiB of request headers, of which gRPC counts 32 bytes more for
             # each: it answers RESOURCE_EXHAUSTED beyond, which is 429 over REST.

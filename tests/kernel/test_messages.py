@@ -113,6 +113,14 @@ async def test_a_message_with_too_many_elements_is_refused(plane: Plane, method:
     assert int(found.metadata["limit_bytes"]) > 0
 
 
+async def test_a_compressed_message_is_not_unpacked(plane: Plane) -> None:
+    call: Any = plane.channel.unary_unary(UNARY)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call(bytes(64 * 1024), metadata=ADMIN, compression=grpc.Compression.Gzip)
+
+    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
 async def test_the_field_with_too_many_elements_is_named(plane: Plane) -> None:
     found = await send(plane, UNARY, BOMB[: 2 * 300_000], metadata=ADMIN)
 

@@ -22,6 +22,9 @@ INTERNAL_PREFIX: Final = "x-spotplane-"
 FORWARDED_FOR: Final = "x-forwarded-for"
 # Addresses that are logged as possible proxies, each once.
 MAX_REPORTED: Final = 100
+# Peers and their headers that are kept, and the longest such header: at most 2 MiB.
+MAX_KNOWN: Final = 4096
+MAX_KNOWN_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class TrustedProxies:
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = networks
         self._reported: set[str] = set()
+        # Parsing addresses takes 50 µs, and callers come back.
+        self._known: dict[tuple[str, str | None], tuple[bool, str]] = {}
         self.unconfigured: str | None = None
 
     def origin(self, peer: str, metadata: Iterable[tuple[str, Any]]) -> Origin:
@@ -62,23 +67,37 @@ class TrustedProxies:
             peer: As gRPC formats it, e.g. ``ipv4:10.0.0.1:4711``.
             metadata: Of the call.
         """
-        address = addresses.peer_address(peer)
-        is_trusted = address is not None and addresses.is_within(address, self._networks)
+        address, metadata = addresses.peer_address(peer), tuple(metadata)
+        forwarded_for = next((v for k, v in metadata if k == FORWARDED_FOR), None)
+        is_trusted, client_ip = False, address
+        if address is not None:
+            is_trusted, client_ip = self._read(address, forwarded_for)
         believed = {
             key: value
             for key, value in metadata
             if isinstance(value, str) and (is_trusted or not key.startswith(INTERNAL_PREFIX))
         }
-        forwarded_for = believed.get(FORWARDED_FOR)
-        if address is None or forwarded_for is None:
-            return Origin(address, address, believed)
-        if is_trusted:
-            client_ip = addresses.client_ip(address, forwarded_for, self._networks)
+        if address is None or is_trusted or forwarded_for is None:
             return Origin(address, client_ip, believed)
         found = Origin(address, address, believed, untrusted_proxy=True)
         if ipaddress.ip_address(address).is_loopback:
             self.note(found)
         return found
+
+    def _read(self, address: str, forwarded_for: str | None) -> tuple[bool, str]:
+        """Whether a peer is trusted, and the address of the caller."""
+        known = self._known.get((address, forwarded_for))
+        if known is not None:
+            return known
+        is_trusted = addresses.is_within(address, self._networks)
+        client_ip = address
+        if is_trusted and forwarded_for is not None:
+            client_ip = addresses.client_ip(address, forwarded_for, self._networks)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        if len(forwarded_for or "") <= MAX_KNOWN_LENGTH:
+            self._known[address, forwarded_for] = is_trusted, client_ip
+        return is_trusted, client_ip
 
     def note(self, origin: Origin, *, proven: bool = True) -> None:
         """Record that a call came through a proxy that is not configured.
