@@ -9,9 +9,7 @@ from typing import Any
 import aiohttp
 import grpc.aio
 from spotplane.v1 import region_pb2, region_pb2_grpc
-from spotplane_bridge.addresses import Address
-from spotplane_bridge.edge.config import EdgeConfig, Exposed
-from spotplane_bridge.edge.process import Envoy, start_envoy
+from spotplane_bridge.edge.config import Exposed
 
 from spotplane_bench import load, stack, unary
 from spotplane_bench.results import Result, Row
@@ -42,11 +40,11 @@ async def run(up: stack.Stack, plan: Plan) -> Result:
         enter = opened.enter_async_context
         plane = await enter(up.plane())
         bridge = await enter(up.bridge(plane))
-        edge = await _edge(up, plane, bridge)
-        opened.push_async_callback(edge.stop)
-        through = f"{edge.listen.host}:{edge.listen.port}"
+        edge = await enter(
+            up.edge(plane, bridge, max_connections_per_address=0, exposed=frozenset(Exposed))
+        )
         channel = await enter(grpc.aio.insecure_channel(plane.target))
-        edge_channel = await enter(grpc.aio.insecure_channel(through))
+        edge_channel = await enter(grpc.aio.insecure_channel(edge.target))
         http = await enter(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         stub = region_pb2_grpc.RegionServiceStub(channel)
         region = await unary.some_region(stub)
@@ -55,7 +53,7 @@ async def run(up: stack.Stack, plan: Plan) -> Result:
             {
                 "direct": (_by_grpc(stub, region.id), plane.pid),
                 "bridge": (_by_rest(http, bridge.target, region.id), bridge.pid),
-                "transcoder": (_by_rest(http, through, region.id), edge.pid),
+                "transcoder": (_by_rest(http, edge.target, region.id), edge.pid),
                 "grpc_edge": (_by_grpc(through_envoy, region.id), edge.pid),
             },
             concurrency=plan.concurrency,
@@ -80,20 +78,6 @@ def _by_rest(http: aiohttp.ClientSession, host: str, region_id: str) -> load.Ask
             await answer.read()
 
     return get
-
-
-async def _edge(up: stack.Stack, plane: stack.Child, bridge: stack.Child) -> Envoy:
-    config = EdgeConfig(
-        listen=Address("127.0.0.1", 0),
-        admin=Address("127.0.0.1", 0),
-        grpc_upstreams=(Address.parse(plane.target),),
-        bridge_upstreams=(Address.parse(bridge.target),),
-        max_connections_per_address=0,
-        exposed=frozenset(Exposed),
-    )
-    directory = up.directory / "edge"
-    directory.mkdir()
-    return await start_envoy(config, directory, up.directory / "envoy.log", concurrency=1)
 
 
 def _result(plan: Plan, samples: dict[str, list[load.Sample]]) -> Result:

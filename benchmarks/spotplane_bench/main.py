@@ -31,6 +31,7 @@ from spotplane_bench import (
     unary,
     usage,
 )
+from spotplane_bench.abuse import bench as abuse
 from spotplane_bench.faults import campaign
 from spotplane_bench.results import Result, median
 
@@ -49,6 +50,7 @@ BENCHES: Final[dict[str, tuple[Bench, Any, Any]]] = {
     "fleet": (fleet.run, fleet.Plan(), fleet.QUICK),
     "usage": (usage.run, usage.Plan(), usage.QUICK),
     "limits": (limits.run, limits.Plan(), limits.QUICK),
+    "abuse": (abuse.run, abuse.Plan(), abuse.QUICK),
 }
 
 Only = Annotated[

