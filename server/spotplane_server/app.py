@@ -181,6 +181,7 @@ def _agents(kernel: Kernel, intake: Intake) -> list[Parts]:
             "prices": AgentsPrices(db, PriceReports(db, kernel.wakeups)).on_report,
             "usage": UsageReports(intake).on_report,
         },
+        config.stream_stall_seconds,
     )
     standby = Standby(
         binding.bind, handover.end_all, replica_reports.confirm_gone, failovers.on_termination
@@ -472,8 +473,13 @@ def _grpc_server(config: ServerConfig, gate: Gate) -> grpc.aio.Server:
             # each: it answers RESOURCE_EXHAUSTED beyond, which is 429 over REST.
             ("grpc.max_metadata_size", 40 * 1024),
             ("grpc.absolute_max_metadata_size", 64 * 1024),
-            # Agents behind NAT ping to keep their mapping; the default would cut them off.
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            # Streams beyond it are refused before Python sees them. Without it, 200,000 calls that
+            # are reset at once (CVE-2023-44487) held 2 GB and answers back for 8 s; with it, 5 MB.
+            ("grpc.max_concurrent_streams", config.max_streams_per_connection),
+            # Agents behind NAT ping to keep their mapping; the default would cut them off. A limit
+            # does not help against floods of PING either: gRPC 1.76 handles every frame of a burst
+            # beyond it as one more error of the connection, which took 0.5 GB and blocked the
+            # process for 1.5 s, where answering the same frames costs next to nothing.
             ("grpc.http2.max_ping_strikes", 0),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.keepalive_time_ms", 60_000),

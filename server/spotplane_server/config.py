@@ -147,6 +147,14 @@ class ServerConfig:
     launch_estimate_days: int = _setting(30, _natural)
     launch_estimate_min_samples: int = _setting(3, _natural)
     max_body_mib: int = _setting(10, _natural)
+    # Streams and calls that one connection may have at the same time: what a connection that resets
+    # its calls can make this process queue. Clients with more need more connections.
+    max_streams_per_connection: int = _setting(128, _natural)
+    # Open streams of events in this process; a dashboard holds one for each page that is open.
+    subscriptions_per_credential: int = _setting(200, _natural)
+    subscriptions_per_tenant: int = _setting(500, _natural)
+    # Until a stream ends whose client takes no response or sends no first message.
+    stream_stall_seconds: int = _setting(20, _natural)
     heartbeat_seconds: int = _setting(5, _natural)
     offline_seconds: int = _setting(120, _natural)
     # A Redis or Valkey that all servers share; without it each keeps budgets and caches of its own.

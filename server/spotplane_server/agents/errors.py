@@ -120,13 +120,15 @@ class UnknownMessage(Invalid):
     reason = "UNKNOWN_MESSAGE"
 
 
-class SlowConsumer(Exhausted):
-    """The agent does not read what is sent to it."""
+class TooFrequent(Exhausted):
+    """The agent sends messages, or opens streams, far more often than it needs to."""
 
-    reason = "SLOW_CONSUMER"
+    reason = "RATE_LIMIT_EXCEEDED"
 
-    def __init__(self) -> None:
-        super().__init__("too many answers wait to be read; reconnect")
+    def __init__(self, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(
+            "this agent's messages are too frequent", retry_after_seconds=retry_after_seconds
+        )
 
 
 class Draining(Unavailable):

@@ -20,10 +20,16 @@ from spotplane_server.agents import errors
 from spotplane_server.agents.ledger import instance_key
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.errors import DomainError
+from spotplane_server.kernel.streams import SlowConsumer
+from spotplane_server.kernel.token_bucket import TokenBucket
 
-# Answers that an agent may leave unread: enough for a burst of reports, little enough to notice a
-# stream that nobody reads.
-OUTBOX_SIZE: Final = 1024
+# Responses that wait to be sent: the SDK waits for at most 64 acknowledgements of reports and one
+# of a heartbeat; the rest is room for cancelled commands.
+OUTBOX_SIZE: Final = 256
+# Heartbeats per second of one session, and of a burst: as many as an agent may send by polling. The
+# server asks for one every five seconds.
+HEARTBEAT_RATE: Final = 10.0
+HEARTBEAT_BURST: Final = 50.0
 
 
 class Session:
@@ -55,16 +61,28 @@ class Session:
         self._error: DomainError | None = None
         self.state_due = True
         self.commands_due = True
+        loop_time = asyncio.get_running_loop().time()
+        self._heartbeats = TokenBucket(HEARTBEAT_RATE, HEARTBEAT_BURST, loop_time)
 
     @property
     def key(self) -> str:
         """Key of wake-ups that concern this instance."""
         return instance_key(self.tenant_id, self.instance_id)
 
+    def admit_heartbeat(self) -> None:
+        """Count a heartbeat.
+
+        Raises:
+            TooFrequent: There are far more than the server asked for.
+        """
+        wait = self._heartbeats.take(asyncio.get_running_loop().time())
+        if wait > 0:
+            raise errors.TooFrequent(wait)
+
     def say(self, response: pb.ConnectResponse) -> None:
         """Queue an answer; a session whose answers nobody reads ends."""
         if len(self._outbox) >= OUTBOX_SIZE:
-            self.end(errors.SlowConsumer())
+            self.end(SlowConsumer())
         else:
             self._outbox.append(response)
             self._wake.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,16 +15,19 @@ from spotplane.v1 import agent_stream_pb2 as pb
 
 from spotplane_server import events
 from spotplane_server.agents import convert, errors, sessions_store, store
+from spotplane_server.agents.inbox import Inbox
 from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.session import Session
 from spotplane_server.agents.sessions import Sessions
 from spotplane_server.kernel import calls, wire
 from spotplane_server.kernel import errors as kernel_errors
+from spotplane_server.kernel.budgets import AGENT_CALLS, WINDOW_SECONDS
 from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import DEFECTS, Database, attempt
-from spotplane_server.kernel.errors import Conflict, DomainError, Unavailable
+from spotplane_server.kernel.errors import Conflict, DeadlineExceeded, DomainError, Unavailable
 from spotplane_server.kernel.failures import as_domain
+from spotplane_server.kernel.limits import Layer, Limiter
 from spotplane_server.kernel.tasks import owned
 
 log = structlog.get_logger(__name__)
@@ -53,6 +57,7 @@ class AgentStream:
         sessions: The sessions of this process.
         ledger: The commands.
         reports: Who takes which kind of report, by its field's name.
+        stall_seconds: How long a stream may wait for its first message.
     """
 
     def __init__(
@@ -62,34 +67,56 @@ class AgentStream:
         sessions: Sessions,
         ledger: Ledger,
         reports: Mapping[str, ReportHandler],
+        stall_seconds: float,
     ) -> None:
         self._db = db
         self._clock = clock
         self._sessions = sessions
         self._ledger = ledger
+        self._stall_seconds = stall_seconds
+        self._opened = Limiter()
         self._reports = {"command_result": self._command_result, **reports}
 
     async def connect(
         self, requests: AsyncIterator[pb.ConnectRequest]
     ) -> AsyncIterator[pb.ConnectResponse]:
         """Hold one conversation; see the proto's comment for what ends it."""
-        caller = calls.current().caller
+        call = calls.current()
+        caller, stream = call.caller, call.stream
+        assert stream is not None
+        stream.expect(self._stall_seconds, _no_hello)
         hello = await _hello(requests)
+        stream.arrived()
         agent_id = wire.uuid(hello.agent_id, "hello.agent_id", "agent ID")
         if caller.tenant_id is None or (caller.kind == "agent" and caller.id != str(agent_id)):
             raise errors.AgentNotFound
         wire.text(hello.instance_id, "hello.instance_id", maximum=128, required=True)
+        self._count_stream(caller.tenant_id, hello.instance_id)
         async with (
             self._sessions.attach(caller.tenant_id, hello, agent_id) as session,
             owned(self._read(requests, session, caller.environment_id), "reader"),
         ):
-            yield self._welcome(session)
-            async for answer in session.answers():
-                if answer is not None:
-                    yield answer
-                    continue
-                for response in await self._sessions.fetch(session):
-                    yield response
+            # A session is limited by its instance, which has one.
+            with stream.uncounted():
+                yield self._welcome(session)
+                async for answer in session.answers():
+                    if answer is not None:
+                        yield answer
+                        continue
+                    for response in await self._sessions.fetch(session):
+                        yield response
+
+    def _count_stream(self, tenant_id: TenantId, instance_id: str) -> None:
+        """Limit how often one instance opens a session, each of which is a transaction.
+
+        Raises:
+            TooFrequent: It did too often.
+        """
+        key, now = f"{tenant_id}/{instance_id}", asyncio.get_running_loop().time()
+        layer = Layer("RATE_LIMIT_EXCEEDED", key, AGENT_CALLS, WINDOW_SECONDS)
+        verdict = self._opened.decide([layer], now)
+        if verdict.refused:
+            raise errors.TooFrequent(verdict.standings[0].frees_at - now)
 
     async def _read(
         self,
@@ -98,20 +125,33 @@ class AgentStream:
         environment_id: UUID | None,
     ) -> None:
         origin = Origin(session.tenant_id, session.agent_id, session.instance_id, environment_id)
-        try:
-            async for request in requests:
+
+        async def handle(request: pb.ConnectRequest) -> None:
+            if not session.closed:
                 await self._take(request, session, origin)
-                if session.closed:
-                    return
-            session.end()
-        except Exception as err:  # noqa: BLE001 - whatever it is must end the stream, not hang it
+
+        def fail(err: Exception) -> None:
             session.end(as_domain(err))
+
+        async with Inbox(handle, fail) as inbox:
+            try:
+                async for request in requests:
+                    if request.WhichOneof("kind") == "heartbeat":
+                        self._heartbeat(session, request.heartbeat)
+                    else:
+                        await inbox.put(request)
+                    if session.closed:
+                        return
+                await inbox.drained()
+                session.end()
+            except Exception as err:  # noqa: BLE001 - it must end the stream, not hang it
+                if not isinstance(err, errors.TooFrequent):
+                    await inbox.drained()
+                fail(err)
 
     async def _take(self, request: pb.ConnectRequest, session: Session, origin: Origin) -> None:
         kind = request.WhichOneof("kind")
-        if kind == "heartbeat":
-            self._heartbeat(session, request.heartbeat)
-        elif kind == "report":
+        if kind == "report":
             await self._report(session, request.report, origin)
         elif kind == "command_progress":
             await self._ledger.progress(
@@ -125,6 +165,7 @@ class AgentStream:
             raise errors.UnknownMessage("a message of no known kind", field="kind")
 
     def _heartbeat(self, session: Session, heartbeat: pb.Heartbeat) -> None:
+        session.admit_heartbeat()
         if heartbeat.seq <= session.last_seq:
             return
         session.last_seq = heartbeat.seq
@@ -197,6 +238,10 @@ class AgentStream:
                 tenant_id=str(session.tenant_id),
             )
         )
+
+
+def _no_hello() -> DomainError:
+    return DeadlineExceeded("the first message did not come in time")
 
 
 async def _hello(requests: AsyncIterator[pb.ConnectRequest]) -> pb.Hello:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import grpc.aio
     from opentelemetry.trace import Span
 
+    from spotplane_server.kernel.streams import OpenStream
     from spotplane_server.kernel.ticket_routes import Target
 
 TenantId = NewType("TenantId", UUID)
@@ -59,6 +60,7 @@ class Call:
         span: Of its trace, None where nobody collects traces.
         ticket: What the ticket that proved the caller opens; None for other credentials.
         headers_sent: Whether the response headers are sent.
+        stream: Its entry in the registry of open streams; None for a call that is no stream.
     """
 
     method: str
@@ -72,6 +74,7 @@ class Call:
     span: Span | None = None
     ticket: Target | None = None
     headers_sent: bool = False
+    stream: OpenStream | None = None
 
 
 _current: ContextVar[Call] = ContextVar("spotplane_call")

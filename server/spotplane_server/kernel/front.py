@@ -15,6 +15,7 @@ from spotplane_server.kernel.limits import Limiter
 from spotplane_server.kernel.message_limits import MIB
 from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.parts import Kernel
+from spotplane_server.kernel.streams import StreamLimits
 
 if TYPE_CHECKING:
     from spotplane_server.kernel.tracing import Traces
@@ -62,6 +63,10 @@ def build(
         repeats=repeats,
         proxies=kernel.proxies,
         largest_message=config.max_body_mib * MIB,
+        subscriptions=StreamLimits(
+            config.subscriptions_per_credential, config.subscriptions_per_tenant
+        ),
+        stall_seconds=config.stream_stall_seconds,
         traces=traces,
     )
     return Front(gate, admission, repeats)

@@ -7,13 +7,14 @@ counted is the code sent.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from random import getrandbits
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -38,7 +39,7 @@ from spotplane_server.kernel.failures import Failure, detached
 from spotplane_server.kernel.idempotency import Repeats, wish
 from spotplane_server.kernel.limits import LimitReached, Permit
 from spotplane_server.kernel.proxies import Origin, TrustedProxies
-from spotplane_server.kernel.streams import OpenStreams
+from spotplane_server.kernel.streams import OpenStream, OpenStreams, SlowConsumer, StreamLimits
 from spotplane_server.kernel.tickets import TicketInvalid
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Gate(grpc.aio.ServerInterceptor):
         repeats: Answers calls under an idempotency key.
         proxies: Tell what of a call's metadata is believed.
         largest_message: Largest request of any method in bytes.
+        subscriptions: Limits of open streams of events.
+        stall_seconds: How long a caller may take to accept a response of a stream.
         traces: Collects spans.
     """
 
@@ -73,6 +76,8 @@ class Gate(grpc.aio.ServerInterceptor):
         repeats: Repeats,
         proxies: TrustedProxies,
         largest_message: int,
+        subscriptions: StreamLimits,
+        stall_seconds: float,
         traces: Traces | None = None,
     ) -> None:
         self._prover = prover
@@ -83,7 +88,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self._largest_message = largest_message
         self._traces = traces
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._streams = OpenStreams(prover.auth, clock)
+        self._stall_seconds = stall_seconds
+        self._streams = OpenStreams(prover.auth, clock, subscriptions)
 
     async def intercept_service(
         self,
@@ -164,10 +170,14 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> Any:
         request = await self._request(method, call, verified, context)
         if method.stream_in:
-            # What was read of a stream cannot be read again.
-            return await self._answer(
-                call, metadata, None, lambda: method.behaviour(request, context), method.write
-            )
+            stream = self._streams.add(method.access or policy.PUBLIC, verified, call)
+            try:
+                # What was read of a stream cannot be read again.
+                return await self._answer(
+                    call, metadata, None, lambda: method.behaviour(request, context), method.write
+                )
+            finally:
+                self._streams.discard(stream)
 
         async def once() -> Any:
             await unit_of_work.restart()
@@ -214,49 +224,78 @@ class Gate(grpc.aio.ServerInterceptor):
         return await self._repeats.answer(call, secret, wanted, body, run, write)
 
     def _streaming(self, method: _Method) -> Any:
-        async def serve(requests: Any, context: Context) -> AsyncIterator[Any]:
-            started = time.perf_counter()
+        async def serve(requests: Any, context: Context) -> None:
             call, origin = self._begin(method, context)
-            metadata = origin.metadata
-            code, stream, permit = grpc.StatusCode.OK, None, None
-            failure: Failure | None = None
-            metrics.ACTIVE.labels("grpc").inc()
+            serving = self._stream(method, call, origin, context)
+            del requests, context  # see `Failure.send`
             try:
-                verified, permit = await self._admit(method.access, call, origin)
-                stream = self._streams.add(method.access, verified, call.client_ip)
-                async with aclosing(
-                    method.behaviour(await self._request(method, call, verified, context), context)
-                ) as responses:
-                    async for response in responses:
-                        if call.headers:
-                            await _send_headers(call, metadata, context)
-                            call.headers.clear()
-                        yield response
-            except grpc.aio.AbortError as err:
-                code = context.code()
-                del requests, context
-                raise detached(err) from None
-            except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED
-                if stream is None or stream.error is None:
-                    raise
-                stream.task.uncancel()
-                failure = Failure.of(stream.error, call)
-            except Exception as err:
-                failure = Failure.of(err, call)
+                ending = await serving
+                if ending is not None:
+                    await ending
             finally:
-                code = code if failure is None else failure.code
-                metrics.ACTIVE.labels("grpc").dec()
-                self._streams.discard(stream)
-                self._admission.leave(permit)
-                metrics.RPCS.labels(*method.names, code.name).inc()
-                self._end(call, code, time.perf_counter() - started)
-            if failure is not None:
-                ending = failure.send(context)
-                del requests, context  # see `Failure.send`
-                await ending
+                # It counts until then: the status waits behind what the caller does not read.
+                self._streams.discard(call.stream)
 
         return serve
+
+    async def _stream(
+        self, method: _Method, call: Call, origin: Origin, context: Context
+    ) -> Awaitable[NoReturn] | None:
+        """Serve a stream of responses; return what ends the call if it failed."""
+        started = time.perf_counter()
+        code, permit = grpc.StatusCode.OK, None
+        failure: Failure | None = None
+        metrics.ACTIVE.labels("grpc").inc()
+        try:
+            verified, permit = await self._admit(method.access, call, origin)
+            stream = self._streams.add(method.access or policy.PUBLIC, verified, call)
+            request = await self._request(method, call, verified, context)
+            if inspect.iscoroutinefunction(method.behaviour):
+                await method.behaviour(request, context)  # it writes its responses itself
+            else:
+                async with aclosing(method.behaviour(request, context)) as responses:
+                    await self._send(responses, stream, call, origin.metadata, context)
+        except grpc.aio.AbortError as err:
+            code = context.code()
+            del context
+            raise detached(err) from None
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            if call.stream is None or call.stream.error is None:
+                raise
+            call.stream.task.uncancel()
+            failure = Failure.of(call.stream.error, call)
+        except Exception as err:
+            failure = Failure.of(err, call)
+        finally:
+            code = code if failure is None else failure.code
+            metrics.ACTIVE.labels("grpc").dec()
+            self._admission.leave(permit)
+            metrics.RPCS.labels(*method.names, code.name).inc()
+            self._end(call, code, time.perf_counter() - started)
+        return None if failure is None else failure.send(context)
+
+    async def _send(
+        self,
+        responses: AsyncIterator[Any],
+        stream: OpenStream,
+        call: Call,
+        metadata: dict[str, str],
+        context: Context,
+    ) -> None:
+        """Send the responses of a stream, each within the time that a caller has to take it."""
+        first = True
+        async for response in responses:
+            if first:
+                first = False
+                # Before the first response: when that is cut off, gRPC does not know that it took
+                # the headers with it and cannot send the status. A handler may have sent them.
+                with suppress(grpc.aio.UsageError):
+                    await _send_headers(call, metadata, context)
+                    await context.send_initial_metadata(())
+            stream.expect(self._stall_seconds, SlowConsumer)
+            await context.write(response)
+            stream.arrived()
 
     def _begin(self, method: _Method, context: Context) -> tuple[Call, Origin]:
         origin = self._proxies.origin(context.peer(), context.invocation_metadata() or ())

@@ -43,6 +43,7 @@ class Access:
         emergency: Whether its budgets are its own, so that no other call starves it.
         ticket: Whether a ticket is a credential here.
         endless: Whether the call is a conversation of days, which takes no permit.
+        session: Whether it is the stream of an agent's session.
         despite_stop: Whether a key may call it although a spend budget stops it.
     """
 
@@ -54,6 +55,7 @@ class Access:
     emergency: bool = False
     ticket: bool = False
     endless: bool = False
+    session: bool = False
     despite_stop: bool = False
 
     @property
@@ -154,7 +156,7 @@ _SERVICES: Final[dict[str, dict[str, Access]]] = {
     },
     "AgentService": {
         "Register": _FLEET_AGENT,
-        "Connect": Access(AGENTS, agent=True, fleet=True, endless=True),
+        "Connect": Access(AGENTS, agent=True, fleet=True, endless=True, session=True),
         "ListAgents": Access(FLEET_READ, "admin:read", fleet=True),
         "GetAgent": _FLEET_READ,
         "UpdateAgentConfig": _FLEET_WRITE,

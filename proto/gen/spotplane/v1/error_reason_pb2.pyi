@@ -193,7 +193,7 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     stream. Metadata: `expected_seq`.
     """
     ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 113
-    """The agent does not read what is sent to it; reconnect. RESOURCE_EXHAUSTED; ends the stream."""
+    """The caller does not read what is sent to it; reconnect. RESOURCE_EXHAUSTED; ends the stream."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 114
     """The server is shutting down. UNAVAILABLE; reconnect at the given slot."""
     ERROR_REASON_RATE_LIMIT_REQUESTS: _ErrorReason.ValueType  # 120
@@ -209,7 +209,9 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     ERROR_REASON_ADMIN_RATE_LIMIT: _ErrorReason.ValueType  # 125
     """The administrator credential's budget is used up. RESOURCE_EXHAUSTED, 429."""
     ERROR_REASON_RATE_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 126
-    """Calls of one fleet credential, or of one agent under it, are too frequent. RESOURCE_EXHAUSTED, 429."""
+    """Calls of one fleet credential, or calls or stream messages of one agent, are too frequent. RESOURCE_EXHAUSTED, 429, with a
+    delay; ends a stream.
+    """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 127
     """A quota of the tenant is used up. RESOURCE_EXHAUSTED, 429. Metadata: `quota` (agents, instances, api_keys or
     tickets), `limit`, `used`.
@@ -288,6 +290,10 @@ class _ErrorReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ErrorReaso
     """An engine failed its evaluation in shadow; the message says at what. FAILED_PRECONDITION, 409."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 316
     """There is no such session, or none with the role asked for. NOT_FOUND, 404."""
+    ERROR_REASON_STREAM_LIMIT: _ErrorReason.ValueType  # 420
+    """The credential, its tenant, or an address without one has as many open streams of this kind as it may. RESOURCE_EXHAUSTED,
+    429, with a delay; end a stream first. Metadata: `limit`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed.
@@ -472,7 +478,7 @@ ERROR_REASON_OUT_OF_ORDER: ErrorReason.ValueType  # 112
 stream. Metadata: `expected_seq`.
 """
 ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 113
-"""The agent does not read what is sent to it; reconnect. RESOURCE_EXHAUSTED; ends the stream."""
+"""The caller does not read what is sent to it; reconnect. RESOURCE_EXHAUSTED; ends the stream."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 114
 """The server is shutting down. UNAVAILABLE; reconnect at the given slot."""
 ERROR_REASON_RATE_LIMIT_REQUESTS: ErrorReason.ValueType  # 120
@@ -488,7 +494,9 @@ ERROR_REASON_TENANT_LIMIT: ErrorReason.ValueType  # 124
 ERROR_REASON_ADMIN_RATE_LIMIT: ErrorReason.ValueType  # 125
 """The administrator credential's budget is used up. RESOURCE_EXHAUSTED, 429."""
 ERROR_REASON_RATE_LIMIT_EXCEEDED: ErrorReason.ValueType  # 126
-"""Calls of one fleet credential, or of one agent under it, are too frequent. RESOURCE_EXHAUSTED, 429."""
+"""Calls of one fleet credential, or calls or stream messages of one agent, are too frequent. RESOURCE_EXHAUSTED, 429, with a
+delay; ends a stream.
+"""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 127
 """A quota of the tenant is used up. RESOURCE_EXHAUSTED, 429. Metadata: `quota` (agents, instances, api_keys or
 tickets), `limit`, `used`.
@@ -567,3 +575,7 @@ ERROR_REASON_SHADOW_FAILED: ErrorReason.ValueType  # 315
 """An engine failed its evaluation in shadow; the message says at what. FAILED_PRECONDITION, 409."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 316
 """There is no such session, or none with the role asked for. NOT_FOUND, 404."""
+ERROR_REASON_STREAM_LIMIT: ErrorReason.ValueType  # 420
+"""The credential, its tenant, or an address without one has as many open streams of this kind as it may. RESOURCE_EXHAUSTED,
+429, with a delay; end a stream first. Metadata: `limit`.
+"""
