@@ -54,6 +54,8 @@ class BridgeConfig:
         unary_timeout_s: Deadline of a call, in seconds.
         analytics_timeout_s: Deadline of a read of usage or metrics, in seconds.
         stream_idle_timeout_s: Longest silence of a streamed answer, in seconds.
+        stream_write_timeout_s: How long a client may take to read what is sent of a streamed
+            answer, in seconds.
         drain_notice_s: How long requests are still accepted after SIGTERM, while `/ready` is 503.
         drain_timeout_s: How long open requests may go on after SIGTERM, in seconds.
         otlp_endpoint: Where traces go, by OTLP over gRPC; without it there are none.
@@ -78,6 +80,7 @@ class BridgeConfig:
     unary_timeout_s: float = 30.0
     analytics_timeout_s: float = 60.0
     stream_idle_timeout_s: float = 300.0
+    stream_write_timeout_s: float = 20.0
     # Three times the interval of the edge's health checks.
     drain_notice_s: float = 3.0
     drain_timeout_s: float = 30.0
@@ -115,6 +118,9 @@ class BridgeConfig:
             ),
             stream_idle_timeout_s=read(
                 "SPOTPLANE_STREAM_IDLE_TIMEOUT_S", _seconds, usual.stream_idle_timeout_s
+            ),
+            stream_write_timeout_s=read(
+                "SPOTPLANE_STREAM_WRITE_TIMEOUT_S", _seconds, usual.stream_write_timeout_s
             ),
             drain_notice_s=read(
                 "SPOTPLANE_DRAIN_NOTICE_SECONDS", _seconds_or_zero, usual.drain_notice_s

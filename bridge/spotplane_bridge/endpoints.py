@@ -30,7 +30,7 @@ def endpoint_of(route: Route, upstream: Upstream, config: BridgeConfig, bodies: 
     """The endpoint that serves a route."""
     reader = RequestReader(route, bodies)
     if route.server_streaming:
-        return StreamEndpoint(route, upstream, reader, config.stream_idle_timeout_s)
+        return StreamEndpoint(route, upstream, reader, config)
     analytics = config.analytics_timeout_s
     return UnaryEndpoint(
         route, upstream, reader, analytics if route.is_analytics else config.unary_timeout_s
@@ -110,14 +110,15 @@ class StreamEndpoint:
     """
 
     def __init__(
-        self, route: Route, upstream: Upstream, reader: RequestReader, idle_timeout_s: float
+        self, route: Route, upstream: Upstream, reader: RequestReader, config: BridgeConfig
     ) -> None:
         self.template = route.template
         self._route = route
         self._reader = reader
         self._call = upstream.stream(route.rpc, route.request_class, route.response_class)
         self._print = printer(route.descriptor.output_type)
-        self._idle_timeout_s = idle_timeout_s
+        self._idle_timeout_s = config.stream_idle_timeout_s
+        self._write_timeout_s = config.stream_write_timeout_s
 
     async def serve(self, exchange: Exchange) -> web.StreamResponse:
         """Answer one request; see `Endpoint`."""
@@ -147,7 +148,8 @@ class StreamEndpoint:
             await response.prepare(exchange.request)
             message = first
             while message is not END:
-                await response.write(self._chunk(message))
+                async with asyncio.timeout(self._write_timeout_s):
+                    await response.write(self._chunk(message))
                 message = await self._read(call)
             await response.write_eof()
         except ConnectionError:

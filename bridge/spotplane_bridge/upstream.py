@@ -21,13 +21,18 @@ END: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]
 # A draining server keeps serving for `SPOTPLANE_DRAIN_NOTICE_SECONDS`, several of these periods.
 CHECK_SECONDS: Final = 1.0
 
+# Calls on one connection before a further one is opened. The server refuses streams above 128 at a
+# time, among them those that have ended and are not yet released.
+CALLS_PER_CONNECTION: Final = 100
+# To one server. Event streams are calls too, so this limits them as well.
+MAX_CONNECTIONS: Final = 64
+
 _OPTIONS: Final = (
     # A server that comes back is found again within two seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A connection that died silently is noticed within 15 s, also while calls wait on it. The
-    # server takes a ping every 5 s.
+    # A connection that died silently is noticed within 15 s, also while calls wait on it.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     # Channels would otherwise share one connection to the same target.
@@ -51,7 +56,7 @@ class Upstream:
     Args:
         target: A gRPC target, e.g. ``127.0.0.1:50051``, or ``host:port`` addresses separated by
             commas.
-        channels: Connections to hold to each server; calls take turns.
+        channels: Connections to hold to each server; more are opened for many calls at a time.
     """
 
     def __init__(self, target: str, channels: int = 1) -> None:
@@ -117,27 +122,30 @@ class _Server:
 
     def __init__(self, target: str, channels: int) -> None:
         self.serving = True
-        self._channels = [grpc.aio.insecure_channel(target, _OPTIONS) for _ in range(channels)]
+        self._target = target
+        self._connections = [_Connection(target) for _ in range(channels)]
 
     @property
     def connected(self) -> bool:
-        return self._channels[0].get_state() is grpc.ChannelConnectivity.READY
+        state = self._connections[0].channel.get_state()
+        return state is grpc.ChannelConnectivity.READY
 
     def stub(self, kind: str, rpc: str, request: type[Message], response: type[Message]) -> Stub:
-        stubs: list[Stub] = [
-            getattr(channel, kind)(
-                rpc,
-                request_serializer=_serializer(request),
-                response_deserializer=response.FromString,
-            )
-            for channel in self._channels
-        ]
-        if len(stubs) == 1:
-            return stubs[0]
-        turns = itertools.cycle(stubs)
+        stubs: dict[_Connection, Stub] = {}
 
         def call(sent: Any, **options: Any) -> Any:
-            return next(turns)(sent, **options)
+            connection = self._least_used()
+            stub = stubs.get(connection)
+            if stub is None:
+                stub = stubs[connection] = getattr(connection.channel, kind)(
+                    rpc,
+                    request_serializer=_serializer(request),
+                    response_deserializer=response.FromString,
+                )
+            started = stub(sent, **options)
+            connection.calls += 1
+            started.add_done_callback(connection.ended)
+            return started
 
         return call
 
@@ -154,8 +162,26 @@ class _Server:
             await asyncio.sleep(CHECK_SECONDS)
 
     async def close(self) -> None:
-        for channel in self._channels:
-            await channel.close()
+        for connection in self._connections:
+            await connection.channel.close()
+
+    def _least_used(self) -> _Connection:
+        found = min(self._connections, key=lambda connection: connection.calls)
+        if found.calls >= CALLS_PER_CONNECTION and len(self._connections) < MAX_CONNECTIONS:
+            found = _Connection(self._target)
+            self._connections.append(found)
+        return found
+
+
+class _Connection:
+    """A channel, which has one connection, and the number of calls on it."""
+
+    def __init__(self, target: str) -> None:
+        self.channel = grpc.aio.insecure_channel(target, _OPTIONS)
+        self.calls = 0
+
+    def ended(self, _call: Any) -> None:
+        self.calls -= 1
 
 
 def _serializer(kind: type[Message]) -> Callable[[Message | bytes], bytes]:

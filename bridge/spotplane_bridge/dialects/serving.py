@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -126,6 +127,7 @@ class DialectEndpoint:
         ]
         self._timeout_s = config.unary_timeout_s
         self._idle_timeout_s = config.stream_idle_timeout_s
+        self._write_timeout_s = config.stream_write_timeout_s
         self._bodies = bodies
         self._streams = streams
 
@@ -256,9 +258,11 @@ class DialectEndpoint:
         answer = web.StreamResponse(headers=exchange.headers)
         try:
             await answer.prepare(exchange.request)
-            await answer.write(table.header() + (table.lines(first) if first is not None else b""))
+            await self._write(
+                answer, table.header() + (table.lines(first) if first is not None else b"")
+            )
             async for response in source:
-                await answer.write(table.lines(response))
+                await self._write(answer, table.lines(response))
             await answer.write_eof()
         except ConnectionError:
             log.info("client_left", request_id=exchange.ids.correlation, path=self.template)
@@ -281,6 +285,16 @@ class DialectEndpoint:
         async with asyncio.timeout(self._idle_timeout_s):
             return await call.read()
 
+    async def _write(self, answer: web.StreamResponse, data: bytes) -> None:
+        """Send a part of an answer.
+
+        Raises:
+            TimeoutError: The client does not read. Buffers up to here hold what it may be behind;
+                whatever else there is stays at the server.
+        """
+        async with asyncio.timeout(self._write_timeout_s):
+            await answer.write(data)
+
     async def _events(
         self, exchange: Exchange, incoming: Incoming, metadata: Metadata, bound: Bound, message: Any
     ) -> web.StreamResponse:
@@ -294,7 +308,8 @@ class DialectEndpoint:
             exchange.headers.update(sse.HEADERS)
             answer = web.StreamResponse(headers=exchange.headers)
             await answer.prepare(exchange.request)
-            await _tell(answer, call, first, declared, incoming)
+            await _tell(partial(self._write, answer), call, first, declared, incoming)
+            await answer.write_eof()
         except ConnectionError:
             log.info("client_left", request_id=exchange.ids.correlation, path=self.template)
         except _BROKEN as err:
@@ -422,7 +437,11 @@ async def _once(response: Any) -> AsyncIterator[Any]:
 
 
 async def _tell(
-    answer: web.StreamResponse, call: Any, first: Any, declared: Events, incoming: Incoming
+    write: Callable[[bytes], Awaitable[None]],
+    call: Any,
+    first: Any,
+    declared: Events,
+    incoming: Incoming,
 ) -> None:
     """Pass messages on as events until the stream ends, with a heartbeat in every period."""
     message, newest = first, None
@@ -434,13 +453,12 @@ async def _tell(
             frames = declared.frames(incoming, message) or []
             newest = next((f.id for f in reversed(frames) if f.id is not None), newest)
             if frames:
-                await answer.write(b"".join(frame.encode() for frame in frames))
+                await write(b"".join(frame.encode() for frame in frames))
             reading = asyncio.ensure_future(call.read())
             while not (await asyncio.wait((reading,), timeout=max(0.0, beat_at - loop.time())))[0]:
-                await answer.write(_heartbeat(declared, incoming, newest).encode())
+                await write(_heartbeat(declared, incoming, newest).encode())
                 beat_at = loop.time() + declared.seconds
             message = reading.result()
-        await answer.write_eof()
     finally:
         if reading is not None:
             reading.cancel()

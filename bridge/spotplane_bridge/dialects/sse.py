@@ -49,8 +49,10 @@ class Events:
     """An answer that is a stream of events.
 
     The server's first message decides between an error answer and a stream, so the RPC must say
-    something at once (`connected`). A listener that reads too slowly holds up its own call only;
-    the server ends that call, and so the connection.
+    something at once (`connected`). A listener that reads too slowly holds up its own call only: at
+    most a buffer of 64 KiB waits for it here and 256 events at the server. The server ends the call
+    of one that is further behind, and the bridge the connection of one that reads nothing for the
+    write timeout. It resumes by its last id.
 
     Args:
         frames: The events of one message, mostly one; None or an empty list sends nothing.
