@@ -22,6 +22,7 @@ from spotplane_bench import (
     unary,
     usage,
 )
+from spotplane_bench.abuse import bench as abuse
 from spotplane_bench.stack import Stack
 
 BENCHES: list[tuple[Callable[[Stack, Any], Awaitable[results.Result]], Any]] = [
@@ -34,6 +35,7 @@ BENCHES: list[tuple[Callable[[Stack, Any], Awaitable[results.Result]], Any]] = [
     (ingest.run, ingest.TINY),
     (usage.run, usage.TINY),
     (limits.run, limits.TINY),
+    (abuse.run, abuse.TINY),
 ]
 
 
