@@ -147,15 +147,18 @@ class Gateway:
         try:
             return await self._serve(exchange)
         except Failure as failure:
+            _release_frames(failure)
             return _fail(exchange, failure)
-        except (web.RequestPayloadError, ConnectionError):
+        except (web.RequestPayloadError, ConnectionError) as err:
+            _release_frames(err)
             # The client sent something else than it said, or left; it may not even read this.
             response = _fail(exchange, Failure(400, "INVALID_JSON", "the body broke off"))
             # Where the next request begins nobody knows.
             response.force_close()
             return response
-        except Exception:
+        except Exception as err:
             log.exception("request_failed", request_id=exchange.ids.correlation)
+            _release_frames(err)
             return _fail(exchange, Failure(500, "INTERNAL", "internal error"))
 
     def _begin(self, request: web.Request) -> Exchange:
@@ -238,6 +241,19 @@ class Gateway:
             client_ip=exchange.client_ip,
             key_prefix=key_prefix(exchange.request.headers),
         )
+
+
+def _release_frames(error: BaseException | None) -> None:
+    """Remove the frames that an exception and its causes passed, and the links between them.
+
+    A frame whose variable holds the exception, and the stream of a broken body, which does so too,
+    are part of a cycle otherwise. It keeps the body until the next garbage collection.
+    """
+    while error is not None:
+        cause = error.__cause__ or error.__context__
+        # An exception may be its own cause; without these links the loop ends there as well.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = cause
 
 
 def _fail(exchange: Exchange, failure: Failure) -> web.Response:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from aiohttp import ClientError, ClientSession
+from aiohttp import ClientError, ClientSession, web
 from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2
 from spotplane_bridge.app import running
@@ -20,17 +21,19 @@ from spotplane_bridge.memory import MemoryBudget
 from spotplane_bridge.upstream import Upstream
 
 from tests.bridge.fake_plane import FakePlane
-from tests.dialects.raw import head, send
+from tests.dialects.raw import connect, head, send
 from tests.support.eventually import eventually
 
 BATCH = "/v1/usage/records"
+REPORT = "/api/agents/a/pricing-report"
+UPLOAD = "/api/admin/ml-models/upload"
 LARGE = b'{"records":[]}' + b" " * 100_000
 METADATA = (("authorization", "Bearer key"), ("x-forwarded-for", "1.2.3.4"))
 
 
-async def post(http: ClientSession, body: bytes, token: str = "key") -> int:
+async def post(http: ClientSession, body: bytes, token: str = "key", path: str = BATCH) -> int:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    async with http.post(BATCH, data=body, headers=headers) as answer:
+    async with http.post(path, data=body, headers=headers) as answer:
         return answer.status
 
 
@@ -105,6 +108,33 @@ async def test_a_body_keeps_its_memory_until_the_answer(
         assert not waiting.done()
         writer.close()
         assert await waiting == 200
+
+
+async def test_no_request_outlives_its_answer(http: ClientSession, plane: FakePlane) -> None:
+    """Without the garbage collector, which may run minutes later."""
+    gc.collect()
+    gc.disable()
+    try:
+        for size in (60_000, 900_000):
+            _, writer = await connect(http)
+            writer.write(head("POST", BATCH, Content_Length=size + 10) + b" " * size)
+            await eventually(lambda: bool(open_requests()))
+            writer.close()
+            await eventually(lambda: not open_requests())
+        assert await post(http, b"x" * 900_000) == 400
+        assert await post(http, LARGE, "suspended") == 403
+        assert await post(http, LARGE) == 200
+        assert await post(http, LARGE, path=REPORT) == 501
+        assert await post(http, LARGE, path=UPLOAD) == 413
+        # A connection that is kept alive has its last request, without the body.
+        await http.close()
+        await eventually(lambda: not open_requests())
+    finally:
+        gc.enable()
+
+
+def open_requests() -> list[web.Request]:
+    return [found for found in gc.get_objects() if isinstance(found, web.Request)]
 
 
 async def test_connections_are_limited(plane: FakePlane, config: BridgeConfig) -> None:

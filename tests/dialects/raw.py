@@ -37,10 +37,15 @@ def head(method: str, path: str, **headers: str | int) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
+async def connect(http: ClientSession) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection of its own to where a session sends its requests."""
+    assert http._base_url is not None
+    return await asyncio.open_connection(http._base_url.host, http._base_url.port)
+
+
 async def send(http: ClientSession, data: bytes) -> Answer:
     """Send bytes on a connection of their own, and read one response, however the request ends."""
-    assert http._base_url is not None
-    reader, writer = await asyncio.open_connection(http._base_url.host, http._base_url.port)
+    reader, writer = await connect(http)
     try:
         writer.write(data)
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
