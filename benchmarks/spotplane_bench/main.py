@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -146,7 +147,7 @@ def inject_faults(
     for one in seed or [1]:
         plan = campaign.Plan(one, seconds, agents)
         with stack.postgres() as server:
-            reports.append(asyncio.run(_campaign(server, plan)))
+            reports.append(asyncio.run(_campaign(server, plan, file)))
         typer.echo(f"seed {one}: {reports[-1].counts} violations: {reports[-1].violations}")
         if file is not None:
             document = {
@@ -160,9 +161,14 @@ def inject_faults(
         raise typer.Exit(1)
 
 
-async def _campaign(server: Any, plan: campaign.Plan) -> campaign.Report:
+async def _campaign(server: Any, plan: campaign.Plan, file: Path | None) -> campaign.Report:
     async with stack.stack(server) as up:
-        return await campaign.run(server, up, plan, typer.echo)
+        report = await campaign.run(server, up, plan, typer.echo)
+        if report.violations and file is not None:
+            # The logs of the servers and the bridge, to find out why.
+            for log in up.directory.glob("*.log"):
+                shutil.copy(log, file.with_suffix(f".{plan.seed}.{log.name}"))
+        return report
 
 
 def _probe(python: Path, seconds: float) -> dict[str, Any]:

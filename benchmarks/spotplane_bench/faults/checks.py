@@ -85,10 +85,13 @@ async def violations(
     ]
     noticed = [instance_id for ids in site.noticed.values() for instance_id in ids]
     found += check_failovers(await conn.fetch(FAILOVERS), noticed)
+    found += _disconnected(site)
     async with grpc.aio.insecure_channel(site.servers[0].target) as channel:
         statuses = {row["id"]: row["status"] for row in commands}
         found += await _api(channel, site, ledger, statuses)
-    return found
+    return [
+        text if times == 1 else f"{text} ({times} times)" for text, times in Counter(found).items()
+    ]
 
 
 def check_commands(rows: list[Any], effects_log: list[str], ledger: Ledger) -> Iterator[str]:
@@ -140,6 +143,17 @@ def check_failovers(rows: list[Any], noticed: list[str]) -> Iterator[str]:
     for instance_id in noticed:
         if announced[instance_id] != 1:
             yield f"a notice to {instance_id} led to {announced[instance_id]} failovers"
+
+
+def _disconnected(site: Site) -> Iterator[str]:
+    for one in site.cloud.instances.values():
+        agent = one.agent
+        if one.state != "running" or agent is None or one.deadline is not None:
+            continue
+        if agent.failure is not None:
+            yield f"the agent of {one.instance_id} ended: {agent.failure!r}"
+        elif not agent.connected:
+            yield f"the agent of {one.instance_id} is {agent.link_state}: {agent.last_error}"
 
 
 async def _api(
