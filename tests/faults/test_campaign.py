@@ -28,9 +28,11 @@ def test_a_seed_draws_the_same_faults_again() -> None:
     assert {fault.kind for fault in first[: len(schedule.KINDS)]} == set(schedule.KINDS)
 
 
-def command(status: str, command_id: str = "c", key: str = "k") -> dict[str, Any]:
+def command(
+    status: str, command_id: str = "c", key: str = "k", instance: str = "i"
+) -> dict[str, Any]:
     """A stored command."""
-    return {"id": command_id, "request_id": key, "status": status}
+    return {"id": command_id, "request_id": key, "status": status, "instance_id": instance}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,8 @@ def command(status: str, command_id: str = "c", key: str = "k") -> dict[str, Any
         ([command("completed")], [], "took effect 0 times"),
         ([command("completed")], ["c", "c"], "took effect 2 times"),
         ([command("expired")], ["c"], "took effect 1 times"),
+        ([command("leased", instance="taken")], ["c"], None),
+        ([command("leased", instance="taken")], ["c", "c"], "took effect 2 times"),
         ([], [], "is lost"),
         ([command("completed"), command("completed", "d")], ["c", "d"], "2 commands were made"),
         ([command("completed")], ["c", "x"], "is not stored"),
@@ -50,7 +54,7 @@ def command(status: str, command_id: str = "c", key: str = "k") -> dict[str, Any
 def test_a_command_that_is_lost_or_doubled_is_found(
     rows: list[Any], effects: list[str], violation: str | None
 ) -> None:
-    found = list(checks.check_commands(rows, effects, Ledger(commands={"c": "agent"})))
+    found = list(checks.check_commands(rows, effects, Ledger(commands={"c": "agent"}), {"i"}))
     assert (violation is None) == (not found)
     assert violation is None or violation in found[0]
 

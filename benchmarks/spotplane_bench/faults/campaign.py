@@ -135,12 +135,12 @@ async def _settle(
     """Wait until everything that was accepted is finished; what is not in time."""
 
     async def settled() -> bool:
-        unfinished = await checks.count_open(conn)
+        unfinished = await checks.count_open(conn, running)
         return unfinished == 0 and not await checks.missing_usage(conn, running, load.ledger)
 
     with suppress(TimeoutError):
         await until(settled, SETTLE_SECONDS, "everything is finished")
-    unfinished = await checks.count_open(conn)
+    unfinished = await checks.count_open(conn, running)
     return [f"{unfinished} commands and failovers are not finished"] if unfinished else []
 
 

@@ -21,7 +21,9 @@ from spotplane_bench import stack
 from spotplane_bench.faults.load import Ledger
 from spotplane_bench.faults.site import Site
 
-COMMANDS: Final = "SELECT id::text, request_id, status FROM agent_commands WHERE name = 'count'"
+COMMANDS: Final = """
+    SELECT id::text, request_id, status, instance_id FROM agent_commands WHERE name = 'count'
+"""
 USAGE: Final = "SELECT request_id, count(*) FROM usage_records GROUP BY request_id"
 KEYS: Final = "SELECT name, count(*) FROM api_keys WHERE name LIKE 'key-%' GROUP BY name"
 PRIMARIES: Final = """
@@ -36,7 +38,8 @@ FAILOVERS: Final = """
 """
 OPEN: Final = """
     SELECT (SELECT count(*) FROM agent_commands
-             WHERE name = 'count' AND status IN ('pending', 'leased', 'executing'))
+             WHERE name = 'count' AND status IN ('pending', 'leased', 'executing')
+               AND instance_id = ANY($1))
          + (SELECT count(*) FROM failovers WHERE status IN ('detected', 'handling'))
 """
 # A handler that was running when its agent was killed is reported failed.
@@ -46,10 +49,19 @@ _NO_EFFECT: Final = (0, 0)
 _READ: Final = 100
 
 
-async def count_open(conn: asyncpg.Connection[asyncpg.Record]) -> int:
-    """Commands and failovers that are not finished."""
-    found: int = await conn.fetchval(OPEN)
+async def count_open(conn: asyncpg.Connection[asyncpg.Record], site: Site) -> int:
+    """Commands of living instances, and failovers, that are not finished."""
+    found: int = await conn.fetchval(OPEN, sorted(_living(site)))
     return found
+
+
+def _living(site: Site) -> set[str]:
+    """Instances that run, and that the cloud does not take back."""
+    return {
+        one.instance_id
+        for one in site.cloud.instances.values()
+        if one.state == "running" and one.deadline is None
+    }
 
 
 async def missing_usage(
@@ -61,11 +73,9 @@ async def missing_usage(
 
 def _due(site: Site, ledger: Ledger) -> set[str]:
     """Usage that must be stored. What a taken instance had not sent went with its disk."""
-    instances = site.cloud.instances
+    living = _living(site)
     return ledger.usage | {
-        request_id
-        for request_id, instance_id in ledger.reported.items()
-        if instances[instance_id].state == "running"
+        request_id for request_id, instance_id in ledger.reported.items() if instance_id in living
     }
 
 
@@ -75,7 +85,8 @@ async def violations(
     """All that contradicts what was accepted; empty when nothing does."""
     found = [*ledger.internal]
     commands = await conn.fetch(COMMANDS)
-    found += check_commands(commands, [effect.command_id for effect in site.effects], ledger)
+    effects = [effect.command_id for effect in site.effects]
+    found += check_commands(commands, effects, ledger, _living(site))
     found += check_usage(await conn.fetch(USAGE), _due(site, ledger))
     found += check_keys(await conn.fetch(KEYS), ledger)
     found += [
@@ -94,15 +105,23 @@ async def violations(
     ]
 
 
-def check_commands(rows: list[Any], effects_log: list[str], ledger: Ledger) -> Iterator[str]:
-    """Accepted commands took effect once, and rejected ones never."""
+def check_commands(
+    rows: list[Any], effects_log: list[str], ledger: Ledger, living: set[str]
+) -> Iterator[str]:
+    """Accepted commands took effect once, and rejected ones never.
+
+    The result of a command whose instance was taken may have gone with it, whatever its status.
+    """
     statuses = {row["id"]: row["status"] for row in rows}
     effects = Counter(effects_log)
     for command_id in ledger.commands:
         if command_id not in statuses:
             yield f"accepted command {command_id} is lost"
-    for command_id, status in statuses.items():
+    for row in rows:
+        command_id, status = row["id"], row["status"]
         least, most = _ONE_EFFECT.get(status, _NO_EFFECT)
+        if status != "completed" and row["instance_id"] not in living:
+            most = 1
         if not least <= effects[command_id] <= most:
             yield f"command {command_id} is {status} and took effect {effects[command_id]} times"
     for key, count in Counter(row["request_id"] for row in rows).items():
