@@ -20,6 +20,13 @@ from tests.support.plane import Plane, running
 AHEAD_SECONDS = 90
 # With a clock that is 90 s ahead every agent would look lost.
 OFFLINE_SECONDS = 60
+# Silence counts only after a long time of listening.
+LISTENED_LONG = """
+    WITH listeners AS (
+        UPDATE heartbeat_listeners SET uninterrupted_since = now() - interval '1 hour')
+    UPDATE heartbeat_collection SET since = now() - interval '1 hour'
+"""
+AGE_HEARTBEATS = "UPDATE agent_sessions SET last_heartbeat_at = now() - $1::interval"
 LEASES = """
     SELECT max(expires_at - clock_timestamp()) AS longest
       FROM leases
@@ -46,9 +53,8 @@ async def test_server_whose_machine_is_ahead_declares_no_healthy_agent_lost(
         agent_id, stream = await primary(hand)
         await stream.beat()
         await listening(plane)
-        async with plane.db.read(EVERY_TENANT) as conn:
-            # The plane has collected heartbeats for long enough that silence would count.
-            await conn.execute("UPDATE heartbeat_collection SET since = now() - interval '1 hour'")
+        async with plane.db.write(EVERY_TENANT) as conn:
+            await conn.execute(LISTENED_LONG)
 
         await run_job(ahead, "failover")
         await run_job(ahead, "agent-liveness")
@@ -79,11 +85,9 @@ async def test_server_whose_machine_is_ahead_finds_lost_agents_in_time(ahead: Pl
 
 async def _age_heartbeats(plane: Plane, seconds: int) -> None:
     ago = timedelta(seconds=seconds)
-    async with plane.db.read(EVERY_TENANT) as conn:
-        await conn.execute(
-            "UPDATE agent_sessions SET last_heartbeat_at = now() - $1::interval", ago
-        )
-        await conn.execute("UPDATE heartbeat_collection SET since = now() - interval '1 hour'")
+    async with plane.db.transaction(EVERY_TENANT) as conn:
+        await conn.execute(AGE_HEARTBEATS, ago)
+        await conn.execute(LISTENED_LONG)
 
 
 async def test_leases_of_a_server_whose_machine_is_ahead_end_in_time(ahead: Plane) -> None:
