@@ -80,7 +80,7 @@ class BridgeConfig:
     unary_timeout_s: float = 30.0
     analytics_timeout_s: float = 60.0
     stream_idle_timeout_s: float = 300.0
-    stream_write_timeout_s: float = 20.0
+    stream_write_timeout_s: float = 8.0
     # Three times the interval of the edge's health checks.
     drain_notice_s: float = 3.0
     drain_timeout_s: float = 30.0

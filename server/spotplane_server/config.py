@@ -154,7 +154,7 @@ class ServerConfig:
     subscriptions_per_credential: int = _setting(200, _natural)
     subscriptions_per_tenant: int = _setting(500, _natural)
     # Until a stream ends whose client takes no response or sends no first message.
-    stream_stall_seconds: int = _setting(20, _natural)
+    stream_stall_seconds: int = _setting(8, _natural)
     heartbeat_seconds: int = _setting(5, _natural)
     offline_seconds: int = _setting(120, _natural)
     # A Redis or Valkey that all servers share; without it each keeps budgets and caches of its own.

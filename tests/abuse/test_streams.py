@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from typing import Any
 
@@ -23,9 +22,10 @@ from spotplane_bench.abuse import attacks_streams, http2
 from spotplane_bench.abuse.target import Outcome, Size
 from spotplane_server.kernel import streams
 
-from tests.abuse.conftest import STALL_SECONDS, SUBSCRIPTIONS, Stack
+from tests.abuse.conftest import SUBSCRIPTIONS, Stack
 from tests.support.eventually import eventually
-from tests.support.plane import ADMIN, Metadata, Refusal, bearer, refusal
+from tests.support.link import by_hand
+from tests.support.plane import ADMIN, Metadata, Plane, Refusal, bearer, refusal
 
 CONNECT = "/spotplane.v1.AgentService/Connect"
 WATCH = "/spotplane.v1.EventService/WatchEvents"
@@ -127,20 +127,19 @@ async def test_health_watches_without_a_credential_are_limited(stack: Stack) -> 
 
 
 async def test_agent_streams_without_a_session_are_limited_and_those_with_one_are_not(
-    stack: Stack,
+    plane: Plane,
 ) -> None:
-    target = await stack.target()
-    session = await stack.hand.connect(target.agent_id, target.instance_id)
-    limit = streams.AGENTS.credential
-    attack = asyncio.create_task(
-        attacks_streams.stream_opening(target, Size(STALL_SECONDS * 0.8, 0, limit + 20, 0))
-    )
-    await session.beat()
+    async with by_hand(plane) as hand:
+        stack = Stack(plane, hand, bridge="")
+        target = await stack.target()
+        session = await hand.connect(target.agent_id, target.instance_id)
 
-    outcome = await attack
+        outcome = await attacks_streams.stream_opening(
+            target, Size(3, 0, streams.AGENTS.credential + 20, 0)
+        )
 
-    assert outcome[grpc.StatusCode.RESOURCE_EXHAUSTED.name] >= 20
-    await session.beat()
+        assert outcome == {"RESOURCE_EXHAUSTED": 20, "held": streams.AGENTS.credential}
+        await session.beat()
 
 
 async def test_agent_stream_without_a_first_message_ends(stack: Stack) -> None:

@@ -29,6 +29,10 @@ POLL_SECONDS: Final = 0.1
 BATCH: Final = 128
 # A listener further behind than this reads the database, or goes and comes back.
 QUEUE: Final = 256
+# Rows that a listener is behind by are read in pages, a few listeners at a time: 180 that started
+# at the beginning and were not read held 110 MB, and all connections to the database.
+REPLAY_BATCH: Final = 32
+REPLAYS: Final = 4
 
 Cursor: TypeAlias = tuple[int, int]
 
@@ -101,6 +105,7 @@ class EventHub:
 
     Attributes:
         place: Up to where it has handed rows out; None while nobody listens.
+        replays: Limits how many listeners read the database at a time.
     """
 
     def __init__(self, db: Database) -> None:
@@ -109,6 +114,7 @@ class EventHub:
         self._wake = asyncio.Event()
         self._closing = False
         self.place: Cursor | None = None
+        self.replays = asyncio.Semaphore(REPLAYS)
 
     async def run(self) -> None:
         """Hand rows out until cancelled; an absent database only delays them."""
@@ -188,7 +194,7 @@ async def follow(
         async with db.read(EVERY_TENANT) as conn:
             newest = await store.newest(conn)
         with hub.listening(scope, newest) as listener:
-            async for rows in _replay(db, scope, cursor, listener.joined):
+            async for rows in _replay(db, hub, scope, cursor, listener.joined):
                 yield rows
                 cursor = (rows[-1].txid, rows[-1].seq)
             cursor = max(cursor, listener.joined)
@@ -207,11 +213,11 @@ async def follow(
 
 
 async def _replay(
-    db: Database, scope: Scope, cursor: Cursor, until: Cursor
+    db: Database, hub: EventHub, scope: Scope, cursor: Cursor, until: Cursor
 ) -> AsyncIterator[list[Row]]:
     while cursor < until:
-        async with db.read(scope) as conn:
-            found = await store.list_after(conn, cursor, limit=BATCH)
+        async with hub.replays, db.read(scope) as conn:
+            found = await store.list_after(conn, cursor, limit=REPLAY_BATCH)
         rows = [row for row in found if (row.txid, row.seq) <= until]
         if not rows:
             return
