@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -112,7 +111,7 @@ class AgentStream:
         Raises:
             TooFrequent: It did too often.
         """
-        key, now = f"{tenant_id}/{instance_id}", asyncio.get_running_loop().time()
+        key, now = f"{tenant_id}/{instance_id}", self._clock.now().timestamp()
         layer = Layer("RATE_LIMIT_EXCEEDED", key, AGENT_CALLS, WINDOW_SECONDS)
         verdict = self._opened.decide([layer], now)
         if verdict.refused:

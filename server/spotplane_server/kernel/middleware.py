@@ -248,13 +248,7 @@ class Gate(grpc.aio.ServerInterceptor):
         metrics.ACTIVE.labels("grpc").inc()
         try:
             verified, permit = await self._admit(method.access, call, origin)
-            stream = self._streams.add(method.access or policy.PUBLIC, verified, call)
-            request = await self._request(method, call, verified, context)
-            if inspect.iscoroutinefunction(method.behaviour):
-                await method.behaviour(request, context)  # it writes its responses itself
-            else:
-                async with aclosing(method.behaviour(request, context)) as responses:
-                    await self._send(responses, stream, call, origin.metadata, context)
+            await self._respond_by_stream(method, call, origin.metadata, verified, context)
         except grpc.aio.AbortError as err:
             code = context.code()
             del context
@@ -274,6 +268,22 @@ class Gate(grpc.aio.ServerInterceptor):
             metrics.RPCS.labels(*method.names, code.name).inc()
             self._end(call, code, time.perf_counter() - started)
         return None if failure is None else failure.send(context)
+
+    async def _respond_by_stream(
+        self,
+        method: _Method,
+        call: Call,
+        metadata: dict[str, str],
+        verified: Verified | None,
+        context: Context,
+    ) -> None:
+        stream = self._streams.add(method.access or policy.PUBLIC, verified, call)
+        request = await self._request(method, call, verified, context)
+        if inspect.iscoroutinefunction(method.behaviour):
+            await method.behaviour(request, context)  # it writes its responses itself
+            return
+        async with aclosing(method.behaviour(request, context)) as responses:
+            await self._send(responses, stream, call, metadata, context)
 
     async def _send(
         self,
