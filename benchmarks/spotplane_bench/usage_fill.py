@@ -59,24 +59,13 @@ ENSURE_MONTHS: Final = """
            generate_series(date_trunc('month', $2::timestamptz, 'UTC'), now(),
                            interval '1 month') AS starts_at
 """
-MONTHLY: Final = (
-    "usage_records",
-    "usage_rollup_hourly",
-    "usage_rollup_daily",
-    "usage_rollup_minute",
-    "usage_rollup_cuts",
-    "usage_rollup_peaks",
-)
+MONTHLY: Final = ("usage_records", "usage_rollups", "usage_rollup_peaks")
 
-SUMS: Final = (
-    "INSERT INTO usage_rollup_hourly SELECT * FROM usage_hours_by_records($1, $2, $3)",
-    "INSERT INTO usage_rollup_daily SELECT * FROM usage_days_by_records($1, $2, $3)",
-    "INSERT INTO usage_rollup_cuts SELECT * FROM usage_cuts_by_records($1, $2, $3)",
-)
-MINUTES: Final = (
-    "INSERT INTO usage_rollup_minute SELECT * FROM usage_models_by_records($1, 'minute', $2, $3)",
-    "INSERT INTO usage_rollup_peaks SELECT * FROM usage_peaks_by_records($1, $2, $3)",
-)
+ROLLUPS: Final = """
+    INSERT INTO usage_rollups
+    SELECT * FROM usage_rollups_from_records($1, $2, $3) WHERE $4 OR rollup <> 'minute_model'
+"""
+PEAKS: Final = "INSERT INTO usage_rollup_peaks SELECT * FROM usage_peaks_by_records($1, $2, $3)"
 
 INDEXES: Final = """
     SELECT c.relname AS name, pg_get_indexdef(c.oid) AS definition
@@ -131,8 +120,10 @@ async def fill(conn: Any, user: User, catalog: Catalog, records: int, *, days: i
     await conn.execute("ANALYZE usage_records")
     for number in range(days + 1):
         day = first + DAY * number
-        for statement in SUMS + (MINUTES if day >= now - DAY * MINUTE_DAYS else ()):
-            await conn.execute(statement, tenant, day, day + DAY)
+        with_minutes = day >= now - DAY * MINUTE_DAYS
+        await conn.execute(ROLLUPS, tenant, day, day + DAY, with_minutes)
+        if with_minutes:
+            await conn.execute(PEAKS, tenant, day, day + DAY)
     await conn.execute("VACUUM ANALYZE")
 
 

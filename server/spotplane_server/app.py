@@ -89,8 +89,8 @@ from spotplane_server.savings import assembly as savings
 from spotplane_server.spending import assembly as spending
 from spotplane_server.spending.jobs import BudgetsJob
 from spotplane_server.tenants import assembly as tenants
-from spotplane_server.usage import assembly as usage
 from spotplane_server.usage import intake as usage_intake
+from spotplane_server.usage import module as usage
 from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.reports import UsageReports
 

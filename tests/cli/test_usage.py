@@ -31,7 +31,7 @@ async def test_wrong_sums_are_found_and_mended(
     """`verify` says so by its status, `rebuild` mends, and then `verify` is content."""
     right = await operator.run("admin", "usage", "verify", str(owner.id))
     await world.conn.execute(
-        "UPDATE usage_rollup_hourly SET cost_nanos = cost_nanos + 1 WHERE tenant_id = $1", owner.id
+        "UPDATE usage_rollups SET cost_nanos = 7 WHERE tenant_id = $1 AND rollup = 'day'", owner.id
     )
     wrong = await operator.run("admin", "usage", "verify", str(owner.id))
     mended = await operator.read("usage", "rebuild", str(owner.id))

@@ -16,11 +16,11 @@ def count(query: str) -> float:
 async def test_statement_is_timed_under_the_name_of_its_constant(plane: Plane) -> None:
     """So whoever is paged finds it; what has no name is told together."""
     tenant = await plane.tenant()
-    before, others = count("usage.totals.SUM_KEYS"), count("other")
+    before, others = count("usage.rollup_queries.SUM_KEYS"), count("other")
 
     await plane.stub(usage_pb2_grpc.UsageServiceStub).ListUsageByKey(
         usage_pb2.ListUsageByKeyRequest(), metadata=tenant.metadata
     )
 
-    assert count("usage.totals.SUM_KEYS") == before + 1
+    assert count("usage.rollup_queries.SUM_KEYS") == before + 1
     assert count("other") > others

@@ -85,6 +85,8 @@ SAMPLES: Final = {
     "integer[]": "'{}'",
     "bigint[]": "'{}'",
 }
+# Columns by whose values a partition is chosen.
+PARTITION_KEYS: Final = {"rollup": "'day'"}
 
 
 @pytest.fixture
@@ -111,6 +113,7 @@ async def _insert(conn: Any, owner: Any, table: Any, tenant_id: UUID | None) -> 
     """Add a row of a tenant, with whatever value fits in the columns that need one."""
     needed = await owner.fetch(REQUIRED_COLUMNS, table["name"])
     values = {row["name"]: SAMPLES[row["type"]] for row in needed} | {table["owner"]: "$1"}
+    values |= {name: value for name, value in PARTITION_KEYS.items() if name in values}
     columns = ", ".join(f'"{name}"' for name in values)
     statement = f"INSERT INTO {table['name']} ({columns}) VALUES ({', '.join(values.values())})"  # noqa: S608 - names come from the catalogue
     await conn.execute(statement, tenant_id)

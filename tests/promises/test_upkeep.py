@@ -50,8 +50,14 @@ MONTHS: Final = {
     "outbox_events": 90 * DAY,
     "audit_logs": 365 * DAY,
 }
-# The part of a month that is kept longer: what administrators did, for seven years.
-APART: Final = {"audit_logs": ("actor_type", ["admin"], 2557 * DAY)}
+# Parts of a month by what they hold, each with its retention period.
+PARTS: Final = {
+    ("audit_logs", "apart", 2557 * DAY),
+    ("audit_logs", "rest", 365 * DAY),
+    ("usage_rollups", "minute", 40 * DAY),
+    ("usage_rollups", "hour", 800 * DAY),
+    ("usage_rollups", "day", 3650 * DAY),
+}
 # For the life of the tenant.
 FOR_EVER: Final = {"switches", "savings_days", "savings_months", "failovers"}
 INSERT: Final = """
@@ -83,15 +89,14 @@ async def test_everything_is_kept_as_long_as_the_contract_says(plane: Plane) -> 
     rules = {(rule.table, rule.column): rule.keep for rule in plane.server.parts.retention}
     async with plane.db.read(EVERY_TENANT) as conn:
         rows = await conn.fetch(
-            "SELECT name, kept_for, apart_column, apart_values, kept_apart_for"
-            "  FROM partitioned_tables WHERE kept_for IS NOT NULL"
+            "SELECT name, kept_for FROM partitioned_tables WHERE kept_for IS NOT NULL"
         )
+        parts = await conn.fetch("SELECT parent, part, kept_for FROM partition_parts")
     months = {row["name"]: row["kept_for"] for row in rows}
-    apart = {row["name"]: tuple(row)[2:] for row in rows if row["apart_column"]}
 
     assert {key: rules.get(key) for key in ROWS} == ROWS
     assert {name: months.get(name) for name in MONTHS} == MONTHS
-    assert apart == APART
+    assert {tuple(part) for part in parts} == PARTS
     assert FOR_EVER & ({table for table, _ in rules} | set(months)) == set()
 
 

@@ -36,7 +36,7 @@ TABLES = {
     "environments": "environments WHERE tenant_id",
     "api_keys": "api_keys WHERE tenant_id",
     "usage_records": "usage_records WHERE tenant_id",
-    "usage_rollup_hourly": "usage_rollup_hourly WHERE tenant_id",
+    "usage_rollup_hourly": "usage_rollups WHERE rollup = 'hour_all' AND tenant_id",
     "audit_logs": "audit_logs WHERE tenant_id",
     "outbox_events": "outbox_events WHERE tenant_id",
     "nodes": "nodes_and_instances WHERE tenant_id",

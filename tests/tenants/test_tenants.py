@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -188,17 +188,16 @@ async def test_a_list_says_each_tenants_spend_and_keys(plane: Plane) -> None:
     one, two = await plane.tenant(), await plane.tenant()
     spare = await plane.key(one.id)
     await api("RevokeApiKey", key_id=spare.id)
-    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    for model in (uuid4(), uuid4()):
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for day in (today, today - timedelta(days=1)):
         await rows(
             plane,
-            "INSERT INTO usage_rollup_hourly (tenant_id, hour, model_id, requests, successes,"
+            "INSERT INTO usage_rollups (tenant_id, rollup, starts_at, requests, successes,"
             " failures, prompt_tokens, completion_tokens, total_tokens, cached_tokens, cost_nanos,"
-            " latency_count, latency_sum, latency_sketch, first_at, last_at)"
-            " VALUES ($1, $2, $3, 1, 1, 0, 1, 1, 2, 0, 630001, 0, 0, '{}', $2, $2)",
+            " latency_count, latency_sum, latencies, first_at, last_at)"
+            " VALUES ($1, 'day', $2, 1, 1, 0, 1, 1, 2, 0, 630001, 0, 0, 0, $2, $2)",
             one.id,
-            hour,
-            model,
+            day,
         )
 
     listed = {tenant.id: tenant for tenant in (await api("ListTenants")).data}

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from spotplane.v1 import usage_pb2 as pb
 from spotplane_server.kernel.db import Database
 from spotplane_server.kernel.paging import Page
-from spotplane_server.usage import analytics
-from spotplane_server.usage.analytics import GROUPINGS, Group, Grouping, Query
+from spotplane_server.usage import group_queries, rollup_builder, sketch
+from spotplane_server.usage.group_queries import GROUPINGS, Group, Grouping, GroupQuery
 from spotplane_server.usage.ingest import ingest
 from spotplane_server.usage.rules import OUTCOMES
 from spotplane_server.usage.sketch import ALPHA, MAX_LATENCY_MS
-from spotplane_server.usage.windows import Window
+from spotplane_server.usage.time_windows import Window
 
 from tests.usage.world import Owner, World, hour_of, record
 
@@ -86,9 +86,9 @@ async def groups(
     db: Database, owner: Owner, group_by: Grouping, exact: bool, filters: Filters
 ) -> list[Group]:
     window = Window(hour_of(NOW - timedelta(days=35)), hour_of(NOW) + timedelta(hours=1))
-    query = Query(owner.id, window, group_by, *filters, exact=exact)
+    query = GroupQuery(owner.id, window, group_by, *filters, exact=exact)
     async with db.transaction(owner.id, isolation="repeatable_read", readonly=True) as conn:
-        return (await analytics.list_groups(conn, query, WHOLE, [])).items
+        return (await group_queries.list_groups(conn, query, WHOLE, [])).items
 
 
 def assert_agree(rollup: Sequence[Group], exact: Sequence[Group]) -> None:
@@ -139,8 +139,7 @@ async def test_rollup_equals_exact(
                 assert sum(g.row["requests"] for g in rollup) == len(records)
 
 
-async def test_long_sketches_are_compacted_without_loss(db: Database, world: World) -> None:
-    """Many batches into one hour keep the sketch short and every count in it."""
+async def test_sketches_of_many_batches_keep_every_count(db: Database, world: World) -> None:
     owner = await world.tenant()
     at = hour_of(NOW - timedelta(hours=3))
     for batch in range(12):
@@ -148,15 +147,30 @@ async def test_long_sketches_are_compacted_without_loss(db: Database, world: Wor
         records = [record(f"{batch}-{n}", at, latency_ms=n) for n in latencies]
         assert not (await ingest(db, owner.id, None, records, NOW)).errors
     row = await world.conn.fetchrow(
-        """SELECT cardinality(latency_sketch) AS parts, latency_count,
-                  (SELECT sum(part & 4294967295) FROM unnest(latency_sketch) AS part) AS counted
-             FROM usage_rollup_hourly WHERE tenant_id = $1""",
+        """SELECT numeric_send(latencies) AS latencies, latency_count
+             FROM usage_rollups WHERE tenant_id = $1 AND rollup = 'hour_all'""",
         owner.id,
     )
     assert row is not None
-    assert row["counted"] == row["latency_count"] == 12 * 300
-    assert row["parts"] <= 757
+    (counts,) = sketch.from_numerics([row["latencies"]])
+    assert counts.sum() == row["latency_count"] == 12 * 300
     assert_agree(
         await groups(db, owner, "hour", False, (None, None, None)),
         await groups(db, owner, "hour", True, (None, None, None)),
     )
+
+
+async def test_rollup_definitions_of_builder_and_database_are_equal(world: World) -> None:
+    rows = await world.conn.fetch("SELECT * FROM usage_rollup_definitions")
+    units = {"minute": rollup_builder.MINUTE_US, "hour": rollup_builder.HOUR_US}
+    found = {
+        row["rollup"]: (
+            units.get(row["unit"], rollup_builder.DAY_US),
+            tuple(
+                name for name in rollup_builder.DIMENSIONS if row["by_" + name.removesuffix("_id")]
+            ),
+        )
+        for row in rows
+    }
+
+    assert found == rollup_builder.ROLLUPS

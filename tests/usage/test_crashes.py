@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import asyncpg
 from spotplane_server.kernel.db import AWAY, Database
-from spotplane_server.usage import mending, totals
+from spotplane_server.usage import rollup_queries, rollup_repair
 from spotplane_server.usage.ingest import ingest
-from spotplane_server.usage.mending import Wrong
-from spotplane_server.usage.windows import Window
+from spotplane_server.usage.rollup_repair import WrongRollups
+from spotplane_server.usage.time_windows import Window
 
 from tests.support.crashes import crash_everywhere, crashing
 from tests.support.eventually import eventually
@@ -28,7 +28,9 @@ MONTHS: Final = """
       FROM pg_inherits
      WHERE inhparent = 'usage_records'::regclass
 """
-SPOIL: Final = "UPDATE usage_rollup_daily SET requests = requests + 1 WHERE tenant_id = $1"
+SPOIL: Final = (
+    "UPDATE usage_rollups SET requests = requests + 1 WHERE tenant_id = $1 AND rollup = 'day'"
+)
 
 
 def batch(count: int = 7) -> list[Any]:
@@ -44,9 +46,9 @@ def batch(count: int = 7) -> list[Any]:
     ]
 
 
-async def wrong(db: Database, owner: Owner) -> Wrong:
+async def wrong(db: Database, owner: Owner) -> WrongRollups:
     async with db.transaction(owner.id, isolation="repeatable_read", readonly=True) as conn:
-        return await mending.count_wrong(conn, owner.id, MONTH, NOW)
+        return await rollup_repair.count_wrong(conn, owner.id, MONTH, NOW)
 
 
 async def stored(world: World, owner: Owner) -> int:
@@ -69,11 +71,11 @@ async def test_ingest_that_crashes_anywhere_can_be_sent_again(
     async def check() -> None:
         owner = owners[-1]
         assert await stored(world, owner) in {0, len(records)}
-        assert await wrong(db, owner) == Wrong()
+        assert await wrong(db, owner) == WrongRollups()
         again = await ingest(db, owner.id, None, records, NOW)
         assert (again.accepted + again.duplicates, again.rejected) == (len(records), 0)
         assert await stored(world, owner) == len(records)
-        assert await wrong(db, owner) == Wrong()
+        assert await wrong(db, owner) == WrongRollups()
         owners.append(await world.tenant())
 
     crashes = await crash_everywhere(database_url, send, check)
@@ -91,16 +93,16 @@ async def test_mending_that_crashes_anywhere_can_be_done_again(
 
     async def mend(through: Database) -> None:
         async with through.transaction(owner.id, isolation="repeatable_read") as conn:
-            await mending.mend(conn, owner.id, MONTH, NOW)
+            await rollup_repair.rebuild(conn, owner.id, MONTH, NOW)
 
     async def check() -> None:
         if await wrong(db, owner) != spoilt:
-            assert await wrong(db, owner) == Wrong()
+            assert await wrong(db, owner) == WrongRollups()
             await world.conn.execute(SPOIL, owner.id)
 
     assert await crash_everywhere(database_url, mend, check) >= 6
     await mend(db)
-    assert await wrong(db, owner) == Wrong()
+    assert await wrong(db, owner) == WrongRollups()
 
 
 async def test_kill_9_of_the_database_loses_nothing_acknowledged(
@@ -128,7 +130,7 @@ async def test_kill_9_of_the_database_loses_nothing_acknowledged(
         again = World(found)
         assert await stored(again, owner) == 3
         async with crashing(database_url, None) as (db, _):
-            assert await wrong(db, owner) == Wrong()
+            assert await wrong(db, owner) == WrongRollups()
             assert (await ingest(db, owner.id, None, batch(3), NOW)).duplicates == 3
     finally:
         await found.close()
@@ -149,7 +151,7 @@ async def test_sums_outlive_the_records(db: Database, world: World) -> None:
 
     async def answer() -> list[Any]:
         async with db.transaction(owner.id, isolation="repeatable_read", readonly=True) as conn:
-            found = await totals.sum_models(
+            found = await rollup_queries.sum_models(
                 conn, owner.id, window, order="requests", latencies=True
             )
         return [(total.sums, total.latencies.tolist()) for total in found]

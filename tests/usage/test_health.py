@@ -9,7 +9,7 @@ import pytest
 from spotplane_server.kernel.db import Database
 from spotplane_server.usage.health import rollups_work
 from spotplane_server.usage.ingest import ingest
-from spotplane_server.usage.windows import DAY
+from spotplane_server.usage.time_windows import DAY
 
 from tests.usage.world import World, hours, record
 
@@ -31,11 +31,11 @@ async def test_sums_are_well_without_use_and_with_it(db: Database, world: World)
 @pytest.mark.parametrize(
     "ruin",
     [
-        "DELETE FROM usage_rollup_minute",
-        "UPDATE usage_rollup_minute SET requests = requests + 1",
-        "DELETE FROM usage_rollup_hourly",
-        "UPDATE usage_rollup_hourly SET requests = requests - 1",
-        "DELETE FROM usage_rollup_daily",
+        "DELETE FROM usage_rollups WHERE rollup = 'minute_model'",
+        "UPDATE usage_rollups SET requests = requests + 1 WHERE rollup = 'minute_model'",
+        "DELETE FROM usage_rollups WHERE rollup = 'hour_all'",
+        "UPDATE usage_rollups SET requests = requests - 1 WHERE rollup = 'hour_all'",
+        "DELETE FROM usage_rollups WHERE rollup = 'day_model'",
     ],
 )
 async def test_newest_records_that_are_in_no_sum_are_noticed(
@@ -52,11 +52,9 @@ async def test_newest_records_that_are_in_no_sum_are_noticed(
     assert await rollups_work(db, FIRST, NOW + DAY + hours(1))
 
 
-@pytest.mark.parametrize(
-    "table", ["usage_rollup_minute", "usage_rollup_hourly", "usage_rollup_daily"]
-)
-async def test_sums_need_a_place(db: Database, world: World, table: str) -> None:
+@pytest.mark.parametrize("unit", ["minute", "hour", "day"])
+async def test_sums_need_a_place(db: Database, world: World, unit: str) -> None:
     """Without this month's partition nothing can be summed."""
-    await world.conn.execute(f"DROP TABLE {table}_{NOW:%Y%m}")
+    await world.conn.execute(f"DROP TABLE usage_rollups_{NOW:%Y%m}_{unit}")
 
     assert not await rollups_work(db, FIRST, NOW)

@@ -40,7 +40,7 @@ async def totals(world: World, owner: Owner) -> tuple[int, int, int]:
     row = await world.conn.fetchrow(
         """SELECT coalesce(sum(requests), 0), coalesce(sum(total_tokens), 0),
                   coalesce(sum(cost_nanos), 0)
-             FROM usage_rollup_hourly WHERE tenant_id = $1""",
+             FROM usage_rollups WHERE tenant_id = $1 AND rollup = 'hour_all'""",
         owner.id,
     )
     assert row is not None
@@ -332,7 +332,8 @@ async def test_late_records_go_to_their_own_month(db: Database, world: World) ->
     )
     assert [row["partition"] for row in partitions] == [f"usage_records_{at:%Y%m}" for at in times]
     buckets = await world.conn.fetch(
-        "SELECT hour, requests FROM usage_rollup_hourly WHERE tenant_id = $1 ORDER BY hour",
+        """SELECT starts_at AS hour, requests
+             FROM usage_rollups WHERE tenant_id = $1 AND rollup = 'hour_all' ORDER BY 1""",
         owner.id,
     )
     assert {row["hour"] for row in buckets} == {hour_of(at) for at in times}

@@ -16,7 +16,7 @@ from tests.usage.world import World, record
 NOW = datetime.now(UTC)
 
 
-@pytest.mark.parametrize("table", ["usage_records", "usage_dedup", "usage_rollup_hourly"])
+@pytest.mark.parametrize("table", ["usage_records", "usage_dedup", "usage_rollups"])
 async def test_forgotten_where_shows_nothing_of_others(
     db: Database, world: World, table: str
 ) -> None:

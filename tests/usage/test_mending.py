@@ -15,11 +15,11 @@ from tests.support.plane import ADMIN, Plane
 from tests.usage.world import Owner, World, record
 
 RUIN = (
-    "DELETE FROM usage_rollup_minute WHERE tenant_id = $1",
-    "UPDATE usage_rollup_hourly SET cost_nanos = cost_nanos + 1 WHERE tenant_id = $1",
-    "DELETE FROM usage_rollup_cuts WHERE tenant_id = $1 AND cut IN ('hour_model', 'day_region')",
+    "DELETE FROM usage_rollups WHERE tenant_id = $1 AND rollup = 'minute_model'",
+    "UPDATE usage_rollups SET cost_nanos = 7 WHERE tenant_id = $1 AND rollup = 'hour_all'",
+    "DELETE FROM usage_rollups WHERE tenant_id = $1 AND rollup IN ('hour_model', 'day_region')",
     "UPDATE usage_rollup_peaks SET requests = requests + 1 WHERE tenant_id = $1",
-    "UPDATE usage_rollup_daily SET latencies = 0 WHERE tenant_id = $1",
+    "UPDATE usage_rollups SET latencies = 0 WHERE tenant_id = $1 AND rollup = 'day_model'",
 )
 
 

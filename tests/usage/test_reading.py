@@ -22,8 +22,8 @@ from spotplane.v1 import (
     usage_pb2_grpc,
 )
 from spotplane.v1 import usage_pb2 as pb
-from spotplane_server.usage import totals, versions
-from spotplane_server.usage.reading import LIFETIME
+from spotplane_server.usage import revisions, rollup_queries
+from spotplane_server.usage.cached_queries import LIFETIME
 
 from tests.support.clock import FakeClock
 from tests.support.plane import ADMIN, Plane, refused, running
@@ -104,13 +104,13 @@ async def test_a_question_asked_again_costs_one_small_statement(scene: Scene, na
 
     first, at_first = await scene.ran(name, *question)
     again, then = await scene.ran(name, *question)
-    if then != [versions.FIND_VERSION]:
+    if then != [revisions.FIND_REVISION]:
         # Another minute began in between, and with it another question.
         again, then = await scene.ran(name, *question)
 
-    assert at_first.count(versions.FIND_VERSION) == 1
+    assert at_first.count(revisions.FIND_REVISION) == 1
     assert len(at_first) > 3
-    assert then == [versions.FIND_VERSION]
+    assert then == [revisions.FIND_REVISION]
     assert questions.requests(first) == questions.requests(again) == 1
 
 
@@ -118,12 +118,12 @@ async def test_an_answer_is_worked_out_once_for_all_who_ask_at_the_same_time(sce
     """One of them pays."""
     owner = await scene.world.tenant()
     await scene.send(owner)
-    before = scene.statements.count(totals.SUM_KEYS)
+    before = scene.statements.count(rollup_queries.SUM_KEYS)
 
     told = await asyncio.gather(*(scene.ask(owner, "ListUsageByKey") for _ in range(BYSTANDERS)))
 
     assert [questions.requests(answer) for answer in told] == [1] * BYSTANDERS
-    assert scene.statements.count(totals.SUM_KEYS) == before + 1
+    assert scene.statements.count(rollup_queries.SUM_KEYS) == before + 1
 
 
 async def test_tenants_share_no_answers(scene: Scene) -> None:
@@ -290,7 +290,7 @@ async def test_mended_sums_show_at_once(scene: Scene) -> None:
     owner = await scene.world.tenant()
     await scene.send(owner)
     await scene.world.conn.execute(
-        "UPDATE usage_rollup_cuts SET requests = 9 WHERE tenant_id = $1", owner.id
+        "UPDATE usage_rollups SET requests = 9 WHERE tenant_id = $1", owner.id
     )
     wrong = await scene.ask(owner, "ListUsageByKey")
 
@@ -315,7 +315,7 @@ async def test_no_answer_is_told_beyond_its_lifetime(scene: Scene) -> None:
     scene.clock.advance(LIFETIME)
 
     _, anew = await scene.ran("GetUsageSummary", request, owner.metadata)
-    assert (len(kept), totals.SUM_MODELS in anew) == (1, True)
+    assert (len(kept), rollup_queries.SUM_MODELS in anew) == (1, True)
 
 
 async def test_batches_for_the_same_tenants_in_any_order_end_well(scene: Scene) -> None:

@@ -34,7 +34,8 @@ async def stream(
 
 async def count(world: World, owner: Owner) -> int:
     found: int = await world.conn.fetchval(
-        "SELECT coalesce(sum(requests), 0)::int FROM usage_rollup_hourly WHERE tenant_id = $1",
+        """SELECT coalesce(sum(requests), 0)::int
+             FROM usage_rollups WHERE tenant_id = $1 AND rollup = 'hour'""",
         owner.id,
     )
     return found

@@ -8,17 +8,18 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
 from spotplane_server.kernel import redis
 from spotplane_server.kernel.caches import Kept
 from spotplane_server.kernel.clock import SystemClock
 from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.usage import totals, versions
+from spotplane_server.usage import revisions, rollup_queries
+from spotplane_server.usage.cached_queries import LIFETIME, CacheableQuery, CachedQueries
 from spotplane_server.usage.ingest import ingest
-from spotplane_server.usage.reading import LIFETIME, Question, Reading
-from spotplane_server.usage.shared import SharedAnswers
-from spotplane_server.usage.windows import Window
+from spotplane_server.usage.redis_cache import RedisCache
+from spotplane_server.usage.time_windows import Window
 
 from tests.support.plane import running
 from tests.support.statements import Statements
@@ -69,7 +70,7 @@ async def test_an_answer_of_one_server_is_told_by_the_other(
 
     assert (first, again, of_stranger, then) == (1, 1, 0, 2)
     assert len(worked_out) > 1
-    assert told == [versions.FIND_VERSION]
+    assert told == [revisions.FIND_REVISION]
 
 
 async def test_without_redis_every_answer_is_worked_out(db: Database, world: World) -> None:
@@ -77,22 +78,25 @@ async def test_without_redis_every_answer_is_worked_out(db: Database, world: Wor
     owner, clock, told = await world.tenant(), SystemClock(), []
     with Valkey() as valkey:
         client = redis.connect(valkey.url)
-        shared = SharedAnswers(client, b"plane")
-        reading = Reading(db, clock, Kept(0, LIFETIME), None, shared)
+        shared = RedisCache(client, b"plane")
+        queries = CachedQueries(db, clock, Kept(0, LIFETIME), None, shared)
 
-        async def work(conn: Conn) -> pb.GetUsageSummaryResponse:
+        async def load(conn: Conn) -> list[asyncpg.Record]:
             hour = hour_of(clock.now())
-            rows = await totals.sum_keys(conn, owner.id, Window(hour - hours(24), hour + hours(1)))
+            window = Window(hour - hours(24), hour + hours(1))
+            return await rollup_queries.sum_keys(conn, owner.id, window)
+
+        def render(rows: list[asyncpg.Record]) -> pb.GetUsageSummaryResponse:
             return pb.GetUsageSummaryResponse(total_requests=sum(row["requests"] for row in rows))
 
-        question = Question(owner.id, pb.GetUsageSummaryRequest(), [])
+        query = CacheableQuery(
+            owner.id, pb.GetUsageSummaryRequest(), [], pb.GetUsageSummaryResponse, load, render
+        )
         for act in (None, valkey.stop, None, valkey.start):
             if act is not None:
                 act()
             await ingest(db, owner.id, None, [record()], clock.now())
-            told.append(
-                (await reading.ask(question, pb.GetUsageSummaryResponse, work)).total_requests
-            )
+            told.append((await queries.fetch(query)).total_requests)
         await client.aclose()
 
     assert told == [1, 2, 3, 4]
@@ -101,7 +105,7 @@ async def test_without_redis_every_answer_is_worked_out(db: Database, world: Wor
 async def test_planes_that_share_a_redis_read_nothing_of_each_other(redis_url: str) -> None:
     """Under the same key; and Redis forgets it in time."""
     client = redis.connect(redis_url)
-    one, two = SharedAnswers(client, b"one"), SharedAnswers(client, b"two")
+    one, two = RedisCache(client, b"one"), RedisCache(client, b"two")
     await one.put(b"key", b"answer", timedelta(seconds=30))
 
     told = [await one.get(b"key"), await two.get(b"key")]

@@ -6,12 +6,11 @@ import math
 import struct
 from collections import Counter
 from decimal import Decimal
-from itertools import accumulate, chain
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.usage import sketch, sketch_numbers
+from spotplane_server.usage import sketch
 
 LATENCIES = st.lists(st.integers(0, sketch.MAX_LATENCY_MS), min_size=1, max_size=300)
 QUANTILES = (0.0, 0.5, 0.95, 0.99, 1.0)
@@ -22,23 +21,10 @@ def counts(latencies: list[int]) -> dict[int, int]:
 
 
 def dense(latencies: list[int]) -> sketch.Counts:
-    found = sketch.nothing()
+    found = sketch.empty()
     for number, count in counts(latencies).items():
         found[number] = count
     return found
-
-
-def unpacked(parts: list[int]) -> dict[int, int]:
-    found: Counter[int] = Counter()
-    for number, count in zip(*sketch.split(np.array(parts, np.int64)), strict=True):
-        found[int(number)] += int(count)
-    return dict(found)
-
-
-def packed(latencies: list[int]) -> list[int]:
-    numbers, totals = np.unique(sketch.buckets(np.array(latencies)), return_counts=True)
-    parts: list[int] = sketch.parts(numbers, totals).tolist()
-    return parts
 
 
 def interpolated(latencies: list[int], quantile: float) -> float:
@@ -64,21 +50,6 @@ def test_percentiles_are_within_one_percent(latencies: list[int]) -> None:
         assert abs(answer - exact) <= exact * sketch.ALPHA * (1 + 1e-9)
 
 
-@given(LATENCIES, LATENCIES, LATENCIES)
-def test_merging_is_concatenation_in_any_order(a: list[int], b: list[int], c: list[int]) -> None:
-    """Associative, commutative, and equal to the sketch of all."""
-    x, y, z = map(packed, (a, b, c))
-    assert unpacked((x + y) + z) == unpacked(z + (y + x)) == counts(a + b + c)
-
-
-@given(LATENCIES)
-def test_packing_keeps_every_count(latencies: list[int]) -> None:
-    """Reading what was written gives the same sketch, ascending."""
-    parts = packed(latencies)
-    assert unpacked(parts) == counts(latencies)
-    assert parts == sorted(parts)
-
-
 def test_many_are_put_where_each_would_be() -> None:
     """For every latency next to a bucket's border, where rounding could tell them apart."""
     borders = [int(sketch.GAMMA**power) for power in range(sketch.bucket(sketch.MAX_LATENCY_MS))]
@@ -102,7 +73,7 @@ def test_worked_example() -> None:
 
 def test_no_latencies_have_percentiles_of_zero() -> None:
     """Nothing is divided by nothing."""
-    assert sketch.percentiles([sketch.nothing()], QUANTILES) == [[0.0] * len(QUANTILES)]
+    assert sketch.percentiles([sketch.empty()], QUANTILES) == [[0.0] * len(QUANTILES)]
     assert sketch.percentiles([], QUANTILES) == []
 
 
@@ -119,11 +90,11 @@ def test_several_have_the_percentiles_of_each(several: list[list[int]]) -> None:
 )
 def test_numerals_count_in_twelve_digits_a_bucket(several: list[list[int]]) -> None:
     """Each sketch is the number that it stands for, an empty one 0."""
-    parts = [packed(latencies) if latencies else [] for latencies in several]
-    ends = list(accumulate(map(len, parts)))
-    starts = [end - len(of_one) + 1 for end, of_one in zip(ends, parts, strict=True)]
+    row = np.repeat(np.arange(len(several)), [len(counts(of)) for of in several])
+    pairs = [sorted(counts(latencies).items()) for latencies in several]
+    number, count = (np.array([pair[at] for of in pairs for pair in of], np.int64) for at in (0, 1))
 
-    numerals = sketch_numbers.numerals(list(chain(*parts)), starts, ends)
+    numerals = sketch.to_numerals(row, number, count, len(several))
 
     assert [int(Decimal(numeral)) for numeral in numerals] == [
         sum(count * 10 ** (12 * number) for number, count in counts(latencies).items())
@@ -134,7 +105,7 @@ def test_numerals_count_in_twelve_digits_a_bucket(several: list[list[int]]) -> N
 @given(st.lists(st.lists(st.integers(0, sketch.MAX_LATENCY_MS), max_size=30), max_size=8))
 def test_numbers_are_read_as_postgresql_sends_them(several: list[list[int]]) -> None:
     """To the base of 10,000, without the zeros at either end."""
-    read = sketch_numbers.counts([sent(latencies) for latencies in several])
+    read = sketch.from_numerics([sent(latencies) for latencies in several])
     assert [one.tolist() for one in read] == [dense(latencies).tolist() for latencies in several]
 
 
@@ -148,11 +119,3 @@ def sent(latencies: list[int]) -> bytes:
     while digits and digits[-1] == 0:
         digits.pop()
     return struct.pack(f">hhHH{len(digits)}h", len(digits), weight, 0, 0, *digits)
-
-
-@given(LATENCIES, LATENCIES)
-def test_many_are_merged_as_postgresql_sends_them(a: list[int], b: list[int]) -> None:
-    """Parts of both, each behind its length."""
-    parts = b"".join(struct.pack(">iq", 8, part) for part in packed(a) + packed(b))
-    assert sketch.merge(parts).tolist() == dense(a + b).tolist()
-    assert sketch.merge(b"").tolist() == sketch.nothing().tolist()

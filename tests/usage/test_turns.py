@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, suppress
 
-from spotplane_server.usage.turns import MAX_OF_ONE, Turns
+from spotplane_server.usage.fair_semaphore import MAX_PER_OWNER, FairSemaphore
 
 
 class Work:
     """Batches that hold their turn until they are told to end; ``order`` is who got one when."""
 
     def __init__(self, slots: int) -> None:
-        self.turns = Turns(slots)
+        self.turns = FairSemaphore(slots)
         self.order: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -38,7 +38,7 @@ class Work:
         await settled()
 
     async def _run(self, name: str) -> None:
-        async with self.turns.take(name[0]):
+        async with self.turns.acquire(name[0]):
             self.order.append(name)
             await self._ends[name].wait()
 
@@ -54,7 +54,7 @@ async def test_one_tenants_backlog_leaves_room_for_another() -> None:
     work = Work(slots=4)
     await work.send("a1", "a2", "a3", "a4", "b1")
     assert work.order == ["a1", "a2", "b1"]
-    assert MAX_OF_ONE == 2
+    assert MAX_PER_OWNER == 2
 
 
 async def test_tenants_take_turns() -> None:
@@ -79,9 +79,9 @@ async def test_a_batch_that_was_cut_off_gives_its_turn_back() -> None:
 
 async def test_a_turn_given_to_one_that_is_cancelled_goes_on() -> None:
     """The turn and the cancellation may come in the same moment."""
-    turns = Turns(1)
+    turns = FairSemaphore(1)
     async with AsyncExitStack() as first:
-        await first.enter_async_context(turns.take("a"))
+        await first.enter_async_context(turns.acquire("a"))
         waiting = asyncio.create_task(_hold(turns, "b"))
         last = asyncio.create_task(_hold(turns, "c"))
         await settled()
@@ -89,6 +89,6 @@ async def test_a_turn_given_to_one_that_is_cancelled_goes_on() -> None:
     await asyncio.wait_for(last, 5)
 
 
-async def _hold(turns: Turns, owner: str) -> None:
-    async with turns.take(owner):
+async def _hold(turns: FairSemaphore, owner: str) -> None:
+    async with turns.acquire(owner):
         pass

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from spotplane.v1 import usage_pb2 as pb
 from spotplane_server.kernel.errors import Invalid, Semantic
-from spotplane_server.usage import windows
-from spotplane_server.usage.windows import HOUR, Window
+from spotplane_server.usage import time_windows as windows
+from spotplane_server.usage.time_windows import HOUR, Window
 
 NOW = datetime(2026, 3, 15, 12, 30, tzinfo=UTC)
 

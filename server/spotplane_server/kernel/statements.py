@@ -37,7 +37,7 @@ def _timers() -> dict[str, Callable[[float], None]]:
 
 
 def _named() -> Iterator[tuple[str, str]]:
-    """The statements of all modules that are loaded, with names as ``usage.totals.SUM_KEYS``."""
+    """The statements of all loaded modules, by name: ``usage.rollup_queries.SUM_KEYS``."""
     for path, module in sorted(sys.modules.items()):
         if path.startswith(PACKAGE):
             for name, value in vars(module).items():

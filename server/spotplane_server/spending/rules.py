@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias, cast
 from uuid import UUID
 
 from spotplane_server.kernel import spans
-from spotplane_server.usage import windows
+from spotplane_server.usage import time_windows
 
 Period: TypeAlias = Literal["day", "week", "month", "total"]
 State: TypeAlias = Literal["ok", "alerting", "exceeded", "stopped"]
@@ -105,8 +105,8 @@ def running(now: datetime) -> Mapping[Period, tuple[datetime, datetime]]:
     found: dict[Period, tuple[datetime, datetime]] = {"total": (spans.FIRST, spans.LAST)}
     for period in PERIODS:
         if period != "total":
-            start = windows.floor(now, period)
-            found[period] = start, windows.step(start, period, 1)
+            start = time_windows.floor(now, period)
+            found[period] = start, time_windows.step(start, period, 1)
     return found
 
 

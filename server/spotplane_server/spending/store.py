@@ -97,19 +97,19 @@ READ_STANDINGS: Final = """
            AS p (period, starts_at, ends_at) ON p.period = b.period
      CROSS JOIN LATERAL (
             SELECT coalesce(sum(r.cost_nanos), 0) AS nanos
-              FROM usage_rollup_daily r
+              FROM usage_rollups r
              WHERE b.api_key_id IS NULL
-               AND r.tenant_id = b.tenant_id
-               AND r.day >= p.starts_at AND r.day < p.ends_at) d
+               AND r.tenant_id = b.tenant_id AND r.rollup = 'day'
+               AND r.starts_at >= p.starts_at AND r.starts_at < p.ends_at) d
      CROSS JOIN LATERAL (
             SELECT coalesce(sum(r.cost_nanos), 0) AS nanos
-              FROM usage_rollup_cuts r
+              FROM usage_rollups r
              WHERE b.api_key_id IS NOT NULL
-               AND r.tenant_id = b.tenant_id AND r.cut = 'day_api_key'
+               AND r.tenant_id = b.tenant_id AND r.rollup = 'day_api_key'
                AND r.starts_at >= p.starts_at AND r.starts_at < p.ends_at
-               AND r.group_id IN (SELECT c.api_key_id
-                                    FROM spend_budget_keys c
-                                   WHERE c.tenant_id = b.tenant_id AND c.budget_id = b.id)) k
+               AND r.api_key_id IN (SELECT c.api_key_id
+                                      FROM spend_budget_keys c
+                                     WHERE c.tenant_id = b.tenant_id AND c.budget_id = b.id)) k
       LEFT JOIN spend_stops s ON s.tenant_id = b.tenant_id AND s.budget_id = b.id
      ORDER BY b.created_at DESC, b.id
 """

@@ -71,11 +71,12 @@ EXPORT_USAGE_RECORDS: Final = """
 """
 
 EXPORT_USAGE_ROLLUP_HOURLY: Final = """
-    SELECT tenant_id, hour, environment_id, model_id, api_key_id, region_id, requests, successes,
-           failures, prompt_tokens, completion_tokens, total_tokens, cached_tokens, cost_nanos,
-           latency_count, latency_sum, latency_min, latency_max, first_at, last_at
-      FROM usage_rollup_hourly
-     WHERE tenant_id = $1
+    SELECT tenant_id, starts_at AS hour, environment_id, model_id, api_key_id, region_id,
+           requests, successes, failures, prompt_tokens, completion_tokens, total_tokens,
+           cached_tokens, cost_nanos, latency_count, latency_sum, latency_min, latency_max,
+           first_at, last_at
+      FROM usage_rollups
+     WHERE tenant_id = $1 AND rollup = 'hour_all'
 """
 
 EXPORT_AUDIT_LOGS: Final = """

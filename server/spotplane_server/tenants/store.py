@@ -132,8 +132,8 @@ SUM_TOTALS: Final = """
                     AND status <> 'revoked'
                   GROUP BY tenant_id) k ON k.tenant_id = t.id
       LEFT JOIN (SELECT tenant_id, sum(cost_nanos)::bigint AS nanos
-                   FROM usage_rollup_hourly
-                  WHERE tenant_id = ANY ($1)
+                   FROM usage_rollups
+                  WHERE tenant_id = ANY ($1) AND rollup = 'day'
                   GROUP BY tenant_id) u ON u.tenant_id = t.id
 """
 

@@ -18,7 +18,7 @@ from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.paging import PageTokens
 from spotplane_server.tenants import store as tenants
-from spotplane_server.usage import dead_letters, second_tries
+from spotplane_server.usage import dead_letter_retry, dead_letters
 from spotplane_server.usage.ingest import count
 from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.rules import CODES
@@ -62,10 +62,10 @@ class DeadLetterHandlers(usage_pb2_grpc.UsageServiceServicer):
         self, request: pb.RetryUsageDeadLettersRequest, context: Context
     ) -> pb.RetryUsageDeadLettersResponse:
         tenant_id, ids, now = _tenant(request), _ids(request.ids), self._clock.now()
-        turn = self._intake.turns.take(str(tenant_id))
-        async with turn, self._db.transaction(tenant_id) as conn:
+        slot = self._intake.slots.acquire(str(tenant_id))
+        async with slot, self._db.transaction(tenant_id) as conn:
             await tenants.get_tenant(conn, tenant_id)
-            result = await second_tries.retry(conn, tenant_id, ids, self._intake.window, now)
+            result = await dead_letter_retry.retry(conn, tenant_id, ids, self._intake.window, now)
             remaining = await dead_letters.count(conn, tenant_id)
             counts = {"accepted": result.accepted, "rejected": result.rejected}
             await self._record(conn, tenant_id, "usage.dead_letters.retry", counts)
@@ -107,8 +107,8 @@ def _tenant(
 
 
 def _ids(texts: Sequence[str]) -> list[UUID]:
-    if len(texts) > second_tries.LIMIT:
-        raise wire.out_of_range("ids", f"at most {second_tries.LIMIT}")
+    if len(texts) > dead_letter_retry.LIMIT:
+        raise wire.out_of_range("ids", f"at most {dead_letter_retry.LIMIT}")
     return [wire.uuid(text, f"ids[{n}]", "dead letter ID") for n, text in enumerate(texts)]
 
 

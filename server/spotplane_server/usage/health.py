@@ -1,4 +1,4 @@
-"""Whether sums are kept: what readiness says of them."""
+"""Readiness of rollups: partitions exist, and the newest records are in them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Final
 from uuid import UUID
 
 from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.usage.windows import DAY
+from spotplane_server.usage.time_windows import DAY
 
-TABLES: Final = (
-    "usage_rollup_minute",
-    "usage_rollup_peaks",
-    "usage_rollup_hourly",
-    "usage_rollup_cuts",
-    "usage_rollup_daily",
+# Partitions of a month that must exist.
+PARTITIONS: Final = (
+    "usage_rollup_peaks_{}",
+    "usage_rollups_{}_minute",
+    "usage_rollups_{}_hour",
+    "usage_rollups_{}_day",
 )
 
 COUNT_PARTITIONS: Final = """
@@ -45,23 +45,24 @@ COMPARE_NEWEST: Final = """
               FROM usage_records u
              WHERE u.tenant_id = n.tenant_id AND u."timestamp" >= n.minute
                AND u."timestamp" < n.minute + interval '1 minute') AS records,
-           (SELECT sum(m.requests)::bigint
-              FROM usage_rollup_minute m
-             WHERE m.tenant_id = n.tenant_id AND m.minute = n.minute) AS in_minute,
-           (SELECT sum(m.requests)::bigint
-              FROM usage_rollup_minute m
-             WHERE m.tenant_id = n.tenant_id
-               AND m.minute >= date_trunc('hour', n.minute, 'UTC')
-               AND m.minute < date_trunc('hour', n.minute, 'UTC') + interval '1 hour')
+           (SELECT sum(u.requests)::bigint
+              FROM usage_rollups u
+             WHERE u.tenant_id = n.tenant_id AND u.rollup = 'minute_model'
+               AND u.starts_at = n.minute) AS in_minute,
+           (SELECT sum(u.requests)::bigint
+              FROM usage_rollups u
+             WHERE u.tenant_id = n.tenant_id AND u.rollup = 'minute_model'
+               AND u.starts_at >= date_trunc('hour', n.minute, 'UTC')
+               AND u.starts_at < date_trunc('hour', n.minute, 'UTC') + interval '1 hour')
                AS in_minutes_of_hour,
-           (SELECT sum(h.requests)::bigint
-              FROM usage_rollup_hourly h
-             WHERE h.tenant_id = n.tenant_id
-               AND h.hour = date_trunc('hour', n.minute, 'UTC')) AS in_hour,
-           (SELECT sum(d.requests)::bigint
-              FROM usage_rollup_daily d
-             WHERE d.tenant_id = n.tenant_id
-               AND d.day = date_trunc('day', n.minute, 'UTC')) AS in_day
+           (SELECT sum(u.requests)::bigint
+              FROM usage_rollups u
+             WHERE u.tenant_id = n.tenant_id AND u.rollup = 'hour_all'
+               AND u.starts_at = date_trunc('hour', n.minute, 'UTC')) AS in_hour,
+           (SELECT sum(u.requests)::bigint
+              FROM usage_rollups u
+             WHERE u.tenant_id = n.tenant_id AND u.rollup = 'day_model'
+               AND u.starts_at = date_trunc('day', n.minute, 'UTC')) AS in_day
       FROM newest n
 """
 
@@ -75,7 +76,7 @@ async def rollups_work(db: Database, sample: UUID, now: datetime) -> bool:
         now: The time.
     """
     async with db.read(EVERY_TENANT) as conn:
-        partitions = [f"{table}_{now:%Y%m}" for table in TABLES]
+        partitions = [name.format(f"{now:%Y%m}") for name in PARTITIONS]
         if await conn.fetchval(COUNT_PARTITIONS, partitions) < len(partitions):
             return False
         row = await conn.fetchrow(COMPARE_NEWEST, sample, now - DAY)

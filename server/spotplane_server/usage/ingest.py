@@ -16,10 +16,11 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Invalid, Semantic, Violation
 from spotplane_server.kernel.limits import Limits
-from spotplane_server.usage import dead_letters, store, sums
+from spotplane_server.usage import dead_letters, store
 from spotplane_server.usage.dead_letters import Refused, Sender
 from spotplane_server.usage.pricing import PriceBook
-from spotplane_server.usage.rollup import Dimensions, Place, Priced, sum_up
+from spotplane_server.usage.rollup_builder import Dimensions, Place, Priced, build_rollups
+from spotplane_server.usage.rollup_store import add_to_rollups
 from spotplane_server.usage.rules import AcceptedWindow, Draft, Fault, Reader, Scope
 
 # One record cannot cost more than a million dollars; sums of an hour then stay within 64 bits.
@@ -188,7 +189,7 @@ async def store_drafts(
     if fresh:
         await store.insert_records(conn, fresh, now)
         # Last, because it is what concurrent writers of one tenant wait for.
-        await sums.add(conn, sum_up(fresh))
+        await add_to_rollups(conn, build_rollups(fresh))
     batch.result.accepted = len(fresh)
     batch.spent = _spent(fresh, now)
     return sum(r.place.dimensions.model_id is None for r in fresh)

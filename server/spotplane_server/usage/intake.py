@@ -16,9 +16,9 @@ from spotplane_server.kernel.limits import Limits
 from spotplane_server.kernel.pacer import Pacer
 from spotplane_server.kernel.parts import Kernel
 from spotplane_server.usage.dead_letters import Sender
+from spotplane_server.usage.fair_semaphore import FairSemaphore
 from spotplane_server.usage.ingest import Result, ingest
 from spotplane_server.usage.rules import AcceptedWindow
-from spotplane_server.usage.turns import Turns
 
 # Of hints that records were taken, and the least time between two of them: records come in far more
 # often than anybody needs to be told of.
@@ -33,14 +33,14 @@ class Intake:
     Attributes:
         db: The database.
         limits: Where tokens are charged.
-        turns: Shared by everything of this process that stores usage.
+        slots: Shared by everything in this process that stores usage.
         window: How far from now a record's time may lie.
         taken: Hinted at whenever records came in.
     """
 
     db: Database
     limits: Limits
-    turns: Turns
+    slots: FairSemaphore
     window: AcceptedWindow
     taken: Pacer
 
@@ -52,7 +52,7 @@ class Intake:
         return cls(
             kernel.db,
             kernel.limits,
-            Turns(config.usage_ingest_slots),
+            FairSemaphore(config.usage_ingest_slots),
             AcceptedWindow(late, timedelta(minutes=future)),
             Pacer(lambda: kernel.wakeups.signal(TOPIC, ""), PACE_SECONDS),
         )
@@ -72,7 +72,7 @@ class Intake:
 
         ``keep_refused`` makes dead letters of what is refused.
         """
-        async with self.turns.take(str(tenant_id or sender.id)):
+        async with self.slots.acquire(str(tenant_id or sender.id)):
             result = await ingest(
                 self.db,
                 tenant_id,

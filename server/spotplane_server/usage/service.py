@@ -1,4 +1,4 @@
-"""UsageService: records in, answers out."""
+"""UsageService: ingest and grouped queries; the other handlers are in `*_service` modules."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
+import asyncpg
 import grpc.aio
 from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
@@ -15,20 +16,20 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Conn, Database
 from spotplane_server.kernel.gather import gathered
-from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.usage import analytics, answers, windows
-from spotplane_server.usage.analytics import GROUPINGS, Grouping, Query
+from spotplane_server.kernel.paging import PageTokens, Slice
+from spotplane_server.usage import convert, group_queries, rollup_queries, time_windows
+from spotplane_server.usage.cached_queries import CacheableQuery, CachedQueries
+from spotplane_server.usage.convert_totals import windows, with_fields
 from spotplane_server.usage.dead_letters import Sender
 from spotplane_server.usage.dead_letters_service import DeadLetterHandlers
+from spotplane_server.usage.group_queries import GROUPINGS, Group, Grouping, GroupQuery
 from spotplane_server.usage.ingest import Result
 from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.metrics_service import MetricsHandlers
-from spotplane_server.usage.reading import Question, Reading
+from spotplane_server.usage.queries_service import QueryHandlers
+from spotplane_server.usage.rollup_repair_service import RollupRepairHandlers
 from spotplane_server.usage.rules import MAX_BATCH
-from spotplane_server.usage.total_answers import echo, told
-from spotplane_server.usage.totals_service import TotalsHandlers
-from spotplane_server.usage.upkeep_service import UpkeepHandlers
-from spotplane_server.usage.windows import Window
+from spotplane_server.usage.time_windows import Window
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -41,19 +42,19 @@ _Detailed = TypeVar("_Detailed", pb.GetUsageDetailedResponse, pb.GetTenantUsageD
 _DetailedRequest: TypeAlias = pb.GetUsageDetailedRequest | pb.GetTenantUsageDetailedRequest
 
 
-class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHandlers):
+class UsageService(QueryHandlers, MetricsHandlers, RollupRepairHandlers, DeadLetterHandlers):
     """Handlers; the proto comments are their contract."""
 
     def __init__(
         self,
         db: Database,
-        reading: Reading,
+        queries: CachedQueries,
         clock: Clock,
         tokens: PageTokens,
         intake: Intake,
     ) -> None:
         self._db = db
-        self._reading = reading
+        self._queries = queries
         self._clock = clock
         self._tokens = tokens
         self._intake = intake
@@ -70,7 +71,7 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
                 response.duplicates += result.duplicates
                 response.rejected += result.rejected
                 room = MAX_STREAM_ERRORS - len(response.errors)
-                response.errors.extend(answers.record_errors(result.errors[:room], first))
+                response.errors.extend(convert.record_errors(result.errors[:room], first))
                 first += len(records)
         return response
 
@@ -83,7 +84,7 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
             accepted=result.accepted,
             duplicates=result.duplicates,
             rejected=result.rejected,
-            errors=answers.record_errors(result.errors),
+            errors=convert.record_errors(result.errors),
         )
 
     async def GetUsageDetailed(
@@ -110,26 +111,38 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
         page = paging.read(
             request, self._tokens, default=100, maximum=MAX_PAGE, filters=_filters(request)
         )
-        asked, after = _continue(windows.read(request, self._clock.now()), page)
-        window = asked.whole_hours
+        requested, after = _continue(time_windows.read(request, self._clock.now()), page)
+        window = requested.whole_hours
 
-        async def work(conn: Conn) -> pb.ListTenantDeploymentsResponse:
-            found = await analytics.list_deployments(conn, tenant_id, window, page, after)
+        async def load(conn: Conn) -> Slice[asyncpg.Record]:
+            return await rollup_queries.list_deployments(conn, tenant_id, window, page, after)
+
+        def render(found: Slice[asyncpg.Record]) -> pb.ListTenantDeploymentsResponse:
             rows, pagination = paging.cut(page, found)
             return pb.ListTenantDeploymentsResponse(
-                data=[answers.deployment(row) for row in rows], pagination=pagination
+                data=[convert.deployment(row) for row in rows], pagination=pagination
             )
 
-        question = Question(tenant_id, request, [*window.bounds, *after])
-        found = await self._reading.ask(question, pb.ListTenantDeploymentsResponse, work)
+        found = await self._queries.fetch(
+            CacheableQuery(
+                tenant_id,
+                request,
+                [*window.bounds, *after],
+                pb.ListTenantDeploymentsResponse,
+                load,
+                render,
+            )
+        )
         if found.pagination.has_more:
             last = found.data[-1]
             found.pagination.next_page_token = self._tokens.seal(
-                page.binding, [*_bounds(asked), last.total_requests, last.model_id]
+                page.binding, [*_bounds(requested), last.total_requests, last.model_id]
             )
         found.tenant_id = str(tenant_id)
-        return told(
-            found, start_date=wire.timestamp(asked.start), end_date=wire.timestamp(asked.end)
+        return with_fields(
+            found,
+            start_date=wire.timestamp(requested.start),
+            end_date=wire.timestamp(requested.end),
         )
 
     async def _ingest(
@@ -165,39 +178,45 @@ class UsageService(TotalsHandlers, MetricsHandlers, UpkeepHandlers, DeadLetterHa
             maximum=MAX_PAGE,
             filters=_filters(request) | {"tenant_id": tenant_id},
         )
-        asked: Window
+        requested: Window
         after: list[Any]
-        asked, after = _continue(windows.read(request, self._clock.now()), page)
-        query: Query = self._query(request, tenant_id, asked)
+        requested, after = _continue(time_windows.read(request, self._clock.now()), page)
+        query: GroupQuery = self._query(request, tenant_id, requested)
 
-        async def work(conn: Conn) -> _Detailed:
-            found = await analytics.list_groups(conn, query, page, after)
+        async def load(conn: Conn) -> Slice[Group]:
+            return await group_queries.list_groups(conn, query, page, after)
+
+        def render(found: Slice[Group]) -> _Detailed:
             groups, pagination = paging.cut(page, found)
-            rows = [answers.usage_row(group, query.group_by) for group in groups]
+            rows = [convert.usage_row(group, query.group_by) for group in groups]
             return kind(data=rows, pagination=pagination)
 
-        question = Question(
-            tenant_id,
-            request,
-            [*_bounds(query.window), *after],
-            # Up to this very instant nobody else asks.
-            kept=not query.exact or request.HasField("end_date"),
+        answer: _Detailed = await self._queries.fetch(
+            CacheableQuery(
+                tenant_id,
+                request,
+                [*_bounds(query.window), *after],
+                kind,
+                load,
+                render,
+                # No other caller can ask for a window that ends at this very instant.
+                cacheable=not query.exact or request.HasField("end_date"),
+            )
         )
-        answer: _Detailed = await self._reading.ask(question, kind, work)
         if answer.pagination.has_more:
             answer.pagination.next_page_token = self._tokens.seal(
                 page.binding,
-                [*_bounds(asked), *answers.usage_row_key(answer.data[-1], query.group_by)],
+                [*_bounds(requested), *convert.usage_row_key(answer.data[-1], query.group_by)],
             )
         answer.group_by = query.group_by
         source = "raw" if query.exact else "rollup"
-        return told(answer, **echo(asked, query.window, source))
+        return with_fields(answer, **windows(requested, query.window, source))
 
-    def _query(self, request: _DetailedRequest, tenant_id: TenantId, window: Window) -> Query:
+    def _query(self, request: _DetailedRequest, tenant_id: TenantId, window: Window) -> GroupQuery:
         if request.exact:
-            windows.check_exact(window, self._clock.now())
+            time_windows.check_exact(window, self._clock.now())
         group_by = wire.optional_one_of(request, "group_by", GROUPINGS) or "model"
-        return Query(
+        return GroupQuery(
             tenant_id,
             window if request.exact else window.whole_hours,
             cast("Grouping", group_by),
@@ -224,13 +243,13 @@ def _check_size(count: int, *, minimum: int) -> None:
 
 
 def _filters(request: Message) -> dict[str, Any]:
-    """All that was sent but the page itself: a token is good for the same question only."""
+    """Return all fields except the page: a token is valid for the same query only."""
     page = {"limit", "offset", "page_token"}
     return {f.name: value for f, value in request.ListFields() if f.name not in page}
 
 
 def _continue(window: Window, page: paging.Page) -> tuple[Window, list[Any]]:
-    """The first page's window, as "now" must not move between pages, and the rest of the key."""
+    """Return the first page's window, because "now" must not move, and the rest of the key."""
     if page.after is None:
         return window, []
     start, end, *after = page.after

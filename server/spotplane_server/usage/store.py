@@ -13,7 +13,7 @@ import orjson
 from spotplane_server.kernel.db import Conn
 from spotplane_server.usage import columns
 from spotplane_server.usage.pricing import ModelPrices
-from spotplane_server.usage.rollup import Place, Priced
+from spotplane_server.usage.rollup_builder import Place, Priced
 from spotplane_server.usage.rules import Draft, Scope
 
 FIND_OWNERS: Final = """

@@ -1,4 +1,4 @@
-"""Totals and series as messages: the formula sheet, and nothing divided by zero."""
+"""Converts totals and series to messages; ratios with a zero denominator are 0."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from spotplane.v1 import usage_pb2 as pb
 
 from spotplane_server.kernel import wire
 from spotplane_server.kernel.calls import TenantId
-from spotplane_server.usage.answers import NANOS_PER_USD, percent, ratio
-from spotplane_server.usage.totals import ModelTotal
-from spotplane_server.usage.windows import MINUTE, Window
+from spotplane_server.usage.convert import NANOS_PER_USD, percent, ratio
+from spotplane_server.usage.rollup_queries import ModelTotal, add_up
+from spotplane_server.usage.time_windows import MINUTE, Window
 
-# Records, and what stands for none of them.
+# Rows by the start of their period.
 Sums: TypeAlias = Mapping[datetime, Any]
 M = TypeVar("M", bound=Message)
 
@@ -38,35 +38,35 @@ _NO_TRAFFIC: Final[Mapping[str, int]] = dict.fromkeys(
 )
 
 
-def echo(asked: Window, effective: Window, source: str = "rollup") -> dict[str, Any]:
-    """The window as asked for, and the one that was summed, and from what."""
+def windows(requested: Window, effective: Window, source: str = "rollup") -> dict[str, Any]:
+    """Return the fields with the requested window, the window that was summed, and its source."""
     return {
-        "start_date": wire.timestamp(asked.start),
-        "end_date": wire.timestamp(asked.end),
+        "start_date": wire.timestamp(requested.start),
+        "end_date": wire.timestamp(requested.end),
         "effective_start": wire.timestamp(effective.start),
         "effective_end": wire.timestamp(effective.end),
         "source": source,
     }
 
 
-def told(found: M, **fields: Any) -> M:
-    """An answer as its caller asked for it: with what is not part of the question."""
+def with_fields(found: M, **fields: Any) -> M:
+    """Add the fields that depend on the caller and are therefore not cached."""
     found.MergeFrom(type(found)(**fields))
     return found
 
 
 def cost(nanos: int, name: str = "cost") -> dict[str, Any]:
-    """A cost in USD and its exact twin."""
+    """Return a cost in USD and in nano-dollars."""
     return {f"{name}_usd": ratio(nanos, NANOS_PER_USD), f"{name}_nanos": nanos}
 
 
 def change(this: int, before: int) -> float | None:
-    """From ``before`` to ``this`` in percent; None from nothing."""
+    """Return the change from ``before`` to ``this`` in percent; None if ``before`` is 0."""
     return (this - before) * 100 / before if before else None
 
 
 def names(total: ModelTotal, *fields: str) -> dict[str, Any]:
-    """A model's id and names; none when usage has no model."""
+    """Return a model's id and names; nothing for usage without a model."""
     row = total.row
     if row is None:
         return {}
@@ -76,7 +76,7 @@ def names(total: ModelTotal, *fields: str) -> dict[str, Any]:
 def period_rows(
     starts: Sequence[datetime], sums: Sums, *, current: datetime, fill: bool
 ) -> list[tuple[datetime, dict[str, Any]]]:
-    """What every series of `by-…` tells, period by period; without ``fill`` only of busy ones."""
+    """Return the fields of every period; without ``fill`` only of periods with traffic."""
     return [
         (start, _period(sums.get(start, _NO_TRAFFIC), partial=start == current))
         for start in starts
@@ -84,9 +84,9 @@ def period_rows(
     ]
 
 
-def changes(sums: Sums, week: datetime, before: datetime) -> dict[str, float | None]:
-    """How a week differs from the one before it."""
-    this, last = sums.get(week, _NO_TRAFFIC), sums.get(before, _NO_TRAFFIC)
+def changes(sums: Sums, period: datetime, before: datetime) -> dict[str, float | None]:
+    """Return the changes of a period against the one before it, in percent."""
+    this, last = sums.get(period, _NO_TRAFFIC), sums.get(before, _NO_TRAFFIC)
     return {
         "change_pct": change(_tokens(this), _tokens(last)),
         "requests_change_pct": change(this["requests"], last["requests"]),
@@ -94,10 +94,8 @@ def changes(sums: Sums, week: datetime, before: datetime) -> dict[str, float | N
     }
 
 
-def date_rows(
-    starts: Sequence[datetime], sums: Sums, *, fill: bool
-) -> list[pb.ListUsageByDateResponse.Row]:
-    """One row a period; without ``fill`` only of busy ones."""
+def date_rows(starts: Sequence[datetime], sums: Sums, *, fill: bool) -> pb.ListUsageByDateResponse:
+    """Return one row per period; without ``fill`` only for periods with traffic."""
     rows = []
     for start in starts:
         if fill or start in sums:
@@ -110,21 +108,34 @@ def date_rows(
                     **cost(of["cost_nanos"]),
                 )
             )
-    return rows
+    return pb.ListUsageByDateResponse(data=rows)
 
 
-def summary(total: ModelTotal) -> pb.GetUsageSummaryResponse.ModelUsage:
-    """One model, in short."""
-    return pb.GetUsageSummaryResponse.ModelUsage(
-        tokens=total.sums["total_tokens"],
-        requests=total.sums["requests"],
-        **cost(total.sums["cost_nanos"]),
-        **names(total, "model_name"),
+def summary(found: list[ModelTotal]) -> pb.GetUsageSummaryResponse:
+    """Return the total of all models and a short row for each."""
+    of = add_up(found).sums
+    return pb.GetUsageSummaryResponse(
+        total_tokens=of["total_tokens"],
+        total_requests=of["requests"],
+        by_model=[
+            pb.GetUsageSummaryResponse.ModelUsage(
+                tokens=total.sums["total_tokens"],
+                requests=total.sums["requests"],
+                **cost(total.sums["cost_nanos"]),
+                **names(total, "model_name"),
+            )
+            for total in found
+        ],
+        **cost(of["cost_nanos"], "total_cost"),
     )
 
 
-def model_row(total: ModelTotal) -> pb.ListUsageByModelResponse.Row:
-    """One model."""
+def model_rows(found: list[ModelTotal]) -> pb.ListUsageByModelResponse:
+    """Return one row per model."""
+    return pb.ListUsageByModelResponse(data=[_model_row(total) for total in found])
+
+
+def _model_row(total: ModelTotal) -> pb.ListUsageByModelResponse.Row:
     of = total.sums
     return pb.ListUsageByModelResponse.Row(
         prompt_tokens=of["prompt_tokens"],
@@ -137,8 +148,12 @@ def model_row(total: ModelTotal) -> pb.ListUsageByModelResponse.Row:
     )
 
 
-def key_row(row: asyncpg.Record) -> pb.ListUsageByKeyResponse.Row:
-    """One key."""
+def key_rows(rows: Sequence[asyncpg.Record]) -> pb.ListUsageByKeyResponse:
+    """Return one row per key."""
+    return pb.ListUsageByKeyResponse(data=[_key_row(row) for row in rows])
+
+
+def _key_row(row: asyncpg.Record) -> pb.ListUsageByKeyResponse.Row:
     answer = pb.ListUsageByKeyResponse.Row(
         total_tokens=row["total_tokens"], requests=row["requests"], **cost(row["cost_nanos"])
     )
@@ -149,8 +164,14 @@ def key_row(row: asyncpg.Record) -> pb.ListUsageByKeyResponse.Row:
     return answer
 
 
-def performance(total: ModelTotal) -> pb.PerformanceMetrics:
-    """How fast and how well a model, or all of them, served."""
+def performance_rows(found: list[ModelTotal]) -> pb.GetPerformanceMetricsResponse:
+    """Return the performance of all models together and of each."""
+    return pb.GetPerformanceMetricsResponse(
+        overall=_performance(add_up(found)), metrics=[_performance(total) for total in found]
+    )
+
+
+def _performance(total: ModelTotal) -> pb.PerformanceMetrics:
     of = total.sums
     p50, p95, p99 = total.percentiles
     return pb.PerformanceMetrics(
@@ -175,7 +196,7 @@ def performance(total: ModelTotal) -> pb.PerformanceMetrics:
 def throughput(
     total: ModelTotal, peak: asyncpg.Record | None, window: Window
 ) -> pb.GetThroughputMetricsResponse.Throughput:
-    """On average over a window, and in its busiest minute."""
+    """Return the average throughput of a window and that of its busiest minute."""
     of = total.sums
     return pb.GetThroughputMetricsResponse.Throughput(
         total_requests=of["requests"],
@@ -188,7 +209,7 @@ def throughput(
 
 
 def cache(total: ModelTotal) -> pb.GetThroughputMetricsResponse.CacheDistribution:
-    """How many tokens came from a cache."""
+    """Return how many tokens were read from a cache."""
     cached, tokens = total.sums["cached_tokens"], total.sums["total_tokens"]
     return pb.GetThroughputMetricsResponse.CacheDistribution(
         cached_tokens=cached,
@@ -201,13 +222,18 @@ def cache(total: ModelTotal) -> pb.GetThroughputMetricsResponse.CacheDistributio
 def points(
     first: datetime, count: int, sums: Sums, *, fill: bool
 ) -> list[pb.GetThroughputMetricsResponse.Point]:
-    """One point a minute, newest first; without ``fill`` only of busy ones."""
+    """Return one point per minute, newest first; without ``fill`` only minutes with traffic."""
     minutes = [first + MINUTE * n for n in range(count - 1, -1, -1)]
     return [_point(minute, sums.get(minute)) for minute in minutes if fill or minute in sums]
 
 
-def model_metrics(total: ModelTotal, tenant_tokens: int) -> pb.GetModelMetricsResponse.Row:
-    """One model's part of a tenant's usage."""
+def model_metrics_rows(found: list[ModelTotal]) -> pb.GetModelMetricsResponse:
+    """Return each model's share of a tenant's usage."""
+    tokens = add_up(found).sums["total_tokens"]
+    return pb.GetModelMetricsResponse(models=[_model_metrics(total, tokens) for total in found])
+
+
+def _model_metrics(total: ModelTotal, tenant_tokens: int) -> pb.GetModelMetricsResponse.Row:
     of = total.sums
     return pb.GetModelMetricsResponse.Row(
         total_tokens=of["total_tokens"],
@@ -223,8 +249,12 @@ def model_metrics(total: ModelTotal, tenant_tokens: int) -> pb.GetModelMetricsRe
     )
 
 
-def latency_row(total: ModelTotal) -> pb.GetLatencyMetricsResponse.Row:
-    """One model's latencies."""
+def latency_rows(found: list[ModelTotal]) -> pb.GetLatencyMetricsResponse:
+    """Return each model's latencies."""
+    return pb.GetLatencyMetricsResponse(data=[_latency_row(total) for total in found])
+
+
+def _latency_row(total: ModelTotal) -> pb.GetLatencyMetricsResponse.Row:
     p50, p95, p99 = total.percentiles
     return pb.GetLatencyMetricsResponse.Row(
         avg_latency_ms=ratio(total.sums["latency_sum"], total.sums["latency_count"]),
@@ -236,8 +266,12 @@ def latency_row(total: ModelTotal) -> pb.GetLatencyMetricsResponse.Row:
     )
 
 
-def token_row(total: ModelTotal) -> pb.GetTokenMetricsResponse.Row:
-    """One model's tokens."""
+def token_rows(found: list[ModelTotal]) -> pb.GetTokenMetricsResponse:
+    """Return each model's tokens."""
+    return pb.GetTokenMetricsResponse(data=[_token_row(total) for total in found])
+
+
+def _token_row(total: ModelTotal) -> pb.GetTokenMetricsResponse.Row:
     of = total.sums
     return pb.GetTokenMetricsResponse.Row(
         prompt_tokens=of["prompt_tokens"],
@@ -251,7 +285,7 @@ def token_row(total: ModelTotal) -> pb.GetTokenMetricsResponse.Row:
 
 
 def hourly(tenant_id: TenantId, row: asyncpg.Record) -> pb.ListHourlyUsageResponse.HourlyUsage:
-    """One hour; its id follows from whose and which it is."""
+    """Return one hour; its id is derived from tenant and hour."""
     hour, nanos = row["hour"], row["cost_nanos"]
     micros = (Decimal(nanos) / NANOS_PER_MICRODOLLAR).quantize(Decimal(1), ROUND_HALF_EVEN)
     return pb.ListHourlyUsageResponse.HourlyUsage(

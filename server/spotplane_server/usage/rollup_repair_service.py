@@ -1,4 +1,4 @@
-"""The part of UsageService by which operators prove and mend its sums."""
+"""UsageService: verifying and rebuilding rollups, for operators."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import Database, attempt
 from spotplane_server.tenants import store as tenants
-from spotplane_server.usage import mending, windows
-from spotplane_server.usage.mending import Wrong
-from spotplane_server.usage.windows import DAY, Window
+from spotplane_server.usage import rollup_repair, time_windows
+from spotplane_server.usage.rollup_repair import WrongRollups
+from spotplane_server.usage.time_windows import DAY, Window
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
-class UpkeepHandlers(usage_pb2_grpc.UsageServiceServicer):
+class RollupRepairHandlers(usage_pb2_grpc.UsageServiceServicer):
     """Handlers; the proto comments are their contract."""
 
     _db: Database
@@ -34,12 +34,12 @@ class UpkeepHandlers(usage_pb2_grpc.UsageServiceServicer):
     ) -> pb.VerifyRollupsResponse:
         now = self._clock.now()
         tenant_id, days = await self._days(request, now)
-        wrong = Wrong()
+        wrong = WrongRollups()
         for day in days:
             async with self._db.transaction(
                 tenant_id, isolation="repeatable_read", readonly=True
             ) as conn:
-                wrong += await mending.count_wrong(conn, tenant_id, day, now)
+                wrong += await rollup_repair.count_wrong(conn, tenant_id, day, now)
         return pb.VerifyRollupsResponse(
             days=len(days),
             wrong_hours=wrong.hours,
@@ -52,27 +52,27 @@ class UpkeepHandlers(usage_pb2_grpc.UsageServiceServicer):
     ) -> pb.RefreshRollupsResponse:
         now = self._clock.now()
         tenant_id, days = await self._days(request, now)
-        mended = 0
+        rebuilt = 0
         for day in days:
-            mended += await self._mend(tenant_id, day, now)
-        return pb.RefreshRollupsResponse(days=len(days), mended=mended)
+            rebuilt += await self._rebuild(tenant_id, day, now)
+        return pb.RefreshRollupsResponse(days=len(days), mended=rebuilt)
 
-    async def _mend(self, tenant_id: TenantId, day: Window, now: datetime) -> int:
+    async def _rebuild(self, tenant_id: TenantId, day: Window, now: datetime) -> int:
         async def once() -> int:
             # A rebuild needs a snapshot of its own and may be repeated.
             async with self._db.transaction(
                 tenant_id, isolation="repeatable_read", is_independent=True
             ) as conn:
-                mended = await mending.mend(conn, tenant_id, day, now)
+                rebuilt = await rollup_repair.rebuild(conn, tenant_id, day, now)
                 change = audit.Change(
                     "usage.refresh_rollups",
                     "usage",
                     day.start.date().isoformat(),
                     tenant_id,
-                    after={"mended": mended},
+                    after={"mended": rebuilt},
                 )
                 await audit.record(conn, calls.current(), change, now)
-                return mended
+                return rebuilt
 
         return await attempt(once)
 
@@ -80,8 +80,8 @@ class UpkeepHandlers(usage_pb2_grpc.UsageServiceServicer):
         self, request: pb.VerifyRollupsRequest | pb.RefreshRollupsRequest, now: datetime
     ) -> tuple[TenantId, list[Window]]:
         tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
-        window = windows.read(request, now)
-        windows.check_exact(window.whole_days, now, days=windows.MAX_MENDED_DAYS)
+        window = time_windows.read(request, now)
+        time_windows.check_exact(window.whole_days, now, days=time_windows.MAX_REBUILT_DAYS)
         async with self._db.read(tenant_id) as conn:
             await tenants.get_tenant(conn, tenant_id)
         return tenant_id, list(_each_day(window.whole_days))

@@ -1,4 +1,4 @@
-"""Sums as messages: the formula sheet, and nothing divided by zero."""
+"""Converts grouped usage to messages; ratios with a zero denominator are 0."""
 
 from __future__ import annotations
 
@@ -11,30 +11,24 @@ import asyncpg
 from spotplane.v1 import usage_pb2 as pb
 
 from spotplane_server.kernel import wire
-from spotplane_server.usage.analytics import NOTHING, Group, Grouping
+from spotplane_server.usage.group_queries import NO_DIMENSION, Group, Grouping
 from spotplane_server.usage.ingest import RecordError
 
 NANOS_PER_USD: Final = 1_000_000_000
 
-_NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "model": ("model_name", "family", "type"),
-    "api_key": ("api_key_name", "key_prefix"),
-    "region": ("region_name", "region_code"),
-}
-
 
 def ratio(part: int, whole: int) -> float:
-    """``part / whole``; 0 of nothing."""
+    """Return ``part / whole``; 0 if ``whole`` is 0."""
     return part / whole if whole else 0.0
 
 
 def percent(part: int, whole: int) -> float:
-    """``part`` in percent of ``whole``; 0 of nothing."""
+    """Return ``part`` in percent of ``whole``; 0 if ``whole`` is 0."""
     return part * 100 / whole if whole else 0.0
 
 
 def record_errors(errors: Iterable[RecordError], first: int = 0) -> list[pb.UsageRecordError]:
-    """Refusals, their positions counted from ``first``."""
+    """Return errors of records; their positions are counted from ``first``."""
     return [
         pb.UsageRecordError(
             index=first + e.index,
@@ -48,7 +42,7 @@ def record_errors(errors: Iterable[RecordError], first: int = 0) -> list[pb.Usag
 
 
 def usage_row(group: Group, group_by: Grouping) -> pb.UsageRow:
-    """One group."""
+    """Return the row of one group."""
     row = group.row
     p50, p95, p99 = group.percentiles
     answer = pb.UsageRow(
@@ -74,21 +68,21 @@ def usage_row(group: Group, group_by: Grouping) -> pb.UsageRow:
     group_id: UUID | None = row["group_id"]
     if group_id is not None:
         setattr(answer, f"{group_by}_id", str(group_id))
-        for name in _NAMES[group_by]:
-            if row[name] is not None:
-                setattr(answer, name, row[name])
+        for name, value in group.names:
+            if value is not None:
+                setattr(answer, name, value)
     return answer
 
 
 def usage_row_key(row: pb.UsageRow, group_by: Grouping) -> tuple[str | None, int, str]:
-    """Where a row stands in the order: period, tokens and id."""
+    """Return the sort key of a row: period, tokens and id."""
     period = row.period.ToDatetime(UTC).isoformat() if row.HasField("period") else None
-    group_id: str = getattr(row, f"{group_by}_id", "") or str(NOTHING)
+    group_id: str = getattr(row, f"{group_by}_id", "") or str(NO_DIMENSION)
     return period, row.total_tokens, group_id
 
 
 def deployment(row: asyncpg.Record) -> pb.ListTenantDeploymentsResponse.Deployment:
-    """One model's use."""
+    """Return the usage of one model."""
     return pb.ListTenantDeploymentsResponse.Deployment(
         model_id=str(row["model_id"]),
         model_name=row["model_name"],

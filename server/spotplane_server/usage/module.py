@@ -1,4 +1,4 @@
-"""Builds the feature."""
+"""Wiring of the usage feature."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from spotplane.v1 import usage_pb2_grpc
 from spotplane_server.kernel.caches import Kept
 from spotplane_server.kernel.parts import Kernel, Parts
 from spotplane_server.usage import dead_letters
+from spotplane_server.usage.cached_queries import LIFETIME, CachedQueries
 from spotplane_server.usage.intake import Intake
 from spotplane_server.usage.jobs import RequestIdRetention
-from spotplane_server.usage.reading import LIFETIME, Reading
+from spotplane_server.usage.redis_cache import RedisCache
 from spotplane_server.usage.service import UsageService
-from spotplane_server.usage.shared import SharedAnswers
 
 MIB: Final = 1024 * 1024
 
 
 def assemble(kernel: Kernel, intake: Intake) -> Parts:
     """Build the feature's service and jobs."""
-    # Keeping none here means keeping none.
-    shared = _shared(kernel) if kernel.config.analytics_cache_mib else None
-    reading = Reading(
+    # Disabling the cache of the process disables the shared one too.
+    shared_cache = _redis_cache(kernel) if kernel.config.analytics_cache_mib else None
+    queries = CachedQueries(
         kernel.db,
         kernel.clock,
         Kept(kernel.config.analytics_cache_mib * MIB, LIFETIME),
         kernel.replica,
-        shared,
+        shared_cache,
     )
-    service = UsageService(kernel.db, reading, kernel.clock, kernel.tokens, intake)
+    service = UsageService(kernel.db, queries, kernel.clock, kernel.tokens, intake)
     return Parts(
         services=[(usage_pb2_grpc.add_UsageServiceServicer_to_server, service)],
         jobs=[RequestIdRetention(kernel.db)],
@@ -39,9 +39,10 @@ def assemble(kernel: Kernel, intake: Intake) -> Parts:
     )
 
 
-def _shared(kernel: Kernel) -> SharedAnswers | None:
+def _redis_cache(kernel: Kernel) -> RedisCache | None:
     if kernel.redis is None:
         return None
-    # Sealed by a secret of the database: planes that share a Redis read nothing of each other.
-    plane = kernel.tokens.seal("usage answers", [])
-    return SharedAnswers(kernel.redis, hashlib.sha256(plane.encode()).digest())
+    # Derived from a secret of the database: installations that share a Redis cannot read each
+    # other's results.
+    namespace = kernel.tokens.seal("usage answers", [])
+    return RedisCache(kernel.redis, hashlib.sha256(namespace.encode()).digest())

@@ -1,4 +1,4 @@
-"""Answers about usage that all servers keep together, in Redis; whatever fails there is a miss."""
+"""Cache of usage results that all servers share, in Redis; every failure is a miss."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Final
 
 from spotplane_server.kernel.redis import AWAY, Client
 
-# Without an answer it is left alone for so long, so that not every question waits in vain.
+# After a failure Redis is not used for this long, so that not every query waits for a timeout.
 PAUSE_SECONDS: Final = 5.0
-# A larger one costs more on its way than it saves.
+# Larger results cost more to transfer than to compute.
 MAX_BYTES: Final = 1024 * 1024
 
 
-class SharedAnswers:
-    """Keeps and finds answers.
+class RedisCache:
+    """Stores and finds serialized results.
 
     Args:
-        client: Of the Redis.
-        plane: Tells planes apart that share one.
+        client: The Redis client.
+        namespace: Separates installations that share a Redis.
     """
 
-    def __init__(self, client: Client, plane: bytes) -> None:
+    def __init__(self, client: Client, namespace: bytes) -> None:
         self._client = client
-        self._prefix = b"spotplane:usage:" + plane + b":"
+        self._prefix = b"spotplane:usage:" + namespace + b":"
         self._paused_until = 0.0
 
     async def get(self, key: bytes) -> bytes | None:
-        """An answer, None when there is none or nobody answers."""
+        """Return a result; None if there is none or Redis does not respond."""
         if self._paused():
             return None
         try:
@@ -39,7 +39,7 @@ class SharedAnswers:
         return found if isinstance(found, bytes) else None
 
     async def put(self, key: bytes, value: bytes, lifetime: timedelta) -> None:
-        """Keep an answer."""
+        """Store a result."""
         if self._paused() or len(value) > MAX_BYTES:
             return
         try:

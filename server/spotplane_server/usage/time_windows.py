@@ -1,4 +1,4 @@
-"""Spans of time that answers cover: pure rules."""
+"""Time windows of usage queries: pure rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spotplane_server.kernel.errors import Semantic
 
 MAX_EXACT_SPAN: Final = timedelta(days=31)
 # 31 days that begin and end within a day touch one more.
-MAX_MENDED_DAYS: Final = MAX_EXACT_SPAN.days + 1
+MAX_REBUILT_DAYS: Final = MAX_EXACT_SPAN.days + 1
 RAW_RETENTION: Final = timedelta(days=400)
 MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
@@ -34,7 +34,7 @@ Unit: TypeAlias = Literal["hour", "day", "week", "month"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """``[start, end)`` as asked for."""
+    """The half-open interval ``[start, end)``."""
 
     start: datetime
     end: datetime
@@ -56,7 +56,7 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Its length in seconds."""
         return (self.end - self.start).total_seconds()
 
     @property
@@ -71,13 +71,18 @@ class Window:
 
     @property
     def bounds(self) -> tuple[datetime, ...]:
-        """Where minutes, hours and days meet: those at the edges, these inside.
+        """The six instants between which minutes, hours and days are read.
 
-        Minutes hold in ``[0, 1)`` and ``[4, 5)`` of the six, hours in ``[1, 2)`` and ``[3, 4)``,
-        days in ``[2, 3)``.
+        Minutes in ``[0, 1)`` and ``[4, 5)``, hours in ``[1, 2)`` and ``[3, 4)``, days in
+        ``[2, 3)``; see the SQL function `usage_rollups_between`.
         """
         hours, days = self.inner_hours, self.inner_hours.inner_days
         return self.start, hours.start, days.start, days.end, hours.end, self.end
+
+    @property
+    def hourly_bounds(self) -> tuple[datetime, ...]:
+        """The `bounds` of a window of whole hours that is read by the hour only."""
+        return self.start, self.start, self.end, self.end, self.end, self.end
 
     def _inner(self, floor: Callable[[datetime], datetime], unit: timedelta) -> Window:
         start = min(floor(self.start + unit - RESOLUTION), self.end)

@@ -1,13 +1,13 @@
-"""Sums of records by hour, day and minute: what a batch adds to each of them.
+"""Rollup builder: what a batch of records adds to each rollup.
 
-In columns and by numpy, because a batch of thousands of records is summed a dozen ways before it is
-stored: by objects that took longer than all the rest.
+Computed in columns by numpy, because a batch of thousands of records is summed a dozen ways before
+it is stored; with objects this took longer than everything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -21,26 +21,31 @@ MINUTE_US: Final = 60_000_000
 HOUR_US: Final = 60 * MINUTE_US
 DAY_US: Final = 24 * HOUR_US
 NO_LATENCY: Final = -1
-# Sums by few dimensions: the unit of time, and the fields that tell rows apart.
-CUTS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
+DIMENSIONS: Final = ("environment_id", "model_id", "api_key_id", "region_id")
+# Rollup name: unit of time, and the dimensions it is grouped by besides the tenant. Equal to the
+# view `usage_rollup_definitions`. The order is the order in which rows are locked.
+ROLLUPS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
+    "hour_all": (HOUR_US, DIMENSIONS),
     "hour": (HOUR_US, ()),
     "hour_model": (HOUR_US, ("model_id",)),
     "hour_api_key": (HOUR_US, ("api_key_id",)),
     "hour_region": (HOUR_US, ("region_id",)),
     "day": (DAY_US, ()),
+    "day_model": (DAY_US, ("model_id",)),
     "day_api_key": (DAY_US, ("api_key_id",)),
     "day_region": (DAY_US, ("region_id",)),
     "day_model_api_key": (DAY_US, ("model_id", "api_key_id")),
     "day_model_region": (DAY_US, ("model_id", "region_id")),
     "day_api_key_region": (DAY_US, ("api_key_id", "region_id")),
+    "minute_model": (MINUTE_US, ("model_id",)),
 }
-# Beyond every latency, where the smallest is looked for.
+# Above every latency, as the identity of the minimum.
 _HUGE: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """What usage is summed by; ids in their canonical text."""
+    """The dimensions of usage; ids in their canonical text."""
 
     tenant_id: str
     environment_id: str | None
@@ -59,11 +64,11 @@ class Dimensions:
             self.region_id or "",
         )
 
-    def only(self, *fields: str) -> Dimensions:
-        """The tenant and some of the others, by the names of their fields, alone."""
+    def project(self, fields: Sequence[str]) -> Dimensions:
+        """Return the tenant and the named dimensions; the others become None."""
         return Dimensions(
             self.tenant_id,
-            None,
+            self.environment_id if "environment_id" in fields else None,
             self.api_key_id if "api_key_id" in fields else None,
             self.model_id if "model_id" in fields else None,
             self.region_id if "region_id" in fields else None,
@@ -88,74 +93,40 @@ class Priced:
     cost_nanos: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """What a batch adds to one table: n rows in key order, all columns of length n.
+@dataclass(slots=True)
+class RollupRows:
+    """What a batch adds to the rollups: n rows in lock order, all columns of length n.
 
     Attributes:
-        dimensions: Of each row.
-        starts: Of each row's hour, day or minute; as all times in Unix µs.
+        rollups: The name of each row's rollup.
+        dimensions: Those of each row.
+        starts: The start of each row's minute, hour or day; as all times in Unix µs.
         measures: requests, successes, prompt, completion and cached tokens, cost in nano-USD,
             count and sum of latencies in ms; each a column.
         latency_min: In milliseconds; None when no latency is known.
         latency_max: Likewise.
-        sketch: The rows' sketches, one behind the other.
-        sketch_from: Where each begins, counted from 1.
-        sketch_to: Where each ends; one less for an empty one.
-        first_at: Of the earliest record.
-        last_at: Of the latest.
+        latencies: Sketches as decimal numerals.
+        first_at: Time of the earliest record.
+        last_at: Time of the latest record.
     """
 
-    dimensions: list[Dimensions]
-    starts: list[int]
-    measures: list[list[int]]
-    latency_min: list[int | None]
-    latency_max: list[int | None]
-    sketch: list[int]
-    sketch_from: list[int]
-    sketch_to: list[int]
-    first_at: list[int]
-    last_at: list[int]
-
-    @classmethod
-    def together(cls, several: Sequence[Sums]) -> Sums:
-        """The rows of several, one behind the other."""
-        found = cls([], [], [[] for _ in several[0].measures], [], [], [], [], [], [], [])
-        for sums in several:
-            begin = len(found.sketch)
-            found.dimensions.extend(sums.dimensions)
-            found.starts.extend(sums.starts)
-            for column, more in zip(found.measures, sums.measures, strict=True):
-                column.extend(more)
-            found.latency_min.extend(sums.latency_min)
-            found.latency_max.extend(sums.latency_max)
-            found.sketch.extend(sums.sketch)
-            found.sketch_from.extend([begin + start for start in sums.sketch_from])
-            found.sketch_to.extend([begin + end for end in sums.sketch_to])
-            found.first_at.extend(sums.first_at)
-            found.last_at.extend(sums.last_at)
-        return found
+    rollups: list[str] = field(default_factory=list)
+    dimensions: list[Dimensions] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    measures: list[list[int]] = field(default_factory=lambda: [[] for _ in range(8)])
+    latency_min: list[int | None] = field(default_factory=list)
+    latency_max: list[int | None] = field(default_factory=list)
+    latencies: list[str] = field(default_factory=list)
+    first_at: list[int] = field(default_factory=list)
+    last_at: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Rollups:
-    """A batch's sums; the cuts by name, always in the same order."""
-
-    hours: Sums
-    days: Sums
-    minutes: Sums
-    cuts: dict[str, Sums]
-
-
-def sum_up(records: Sequence[Priced]) -> Rollups:
-    """Add records up, at least one: by hour and dimensions, by day or minute and model, by cut."""
-    batch = _Columns.of(records)
-    return Rollups(
-        batch.sum(None, HOUR_US),
-        batch.sum(("model_id",), DAY_US),
-        batch.sum(("model_id",), MINUTE_US),
-        {name: batch.sum(fields, unit_us) for name, (unit_us, fields) in CUTS.items()},
-    )
+def build_rollups(records: Sequence[Priced]) -> RollupRows:
+    """Sum records, at least one, by all rollups."""
+    batch, rows = _Columns.of(records), RollupRows()
+    for name, (unit_us, fields) in ROLLUPS.items():
+        batch.add_rows(rows, name, unit_us, fields)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +167,9 @@ class _Columns:
             measures,
         )
 
-    def sum(self, fields: Sequence[str] | None, unit_us: int) -> Sums:
-        """Sum by unit of time and by the tenant and some other dimensions; by all when None."""
-        projected = self.dimensions
-        if fields is not None:
-            projected = [of.only(*fields) for of in projected]
+    def add_rows(self, rows: RollupRows, name: str, unit_us: int, fields: Sequence[str]) -> None:
+        """Append the rows of one rollup."""
+        projected = [of.project(fields) for of in self.dimensions]
         distinct = sorted(set(projected), key=lambda of: of.order)
         rank = {of: index for index, of in enumerate(distinct)}
         unit = self.at // unit_us
@@ -210,30 +179,28 @@ class _Columns:
         key, at, latency = key[order], self.at[order], self.latency[order]
         begins = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
         row = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(key))))
+        known = latency >= 0
 
         keys = key[begins]
-        known = latency >= 0
-        parts, part_rows = _sketches(row[known], latency[known])
-        return Sums(
-            [distinct[index] for index in (keys % len(distinct)).tolist()],
-            (keys // len(distinct) * unit_us).tolist(),
-            np.add.reduceat(self.measures[:, order], begins, axis=1).tolist(),
-            _known(np.minimum.reduceat(np.where(known, latency, _HUGE), begins)),
-            _known(np.maximum.reduceat(latency, begins)),
-            parts.tolist(),
-            (np.searchsorted(part_rows, np.arange(len(begins))) + 1).tolist(),
-            np.searchsorted(part_rows, np.arange(len(begins)), side="right").tolist(),
-            np.minimum.reduceat(at, begins).tolist(),
-            np.maximum.reduceat(at, begins).tolist(),
-        )
+        rows.rollups.extend([name] * len(begins))
+        rows.dimensions.extend([distinct[index] for index in (keys % len(distinct)).tolist()])
+        rows.starts.extend((keys // len(distinct) * unit_us).tolist())
+        sums = np.add.reduceat(self.measures[:, order], begins, axis=1).tolist()
+        for column, values in zip(rows.measures, sums, strict=True):
+            column.extend(values)
+        smallest = np.minimum.reduceat(np.where(known, latency, _HUGE), begins)
+        rows.latency_min.extend(_or_none(smallest))
+        rows.latency_max.extend(_or_none(np.maximum.reduceat(latency, begins)))
+        rows.latencies.extend(_sketches(row[known], latency[known], len(begins)))
+        rows.first_at.extend(np.minimum.reduceat(at, begins).tolist())
+        rows.last_at.extend(np.maximum.reduceat(at, begins).tolist())
 
 
-def _sketches(row: Integers, latency: Integers) -> tuple[Integers, Integers]:
-    """Parts of the sketches of all rows, in their order, and the row of each part."""
+def _sketches(row: Integers, latency: Integers, rows: int) -> list[str]:
     wide = sketch.MAX_BUCKETS
     keys, counts = np.unique(row * wide + sketch.buckets(latency), return_counts=True)
-    return sketch.parts(keys % wide, counts), keys // wide
+    return sketch.to_numerals(keys // wide, keys % wide, counts, rows)
 
 
-def _known(latencies: Integers) -> list[int | None]:
+def _or_none(latencies: Integers) -> list[int | None]:
     return [value if 0 <= value < _HUGE else None for value in latencies.tolist()]
