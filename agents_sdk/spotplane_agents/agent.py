@@ -15,11 +15,11 @@ from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_agents.backoff import Pace
 from spotplane_agents.builtin import Builtins, end_own_instance
 from spotplane_agents.commands import Handler, Registration
+from spotplane_agents.connection import LinkSettings, LinkState, OnReplaced
 from spotplane_agents.desired import ConfigHook, Desired, RoleHook
 from spotplane_agents.errors import AgentError
 from spotplane_agents.host import HostLoad, Load
 from spotplane_agents.identity import Identity
-from spotplane_agents.link import LinkSettings, LinkState, OnReplaced
 from spotplane_agents.notices import NoticeSource
 from spotplane_agents.polling import PollPace
 from spotplane_agents.providers import Provider

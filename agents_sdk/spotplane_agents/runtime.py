@@ -12,13 +12,13 @@ from spotplane.v1.agent_pb2 import RegisterRequest, RegisterResponse
 
 from spotplane_agents.clock import ServerClock
 from spotplane_agents.commands import Dispatcher, Registration
+from spotplane_agents.connection import Link, LinkSettings
 from spotplane_agents.desired import Desired
 from spotplane_agents.diskwait import DiskRetry
 from spotplane_agents.errors import StateUnavailable
 from spotplane_agents.host import Load
 from spotplane_agents.identity import Identity
 from spotplane_agents.journal import Journal
-from spotplane_agents.link import Link, LinkSettings
 from spotplane_agents.spool import Spool, SpoolLimits
 from spotplane_agents.state import State
 

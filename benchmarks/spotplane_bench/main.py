@@ -19,9 +19,9 @@ from spotplane_server.kernel import logs
 
 from spotplane_bench import (
     commands,
-    doors,
     failovers,
     fleet,
+    frontends,
     ingest,
     limits,
     machine,
@@ -43,7 +43,7 @@ Bench: TypeAlias = Callable[[stack.Stack, Any], Awaitable[Result]]
 # By name: how it runs, its plan, and its plan when time is short.
 BENCHES: Final[dict[str, tuple[Bench, Any, Any]]] = {
     "unary": (unary.run, unary.Plan(), unary.QUICK),
-    "doors": (doors.run, doors.Plan(), doors.QUICK),
+    "doors": (frontends.run, frontends.Plan(), frontends.QUICK),
     "streams": (streams.run, streams.Plan(), streams.QUICK),
     "commands": (commands.run, commands.Plan(), commands.QUICK),
     "failovers": (failovers.run, failovers.Plan(), failovers.QUICK),

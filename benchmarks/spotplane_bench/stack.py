@@ -21,7 +21,7 @@ from spotplane_bridge.config import BridgeConfig
 from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.process import start_envoy
 from spotplane_server.config import ServerConfig
-from spotplane_server.kernel import migrate
+from spotplane_server.kernel.db import migrate
 
 from spotplane_bench import children
 

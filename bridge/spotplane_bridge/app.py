@@ -17,16 +17,16 @@ import uvloop
 from aiohttp import web
 
 from spotplane_bridge import logs
-from spotplane_bridge.bodies import Bodies
-from spotplane_bridge.callers import CallerVerifier
 from spotplane_bridge.config import BridgeConfig
-from spotplane_bridge.dialects import registry, serving
+from spotplane_bridge.credential_check import CallerVerifier
 from spotplane_bridge.documents import document_endpoints
 from spotplane_bridge.endpoints import endpoint_of
-from spotplane_bridge.gateway import Endpoint, Gateway
+from spotplane_bridge.legacy import handlers, registry
 from spotplane_bridge.listener import Runner
 from spotplane_bridge.metrics import Metrics
+from spotplane_bridge.middleware import Endpoint, Gateway
 from spotplane_bridge.ops import Health, ops_endpoints
+from spotplane_bridge.request_bodies import Bodies
 from spotplane_bridge.routes import Router, load_routes
 from spotplane_bridge.upstream import Upstream
 
@@ -70,7 +70,7 @@ def create_app(config: BridgeConfig) -> web.Application:
         router.add(
             of_field.method,
             of_field.template,
-            serving.endpoint_of(of_field, methods, upstream, config, bodies, event_streams),
+            handlers.endpoint_of(of_field, methods, upstream, config, bodies, event_streams),
         )
     traces = _traces(config)
     gateway = Gateway(config, router, metrics, traces)

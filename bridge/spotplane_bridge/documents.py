@@ -15,8 +15,8 @@ import yaml
 from aiohttp import web
 
 from spotplane_bridge import openapi
-from spotplane_bridge.dialects.routes import DialectRoute
-from spotplane_bridge.gateway import Exchange
+from spotplane_bridge.legacy.routes import DialectRoute
+from spotplane_bridge.middleware import Exchange
 from spotplane_bridge.ops import OpsEndpoint
 from spotplane_bridge.routes import Route
 

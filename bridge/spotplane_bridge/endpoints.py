@@ -11,13 +11,13 @@ import orjson
 import structlog
 from aiohttp import web
 
-from spotplane_bridge import errors, headers, limits, transcode
-from spotplane_bridge.bodies import Bodies
+from spotplane_bridge import body_limits, errors, headers, transcode
 from spotplane_bridge.config import BridgeConfig
-from spotplane_bridge.gateway import Endpoint, Exchange
-from spotplane_bridge.parsing import filler
-from spotplane_bridge.printing import printer
+from spotplane_bridge.middleware import Endpoint, Exchange
+from spotplane_bridge.parser import filler
+from spotplane_bridge.request_bodies import Bodies
 from spotplane_bridge.routes import Route
+from spotplane_bridge.serializer import printer
 from spotplane_bridge.upstream import END, Upstream
 
 log = structlog.get_logger("spotplane_bridge")
@@ -45,7 +45,7 @@ class RequestReader:
         filler(route.descriptor.input_type)
         self._route = route
         self._bodies = bodies
-        self._limit = limits.body_bytes(route.rpc)
+        self._limit = body_limits.body_bytes(route.rpc)
 
     async def read(self, exchange: Exchange) -> Any:
         """Read a request and its body, if the route has one.

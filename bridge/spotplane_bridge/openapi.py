@@ -15,9 +15,9 @@ from spotplane.v1 import error_reason_pb2
 
 from spotplane_bridge import transcode
 from spotplane_bridge.comments import load_comments
-from spotplane_bridge.dialects import documents, registry
-from spotplane_bridge.dialects.routes import DialectRoute
 from spotplane_bridge.errors import Failure, family_of
+from spotplane_bridge.legacy import documents, registry
+from spotplane_bridge.legacy.routes import DialectRoute
 from spotplane_bridge.ops import CHECKS, installed_version
 from spotplane_bridge.routes import Route
 from spotplane_bridge.schemas import EXAMPLE_UUID, Schemas

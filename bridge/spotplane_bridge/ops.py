@@ -14,8 +14,8 @@ import grpc.aio
 from aiohttp import web
 from grpc_health.v1 import health_pb2
 
-from spotplane_bridge.gateway import Exchange
 from spotplane_bridge.metrics import Metrics
+from spotplane_bridge.middleware import Exchange
 from spotplane_bridge.upstream import Upstream
 
 # Checks that the server publishes as services of gRPC's health protocol.

@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from spotplane_bridge.errors import Failure, invalid
-from spotplane_bridge.parsing import Refused, Writer, filler, writers
+from spotplane_bridge.parser import Refused, Writer, filler, writers
 from spotplane_bridge.routes import Route
 
 MAX_PARAMETERS: Final = 100

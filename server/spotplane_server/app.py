@@ -29,66 +29,60 @@ from spotplane.v1 import (
 )
 
 from spotplane_server import audit, events, readiness
-from spotplane_server.agents import moves
+from spotplane_server.agents import primary
+from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.agents.handlers import Standby
 from spotplane_server.agents.jobs import RETENTION, CommandsJob, LeftoversJob, LivenessJob
-from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.service import AgentService
-from spotplane_server.agents.sessions import AGENTS_TOPIC, Sessions
-from spotplane_server.agents.stream import AgentStream
-from spotplane_server.audit import assembly as audit_trail
+from spotplane_server.agents.sessions.registry import AGENTS_TOPIC, Sessions
+from spotplane_server.agents.sessions.stream import AgentStream
+from spotplane_server.audit import module as audit_trail
 from spotplane_server.audit.refusals import Refusals
 from spotplane_server.catalog.instance_types_service import InstanceTypeService
 from spotplane_server.catalog.models_service import ModelService
 from spotplane_server.catalog.regions_service import RegionService
 from spotplane_server.config import ServerConfig
-from spotplane_server.decisions import assembly as decisions
+from spotplane_server.decisions import module as decisions
 from spotplane_server.decisions.loop import PACE_SECONDS, DecisionLoop
-from spotplane_server.events.hub import EventHub
+from spotplane_server.events.dispatcher import EventHub
+from spotplane_server.events.rate_limit_events import Thresholds
 from spotplane_server.events.service import EventService
-from spotplane_server.events.thresholds import Thresholds
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.service import FailoverService
-from spotplane_server.fleet import assembly as fleet
-from spotplane_server.fleet import market_assembly as fleet_market
-from spotplane_server.fleet import ports as fleet_ports
-from spotplane_server.fleet.market_reports import AgentsPrices
-from spotplane_server.insights import assembly as insights
-from spotplane_server.kernel import (
-    collector,
-    front,
-    logs,
-    opening,
-    partitions,
-    retention,
-    statements,
-)
+from spotplane_server.fleet import hooks as fleet_ports
+from spotplane_server.fleet import module as fleet
+from spotplane_server.insights import module as insights
+from spotplane_server.kernel import front, gc_tuning, logs, startup
+from spotplane_server.kernel.background_task import background_task, owned
 from spotplane_server.kernel.clock import Clock, DatabaseClock, SystemClock
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.jobs import JobRunner
-from spotplane_server.kernel.middleware import Gate
-from spotplane_server.kernel.pacer import Pacer
-from spotplane_server.kernel.parts import Kernel, Parts
-from spotplane_server.kernel.shared_limits import SharedLimits
-from spotplane_server.kernel.tasks import background_task, owned
-from spotplane_server.market import assembly as market
-from spotplane_server.market import reports as market_reports
-from spotplane_server.market.pipeline import TOPIC as CLEAN_PRICES_TOPIC
-from spotplane_server.market.pipeline import PipelineJob
-from spotplane_server.market.reports import PriceReports
-from spotplane_server.nodes import assembly as nodes
-from spotplane_server.notifications import assembly as notifications
-from spotplane_server.replicas import outcomes
+from spotplane_server.kernel.db import partitions, query_metrics
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.jobs import retention
+from spotplane_server.kernel.jobs.pacer import Pacer
+from spotplane_server.kernel.jobs.runner import JobRunner
+from spotplane_server.kernel.module import Kernel, Parts
+from spotplane_server.kernel.ratelimit.redis_limiter import SharedLimits
+from spotplane_server.kernel.rpc.interceptor import Gate
+from spotplane_server.market import module as fleet_market
+from spotplane_server.market.reports import AgentsPrices
+from spotplane_server.nodes import module as nodes
+from spotplane_server.notifications import module as notifications
+from spotplane_server.prices import module as market
+from spotplane_server.prices import reports as market_reports
+from spotplane_server.prices.pipeline import TOPIC as CLEAN_PRICES_TOPIC
+from spotplane_server.prices.pipeline import PipelineJob
+from spotplane_server.prices.reports import PriceReports
+from spotplane_server.replicas import instance_hooks
+from spotplane_server.replicas.agent_hooks import Handover
 from spotplane_server.replicas.binding import Binding
-from spotplane_server.replicas.handover import Handover
 from spotplane_server.replicas.jobs import CoordinatorJob
 from spotplane_server.replicas.lifecycle import Replicas
 from spotplane_server.replicas.reports import ReplicaReports
 from spotplane_server.replicas.service import ReplicaService
-from spotplane_server.savings import assembly as savings
-from spotplane_server.spending import assembly as spending
+from spotplane_server.savings import module as savings
+from spotplane_server.spending import module as spending
 from spotplane_server.spending.jobs import BudgetsJob
-from spotplane_server.tenants import assembly as tenants
+from spotplane_server.tenants import module as tenants
 from spotplane_server.usage import intake as usage_intake
 from spotplane_server.usage import module as usage
 from spotplane_server.usage.intake import Intake
@@ -167,7 +161,7 @@ def _agents(kernel: Kernel, intake: Intake) -> list[Parts]:
     failovers = FailoverService(db, clock, tokens, reconciler, replica_reports)
     handover = Handover(replicas)
     ledger.on_final(
-        {"create_replica": replica_reports.on_create_command, "switch": moves.on_switch}
+        {"create_replica": replica_reports.on_create_command, "switch": primary.on_switch}
     )
     stream = AgentStream(
         db,
@@ -194,7 +188,10 @@ def _agents(kernel: Kernel, intake: Intake) -> list[Parts]:
         ledger,
         sessions,
         fleet_ports.Standby(
-            standby, outcomes.serves, partial(outcomes.launched, binding), handover.inherit
+            standby,
+            instance_hooks.serves,
+            partial(instance_hooks.launched, binding),
+            handover.inherit,
         ),
     )
     parts = Parts(
@@ -308,7 +305,7 @@ class Server:
         if traces is not None:
             stack.push_async_callback(traces.close)
             on_statement = traces.statement if on_statement is None else on_statement
-        on_statement = statements.timed(on_statement)
+        on_statement = query_metrics.timed(on_statement)
         kernel = await _open(stack, config, clock, server_id, on_statement)
         parts = build(kernel)
         before = front.build(
@@ -413,7 +410,7 @@ async def serve(config: ServerConfig) -> None:
     start_http_server(config.admin_port, addr=config.host)
     try:
         async with (
-            background_task(collector.tend(), "collector", server.failed.set),
+            background_task(gc_tuning.tend(), "collector", server.failed.set),
             owned(server.failed.wait(), "failed") as failed,
             owned(stop.wait(), "stop") as stopped,
         ):
@@ -442,10 +439,10 @@ async def _open(
     if clock is None:
         machine = SystemClock(timedelta(seconds=config.clock_offset_seconds))
         clock = await DatabaseClock.open(db, machine)
-    kernel = await opening.open_kernel(config, db, clock, server_id, audit.credential_configured)
+    kernel = await startup.open_kernel(config, db, clock, server_id, audit.credential_configured)
     if kernel.redis is not None:
         stack.push_async_callback(kernel.redis.aclose)
-    replica = await opening.open_replica(config, on_statement)
+    replica = await startup.open_replica(config, on_statement)
     if replica is not None:
         stack.push_async_callback(replica.close)
     return replace(kernel, replica=replica)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from spotplane_server.kernel.addresses import Network
+from spotplane_server.kernel.auth.client_address import Network
 
 # Read where the variable of our own is not set; what an installation has set for all its programs.
 COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"

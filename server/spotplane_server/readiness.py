@@ -9,13 +9,16 @@ from uuid import uuid4
 import structlog
 from grpc_health.v1 import health_pb2
 
-from spotplane_server.decisions import assembly as decisions
+from spotplane_server.decisions import module as decisions
 from spotplane_server.events import store as events_store
-from spotplane_server.kernel import metrics, migrate, partitions, policy, redis
+from spotplane_server.kernel import metrics
+from spotplane_server.kernel.auth import policy
 from spotplane_server.kernel.clock import DatabaseClock
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.kernel.jobs import JobRunner
-from spotplane_server.kernel.parts import Kernel
+from spotplane_server.kernel.db import migrate, partitions
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.jobs.runner import JobRunner
+from spotplane_server.kernel.module import Kernel
+from spotplane_server.kernel.ratelimit import redis_client
 from spotplane_server.usage.health import rollups_work
 
 log = structlog.get_logger(__name__)
@@ -43,7 +46,7 @@ async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
         checks["trusted-proxies"] = kernel.proxies.unconfigured is None
         metrics.DEPENDENCY_UP.labels("postgresql").set(checks["database"])
         if kernel.redis is not None:
-            metrics.DEPENDENCY_UP.labels("redis").set(await redis.answers(kernel.redis))
+            metrics.DEPENDENCY_UP.labels("redis").set(await redis_client.answers(kernel.redis))
         if kernel.replica is not None:
             metrics.DEPENDENCY_UP.labels("read_replica").set(await kernel.replica.answers())
         for state, count in kernel.db.stats().items():

@@ -7,8 +7,8 @@ from prometheus_client import REGISTRY
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_bench.abuse import attacks_agent, attacks_http2
 from spotplane_bench.abuse.target import Attack, Size
-from spotplane_server.agents import inbox, session
-from spotplane_server.kernel.budgets import AGENT_CALLS
+from spotplane_server.agents.sessions import inbox, session
+from spotplane_server.kernel.ratelimit.policy import AGENT_CALLS
 
 from tests.abuse.conftest import Stack
 from tests.support.link import Conversation

@@ -20,7 +20,7 @@ from spotplane.v1 import (
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_bench.abuse import attacks_streams, http2
 from spotplane_bench.abuse.target import Outcome, Size
-from spotplane_server.kernel import streams
+from spotplane_server.kernel.rpc import stream_registry
 
 from tests.abuse.conftest import SUBSCRIPTIONS, Stack
 from tests.support.eventually import eventually
@@ -107,7 +107,7 @@ async def test_uploads_that_are_never_finished_are_limited(stack: Stack) -> None
     stub = usage_pb2_grpc.UsageServiceStub(stack.plane.channel)
     open_calls = [
         stub.IngestUsage(metadata=stack.hand.metadata)
-        for _ in range(streams.TRANSFERS.credential + 4)
+        for _ in range(stream_registry.TRANSFERS.credential + 4)
     ]
     done: list[Any] = []
 
@@ -122,7 +122,7 @@ async def test_uploads_that_are_never_finished_are_limited(stack: Stack) -> None
 async def test_health_watches_without_a_credential_are_limited(stack: Stack) -> None:
     channel: Any = stack.plane.channel  # its stubs send bytes as they are
     watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
-    open_calls = [watch(b"") for _ in range(streams.PUBLIC.credential + 2)]
+    open_calls = [watch(b"") for _ in range(stream_registry.PUBLIC.credential + 2)]
     await eventually(lambda: sum(call.done() for call in open_calls) == 2)
 
 
@@ -135,10 +135,10 @@ async def test_agent_streams_without_a_session_are_limited_and_those_with_one_ar
         session = await hand.connect(target.agent_id, target.instance_id)
 
         outcome = await attacks_streams.stream_opening(
-            target, Size(3, 0, streams.AGENTS.credential + 20, 0)
+            target, Size(3, 0, stream_registry.AGENTS.credential + 20, 0)
         )
 
-        assert outcome == {"RESOURCE_EXHAUSTED": 20, "held": streams.AGENTS.credential}
+        assert outcome == {"RESOURCE_EXHAUSTED": 20, "held": stream_registry.AGENTS.credential}
         await session.beat()
 
 

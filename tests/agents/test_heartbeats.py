@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import asyncpg
 from spotplane.v1 import agent_stream_pb2 as pb
-from spotplane_server.agents.sessions import Sessions
+from spotplane_server.agents.sessions.registry import Sessions
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane.v1.usage_pb2 import UsageRecord
-from spotplane_server.agents.sessions import Sessions
+from spotplane_server.agents.sessions.registry import Sessions
 
 from tests.support.fleet import Calls
 from tests.support.link import Hand

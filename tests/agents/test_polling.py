@@ -10,12 +10,12 @@ from uuid import UUID, uuid4
 import pytest
 from spotplane.v1 import agent_pb2 as pb
 from spotplane.v1 import agent_pb2_grpc
-from spotplane_server.agents import access, succession, views
-from spotplane_server.agents.commands_store import Order
-from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.switch_orders import Asked, Target
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.agents import access, merge, queries
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.agents.commands.store import Order
+from spotplane_server.agents.switch_requests import Asked, Target
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.request_context import TenantId
 
 from tests.support.clock import FakeClock
 from tests.support.fleet import TYPE, ZONES, Calls
@@ -431,7 +431,7 @@ async def test_younger_agent_takes_the_place_of_the_older(
 
     async with plane.db.transaction(tenant_id) as conn:
         await access.lock(conn, UUID(older.id))
-        await succession.supersede(
+        await merge.supersede(
             conn,
             tenant_id,
             UUID(older.id),
@@ -598,9 +598,9 @@ async def test_deleted_agent_is_remembered_for_its_replicas_only(
         assert await conn.fetchval("SELECT status FROM replicas") == "terminated"
         assert (await access.get_even_deleted(conn, agent_id, now)).status == "deleted"
         assert (await access.lock_even_deleted(conn, agent_id, now)).id == agent_id
-        assert await views.get(conn, agent_id, now) is None
+        assert await queries.get(conn, agent_id, now) is None
         later = now + timedelta(hours=24, seconds=1)
-        assert await views.get(conn, agent_id, now, deleted_since=later) is None
+        assert await queries.get(conn, agent_id, now, deleted_since=later) is None
         await conn.execute("UPDATE replicas SET termination_confirmed = true")
         with pytest.raises(Exception, match="no such agent"):
             await access.get_even_deleted(conn, agent_id, now)

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 from spotplane.v1 import agent_pb2, api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc
 from spotplane.v1 import agent_stream_pb2 as pb
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually

@@ -17,22 +17,17 @@ from uuid import UUID, uuid4
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from spotplane_server.agents import (
-    access,
-    commands_polling,
-    heartbeats,
-    moves,
-    registration,
-    store,
-)
-from spotplane_server.agents.heartbeats import Beat
-from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.switch_orders import Asked, Target
+from spotplane_server.agents import access, primary, registration, store
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.agents.polling import commands as commands_module
+from spotplane_server.agents.polling import heartbeats
+from spotplane_server.agents.polling.heartbeats import Beat
+from spotplane_server.agents.switch_requests import Asked, Target
 from spotplane_server.instances.store import Machine, Said
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database, attempt
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database, attempt
 from spotplane_server.kernel.errors import DomainError
-from spotplane_server.kernel.wakeups import Wakeups
+from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.request_context import TenantId
 
 from tests.conftest import _CREATE, _execute
 from tests.support.fleet import REGION, TYPE, ZONES
@@ -65,7 +60,7 @@ class World:
         self.effects: list[UUID] = []
         self.ledgers = [Ledger(db, Wakeups(url, str(n))) for n in range(2)]
         for ledger in self.ledgers:
-            ledger.on_final({"switch": moves.on_switch})
+            ledger.on_final({"switch": primary.on_switch})
         self.final: dict[UUID, str] = {}
         self.agent_id: UUID | None = None
 
@@ -189,7 +184,7 @@ class States(RuleBasedStateMachine):
     def poll(self, server: int, instance_id: str | None, dialect: Any, cut: bool) -> None:
         async def lease(conn: Conn) -> None:
             locked = await self.locked(conn)
-            poll = await commands_polling.load(
+            poll = await commands_module.load(
                 conn, locked.id, instance_id=instance_id, address=None, now=self.world.now
             )
             assert poll is not None

@@ -12,9 +12,9 @@ from spotplane.v1 import audit_pb2 as pb
 from spotplane.v1 import audit_pb2_grpc
 from spotplane_server import audit
 from spotplane_server.audit import store
-from spotplane_server.kernel.calls import Call, Caller
-from spotplane_server.kernel.db import EVERY_TENANT, Conn
-from spotplane_server.kernel.paging import Page
+from spotplane_server.kernel.api.paging import Page
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn
+from spotplane_server.kernel.request_context import Call, Caller
 
 from tests.support.clock import FakeClock
 from tests.support.plane import ADMIN, Plane, refused

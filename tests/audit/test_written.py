@@ -17,10 +17,10 @@ from spotplane.v1 import (
     usage_pb2,
     usage_pb2_grpc,
 )
-from spotplane_server.kernel import policy
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.auth import policy
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
-from tests.promises import rpcs
+from tests.invariants import rpcs
 from tests.support.clock import FakeClock
 from tests.support.plane import ADMIN, Plane, Tenant, bearer
 

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 from spotplane_bench import (
     commands,
-    doors,
     failovers,
     fleet,
+    frontends,
     ingest,
     limits,
     machine,
@@ -27,7 +27,7 @@ from spotplane_bench.stack import Stack
 
 BENCHES: list[tuple[Callable[[Stack, Any], Awaitable[results.Result]], Any]] = [
     (unary.run, unary.TINY),
-    (doors.run, doors.TINY),
+    (frontends.run, frontends.TINY),
     (streams.run, streams.TINY),
     (fleet.run, fleet.TINY),
     (commands.run, commands.TINY),

@@ -13,15 +13,15 @@ from aiohttp import ClientError, ClientSession, web
 from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2
 from spotplane_bridge.app import running
-from spotplane_bridge.bodies import INLINE_VALUES, MAX_VALUES, Bodies
-from spotplane_bridge.callers import CallerVerifier
+from spotplane_bridge.body_memory import MemoryBudget
 from spotplane_bridge.config import BridgeConfig
+from spotplane_bridge.credential_check import CallerVerifier
 from spotplane_bridge.errors import Failure
-from spotplane_bridge.memory import MemoryBudget
+from spotplane_bridge.request_bodies import INLINE_VALUES, MAX_VALUES, Bodies
 from spotplane_bridge.upstream import Upstream
 
 from tests.bridge.fake_plane import FakePlane
-from tests.dialects.raw import connect, head, send
+from tests.legacy.raw import connect, head, send
 from tests.support.eventually import eventually
 
 BATCH = "/v1/usage/records"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from spotplane.v1 import agent_pb2, agent_stream_pb2, usage_pb2
-from spotplane_bridge.dialects.credentials import credential_of
-from spotplane_bridge.dialects.reading import Reader, TextReader, instant_text, take, taken
 from spotplane_bridge.errors import Failure
+from spotplane_bridge.legacy.credentials import credential_of
+from spotplane_bridge.legacy.requests import Reader, TextReader, instant_text, take, taken
 
 CONFIG = agent_pb2.UpdateAgentConfigRequest
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from spotplane.v1 import agent_stream_pb2, tenant_pb2
-from spotplane_bridge.dialects.exports import cell, line
-from spotplane_bridge.dialects.shapes import (
+from spotplane_bridge.legacy.exports import cell, line
+from spotplane_bridge.legacy.response_shapes import (
     Array,
     Either,
     Shape,

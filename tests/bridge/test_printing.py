@@ -12,9 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spotplane.v1 import agent_pb2, tenant_pb2
-from spotplane_bridge.parsing import filler
-from spotplane_bridge.printing import to_json
+from spotplane_bridge.parser import filler
 from spotplane_bridge.routes import load_routes
+from spotplane_bridge.serializer import to_json
 
 from tests.bridge.messages import messages
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from spotplane_bridge.errors import Failure
-from spotplane_bridge.parsing import MAX_FREE_DEPTH, writers
+from spotplane_bridge.parser import MAX_FREE_DEPTH, writers
 from spotplane_bridge.routes import Route, load_routes
 from spotplane_bridge.transcode import check_media_type, read_request
 

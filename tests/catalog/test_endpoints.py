@@ -9,7 +9,7 @@ from uuid import UUID
 import grpc
 import pytest
 from spotplane.v1 import model_pb2, node_pb2, node_pb2_grpc
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.catalog.test_races import outcomes, somebody_waits
 from tests.catalog.world import Catalog, put_node

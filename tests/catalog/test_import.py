@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from spotplane.v1 import instance_type_pb2, model_pb2, region_pb2
 from spotplane_server.catalog import seed
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.catalog.world import Catalog
 from tests.support.plane import ADMIN

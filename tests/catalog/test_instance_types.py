@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from spotplane.v1 import instance_type_pb2
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.catalog.world import Catalog, put_instance
 from tests.support.plane import ADMIN, Plane, refusal, refused

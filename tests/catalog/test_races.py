@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import grpc.aio
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.catalog.world import Catalog, put_instance
 from tests.support.eventually import eventually

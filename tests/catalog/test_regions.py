@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from spotplane.v1 import region_pb2
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.catalog.world import Catalog, put_instance
 from tests.support.plane import ADMIN, Plane, bearer, refusal, refused

@@ -16,7 +16,7 @@ from spotplane.v1 import (
     region_pb2,
     region_pb2_grpc,
 )
-from spotplane_server.kernel.db import EVERY_TENANT, Conn
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn
 
 from tests.support.plane import ADMIN, Plane
 

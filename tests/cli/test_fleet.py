@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.market.rules import bucket
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.prices.rules import bucket
 
 from tests.cli.conftest import Operator
 from tests.fleet.world import POOLS, World

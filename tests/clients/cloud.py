@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from yarl import URL
 
-from tests.dialects.field import Field
+from tests.legacy.field import Field
 from tests.support.clock import FakeClock
 
 REGION: Final = "us-east-1"

@@ -9,8 +9,8 @@ import pytest
 
 from tests.clients.cloud import Cloud
 from tests.clients.dashboard import Dashboard
-from tests.dialects.conftest import field
-from tests.dialects.field import Field
+from tests.legacy.conftest import field
+from tests.legacy.field import Field
 from tests.support.clock import FakeClock
 from tests.support.plane import Plane, running
 

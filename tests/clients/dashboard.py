@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.clients.cloud import Cloud
-from tests.dialects.field import ADMIN, Field
+from tests.legacy.field import ADMIN, Field
 
 
 class Dashboard:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.clients.notation import faults, parse
 from tests.clients.test_loop_agent import World
-from tests.dialects.field import ADMIN, Field
+from tests.legacy.field import ADMIN, Field
 from tests.support.clock import FakeClock
 
 POOL: Final = "m5.large.us-east-1b"

@@ -12,7 +12,7 @@ import pytest
 from tests.clients.cloud import Cloud, pool
 from tests.clients.dashboard import Dashboard
 from tests.clients.loop_agent import LoopAgent
-from tests.dialects.field import Field
+from tests.legacy.field import Field
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 from tests.support.link import jump

@@ -9,7 +9,7 @@ import pytest
 from tests.clients.cloud import ON_DEMAND, TYPE, pool
 from tests.clients.dashboard import Dashboard
 from tests.clients.minimal_agent import MinimalAgent
-from tests.dialects.field import Field
+from tests.legacy.field import Field
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 from tests.support.link import run_job

@@ -9,7 +9,7 @@ import pytest
 from tests.clients.cloud import pool
 from tests.clients.second_agent import SecondAgent
 from tests.clients.test_loop_agent import World
-from tests.dialects.field import Field
+from tests.legacy.field import Field
 from tests.support.clock import FakeClock
 from tests.support.link import run_job
 

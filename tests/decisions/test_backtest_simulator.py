@@ -19,10 +19,10 @@ from spotplane_server.decisions.backtest.fleet import Rules
 from spotplane_server.decisions.backtest.recording import NANO, Recording
 from spotplane_server.decisions.backtest.simulator import Outcome, Replay
 from spotplane_server.decisions.backtest.view import MarketView
-from spotplane_server.decisions.checking import EngineFault
 from spotplane_server.decisions.engine import Decision, Engine, Snapshot
 from spotplane_server.decisions.engines import BUILT_IN
 from spotplane_server.decisions.engines.hedge import HedgeEngine
+from spotplane_server.decisions.validation import EngineFault
 
 from tests.decisions.recorded import ON_DEMAND, market, markets
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 import pytest
-from spotplane_server.decisions.checking import EngineFault, checked
 from spotplane_server.decisions.engine import Decision, Snapshot
 from spotplane_server.decisions.engines import cel
 from spotplane_server.decisions.engines.uploaded import UploadInvalid
+from spotplane_server.decisions.validation import EngineFault, checked
 
 from tests.decisions.markets import TYPE, pool, rising, snapshot
 

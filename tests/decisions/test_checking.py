@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.decisions import places
-from spotplane_server.decisions.checking import EngineFault, checked
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.engine import Decision
+from spotplane_server.decisions.validation import EngineFault, checked
 
 from tests.decisions.markets import TYPE, pool, snapshot
 
 MARKET = snapshot(pool("a", 0.4), pool("b", 0.3), pool("c", None))
-GOOD = places.switch(MARKET, MARKET.pools[1], 0.7, "cheaper", "savings")
+GOOD = candidates.switch(MARKET, MARKET.pools[1], 0.7, "cheaper", "savings")
 NAN = float("nan")
 
 BAD: list[tuple[str, dict[str, Any]]] = [
@@ -62,9 +62,9 @@ def test_an_answer_is_a_decision(answer: object) -> None:
 
 def test_good_answers_pass_as_they_are() -> None:
     """To a pool, on demand, staying, and in an emergency."""
-    on_demand = places.switch(MARKET, None, 0.7, "dear", "low_advantage")
+    on_demand = candidates.switch(MARKET, None, 0.7, "dear", "low_advantage")
     urgent = replace(GOOD, action="emergency")
-    for answer in (GOOD, on_demand, places.stay(MARKET, 0.6, "fine"), urgent):
+    for answer in (GOOD, on_demand, candidates.stay(MARKET, 0.6, "fine"), urgent):
         assert checked(answer, MARKET) is answer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.decisions import gates, places
+from spotplane_server.decisions import candidates, gates
 from spotplane_server.decisions.engine import Decision, Snapshot
 from spotplane_server.decisions.gates import Facts, Gate, Used
 
@@ -18,7 +18,7 @@ from tests.decisions.markets import NOW, pool, snapshot
 
 def facts(market: Snapshot, **more: Any) -> Facts:
     """Fresh prices, no overlap, no switches."""
-    places_seen = [view.id for view in market.pools] + [places.ON_DEMAND]
+    places_seen = [view.id for view in market.pools] + [candidates.ON_DEMAND]
     observed = more.pop("observed", dict.fromkeys(places_seen, NOW))
     return Facts(observed, more.pop("overlap_seconds", 0), Used(0, 0), **more)
 
@@ -26,7 +26,7 @@ def facts(market: Snapshot, **more: Any) -> Facts:
 def to(market: Snapshot, zone: str | None, **more: Any) -> Decision:
     """A switch to a zone's pool, or on demand."""
     target = next((view for view in market.pools if view.az == zone), None)
-    decision = places.switch(market, target, 0.7, "because", "savings")
+    decision = candidates.switch(market, target, 0.7, "because", "savings")
     return replace(decision, **more)
 
 
@@ -57,7 +57,7 @@ def test_a_good_switch_passes_all_eight() -> None:
 
 def test_a_stay_has_nothing_to_pass() -> None:
     """And comes to nothing."""
-    decision = places.stay(MARKET, 0.6, "no better place")
+    decision = candidates.stay(MARKET, 0.6, "no better place")
     assert gates.check(decision, MARKET, facts(MARKET)) == []
     assert gates.outcome(decision, []) == "stay"
 
@@ -83,7 +83,7 @@ def test_the_price_on_demand_ages_too(
 ) -> None:
     """Whether it is what is paid now, or what would be paid."""
     market = snapshot(pool("a", 0.4), at=at)
-    old = {market.pools[0].id: NOW, places.ON_DEMAND: NOW - timedelta(seconds=seconds)}
+    old = {market.pools[0].id: NOW, candidates.ON_DEMAND: NOW - timedelta(seconds=seconds)}
     found = gates.check(to(market, zone), market, facts(market, observed=old))[0]
     assert (found.passed, found.value) == (passes, seconds)
 
@@ -152,7 +152,7 @@ def test_nothing_executes_that_any_gate_holds(
     for target in [None, *views]:
         if target is not None and target.price is None:
             continue
-        decision = places.switch(market, target, 0.7, "because", None)
+        decision = candidates.switch(market, target, 0.7, "because", None)
         found = gates.check(decision, market, Facts({}, wait, used))
         outcome = gates.outcome(decision, found)
         assert (outcome == "stay") == (decision.action == "stay")
@@ -166,7 +166,7 @@ def test_equal_decisions_have_equal_signatures(
     """And whoever stands in is told apart."""
     views = [pool(chr(97 + n), price, risk) for n, (price, risk) in enumerate(zones)]
     market = snapshot(*views)
-    decision = places.stay(market, 0.5, "why")
+    decision = candidates.stay(market, 0.5, "why")
     said = gates.signature(decision, [], engine, fallback=False)
     again = replace(decision, reasoning="other words", confidence=0.9)
     assert gates.signature(again, [], engine, fallback=False) == said

@@ -15,10 +15,10 @@ from spotplane_server.decisions.backtest.fleet import Rules
 from spotplane_server.decisions.backtest.recording import NANO
 from spotplane_server.decisions.backtest.simulator import Replay
 from spotplane_server.decisions.backtest.view import MarketView
-from spotplane_server.decisions.checking import checked
 from spotplane_server.decisions.engine import Decision, Limits, PoolView, Snapshot
 from spotplane_server.decisions.engines import BUILT_IN, hedge_risk
 from spotplane_server.decisions.engines.hedge import HedgeEngine, Settings
+from spotplane_server.decisions.validation import checked
 
 from tests.decisions.recorded import ON_DEMAND, ORIGIN, market
 

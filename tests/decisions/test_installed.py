@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from spotplane_server.decisions.circuit_breaker import Judge
+from spotplane_server.decisions.engine_registry import base_seat
+from spotplane_server.decisions.engine_runners import Elsewhere, InThread
 from spotplane_server.decisions.engines.installed import EngineMissing
-from spotplane_server.decisions.judge import Judge
-from spotplane_server.decisions.panel import base_seat
-from spotplane_server.decisions.seats import Elsewhere, InThread
 
 from tests.decisions.markets import NOW, TYPE, pool, snapshot
 from tests.support.plane import config, running

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
+from spotplane_server.decisions.circuit_breaker import OPEN_FOR, Judge
 from spotplane_server.decisions.engine import Decision, Snapshot
-from spotplane_server.decisions.judge import OPEN_FOR, Judge
-from spotplane_server.decisions.seats import InThread
+from spotplane_server.decisions.engine_runners import InThread
 
 from tests.decisions.markets import NOW, TYPE, pool, snapshot
 
@@ -32,7 +32,7 @@ class Scripted:
 
 def good() -> Decision:
     """To the cheaper pool."""
-    return places.switch(MARKET, MARKET.pools[1], 0.7, "cheaper", "savings")
+    return candidates.switch(MARKET, MARKET.pools[1], 0.7, "cheaper", "savings")
 
 
 def bad() -> Decision:
@@ -119,7 +119,7 @@ async def test_an_engine_that_hangs_is_left_after_two_seconds() -> None:
 async def test_an_answer_that_makes_no_sense_is_a_failure() -> None:
     """To a pool that was not asked about."""
     other = snapshot(pool("a", 0.4), pool("x", 0.1))
-    judge, _ = seated(lambda: places.switch(other, other.pools[1], 0.7, "why", None))
+    judge, _ = seated(lambda: candidates.switch(other, other.pools[1], 0.7, "why", None))
     (judged,) = await judge.decide([MARKET], NOW)
     assert judged.active_fallback
     assert judged.decision.target_pool_id == f"{TYPE}.a"

@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from spotplane.v1 import agent_stream_pb2 as stream_pb
-from spotplane_server.agents.ledger import Ledger
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.decisions.engine_registry import Panel
 from spotplane_server.decisions.loop import DecisionLoop
-from spotplane_server.decisions.panel import Panel
 from spotplane_server.decisions.recording import STORE_EVERY
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 
 from tests.decisions.world import A, B, C, World
 from tests.support.clock import FakeClock

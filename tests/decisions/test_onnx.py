@@ -9,9 +9,9 @@ from datetime import timedelta
 
 import pytest
 from spotplane_server.decisions import features
-from spotplane_server.decisions.checking import EngineFault, checked
 from spotplane_server.decisions.engines.onnx import OnnxModel
 from spotplane_server.decisions.engines.uploaded import UploadInvalid
+from spotplane_server.decisions.validation import EngineFault, checked
 
 from tests.decisions import models
 from tests.decisions.markets import NOW, TYPE, pool, rising, snapshot

@@ -12,9 +12,9 @@ import grpc.aio
 import pytest
 from spotplane.engine.v1 import engine_pb2 as pb
 from spotplane.engine.v1 import engine_pb2_grpc
+from spotplane_server.decisions.circuit_breaker import OPEN_FOR, Judge
+from spotplane_server.decisions.engine_runners import Elsewhere
 from spotplane_server.decisions.engines.remote import RemoteEngine
-from spotplane_server.decisions.judge import OPEN_FOR, Judge
-from spotplane_server.decisions.seats import Elsewhere
 
 from tests.decisions.markets import NOW, TYPE, pool, rising, snapshot
 

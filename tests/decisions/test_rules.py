@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from spotplane_server.decisions.checking import checked
 from spotplane_server.decisions.engine import Snapshot
 from spotplane_server.decisions.engines.risk import DWELL, PriceAndRisk
 from spotplane_server.decisions.engines.rules import BuiltInRules
+from spotplane_server.decisions.validation import checked
 
 from tests.decisions.markets import NOW, TYPE, pool, snapshot
 

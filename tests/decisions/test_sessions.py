@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from spotplane.v1 import decision_pb2 as pb
-from spotplane_server.decisions.assembly import engine_works
 from spotplane_server.decisions.jobs import SessionRetention
+from spotplane_server.decisions.module import engine_works
 
 from tests.decisions import models
 from tests.decisions.test_cel import rule, rule_set

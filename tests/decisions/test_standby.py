@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.engine import Decision, Snapshot
+from spotplane_server.decisions.engine_runners import InThread
 from spotplane_server.decisions.engines.rules import BuiltInRules
-from spotplane_server.decisions.seats import InThread
 
 from tests.decisions.world import B, C, World, panel_of
 from tests.failover.world import tell
@@ -25,10 +25,10 @@ class Hedging:
         self.target: str | None = None
 
     def decide(self, snapshot: Snapshot) -> Decision:
-        decision = places.stay(snapshot, 0.9, "as told")
+        decision = candidates.stay(snapshot, 0.9, "as told")
         target = next((p for p in snapshot.pools if p.id == self.target), None)
         if target is not None and target.id != snapshot.pool_id:
-            decision = places.switch(snapshot, target, 0.9, "as told", "risk")
+            decision = candidates.switch(snapshot, target, 0.9, "as told", "risk")
         return replace(decision, standby=self.standby)
 
 

@@ -10,8 +10,8 @@ from uuid import uuid4
 import asyncpg
 from spotplane.v1 import decision_pb2 as pb
 from spotplane.v1 import decision_pb2_grpc
+from spotplane_server.decisions.engine_registry import Panel
 from spotplane_server.decisions.loop import DecisionLoop
-from spotplane_server.decisions.panel import Panel
 
 from tests.support.fleet import REGION, TYPE, ZONES, Calls
 from tests.support.link import Conversation, Hand, job

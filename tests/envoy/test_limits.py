@@ -12,7 +12,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from grpc import aio
-from spotplane_bridge import limits
+from spotplane_bridge import body_limits
 from spotplane_bridge.addresses import Address
 from spotplane_bridge.edge.config import EdgeConfig
 from spotplane_bridge.edge.process import Envoy, start_envoy
@@ -64,7 +64,7 @@ def head(path: str, *headers: str) -> bytes:
 async def test_announced_body_that_is_too_large_is_rejected_before_it_is_sent(
     strict: Envoy,
 ) -> None:
-    too_long = head("/admin/tenants", f"content-length: {limits.SMALL_BYTES + 1}")
+    too_long = head("/admin/tenants", f"content-length: {body_limits.SMALL_BYTES + 1}")
     answer = await exchange(strict.listen, too_long)
 
     assert answer.startswith(b"HTTP/1.1 413")
@@ -72,7 +72,7 @@ async def test_announced_body_that_is_too_large_is_rejected_before_it_is_sent(
 
 
 async def test_chunked_body_that_is_too_large_is_rejected(strict: Envoy) -> None:
-    size = limits.SMALL_BYTES + 1
+    size = body_limits.SMALL_BYTES + 1
     body = b"%x\r\n%s\r\n" % (size, b" " * size)
     answer = await exchange(
         strict.listen, head("/admin/tenants", "transfer-encoding: chunked") + body
@@ -83,7 +83,7 @@ async def test_chunked_body_that_is_too_large_is_rejected(strict: Envoy) -> None
 
 async def test_large_usage_batches_are_left_to_the_bridge(edge: Edge) -> None:
     """It verifies the credential before it reads them; the transcoder would hold them whole."""
-    large = b" " * limits.SMALL_BYTES + b"{}"
+    large = b" " * body_limits.SMALL_BYTES + b"{}"
     small = await edge.call("POST", "/v1/usage/records", json={"records": []})
     whole = await edge.call("POST", "/v1/usage/records", data=large)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from spotplane_server import events
 from spotplane_server.events import store
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 
 from tests.support.eventually import eventually
 

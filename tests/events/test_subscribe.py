@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from spotplane.v1 import event_pb2, event_pb2_grpc
-from spotplane_server.events import hub as hubs
-from spotplane_server.events import live, store
+from spotplane_server.events import dispatcher as hubs
+from spotplane_server.events import sse, store
 from spotplane_server.events.store import Event
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.events.test_watch import aiter_of
 from tests.support.clock import FakeClock
@@ -183,13 +183,13 @@ async def test_slow_listener_is_sent_away_and_misses_nothing_by_its_id(
 def test_event_ids_name_their_place() -> None:
     """And rise with it."""
     places = [(1, 0), (1, 1), (1, 10**14), (2, 0), (2**62, 7)]
-    ids = [live.event_id(place) for place in places]
+    ids = [sse.event_id(place) for place in places]
 
-    assert [live.cursor(found) for found in ids] == places
+    assert [sse.cursor(found) for found in ids] == places
     assert [int(found) for found in ids] == sorted(int(found) for found in ids)
-    assert live.cursor("") is None
-    assert live.cursor("-1") is None
-    assert live.cursor("²") is None
+    assert sse.cursor("") is None
+    assert sse.cursor("-1") is None
+    assert sse.cursor("²") is None
 
 
 async def test_unknown_type_is_refused_by_name(plane: Plane) -> None:

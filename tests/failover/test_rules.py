@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spotplane_server.failover import rules
 from spotplane_server.failover.rules import Situation
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.request_context import TenantId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=100)

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spotplane.v1 import agent_pb2, agent_pb2_grpc, failover_pb2, replica_pb2
-from spotplane_server.kernel.db import AWAY
+from spotplane_server.kernel.db.database import AWAY
 from spotplane_server.kernel.errors import DomainError
 
 from tests.support.clock import FakeClock

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from spotplane_server.kernel.clock import DatabaseClock, SystemClock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 
 from tests.failover.world import only, primary
 from tests.support.eventually import eventually

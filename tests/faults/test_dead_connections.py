@@ -12,9 +12,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from spotplane.v1 import region_pb2, region_pb2_grpc
 from spotplane_bench.chaos import ChaosProxy, chaos_proxy, postgres_upstream, postgres_url
-from spotplane_server.kernel.db import EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.db.transactions import TransactionLost
 from spotplane_server.kernel.errors import Unavailable
-from spotplane_server.kernel.transactions import TransactionLost
 
 from tests.support.eventually import eventually
 from tests.support.plane import ADMIN, Plane, running

@@ -20,8 +20,8 @@ from spotplane_bench.chaos import (
     postgres_upstream,
     postgres_url,
 )
-from spotplane_server.kernel import secrets
-from spotplane_server.kernel.idempotency import CLAIM_KEY, COMPLETE_KEY
+from spotplane_server.kernel.auth import secrets
+from spotplane_server.kernel.rpc.idempotency import CLAIM_KEY, COMPLETE_KEY
 from spotplane_server.tenants.keys_store import INSERT_KEY
 
 from tests.faults.process import ServerProcess, spawned

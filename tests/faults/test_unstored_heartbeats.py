@@ -12,7 +12,7 @@ import grpc
 import pytest
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_bench.chaos import ChaosProxy, chaos_proxy, postgres_upstream, postgres_url
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.failover.world import primary, stand_by
 from tests.support.eventually import eventually

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from spotplane.v1 import agent_pb2, fleet_pb2
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.fleet.world import ZONES, World
 from tests.support.plane import ADMIN, bearer, refused

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from spotplane_server.fleet.jobs import DowntimeJob, ZombieReportJob
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.fleet.world import SPOT, ZONES, World
 

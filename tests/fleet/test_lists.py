@@ -7,9 +7,9 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-from spotplane_server.fleet import lists_store, logs_store
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.fleet import log_queries, queries
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.request_context import TenantId
 
 from tests.fleet.world import POOLS, World
 
@@ -52,7 +52,7 @@ async def test_list_of_a_tenant_reads_no_other_tenants_rows(world: World) -> Non
 
     tenant_id = UUID(world.tenant.id)
     told = await plan(
-        world, lists_store.LIST_OF_TENANT, tenant_id, None, None, None, None, None, None, None, 51
+        world, queries.LIST_OF_TENANT, tenant_id, None, None, None, None, None, None, None, 51
     )
 
     assert "Seq Scan on instances" not in told
@@ -68,7 +68,7 @@ async def test_log_of_an_instance_goes_by_its_index(world: World) -> None:
 
     told = await plan(
         world,
-        logs_store.LIST_EVENTS,
+        log_queries.LIST_EVENTS,
         tenant_id,
         "i-old",
         world.clock.now() - timedelta(days=1),

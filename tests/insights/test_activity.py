@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from spotplane_server.insights import platform_store, rules
+from spotplane_server.insights import platform_queries, rules
 from spotplane_server.insights.jobs import ActivityJob
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 
 from tests.savings.world import World
 
@@ -33,7 +33,9 @@ async def growth(db: Database, days: int) -> list[Any]:
     """The days from `NOON`'s on."""
     first = NOON.replace(hour=0)
     async with db.read(EVERY_TENANT) as conn:
-        return await platform_store.tenant_growth(conn, first=first, last=first + DAY * (days - 1))
+        return await platform_queries.tenant_growth(
+            conn, first=first, last=first + DAY * (days - 1)
+        )
 
 
 async def test_a_day_stays_active_after_the_next_sign_of_life(db: Database, world: World) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc
-from spotplane_server.kernel import addresses, bootstrap
-from spotplane_server.kernel.addresses import IpNotAllowed
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.auth import client_address
+from spotplane_server.kernel.auth.client_address import IpNotAllowed
+from spotplane_server.kernel.db import bootstrap
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.support.plane import ADMIN, Metadata, Plane, refused, running
 
@@ -63,7 +64,7 @@ async def test_a_credential_has_networks_of_its_own(database_url: str) -> None:
     """They change for the next call, as every right does."""
     token = (("x-admin-token", "of-the-office"),)
 
-    async def allow(plane: Plane, *cidrs: addresses.Network) -> None:
+    async def allow(plane: Plane, *cidrs: client_address.Network) -> None:
         async with plane.db.transaction(EVERY_TENANT) as conn:
             await bootstrap.put_admin(
                 conn, "office", "of-the-office", cidrs=cidrs, now=datetime.now(UTC)
@@ -93,14 +94,14 @@ async def test_a_credential_has_networks_of_its_own(database_url: str) -> None:
 def test_an_address_is_held_to_networks_of_its_kind(address: str, allowed: bool) -> None:
     """An IPv4 caller of a socket that speaks both kinds is an IPv4 caller."""
     if allowed:
-        addresses.check_allowed(address, [OFFICE])
+        client_address.check_allowed(address, [OFFICE])
     else:
         with pytest.raises(IpNotAllowed):
-            addresses.check_allowed(address, [OFFICE])
+            client_address.check_allowed(address, [OFFICE])
 
 
 def test_an_unknown_address_is_on_no_list() -> None:
     """And an empty list holds nobody back."""
-    addresses.check_allowed(None, [])
+    client_address.check_allowed(None, [])
     with pytest.raises(IpNotAllowed):
-        addresses.check_allowed(None, [OFFICE])
+        client_address.check_allowed(None, [OFFICE])

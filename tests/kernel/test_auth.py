@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import asyncpg
-from spotplane_server.kernel.auth import EpochReader, bump_epoch
-from spotplane_server.kernel.db import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.auth.authenticator import EpochReader, bump_epoch
+from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Database
 
 from tests.support.eventually import eventually
 

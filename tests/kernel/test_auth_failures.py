@@ -10,8 +10,8 @@ import grpc
 import grpc.aio
 import pytest
 from spotplane.v1 import api_key_pb2, api_key_pb2_grpc
-from spotplane_server.kernel import auth, secrets
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.auth import authenticator, secrets
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.support.clock import FakeClock
 from tests.support.plane import Plane, bearer, refusal, refused, running
@@ -80,8 +80,8 @@ async def test_unknown_keys_share_their_look_ups_once_the_limit_is_reached(
     lookups.clear()
 
     assert set(await fail(throttled, 50)) == {"RATE_LIMIT_EXCEEDED"}
-    assert lookups[auth.FIND_API_KEY] == 0
-    assert lookups[auth.FIND_CREDENTIALS] < 25
+    assert lookups[authenticator.FIND_API_KEY] == 0
+    assert lookups[authenticator.FIND_CREDENTIALS] < 25
 
 
 async def test_a_refused_key_is_looked_up_again_only_when_credentials_have_changed(
@@ -93,11 +93,11 @@ async def test_a_refused_key_is_looked_up_again_only_when_credentials_have_chang
         async def look_ups() -> int:
             async with refused("API_KEY_INVALID"):
                 await list_keys(plane, key)
-            return lookups[auth.FIND_API_KEY]
+            return lookups[authenticator.FIND_API_KEY]
 
         assert [await look_ups(), await look_ups()] == [1, 1]
         async with plane.db.transaction(EVERY_TENANT) as conn:
-            await auth.bump_epoch(conn)
+            await authenticator.bump_epoch(conn)
         assert await look_ups() == 2
 
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from spotplane_server.kernel import collector
-from spotplane_server.kernel.tasks import owned
+from spotplane_server.kernel import gc_tuning
+from spotplane_server.kernel.background_task import owned
 
 from tests.support.eventually import eventually
 
@@ -23,14 +23,14 @@ class Cycle:
 
 
 # Finds every full collection too long, and checks all the time.
-EAGER = collector.Policy(
+EAGER = gc_tuning.Policy(
     longest_pause_seconds=0.0, check_seconds=0.01, growth_bytes=1024, seconds_per_object=0.0
 )
 
 
 @pytest.fixture
 async def tended() -> AsyncIterator[None]:
-    async with owned(collector.tend(EAGER), "collector"):
+    async with owned(gc_tuning.tend(EAGER), "collector"):
         await eventually(lambda: gc.get_freeze_count() > 0)
         yield
 
@@ -58,12 +58,12 @@ async def test_garbage_among_frozen_objects_is_found_when_memory_has_grown() -> 
     frozen = weakref.ref(alive)
     del alive
 
-    grown: Any = b"x" * (collector.resident_bytes() // 2)
+    grown: Any = b"x" * (gc_tuning.resident_bytes() // 2)
     await eventually(lambda: frozen() is None)
     del grown
 
 
 async def test_nothing_stays_frozen_when_it_ends() -> None:
-    async with owned(collector.tend(), "collector"):
+    async with owned(gc_tuning.tend(), "collector"):
         await asyncio.sleep(0)
     assert gc.get_freeze_count() == 0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from spotplane_server.kernel.gather import gathered
+from spotplane_server.kernel.rpc.read_ahead import gathered
 
 from tests.support.eventually import eventually
 

@@ -11,12 +11,13 @@ import pytest
 from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2_grpc
 from spotplane.v1 import tenant_pb2 as pb
 from spotplane_bench.chaos import chaos_proxy, is_commit, postgres_upstream, postgres_url
-from spotplane_server.kernel import secrets, unit_of_work
-from spotplane_server.kernel.calls import Call, Caller
+from spotplane_server.kernel.auth import secrets
 from spotplane_server.kernel.clock import SystemClock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import unit_of_work
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Internal
-from spotplane_server.kernel.idempotency import COMPLETE_KEY, Repeats, Wish
+from spotplane_server.kernel.request_context import Call, Caller
+from spotplane_server.kernel.rpc.idempotency import COMPLETE_KEY, Repeats, Wish
 
 from tests.support.eventually import eventually
 from tests.support.idempotency import lapse_claims

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.kernel import limits
-from spotplane_server.kernel.limits import Layer, Limiter, LimitReached
+from spotplane_server.kernel.ratelimit import limiter as limiter_module
+from spotplane_server.kernel.ratelimit.limiter import Layer, Limiter, LimitReached
 
 STEPS = st.lists(
     st.one_of(st.floats(0, 0.5), st.floats(0, 70), st.sampled_from([0.0, 0.25, 59.75, 60.0])),
@@ -17,7 +17,7 @@ STEPS = st.lists(
 def refused_for(limiter: Limiter, layers: list[Layer], now: float) -> float | None:
     """Seconds that a call is sent away for; None when it gets in."""
     try:
-        limits.check(layers, limiter.decide(layers, now), now)
+        limiter_module.check(layers, limiter.decide(layers, now), now)
     except LimitReached as err:
         return err.retry_after_seconds
     return None
@@ -39,7 +39,7 @@ def test_no_sixty_seconds_hold_more_admissions_than_the_limit(
         if admitted(limiter, [Layer("RATE_LIMIT_REQUESTS", "k", limit)], now):
             times.append(now)
     for first, later in zip(times, times[limit:], strict=False):
-        assert later - first >= limits.WINDOW_SECONDS
+        assert later - first >= limiter_module.WINDOW_SECONDS
 
 
 @given(steps=STEPS, limit=st.integers(1, 5))
@@ -53,7 +53,7 @@ def test_a_refused_caller_gets_in_when_it_was_told_to_come_back(
         now += step
         delay = refused_for(limiter, layers, now)
         if delay:
-            assert 1 <= delay <= limits.WINDOW_SECONDS + limits.STEP_SECONDS
+            assert 1 <= delay <= limiter_module.WINDOW_SECONDS + limiter_module.STEP_SECONDS
             now += delay
             assert admitted(limiter, layers, now)
 
@@ -73,7 +73,7 @@ def test_headers_speak_of_the_layer_with_the_least_left() -> None:
     """Limit, what remains after this call, and when it grows again."""
     layers = [Layer("RATE_LIMIT_REQUESTS", "k", 60), Layer("TENANT_LIMIT", "t", 5)]
 
-    assert limits.headers(layers, Limiter().decide(layers, 1000.0)) == {
+    assert limiter_module.headers(layers, Limiter().decide(layers, 1000.0)) == {
         "x-ratelimit-limit": "5",
         "x-ratelimit-remaining": "4",
         "x-ratelimit-reset": "1061",
@@ -116,7 +116,7 @@ async def test_tokens_are_charged_when_they_are_known() -> None:
 def test_a_day_is_a_window_too() -> None:
     """In steps of six minutes."""
     limiter = Limiter()
-    layer = Layer("ENVIRONMENT_LIMIT", "day:e", 1, limits.DAY_SECONDS)
+    layer = Layer("ENVIRONMENT_LIMIT", "day:e", 1, limiter_module.DAY_SECONDS)
     assert admitted(limiter, [layer], 0)
     assert refused_for(limiter, [layer], 86_000) == 760
     assert admitted(limiter, [layer], 86_760)

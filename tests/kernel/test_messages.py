@@ -20,9 +20,10 @@ from spotplane.v1 import (
     tenant_pb2,
     usage_pb2,
 )
-from spotplane_server.kernel import message_limits, policy, wire_scan
+from spotplane_server.kernel.auth import policy
+from spotplane_server.kernel.rpc import message_limits, wire_scan
 
-from tests.promises import rpcs
+from tests.invariants import rpcs
 from tests.support.plane import ADMIN, Metadata, Plane, Refusal, refusal
 
 UNARY: Final = "/spotplane.v1.UsageService/IngestUsageBatch"

@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.errors import Invalid
-from spotplane_server.kernel.paging import PageTokens
 
 TOKENS = PageTokens(b"secret")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.kernel.partitions import PartitionJob
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.partitions import PartitionJob
 
 MONTHS = """
     SELECT c.relname

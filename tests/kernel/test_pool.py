@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Unavailable
+from spotplane_server.kernel.request_context import TenantId
 
 from tests.support.eventually import eventually
 

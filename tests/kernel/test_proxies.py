@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from spotplane.v1 import event_pb2, event_pb2_grpc
-from spotplane_server.kernel.proxies import TrustedProxies
+from spotplane_server.kernel.auth.trusted_proxies import TrustedProxies
 
 from tests.support.eventually import eventually
 from tests.support.plane import ADMIN, Plane, refused, running

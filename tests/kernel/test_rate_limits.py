@@ -20,7 +20,7 @@ from spotplane.v1 import (
     usage_pb2,
     usage_pb2_grpc,
 )
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.faults.process import spawned
 from tests.support.eventually import eventually

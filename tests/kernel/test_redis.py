@@ -6,7 +6,7 @@ import time
 
 import pytest
 from prometheus_client import REGISTRY
-from spotplane_server.kernel import redis
+from spotplane_server.kernel.ratelimit import redis_client
 
 from tests.support.eventually import eventually
 from tests.support.plane import running
@@ -37,14 +37,14 @@ async def test_a_server_without_redis_has_none(database_url: str) -> None:
 async def test_a_command_fails_soon_while_redis_is_away_and_works_when_it_is_back() -> None:
     """With the same client; nobody has to be restarted."""
     with Valkey() as valkey:
-        client = redis.connect(valkey.url)
-        assert await redis.answers(client)
+        client = redis_client.connect(valkey.url)
+        assert await redis_client.answers(client)
         valkey.stop()
         started = time.monotonic()
-        with pytest.raises(redis.AWAY):
+        with pytest.raises(redis_client.AWAY):
             await client.get("k")
         assert time.monotonic() - started < 3
-        assert not await redis.answers(client)
+        assert not await redis_client.answers(client)
         valkey.start()
         assert await client.get("k") is None
         await client.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spotplane.v1 import region_pb2, region_pb2_grpc
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.support.plane import Plane, refused
 

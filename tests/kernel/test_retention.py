@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from spotplane_server.kernel import daily, retention
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
-from spotplane_server.kernel.retention import RetentionJob, Rule
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.jobs import daily, retention
+from spotplane_server.kernel.jobs.retention import RetentionJob, Rule
 
 NOW = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
 RULE = Rule("pool_scores", "computed_at", timedelta(days=90))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.kernel import secrets
+from spotplane_server.kernel.auth import secrets
 
 EXAMPLE = "sp_live_0123456789ABCDEFGHIJKLMNOPQRSTUV_2aCHuP"
 

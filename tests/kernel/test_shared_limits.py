@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from spotplane_server.kernel import limits, redis
-from spotplane_server.kernel.limits import Layer, Limiter, Permit
-from spotplane_server.kernel.shared_limits import LEASE, LimiterUnavailable, SharedLimits
-from spotplane_server.kernel.tasks import owned
+from spotplane_server.kernel.background_task import owned
+from spotplane_server.kernel.ratelimit import limiter, redis_client
+from spotplane_server.kernel.ratelimit.limiter import Layer, Limiter, Permit
+from spotplane_server.kernel.ratelimit.redis_limiter import LEASE, LimiterUnavailable, SharedLimits
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
@@ -21,7 +21,7 @@ from tests.support.valkey import Valkey
 RPM = Layer("RATE_LIMIT_REQUESTS", "key:k", 3)
 TPM = Layer("RATE_LIMIT_TOKENS", "key-tokens:k", 500, counts="tokens")
 RUNS = Layer("CONCURRENCY_LIMIT", "key-runs:k", 2, counts="running")
-DAY = Layer("ENVIRONMENT_LIMIT", "day:e", 2000, limits.DAY_SECONDS, counts="tokens")
+DAY = Layer("ENVIRONMENT_LIMIT", "day:e", 2000, limiter.DAY_SECONDS, counts="tokens")
 ENV = Layer("ENVIRONMENT_LIMIT", "env:e", 7)
 
 
@@ -30,7 +30,7 @@ async def server(
     url: str, clock: FakeClock, name: str = "s", lease: timedelta = LEASE
 ) -> AsyncIterator[SharedLimits]:
     """The budgets as one server has them."""
-    client = redis.connect(url)
+    client = redis_client.connect(url)
     shared = SharedLimits(client, name, clock, lease=lease)
     async with owned(shared.run(), "limits"):
         await shared.tried()
@@ -41,7 +41,7 @@ async def server(
 async def asked(shared: SharedLimits, layers: list[Layer], now: float) -> Permit | None:
     """Ask for a call; its permit, or the refusal."""
     permit = shared.permit(layers)
-    limits.check(layers, await shared.admit(layers, permit, now), now)
+    limiter.check(layers, await shared.admit(layers, permit, now), now)
     return permit
 
 
@@ -49,7 +49,7 @@ async def admitted(shared: SharedLimits, layers: list[Layer], now: float) -> boo
     """Whether a call gets in."""
     try:
         await asked(shared, layers, now)
-    except limits.LimitReached:
+    except limiter.LimitReached:
         return False
     return True
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from spotplane_server.app import BackgroundTaskEnded, serve
-from spotplane_server.kernel.tasks import background_task
+from spotplane_server.kernel.background_task import background_task
 
 from tests.support.eventually import eventually
 from tests.support.plane import Plane, config

@@ -15,7 +15,7 @@ from spotplane.v1 import (
     savings_pb2,
     savings_pb2_grpc,
 )
-from spotplane_server.kernel import policy, ticket_routes
+from spotplane_server.kernel.auth import policy, ticket_routes
 
 from tests.support.plane import ADMIN, Metadata, Plane, refused, running
 

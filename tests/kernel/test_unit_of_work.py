@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from spotplane_server.kernel import unit_of_work
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
-from spotplane_server.kernel.transactions import TransactionLost
-from spotplane_server.kernel.unit_of_work import UnitOfWork
+from spotplane_server.kernel.db import unit_of_work
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.transactions import TransactionLost
+from spotplane_server.kernel.db.unit_of_work import UnitOfWork
+from spotplane_server.kernel.request_context import TenantId
 
 SCOPE = "SELECT current_setting('spotplane.tenant_id')"
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import api_key_pb2, pagination_pb2, tenant_pb2
-from spotplane_server.kernel import flat, wire
+from spotplane_server.kernel.api import http_body, wire
 from spotplane_server.kernel.errors import Invalid
 
 
@@ -58,7 +58,7 @@ def test_flat_json_has_every_field_under_its_proto_name() -> None:
     tenant = tenant_pb2.Tenant(id="t", total_spend_nanos=2**53 + 1, metadata=wire.struct({"n": 1}))
     tenant.created_at.FromSeconds(0)
 
-    printed = flat.to_json(tenant)
+    printed = http_body.to_json(tenant)
 
     assert set(printed) == {field.name for field in tenant.DESCRIPTOR.fields}
     assert printed["total_spend_nanos"] == 2**53 + 1
@@ -76,7 +76,7 @@ def test_flat_json_prints_lists_even_when_empty() -> None:
     """Never as null."""
     answer = api_key_pb2.ListApiKeysResponse(pagination=pagination_pb2.Pagination(total=3))
 
-    assert flat.to_json(answer) == {
+    assert http_body.to_json(answer) == {
         "data": [],
         "pagination": {
             "total": 3,

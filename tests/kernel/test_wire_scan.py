@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf import struct_pb2
 from spotplane.v1 import agent_pb2, budget_pb2, usage_pb2
-from spotplane_server.kernel import wire_scan
+from spotplane_server.kernel.rpc import wire_scan
 
 RECORDS = wire_scan.shape_of(usage_pb2.IngestUsageBatchRequest.DESCRIPTOR)
 MIB = 1024 * 1024

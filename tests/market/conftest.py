@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.kernel.wakeups import Wakeups
-from spotplane_server.market import raw, rules, store
-from spotplane_server.market.pipeline import PipelineJob
-from spotplane_server.market.raw import Raw
-from spotplane_server.market.rules import Source
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.prices import raw_store, rules, store
+from spotplane_server.prices.pipeline import PipelineJob
+from spotplane_server.prices.raw_store import Raw
+from spotplane_server.prices.rules import Source
 
 TYPE, REGION = "g5.xlarge", "us-east-1"
 LIST_CLEAN = """
@@ -37,7 +37,7 @@ class Market:
         """Report prices, as one report."""
         async with self.db.transaction(EVERY_TENANT) as conn:
             await store.put_spot_prices(conn, REGION, rows, now=now)
-            await raw.append(conn, rows, agent_id=None, now=now)
+            await raw_store.append(conn, rows, agent_id=None, now=now)
 
     async def clean(self) -> dict[tuple[str, datetime], tuple[int, str, float]]:
         """What is clean, by pool and bucket."""

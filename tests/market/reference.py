@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from spotplane_server.market import rules
-from spotplane_server.market.raw import Raw
+from spotplane_server.prices import rules
+from spotplane_server.prices.raw_store import Raw
 
 Row = tuple[int, str, float]
 

@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import agent_stream_pb2
-from spotplane_server.fleet.market_reports import source_of
-from spotplane_server.fleet.market_store import Reporting
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.market.queries import Reporting
+from spotplane_server.market.reports import source_of
 
 from tests.support.eventually import eventually
 from tests.support.fleet import REGION, TYPE, ZONES

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.market import choice
-from spotplane_server.market.store import Pool
+from spotplane_server.prices import pool_selection
+from spotplane_server.prices.store import Pool
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -41,14 +41,14 @@ def az(chosen: Pool | None) -> str | None:
 )
 def test_cheapest(pools: list[Pool], current: str | None, expected: str | None) -> None:
     """A fresh price, the lowest, elsewhere."""
-    assert az(choice.cheapest(pools, current=current, now=NOW)) == expected
+    assert az(pool_selection.cheapest(pools, current=current, now=NOW)) == expected
 
 
 def test_manual_replica_takes_prices_of_an_hour() -> None:
     """And no older ones."""
     pools = [pool("a", 3), pool("b", 2, minutes=60), pool("c", 1, minutes=61)]
 
-    assert az(choice.manual_replica(pools, current="t.x", now=NOW)) == "b"
+    assert az(pool_selection.manual_replica(pools, current="t.x", now=NOW)) == "b"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_manual_replica_takes_prices_of_an_hour() -> None:
 )
 def test_safest(pools: list[Pool], preferred: tuple[str, ...], expected: str | None) -> None:
     """Never the current pool; preferred zones, fewest interruptions, price."""
-    chosen = choice.safest(pools, current="t.x", now=NOW, preferred_zones=preferred)
+    chosen = pool_selection.safest(pools, current="t.x", now=NOW, preferred_zones=preferred)
     assert az(chosen) == expected
 
 
@@ -72,9 +72,9 @@ def test_most_it_may_cost_bounds_every_choice() -> None:
     """An unknown price is planned with 0.05 dollars."""
     pools = [pool("a", 60_000_000), pool("b", None)]
 
-    assert choice.cheapest(pools, current=None, now=NOW, max_nanousd=59_999_999) is None
-    assert az(choice.safest(pools, current=None, now=NOW, max_nanousd=50_000_000)) == "b"
-    assert choice.safest(pools, current=None, now=NOW, max_nanousd=49_999_999) is None
+    assert pool_selection.cheapest(pools, current=None, now=NOW, max_nanousd=59_999_999) is None
+    assert az(pool_selection.safest(pools, current=None, now=NOW, max_nanousd=50_000_000)) == "b"
+    assert pool_selection.safest(pools, current=None, now=NOW, max_nanousd=49_999_999) is None
 
 
 POOLS = st.lists(
@@ -105,11 +105,11 @@ def test_no_choice_breaks_a_bound_or_depends_on_order(
 ) -> None:
     """Whatever is asked."""
     other = data.draw(st.permutations(pools))
-    for choose in (choice.cheapest, choice.manual_replica, choice.safest):
+    for choose in (pool_selection.cheapest, pool_selection.manual_replica, pool_selection.safest):
         chosen = choose(pools, current=current, now=NOW, exclude_zones=excluded, max_nanousd=most)
         again = choose(other, current=current, now=NOW, exclude_zones=excluded, max_nanousd=most)
         assert chosen == again
         if chosen is not None:
             assert chosen.id != current
             assert chosen.az not in excluded
-            assert most is None or choice.planned_nanousd(chosen) <= most
+            assert most is None or pool_selection.planned_nanousd(chosen) <= most

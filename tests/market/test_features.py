@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.market import rules
-from spotplane_server.market.features import FeaturesJob
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.prices import rules
+from spotplane_server.prices.features import FeaturesJob
 
 from tests.market.conftest import Market, minutes, pool, price
 

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.kernel import daily
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.market import gaps, rules
-from spotplane_server.market.gap_fill import GapFillJob
-from spotplane_server.market.gaps import Gap
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.jobs import daily
+from spotplane_server.prices import gap_filling, rules
+from spotplane_server.prices.gap_fill_job import GapFillJob
+from spotplane_server.prices.gap_filling import Gap
 
 from tests.market.conftest import Market, minutes, pool, price
 
@@ -35,8 +35,8 @@ def filled(
     """Price in cents and confidence of everything that is filled."""
     return [
         (one.price_nanousd / CENT, one.confidence)
-        for gap in gaps.find(prices)
-        for one in gaps.fill(gap, prices, siblings)
+        for gap in gap_filling.find(prices)
+        for one in gap_filling.fill(gap, prices, siblings)
     ]
 
 
@@ -86,14 +86,14 @@ def test_what_is_too_long_or_open_stays_open() -> None:
 def test_filled_prices_are_new_and_possible(prices: list[int | None]) -> None:
     """Nothing known is touched; what is filled lies between the ends of time and is above 0."""
     series = known(*prices)
-    for gap in gaps.find(series):
+    for gap in gap_filling.find(series):
         ends = {gap.before, gap.after}
         assert ends <= series.keys()
-        for one in gaps.fill(gap, series, []):
+        for one in gap_filling.fill(gap, series, []):
             assert one.bucket_at not in series
             assert gap.before < one.bucket_at < gap.after
             assert rules.acceptable(one.price_nanousd)
-            assert one.price_nanousd % gaps.MICRO == 0
+            assert one.price_nanousd % gap_filling.MICRO == 0
 
 
 def test_a_gap_knows_its_buckets() -> None:
@@ -167,8 +167,10 @@ async def test_windows_fill_what_all_at_once_would(
     expected = {
         (name, one.bucket_at): one.price_nanousd
         for name, prices in by_pool.items()
-        for gap in gaps.find(prices)
-        for one in gaps.fill(gap, prices, [p for other, p in by_pool.items() if other != name])
+        for gap in gap_filling.find(prices)
+        for one in gap_filling.fill(
+            gap, prices, [p for other, p in by_pool.items() if other != name]
+        )
     }
     clean = await market.clean()
     assert {place: row[0] for place, row in clean.items() if row[1] == "interpolated"} == expected

@@ -8,9 +8,9 @@ from datetime import datetime
 
 import asyncpg
 import pytest
-from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.market import clean, rules
-from spotplane_server.market.pipeline import PipelineJob
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.prices import clean, rules
+from spotplane_server.prices.pipeline import PipelineJob
 from structlog.testing import capture_logs
 
 from tests.market import reference

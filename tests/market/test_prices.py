@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.market import clean, prices, raw, rules, store
-from spotplane_server.market.gap_fill import GapFillJob
-from spotplane_server.market.prices import Place
-from spotplane_server.market.raw import OnDemand
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.prices import clean, queries, raw_store, rules, store
+from spotplane_server.prices.gap_fill_job import GapFillJob
+from spotplane_server.prices.queries import Place
+from spotplane_server.prices.raw_store import OnDemand
 
 from tests.market.conftest import REGION, TYPE, Market, minutes, pool, price
 
@@ -21,7 +21,7 @@ async def test_newest_price_has_its_age(market: Market, now: datetime) -> None:
     await market.history("a", [100, 110], now - minutes(10))
     await market.history("b", [100], now - minutes(90))
     async with market.db.read(EVERY_TENANT) as conn:
-        found = await prices.list_newest(
+        found = await queries.list_newest(
             conn, [pool("a"), pool("b"), pool("x")], now=now, within=minutes(60)
         )
 
@@ -40,7 +40,7 @@ async def test_price_at_an_instant_is_that_of_its_bucket_or_before(
 
     async def at(when: datetime) -> int | None:
         async with market.db.read(EVERY_TENANT) as conn:
-            found = await prices.list_at(conn, [pool("a")], at=when)
+            found = await queries.list_at(conn, [pool("a")], at=when)
         return found[pool("a")].price_nanousd if found else None
 
     assert await at(now - minutes(6)) == 110
@@ -62,9 +62,9 @@ async def test_book_carries_prices_for_a_day_and_on_demand_for_ever(
             OnDemand(TYPE, start, 900),  # no change: no row
             OnDemand(TYPE, start + minutes(7), 1000),
         ):
-            await raw.append_on_demand(conn, REGION, [told])
+            await raw_store.append_on_demand(conn, REGION, [told])
         count = await conn.fetchval("SELECT count(*) FROM on_demand_price_history")
-        book = await prices.book(conn, [pool("a"), pool("x")], [kind], start + minutes(5), now)
+        book = await queries.book(conn, [pool("a"), pool("x")], [kind], start + minutes(5), now)
 
     assert count == 2
     assert book.spot(pool("a"), start + minutes(6)) == 100
@@ -81,9 +81,9 @@ async def test_on_demand_price_falls_back(market: Market, now: datetime) -> None
     """To 0.0416 dollars; an older observation changes nothing."""
     async with market.db.transaction(EVERY_TENANT) as conn:
         for at, told in ((now, 900), (now - minutes(5), 800)):
-            await raw.append_on_demand(conn, REGION, [OnDemand(TYPE, at, told)])
+            await raw_store.append_on_demand(conn, REGION, [OnDemand(TYPE, at, told)])
 
-        found = await prices.list_on_demand(conn, [(REGION, TYPE), (REGION, "none")])
+        found = await queries.list_on_demand(conn, [(REGION, TYPE), (REGION, "none")])
 
     assert found == {(REGION, TYPE): 900, (REGION, "none"): 41_600_000}
 
@@ -93,7 +93,7 @@ async def test_rank_is_by_price_within_type_and_region(market: Market, now: date
     for zone, value in (("a", 200), ("b", 100), ("c", 200), ("d", 300)):
         await market.history(zone, [value], now - minutes(5))
     async with market.db.read(EVERY_TENANT) as conn:
-        found = await prices.list_ranks(conn, REGION, TYPE, now=now)
+        found = await queries.list_ranks(conn, REGION, TYPE, now=now)
 
     assert found == {pool("a"): 2, pool("b"): 1, pool("c"): 2, pool("d"): 4}
 
@@ -117,7 +117,7 @@ async def read_all(market: Market, after: Place, limit: int = 2) -> list[tuple[s
     """Everything new after a place, by pages."""
     found: list[tuple[str, int]] = []
     async with market.db.read(EVERY_TENANT) as conn:
-        while page := await prices.list_clean_since(conn, after, limit):
+        while page := await queries.list_clean_since(conn, after, limit):
             found += [(one.pool_id, one.price_nanousd) for one in page]
             after = page[-1].place
     return found
@@ -129,7 +129,7 @@ async def test_news_are_read_once_and_in_order(market: Market, now: datetime) ->
     await GapFillJob(market.db).fill(now - DAY, now, now)
     assert await read_all(market, Place()) == [(pool("a"), 100), (pool("a"), 120)]
     async with market.db.read(EVERY_TENANT) as conn:
-        head = await prices.read_head(conn)
+        head = await queries.read_head(conn)
     assert await read_all(market, head) == []
 
     await market.history("b", [300, 310, 320], now - minutes(15), "unknown")
@@ -146,8 +146,8 @@ async def test_reader_never_skips_what_commits_late(market: Market, now: datetim
         await market.tell([price("b", 200, now)], now)
         quick = asyncio.create_task(market.pipeline.run_once(now))
         async with market.db.read(EVERY_TENANT) as conn:
-            head = await prices.read_head(conn)
-            assert await prices.list_clean_since(conn, Place(), 10) == []
+            head = await queries.read_head(conn)
+            assert await queries.list_clean_since(conn, Place(), 10) == []
     await quick
 
     assert await read_all(market, head) == [(pool("a"), 100), (pool("b"), 200)]

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.market import risk, scores, store, volatility
-from spotplane_server.market.risk import Risk, risk_v1
-from spotplane_server.market.scores import PoolRiskJob
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.prices import risk, scores, store, volatility
+from spotplane_server.prices.risk import Risk, risk_v1
+from spotplane_server.prices.scores import PoolRiskJob
 
 from tests.market.conftest import Market, minutes, pool
 

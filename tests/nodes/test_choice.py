@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 from spotplane_server.catalog.associations_store import Offer
 from spotplane_server.kernel.errors import Semantic
-from spotplane_server.nodes import choice
-from spotplane_server.nodes.choice import Need
+from spotplane_server.nodes import instance_type_selection
+from spotplane_server.nodes.instance_type_selection import Need
 
 A10G = Offer(
     1,
@@ -38,10 +38,13 @@ ANY = Need(16, None, None, None, spot=False)
 def test_the_cheapest_that_will_do_is_taken() -> None:
     """One without a price comes last, and what is sold out never."""
     offers = [UNPRICED, SOLD_OUT, A10G, CHEAP]
-    assert choice.choose(offers, replace(ANY, gpu="a10g")) == CHEAP
-    assert choice.choose([UNPRICED], ANY) == UNPRICED
-    assert choice.choose([A10G, T4], replace(ANY, vram_gb=20)) == A10G
-    assert choice.choose([A10G, CHEAP], replace(ANY, instance_type="g5.xlarge")) == A10G
+    assert instance_type_selection.choose(offers, replace(ANY, gpu="a10g")) == CHEAP
+    assert instance_type_selection.choose([UNPRICED], ANY) == UNPRICED
+    assert instance_type_selection.choose([A10G, T4], replace(ANY, vram_gb=20)) == A10G
+    assert (
+        instance_type_selection.choose([A10G, CHEAP], replace(ANY, instance_type="g5.xlarge"))
+        == A10G
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_the_cheapest_that_will_do_is_taken() -> None:
 def test_what_will_not_do_is_refused_by_field(need: Need, field: str) -> None:
     """The one that rules it out."""
     with pytest.raises(Semantic) as caught:
-        choice.choose([A10G, T4, SOLD_OUT], need)
+        instance_type_selection.choose([A10G, T4, SOLD_OUT], need)
     assert [violation.field for violation in caught.value.details] == [field]
 
 
@@ -74,4 +77,4 @@ def test_what_will_not_do_is_refused_by_field(need: Need, field: str) -> None:
 )
 def test_gpus_are_told_apart_by_name(one: str, other: str, same: bool) -> None:
     """However it is written."""
-    assert choice.same_gpu(one, other) is same
+    assert instance_type_selection.same_gpu(one, other) is same

@@ -153,7 +153,7 @@ async def test_a_node_that_came_by_itself_is_ended_by_its_agents_silence(
 
 async def test_an_instance_of_the_fleet_is_not_ended_here(nodes: Nodes) -> None:
     """Its own service asks for consent first; what is nobody's is unknown."""
-    from spotplane_server.kernel.db import EVERY_TENANT
+    from spotplane_server.kernel.db.database import EVERY_TENANT
 
     from tests.catalog.world import put_instance
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import grpc.aio
 from spotplane.v1 import node_pb2 as pb
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 from spotplane_server.nodes.bells import Bells
 from spotplane_server.nodes.jobs import OverdueJob
 

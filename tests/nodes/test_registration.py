@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from spotplane.v1 import node_pb2 as pb
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.nodes.world import ENDPOINT, Nodes
 from tests.support.clock import FakeClock

@@ -6,7 +6,7 @@ from typing import Any
 
 from spotplane.v1 import node_pb2 as pb
 from spotplane.v1 import node_pb2_grpc
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 from spotplane_server.nodes.bells import Bells
 from spotplane_server.nodes.jobs import SilenceJob
 

@@ -13,10 +13,10 @@ import pytest
 from spotplane.v1 import notification_pb2 as pb
 from spotplane.v1 import notification_pb2_grpc, tenant_pb2, tenant_pb2_grpc
 from spotplane_server.events import Event, append
-from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.market.rules import bucket
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.notifications import store
 from spotplane_server.notifications.jobs import NotificationsJob, PriceAlertsJob
+from spotplane_server.prices.rules import bucket
 
 from tests.support.clock import FakeClock
 from tests.support.link import Hand

@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.notifications import mail
 from spotplane_server.notifications.mail import MailJob, MailServer
 

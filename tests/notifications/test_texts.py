@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from spotplane_server.notifications.texts import Draft, dollars, draft
+from spotplane_server.notifications.templates import Draft, dollars, draft
 
 MOVED = {
     "old_mode": "ondemand",

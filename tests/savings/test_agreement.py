@@ -11,8 +11,8 @@ from uuid import UUID
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db.database import Database
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.savings.jobs import SavingsJob
 
 from tests.savings import reference

@@ -8,9 +8,9 @@ from typing import Final
 from uuid import UUID
 
 import pytest
-from spotplane_server.kernel import partitions
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db import partitions
+from spotplane_server.kernel.db.database import Database
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.savings.jobs import SavingsJob
 
 from tests.savings.world import Amounts, Machine, Rows, World

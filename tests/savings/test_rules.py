@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.savings import rules
 from spotplane_server.savings.rules import BUCKET, Progress
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.request_context import TenantId
 
 BUCKET: Final = timedelta(minutes=5)
 TYPE: Final = "g5.xlarge"

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import orjson
 from spotplane.v1 import usage_pb2
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db.database import Database
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.spending.jobs import BudgetsJob
 from spotplane_server.usage.ingest import ingest
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.kernel import policy
+from spotplane_server.kernel.auth import policy
 from spotplane_server.spending import rules
 from spotplane_server.spending.rules import Plan, Standing
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from spotplane_server.kernel.db import AWAY
+from spotplane_server.kernel.db.database import AWAY
 from spotplane_server.kernel.errors import DomainError
 
 from tests.states import steps

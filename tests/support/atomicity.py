@@ -6,7 +6,9 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from spotplane_server.kernel import calls, idempotency, transactions
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.db import transactions
+from spotplane_server.kernel.rpc import idempotency
 
 if TYPE_CHECKING:
     from asyncpg.connection import LoggedQuery
@@ -36,9 +38,9 @@ class Atomicity:
 
     def __call__(self, done: LoggedQuery) -> None:
         """Record a statement under the call that ran it."""
-        correlation_id = calls.correlation_id()
+        correlation_id = request_context.correlation_id()
         if correlation_id is not None and done.query != transactions.SET_SCOPE:
-            self._ran[(correlation_id, calls.current().method)].append(done.query)
+            self._ran[(correlation_id, request_context.current().method)].append(done.query)
 
     def completed(self) -> set[str]:
         """Methods with a call that stored its answer together with an effect."""

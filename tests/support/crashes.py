@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from spotplane_server.kernel.db import AWAY, EVERY_TENANT, Database
-from spotplane_server.kernel.transactions import TransactionLost
+from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.db.transactions import TransactionLost
 
 # BEGIN, what is looked up and stored, COMMIT: nothing that is tested so needs more.
 MOST_STATEMENTS: Final = 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import asyncpg
-from spotplane_server.kernel.idempotency import CLAIM
+from spotplane_server.kernel.rpc.idempotency import CLAIM
 
 AGE_CLAIMS: Final = "UPDATE idempotency_keys SET claimed_until = claimed_until - $1::interval"
 

@@ -13,8 +13,8 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import agent_pb2, agent_pb2_grpc
 from spotplane.v1 import agent_stream_pb2 as pb
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.kernel.jobs import Job
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.jobs.runner import Job
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually

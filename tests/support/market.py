@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.support.fleet import REGION, TYPE, ZONES
 from tests.support.plane import Plane

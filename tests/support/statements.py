@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from spotplane_server.kernel import auth, calls, transactions
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.auth import authenticator
+from spotplane_server.kernel.db import transactions
 
 if TYPE_CHECKING:
     from asyncpg.connection import LoggedQuery
 
 # Proving the caller and scoping a connection depend on what went before, not on what is read.
 ASIDE: Final = frozenset(
-    {auth.READ_EPOCH, auth.FIND_API_KEY, auth.FIND_ADMIN, auth.FIND_AGENT, transactions.SET_SCOPE}
+    {
+        authenticator.READ_EPOCH,
+        authenticator.FIND_API_KEY,
+        authenticator.FIND_ADMIN,
+        authenticator.FIND_AGENT,
+        transactions.SET_SCOPE,
+    }
 )
 # What the driver asks on a new connection about types that it has not met.
 LOOKED_UP: Final = ("current_setting('jit')", "typeinfo_tree")
@@ -26,7 +34,7 @@ class Statements:
 
     def __call__(self, done: LoggedQuery) -> None:
         """Note a statement under the id of the call that ran it."""
-        correlation_id = calls.correlation_id()
+        correlation_id = request_context.correlation_id()
         aside = done.query in ASIDE or any(part in done.query for part in LOOKED_UP)
         if correlation_id is not None and not aside:
             self._ran[correlation_id].append(done.query)

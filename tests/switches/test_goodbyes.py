@@ -6,8 +6,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from spotplane.v1 import agent_pb2
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.switches import store
 
 from tests.fleet.world import ZONES, World, end

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc.aio
 import pytest
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.fleet.world import POOLS, ZONES, World
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from spotplane.v1 import tenant_pb2 as pb
 from spotplane.v1 import tenant_pb2_grpc
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 from spotplane_server.tenants import rules
 
 from tests.support.eventually import eventually

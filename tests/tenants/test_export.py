@@ -16,9 +16,9 @@ import grpc.aio
 import orjson
 import pytest
 from spotplane.v1 import tenant_pb2, tenant_pb2_grpc
-from spotplane_server.kernel import secrets
+from spotplane_server.kernel.auth import secrets
 
-from tests.promises.processes import server_process
+from tests.invariants.processes import server_process
 from tests.support.plane import ADMIN, Plane, refused
 from tests.tenants.api import admin, rows
 

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from spotplane_server.kernel import secrets
+from spotplane_server.kernel.auth import secrets
 from spotplane_server.tenants.jobs import LastUsedJob
 
 from tests.support.clock import FakeClock

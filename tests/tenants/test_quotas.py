@@ -17,7 +17,7 @@ from spotplane.v1 import (
     notification_pb2,
     notification_pb2_grpc,
 )
-from spotplane_server.kernel.tickets import MAX_TICKETS
+from spotplane_server.kernel.auth.tickets import MAX_TICKETS
 from spotplane_server.notifications.alerts_store import MAX_ALERTS
 from spotplane_server.tenants.rules import MAX_LIVE_KEYS
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import grpc.aio
 import pytest
-from spotplane_server.kernel.db import EVERY_TENANT
+from spotplane_server.kernel.db.database import EVERY_TENANT
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually

@@ -10,8 +10,8 @@ from uuid import UUID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spotplane.v1 import usage_pb2 as pb
-from spotplane_server.kernel.db import Database
-from spotplane_server.kernel.paging import Page
+from spotplane_server.kernel.api.paging import Page
+from spotplane_server.kernel.db.database import Database
 from spotplane_server.usage import group_queries, rollup_builder, sketch
 from spotplane_server.usage.group_queries import GROUPINGS, Group, Grouping, GroupQuery
 from spotplane_server.usage.ingest import ingest

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
-from spotplane_server.kernel.db import AWAY, Database
+from spotplane_server.kernel.db.database import AWAY, Database
 from spotplane_server.usage import rollup_queries, rollup_repair
 from spotplane_server.usage.ingest import ingest
 from spotplane_server.usage.rollup_repair import WrongRollups

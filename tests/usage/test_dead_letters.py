@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db.database import Database
 from spotplane_server.usage import dead_letters
 from spotplane_server.usage.dead_letters import Refused, Sender
 

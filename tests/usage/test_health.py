@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db.database import Database
 from spotplane_server.usage.health import rollups_work
 from spotplane_server.usage.ingest import ingest
 from spotplane_server.usage.time_windows import DAY

@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from spotplane.v1 import usage_pb2 as pb
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Invalid, Semantic
 from spotplane_server.usage.ingest import Result, ingest
 from spotplane_server.usage.jobs import RequestIdRetention

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Database
+from spotplane_server.kernel.db.database import Database
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage.ingest import ingest
 
 from tests.usage.world import World, record

@@ -11,10 +11,10 @@ from uuid import uuid4
 import asyncpg
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
-from spotplane_server.kernel import redis
 from spotplane_server.kernel.caches import Kept
 from spotplane_server.kernel.clock import SystemClock
-from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.ratelimit import redis_client
 from spotplane_server.usage import revisions, rollup_queries
 from spotplane_server.usage.cached_queries import LIFETIME, CacheableQuery, CachedQueries
 from spotplane_server.usage.ingest import ingest
@@ -77,7 +77,7 @@ async def test_without_redis_every_answer_is_worked_out(db: Database, world: Wor
     """It is away in the middle of everything, and nobody is refused."""
     owner, clock, told = await world.tenant(), SystemClock(), []
     with Valkey() as valkey:
-        client = redis.connect(valkey.url)
+        client = redis_client.connect(valkey.url)
         shared = RedisCache(client, b"plane")
         queries = CachedQueries(db, clock, Kept(0, LIFETIME), None, shared)
 
@@ -104,7 +104,7 @@ async def test_without_redis_every_answer_is_worked_out(db: Database, world: Wor
 
 async def test_planes_that_share_a_redis_read_nothing_of_each_other(redis_url: str) -> None:
     """Under the same key; and Redis forgets it in time."""
-    client = redis.connect(redis_url)
+    client = redis_client.connect(redis_url)
     one, two = RedisCache(client, b"one"), RedisCache(client, b"two")
     await one.put(b"key", b"answer", timedelta(seconds=30))
 

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 from spotplane.v1 import usage_pb2 as pb
-from spotplane_server.kernel import secrets
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.auth import secrets
+from spotplane_server.kernel.request_context import TenantId
 
 INSERT_TENANT: Final = """
     INSERT INTO tenants (id, name, email, created_at, updated_at)

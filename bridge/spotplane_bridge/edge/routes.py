@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from spotplane_bridge import headers, limits
+from spotplane_bridge import body_limits, headers
 from spotplane_bridge.edge import descriptors
 from spotplane_bridge.edge.clusters import BRIDGE_CLUSTER, GRPC_CLUSTER, type_url
 from spotplane_bridge.edge.config import EdgeConfig, Exposed
@@ -79,7 +79,7 @@ def virtual_host(config: EdgeConfig) -> dict[str, object]:
                             config, {"path_separated_prefix": prefix}, config.unary_timeout_seconds
                         )
                     ),
-                    min(limits.SMALL_BYTES, config.max_body_bytes),
+                    min(body_limits.SMALL_BYTES, config.max_body_bytes),
                 )
             ),
             *_by_method(_bridge_route()),
@@ -211,18 +211,18 @@ def _large_body_routes(config: EdgeConfig) -> list[Route]:
     """
     small: dict[str, object] = {
         "name": "content-length",
-        "range_match": {"start": 0, "end": limits.SMALL_BYTES + 1},
+        "range_match": {"start": 0, "end": body_limits.SMALL_BYTES + 1},
     }
     return [
         route
         for binding in descriptors.bindings()
-        if limits.body_bytes(f"{binding.service}/{binding.rpc}") > limits.SMALL_BYTES
+        if body_limits.body_bytes(f"{binding.service}/{binding.rpc}") > body_limits.SMALL_BYTES
         for route in (
             *_keyed(
                 _matching(
                     _buffered(
                         _transcoded(config, _exact(binding), config.unary_timeout_seconds),
-                        limits.SMALL_BYTES,
+                        body_limits.SMALL_BYTES,
                     ),
                     small,
                 )
@@ -309,7 +309,7 @@ def _bridge_ids() -> dict[str, object]:
 def _stream_routes(config: EdgeConfig) -> list[Route]:
     """Streamed answers have no deadline, only the idle timeout."""
     return [
-        _buffered(_transcoded(config, _exact(binding), None), limits.SMALL_BYTES)
+        _buffered(_transcoded(config, _exact(binding), None), body_limits.SMALL_BYTES)
         for binding in descriptors.bindings()
         if binding.streams_response
     ]
@@ -319,7 +319,7 @@ def _analytics_routes(config: EdgeConfig) -> list[Route]:
     return [
         _buffered(
             _transcoded(config, _exact(binding), config.analytics_timeout_seconds),
-            limits.SMALL_BYTES,
+            body_limits.SMALL_BYTES,
         )
         for binding in descriptors.bindings()
         if binding.service == ANALYTICS_SERVICE and binding.verb == "GET"

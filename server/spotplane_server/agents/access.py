@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.agents import errors, store, views
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import Caller
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Scope
+from spotplane_server.agents import errors, queries, store
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Scope
+from spotplane_server.kernel.request_context import Caller
 
 
 def scope(caller: Caller) -> Scope:
@@ -65,7 +65,7 @@ _MISSING: Final = Missing()
 LEFTOVERS_FOR: Final = timedelta(hours=24)
 
 
-async def get_even_deleted(conn: Conn, found: UUID, now: datetime) -> views.AgentView:
+async def get_even_deleted(conn: Conn, found: UUID, now: datetime) -> queries.AgentView:
     """Read an agent, even one that was deleted within a day and has replicas left to confirm.
 
     For what such an agent still has to ask and to say, so that no instance is orphaned.
@@ -73,7 +73,7 @@ async def get_even_deleted(conn: Conn, found: UUID, now: datetime) -> views.Agen
     Raises:
         AgentNotFound: There is none in the connection's scope.
     """
-    view = await views.get(conn, found, now, deleted_since=now - LEFTOVERS_FOR)
+    view = await queries.get(conn, found, now, deleted_since=now - LEFTOVERS_FOR)
     if view is None:
         raise errors.AgentNotFound
     return view
@@ -91,14 +91,14 @@ async def lock_even_deleted(conn: Conn, found: UUID, now: datetime) -> store.Loc
     return locked
 
 
-async def get(conn: Conn, found: UUID, now: datetime) -> views.AgentView:
+async def get(conn: Conn, found: UUID, now: datetime) -> queries.AgentView:
     """Read an agent.
 
     Raises:
         AgentNotFound: There is none in the connection's scope.
     """
     known_scope = _scope_of(conn)
-    view = None if _MISSING.has(known_scope, found) else await views.get(conn, found, now)
+    view = None if _MISSING.has(known_scope, found) else await queries.get(conn, found, now)
     if view is None:
         _MISSING.add(known_scope, found)
         raise errors.AgentNotFound

@@ -9,13 +9,13 @@ from uuid import UUID
 from google.protobuf import duration_pb2
 from spotplane.v1 import agent_pb2, agent_stream_pb2
 
-from spotplane_server.agents.commands_queries import Step
-from spotplane_server.agents.commands_store import Command
-from spotplane_server.agents.views import AgentView, Desired
+from spotplane_server.agents.commands.queries import Step
+from spotplane_server.agents.commands.store import Command
+from spotplane_server.agents.queries import AgentView, Desired
 from spotplane_server.events import Event
 from spotplane_server.instances import rules as instance_rules
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.request_context import TenantId
 
 
 def agent(view: AgentView) -> agent_pb2.Agent:

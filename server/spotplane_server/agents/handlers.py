@@ -7,15 +7,15 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from spotplane_server.agents.heartbeats import ConfirmGone
-from spotplane_server.agents.ledger import Ledger
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.agents.polling.heartbeats import ConfirmGone
 from spotplane_server.agents.registration import BindReplica
-from spotplane_server.agents.sessions import Sessions
-from spotplane_server.agents.stream import AgentStream, ReportHandler
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.agents.sessions.registry import Sessions
+from spotplane_server.agents.sessions.stream import AgentStream, ReportHandler
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.request_context import TenantId
 
 
 class EndReplicas(Protocol):

@@ -8,20 +8,15 @@ from typing import Final
 import structlog
 
 from spotplane_server import events
-from spotplane_server.agents import (
-    access,
-    commands_upkeep,
-    convert,
-    leftovers,
-    sessions_store,
-    store,
-)
-from spotplane_server.agents.commands_upkeep import Due
-from spotplane_server.agents.ledger import Ledger
+from spotplane_server.agents import access, convert, orphans, store
+from spotplane_server.agents.commands import expiry
+from spotplane_server.agents.commands.expiry import Due
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.agents.sessions import store as store_module
 from spotplane_server.instances import store as instances
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Database, attempt
-from spotplane_server.kernel.retention import Rule
+from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.jobs.retention import Rule
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +46,8 @@ class LivenessJob:
     async def run_once(self, now: datetime) -> int:
         """Move both edges; answer how many agents moved."""
         async with self._db.transaction(EVERY_TENANT) as conn:
-            silent = await sessions_store.mark_silent(conn, now=now, after=self._offline_after)
-            heard = await sessions_store.mark_heard(conn, now=now, after=self._offline_after)
+            silent = await store_module.mark_silent(conn, now=now, after=self._offline_after)
+            heard = await store_module.mark_heard(conn, now=now, after=self._offline_after)
             for edge in silent:
                 event = convert.marked_offline(
                     edge.tenant_id, edge.id, edge.instance_id, "no sign of life"
@@ -79,7 +74,7 @@ class CommandsJob:
     async def run_once(self, now: datetime) -> int:
         """Give leases back, end what is over; answer how many agents had something to tidy up."""
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await commands_upkeep.list_due(conn, now)
+            found = await expiry.list_due(conn, now)
         done = 0
         for due in found:
             try:
@@ -87,7 +82,7 @@ class CommandsJob:
             except DEFECTS:
                 log.exception("command_upkeep_defect", agent_id=str(due.agent_id))
         async with self._db.read(EVERY_TENANT) as conn:
-            oldest = await commands_upkeep.find_oldest(conn)
+            oldest = await expiry.find_oldest(conn)
         metrics.COMMAND_AGE.set((now - oldest).total_seconds() if oldest else 0)
         return done
 
@@ -114,7 +109,7 @@ class LeftoversJob:
     async def run_once(self, now: datetime) -> int:
         """Tell of each instance once; answer how many there were."""
         async with self._db.transaction(EVERY_TENANT) as conn:
-            left = await leftovers.tell(conn, before=now - access.LEFTOVERS_FOR, now=now)
+            left = await orphans.tell(conn, before=now - access.LEFTOVERS_FOR, now=now)
             for found in left:
-                await events.append(conn, leftovers.event(found), now)
+                await events.append(conn, orphans.event(found), now)
         return len(left)

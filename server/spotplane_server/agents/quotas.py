@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from spotplane_server.agents import rules, settings_store
-from spotplane_server.kernel import quotas
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db import quotas
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 
 async def admit(conn: Conn, tenant_id: TenantId, *, agents: bool = True) -> None:

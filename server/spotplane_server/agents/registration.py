@@ -9,13 +9,17 @@ from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 from spotplane_server import events
-from spotplane_server.agents import commands_polling, moves, quotas, sessions_store, store, work
+from spotplane_server.agents import primary, quotas, store
+from spotplane_server.agents.commands import pending_launches
 from spotplane_server.agents.errors import InstanceTaken
+from spotplane_server.agents.polling import commands
+from spotplane_server.agents.sessions import store as store_module
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Machine, Said
-from spotplane_server.kernel import auth, claims, secrets
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.api import tenant_scope
+from spotplane_server.kernel.auth import authenticator, secrets
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 # Binds an instance to the replica that it was launched for; False when that one is past binding.
 BindReplica: TypeAlias = Callable[[Conn, TenantId, UUID, UUID, str, datetime], Awaitable[bool]]
@@ -68,7 +72,7 @@ async def register(
         QuotaExceeded: It would be one too many.
     """
     machine = wanted.machine
-    await claims.hold_tenant(conn, tenant_id)
+    await tenant_scope.hold_tenant(conn, tenant_id)
     agent_id, new = await _agent(conn, tenant_id, wanted, now)
     known = await instances.find(conn, tenant_id, machine.id)
     if known is not None and known.agent_id != agent_id:
@@ -79,7 +83,7 @@ async def register(
         placed = await _place(conn, tenant_id, agent_id, wanted, bind_replica, now)
     else:
         placed = await _again(conn, tenant_id, agent_id, known, offline_after, now)
-    await sessions_store.touch(conn, tenant_id, machine.id, agent_id, now)
+    await store_module.touch(conn, tenant_id, machine.id, agent_id, now)
     if placed.serves:
         await _take_down(conn, tenant_id, agent_id, wanted, now)
     elif known is not None:
@@ -132,9 +136,9 @@ async def _place(
             return _Placed(False, "bound to its replica")
         await instances.move(conn, tenant_id, machine.id, frm=("launching",), to="zombie", now=now)
         return _Placed(False, "its replica is not wanted any more")
-    if await work.launches(conn, tenant_id, agent_id):
+    if await pending_launches.launches(conn, tenant_id, agent_id):
         return _Placed(False, "recorded as a candidate: a launch is under way")
-    displaced = await moves.move_primary(
+    displaced = await primary.move_primary(
         conn, tenant_id, agent_id, machine.id, cause="registration", now=now
     )
     return _Placed(True, displaced=displaced)
@@ -150,12 +154,12 @@ async def _again(
 ) -> _Placed:
     if known.status == "running_primary":
         await store.set_status(conn, tenant_id, agent_id, "online", now)
-        await commands_polling.return_emergencies(conn, tenant_id, known.id, now)
+        await commands.return_emergencies(conn, tenant_id, known.id, now)
         return _Placed(True)
-    if known.status == "launching" and await work.may_serve(
+    if known.status == "launching" and await pending_launches.may_serve(
         conn, tenant_id, agent_id, silent_since=now - offline_after
     ):
-        displaced = await moves.move_primary(
+        displaced = await primary.move_primary(
             conn, tenant_id, agent_id, known.id, cause="registration", now=now
         )
         return _Placed(True, displaced=displaced)
@@ -192,7 +196,7 @@ async def _note_addresses(conn: Conn, tenant_id: TenantId, machine: Machine, now
 async def _issue_token(conn: Conn, tenant_id: TenantId, agent_id: UUID) -> str:
     issued = secrets.issue(secrets.AGENT_LABEL)
     if await store.set_token(conn, tenant_id, agent_id, issued.hash):
-        await auth.bump_epoch(conn)
+        await authenticator.bump_epoch(conn)
     return issued.secret
 
 

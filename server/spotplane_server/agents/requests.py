@@ -9,16 +9,17 @@ from uuid import UUID
 
 from spotplane.v1 import agent_pb2 as pb
 
-from spotplane_server.agents import errors, ledger
-from spotplane_server.agents.commands_store import Order
-from spotplane_server.agents.heartbeats import Beat
+from spotplane_server.agents import errors
+from spotplane_server.agents.commands import service
+from spotplane_server.agents.commands.store import Order
+from spotplane_server.agents.polling.heartbeats import Beat
 from spotplane_server.agents.registration import Registration
 from spotplane_server.agents.rules import Dialect
 from spotplane_server.instances import rules as instance_rules
 from spotplane_server.instances.store import Machine, Said
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import Caller
+from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.errors import Invalid
+from spotplane_server.kernel.request_context import Caller
 
 _NAME: Final = re.compile(r"[a-z0-9._-]{1,64}")
 _ISSUABLE: Final = ("switch", "terminate", "update_config", "custom")
@@ -126,7 +127,7 @@ def order(request: pb.IssueCommandRequest, caller: Caller) -> Order:
         raise Invalid("name is for custom commands", field="name")
     priority = wire.optional_integer(request, "priority", 1, 100) or 75
     lifetime = wire.optional_integer(request, "expires_in_seconds", 1, 86400)
-    default = ledger.EMERGENCY_EXPIRES_IN if priority == ledger.EMERGENCY else ledger.EXPIRES_IN
+    default = service.EMERGENCY_EXPIRES_IN if priority == service.EMERGENCY else service.EXPIRES_IN
     request_id = wire.optional(request, "request_id")
     if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
         raise wire.out_of_range("request_id", "8..128 printable characters")
@@ -206,7 +207,7 @@ def outcome(request: pb.CompleteCommandRequest) -> tuple[bool, str, dict[str, An
     """Whether a command succeeded, what there is to say about it, and what it returned."""
     word = (wire.optional_text(request, "outcome", maximum=64) or "").lower()
     success = request.success if request.HasField("success") else word not in _FAILURES
-    result = wire.json_object(request, "result", maximum=ledger.MAX_RESULT_BYTES) or {}
+    result = wire.json_object(request, "result", maximum=service.MAX_RESULT_BYTES) or {}
     instance_id = wire.optional_text(request, "instance_id", maximum=128)
     if instance_id:
         result = result | {"instance_id": instance_id}

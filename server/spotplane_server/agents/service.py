@@ -10,25 +10,18 @@ from spotplane.v1 import agent_pb2 as pb
 from spotplane.v1 import agent_pb2_grpc, agent_stream_pb2
 
 from spotplane_server import audit
-from spotplane_server.agents import (
-    access,
-    commands_queries,
-    commands_store,
-    convert,
-    errors,
-    ledger,
-    registration,
-    requests,
-    views,
-)
-from spotplane_server.agents.departures_service import DepartureHandlers
-from spotplane_server.agents.overviews_service import OverviewHandlers
-from spotplane_server.agents.polling_service import PollingHandlers
+from spotplane_server.agents import access, convert, errors, registration, requests
+from spotplane_server.agents import queries as queries_module
+from spotplane_server.agents.commands import queries, service, store
+from spotplane_server.agents.lifecycle_service import DepartureHandlers
+from spotplane_server.agents.overview_service import OverviewHandlers
+from spotplane_server.agents.polling.service import PollingHandlers
 from spotplane_server.agents.settings_service import SettingsHandlers
-from spotplane_server.kernel import calls, claims, paging, wire
-from spotplane_server.kernel.calls import Caller, TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, tenant_scope, wire
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import Caller, TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
 
 
 class AgentService(
@@ -41,8 +34,8 @@ class AgentService(
     """Registration, streams, configuration and commands of agents."""
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
-        caller, now = calls.current().caller, self._clock.now()
-        tenant_id = claims.required_tenant(caller, request)
+        caller, now = request_context.current().caller, self._clock.now()
+        tenant_id = tenant_scope.required_tenant(caller, request)
         wanted = requests.registration(request)
         async with self._db.transaction(tenant_id) as conn:
             if caller.kind == "agent":
@@ -55,7 +48,9 @@ class AgentService(
                 offline_after=self._offline_after,
                 now=now,
             )
-            desired = await views.load_desired(conn, tenant_id, done.agent_id, wanted.machine.id)
+            desired = await queries_module.load_desired(
+                conn, tenant_id, done.agent_id, wanted.machine.id
+            )
             view = await access.get(conn, done.agent_id, now)
         self._sessions.signal_agent(done.agent_id)
         return pb.RegisterResponse(
@@ -82,9 +77,9 @@ class AgentService(
     async def ListAgents(
         self, request: pb.ListAgentsRequest, context: Context
     ) -> pb.ListAgentsResponse:
-        caller = calls.current().caller
-        tenant_id = claims.tenant(caller, request)
-        status = wire.optional_one_of(request, "status", views.STATUSES)
+        caller = request_context.current().caller
+        tenant_id = tenant_scope.tenant(caller, request)
+        status = wire.optional_one_of(request, "status", queries_module.STATUSES)
         search = wire.optional_text(request, "search", maximum=255) or None
         page = paging.read(
             request,
@@ -94,10 +89,10 @@ class AgentService(
             filters={"tenant": tenant_id, "status": status, "search": search},
         )
         async with self._db.read(access.scope(caller)) as conn:
-            found = await views.list_agents(
+            found = await queries_module.list_agents(
                 conn,
                 tenant_id,
-                statuses=(status,) if status else views.LIVE_STATUSES,
+                statuses=(status,) if status else queries_module.LIVE_STATUSES,
                 search=search,
                 page=page,
                 now=self._clock.now(),
@@ -106,14 +101,14 @@ class AgentService(
         return pb.ListAgentsResponse(data=map(convert.agent, data), pagination=pagination)
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Context) -> pb.Agent:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         async with self._db.read(access.scope(caller)) as conn:
             found = await access.get(conn, agent_id, self._clock.now())
         return convert.agent(found)
 
     async def IssueCommand(self, request: pb.IssueCommandRequest, context: Context) -> pb.Command:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         order = requests.order(request, call.caller)
         async with self._db.transaction(access.scope(call.caller)) as conn:
@@ -121,7 +116,7 @@ class AgentService(
             view = await access.get(conn, agent_id, now)
             if view.instance_id is None:
                 raise errors.AgentOffline("no instance serves this agent at present")
-            if not view.enabled and order.priority < ledger.EMERGENCY:
+            if not view.enabled and order.priority < service.EMERGENCY:
                 raise errors.AgentDisabled("the agent is disabled")
             command_id = await self._ledger.issue(
                 conn, view.tenant_id, agent_id, view.instance_id, order, now
@@ -130,15 +125,15 @@ class AgentService(
             if issued.created_at == now:  # a repeat of the request issues nothing
                 await audit.record(conn, call, _audited(issued), now)
         self._ledger.wake(issued.tenant_id, issued.instance_id)
-        calls.created()
+        request_context.created()
         return convert.command(issued)
 
     async def ListCommands(
         self, request: pb.ListCommandsRequest, context: Context
     ) -> pb.ListCommandsResponse:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
-        status = wire.optional_one_of(request, "status", commands_store.STATUSES)
+        status = wire.optional_one_of(request, "status", store.STATUSES)
         page = paging.read(
             request,
             self._tokens,
@@ -148,38 +143,38 @@ class AgentService(
         )
         async with self._db.read(access.scope(caller)) as conn:
             view = await access.get(conn, agent_id, self._clock.now())
-            found = await commands_queries.list_commands(
+            found = await queries.list_commands(
                 conn, view.tenant_id, agent_id, status=status, page=page
             )
         data, pagination = paging.answer(page, found, self._tokens, lambda c: (c.created_at, c.id))
         return pb.ListCommandsResponse(data=map(convert.command, data), pagination=pagination)
 
     async def GetCommand(self, request: pb.GetCommandRequest, context: Context) -> pb.Command:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         command_id = wire.uuid(request.command_id, "command_id", "command ID")
         async with self._db.read(access.scope(caller)) as conn:
             view = await access.get(conn, agent_id, self._clock.now())
             found = await self._command(conn, view.tenant_id, agent_id, command_id)
-            steps = await commands_queries.history(conn, view.tenant_id, command_id)
+            steps = await queries.history(conn, view.tenant_id, command_id)
         return convert.command(found, steps)
 
     async def CancelCommand(self, request: pb.CancelCommandRequest, context: Context) -> pb.Command:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         command_id = wire.uuid(request.command_id, "command_id", "command ID")
         reason = wire.optional_text(request, "reason", maximum=500) or f"by {call.caller.name}"
         async with self._db.transaction(access.scope(call.caller)) as conn:
             locked = await access.lock(conn, agent_id)
             found = await self._command(conn, locked.tenant_id, agent_id, command_id)
-            gone = await commands_store.cancel(
+            gone = await store.cancel(
                 conn, locked.tenant_id, agent_id, command_id=command_id, reason=reason, now=now
             )
             if not gone:
                 raise errors.CommandFinal(f"the command is {found.status}", status=found.status)
             done = await self._command(conn, locked.tenant_id, agent_id, command_id)
             await self._ledger.take_effect(conn, done, now)
-            steps = await commands_queries.history(conn, locked.tenant_id, command_id)
+            steps = await queries.history(conn, locked.tenant_id, command_id)
             change = audit.Change(
                 "command.cancel",
                 "command",
@@ -193,14 +188,14 @@ class AgentService(
 
     async def _command(
         self, conn: Conn, tenant_id: TenantId, agent_id: UUID, command_id: UUID
-    ) -> commands_store.Command:
-        found = await commands_queries.find(conn, tenant_id, agent_id, command_id=command_id)
+    ) -> store.Command:
+        found = await queries.find(conn, tenant_id, agent_id, command_id=command_id)
         if found is None:
             raise errors.CommandNotFound
         return found
 
 
-def _audited(issued: commands_store.Command) -> audit.Change:
+def _audited(issued: store.Command) -> audit.Change:
     # Without its parameters, which may hold anything.
     return audit.Change(
         "command.issue",
@@ -212,6 +207,6 @@ def _audited(issued: commands_store.Command) -> audit.Change:
 
 
 async def _own_name(conn: Conn, caller: Caller, logical_id: str, now: Any) -> None:
-    own = await views.get(conn, UUID(caller.id), now)
+    own = await queries_module.get(conn, UUID(caller.id), now)
     if own is None or own.logical_agent_id != logical_id:
         raise errors.AgentNotFound

@@ -10,14 +10,15 @@ from spotplane.v1 import agent_pb2 as pb
 from spotplane.v1 import agent_stream_pb2
 
 from spotplane_server import audit
-from spotplane_server.agents import access, configuration, convert, requests, settings_store
+from spotplane_server.agents import access, config, convert, requests, settings_store
 from spotplane_server.agents.handlers import Handlers
+from spotplane_server.agents.queries import AgentView
 from spotplane_server.agents.settings_store import Settings
-from spotplane_server.agents.views import AgentView
-from spotplane_server.kernel import calls, wire
-from spotplane_server.kernel.calls import Call, TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, attempt
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.db.database import EVERY_TENANT, attempt
+from spotplane_server.kernel.request_context import Call, TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants.errors import TenantNotFound
 
 
@@ -27,7 +28,7 @@ class SettingsHandlers(Handlers):
     async def UpdateAgentConfig(
         self, request: pb.UpdateAgentConfigRequest, context: Context
     ) -> agent_stream_pb2.AgentConfig:
-        call = calls.current()
+        call = request_context.current()
         agent_id = access.agent_id(call.caller, request.agent_id)
         view = await self._change(call, agent_id, requests.config_changes(request))
         return convert.config(view, agent_id)
@@ -35,7 +36,7 @@ class SettingsHandlers(Handlers):
     async def SetAgentEnabled(
         self, request: pb.SetAgentEnabledRequest, context: Context
     ) -> pb.SetAgentEnabledResponse:
-        call = calls.current()
+        call = request_context.current()
         agent_id = access.agent_id(call.caller, request.agent_id)
         enabled = request.enabled if request.HasField("enabled") else True
         view = await self._change(call, agent_id, {"enabled": enabled})
@@ -54,7 +55,7 @@ class SettingsHandlers(Handlers):
     async def UpdateFleetSettings(
         self, request: pb.UpdateFleetSettingsRequest, context: Context
     ) -> pb.FleetSettings:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
         wanted = requests.settings_changes(request)
         async with self._db.transaction(EVERY_TENANT) as conn:
@@ -69,7 +70,7 @@ class SettingsHandlers(Handlers):
     async def _change(self, call: Call, agent_id: UUID, wanted: dict[str, Any]) -> AgentView:
         async def change() -> AgentView:
             async with self._db.transaction(access.scope(call.caller)) as conn:
-                return await configuration.change(
+                return await config.change(
                     conn, call, agent_id, wanted, self._ledger, self._clock.now()
                 )
 

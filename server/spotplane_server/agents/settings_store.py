@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Final
 
 from spotplane_server.agents.rules import Quota
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 GET_QUOTA: Final = """
     SELECT max_agents, max_instances

@@ -8,9 +8,9 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from spotplane_server.agents.views import NEVER
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.agents.queries import NEVER
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 INSERT_AGENT: Final = """
     INSERT INTO agents (tenant_id, id, logical_agent_id, hostname, agent_version, status,

@@ -1,12 +1,12 @@
 """Who changed what: append-only rows in the transaction of the change."""
 
-from spotplane_server.audit.own import (
+from spotplane_server.audit.store import Change, record
+from spotplane_server.audit.system import (
     credential_configured,
     credential_put,
     credential_revoked,
     record_own,
 )
-from spotplane_server.audit.store import Change, record
 
 __all__ = [
     "Change",

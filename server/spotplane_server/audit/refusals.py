@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from spotplane_server.audit.store import Change, record
-from spotplane_server.kernel.calls import Call
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import DomainError
+from spotplane_server.kernel.request_context import Call
 
 # One row says it; a caller that tries all the time must not fill the audit.
 REPEAT_AFTER: Final = timedelta(minutes=1)

@@ -9,12 +9,12 @@ from spotplane.v1 import audit_pb2 as pb
 from spotplane.v1 import audit_pb2_grpc
 
 from spotplane_server.audit import store
-from spotplane_server.kernel import paging, spans, wire
+from spotplane_server.kernel.api import paging, time_ranges, wire
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import NotFound
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.rpc.interceptor import Context
 
 # As long as the longest that can be in a row: a request id, a path, a user agent's share of it.
 MAX_FILTER: Final = 512
@@ -38,7 +38,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         self, request: pb.ListAuditEventsRequest, context: Context
     ) -> pb.ListAuditEventsResponse:
         filters = _filters(request)
-        start, end = spans.read(request, self._clock.now())
+        start, end = time_ranges.read(request, self._clock.now())
         # As they were asked for: a span that ends now has moved on by the next page.
         asked = {name: wire.optional_instant(request, name) for name in ("start_date", "end_date")}
         page = paging.read(

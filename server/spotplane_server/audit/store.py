@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.calls import Call
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import Call
 
 INSERT_AUDIT: Final = """
     INSERT INTO audit_logs (occurred_at, id, actor_type, actor_id, actor_name, action,

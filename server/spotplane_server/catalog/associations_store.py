@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final
 
 from spotplane_server.catalog.regions_store import RegionId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 
 # By id, so that two callers never wait for each other; a region held so cannot be deleted.
 HOLD_REGIONS: Final = """

@@ -8,14 +8,15 @@ from google.api import httpbody_pb2
 from spotplane.v1 import instance_type_pb2 as pb
 from spotplane.v1 import instance_type_pb2_grpc
 
-from spotplane_server.catalog import associations_store, fields, messages, rules, writes
+from spotplane_server.catalog import associations_store, convert, mutations, requests, rules
 from spotplane_server.catalog import instance_types_store as store
 from spotplane_server.catalog.errors import InstanceTypeNotFound
-from spotplane_server.kernel import calls, flat, paging, wire
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import http_body, paging, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Semantic, Violation
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.rpc.interceptor import Context
 
 
 class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
@@ -35,36 +36,36 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         self, request: pb.ListInstanceTypesRequest, context: Context
     ) -> httpbody_pb2.HttpBody:
         found = await self._list(request)
-        return flat.answer(found.data, found.pagination, envelope=request.envelope)
+        return http_body.answer(found.data, found.pagination, envelope=request.envelope)
 
     async def CreateInstanceType(
         self, request: pb.CreateInstanceTypeRequest, context: Context
     ) -> pb.InstanceType:
         now = self._clock.now()
-        new = fields.new_type(request, now)
+        new = requests.new_type(request, now)
         async with self._db.transaction(EVERY_TENANT) as conn:
-            stored = await writes.create_type(conn, calls.current(), new, now)
-        calls.created()
-        return messages.instance_type(stored)
+            stored = await mutations.create_type(conn, request_context.current(), new, now)
+        request_context.created()
+        return convert.instance_type(stored)
 
     async def GetInstanceType(
         self, request: pb.GetInstanceTypeRequest, context: Context
     ) -> pb.InstanceType:
         type_id = _id(request.id)
         async with self._db.read(EVERY_TENANT) as conn:
-            return messages.instance_type(_found(await store.find_type(conn, type_id)))
+            return convert.instance_type(_found(await store.find_type(conn, type_id)))
 
     async def UpdateInstanceType(
         self, request: pb.UpdateInstanceTypeRequest, context: Context
     ) -> pb.InstanceType:
         type_id = _id(request.id)
-        apply = fields.changed_type(request)
+        apply = requests.changed_type(request)
         async with self._db.transaction(EVERY_TENANT) as conn:
             before = _found(await store.lock_type(conn, type_id))
-            after = await writes.update_type(
-                conn, calls.current(), before, apply(before), self._clock.now()
+            after = await mutations.update_type(
+                conn, request_context.current(), before, apply(before), self._clock.now()
             )
-        return messages.instance_type(after)
+        return convert.instance_type(after)
 
     async def DeleteInstanceType(
         self, request: pb.DeleteInstanceTypeRequest, context: Context
@@ -72,7 +73,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         type_id = _id(request.id)
         async with self._db.transaction(EVERY_TENANT) as conn:
             present = _found(await store.lock_type_to_delete(conn, type_id))
-            await writes.delete_type(conn, calls.current(), present, self._clock.now())
+            await mutations.delete_type(conn, request_context.current(), present, self._clock.now())
         return pb.DeleteInstanceTypeResponse(
             status="deleted", message=f"instance type {present.instance_type} deleted"
         )
@@ -81,13 +82,18 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         self, request: pb.AssociateRegionsRequest, context: Context
     ) -> pb.AssociateRegionsResponse:
         type_id = _id(request.id)
-        codes, terms = fields.region_codes(request), fields.terms(request)
+        codes, terms = requests.region_codes(request), requests.terms(request)
         async with self._db.transaction(EVERY_TENANT) as conn:
             present = _found(await store.hold_type(conn, type_id))
             held = await associations_store.hold_regions(conn, set(codes))
             _check_codes(codes, held, present.provider)
-            tally = await writes.associate(
-                conn, calls.current(), present, list(held.values()), terms, self._clock.now()
+            tally = await mutations.associate(
+                conn,
+                request_context.current(),
+                present,
+                list(held.values()),
+                terms,
+                self._clock.now(),
             )
         return pb.AssociateRegionsResponse(
             status="success",
@@ -103,7 +109,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         async with self._db.read(EVERY_TENANT) as conn:
             present = _found(await store.find_type(conn, type_id))
             places = await associations_store.list_places(conn, type_id)
-        return messages.pricing(present, places)
+        return convert.pricing(present, places)
 
     async def _list(self, request: pb.ListInstanceTypesRequest) -> pb.ListInstanceTypesResponse:
         provider = wire.optional_one_of(request, "provider", rules.PROVIDERS)
@@ -122,7 +128,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
             )
         types, pagination = paging.answer(page, found, self._tokens, store.type_key)
         return pb.ListInstanceTypesResponse(
-            data=[messages.instance_type(listed.type, offered=listed.offered) for listed in types],
+            data=[convert.instance_type(listed.type, offered=listed.offered) for listed in types],
             pagination=pagination,
         )
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
 
 INSERT_TYPE: Final = """
     INSERT INTO instance_types (provider, instance_type, instance_name, vcpu_count, memory_gb,

@@ -8,13 +8,14 @@ from typing import Final, TypeVar
 from spotplane.v1 import model_pb2 as pb
 from spotplane.v1 import model_pb2_grpc
 
-from spotplane_server.catalog import fields, messages, offers_store, rules, writes
+from spotplane_server.catalog import convert, model_queries, mutations, requests, rules
 from spotplane_server.catalog import models_store as store
 from spotplane_server.catalog.errors import ModelNotFound
-from spotplane_server.kernel import calls, paging, wire
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.rpc.interceptor import Context
 
 T = TypeVar("T")
 
@@ -32,22 +33,22 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.Model:
         now = self._clock.now()
-        model = fields.new_model(request, now)
+        model = requests.new_model(request, now)
         async with self._db.transaction(EVERY_TENANT) as conn:
-            stored = await writes.create_model(conn, calls.current(), model, now)
-        calls.created()
-        return messages.model(stored)
+            stored = await mutations.create_model(conn, request_context.current(), model, now)
+        request_context.created()
+        return convert.model(stored)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
         model_id = _id(request.id)
         async with self._db.read(EVERY_TENANT) as conn:
             model = await store.find_model(conn, model_id)
-        return messages.model(_found(model))
+        return convert.model(_found(model))
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
-        filters = fields.model_filters(request)
+        filters = requests.model_filters(request)
         sort_by = wire.optional_one_of(request, "sort_by", SORTS) or "name"
         order = wire.optional_one_of(request, "sort_order", ORDERS) or "asc"
         page = paging.read(
@@ -65,33 +66,33 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             page, found, self._tokens, lambda listed: (listed.sort_key, listed.model.id)
         )
         return pb.ListModelsResponse(
-            data=[messages.model(listed.model) for listed in models], pagination=pagination
+            data=[convert.model(listed.model) for listed in models], pagination=pagination
         )
 
     async def SearchModels(
         self, request: pb.SearchModelsRequest, context: Context
     ) -> pb.SearchModelsResponse:
-        search = fields.model_search(request)
+        search = requests.model_search(request)
         page = paging.read(request, self._tokens, default=50, maximum=100, filters=asdict(search))
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await offers_store.search_models(conn, page, search)
+            found = await model_queries.search_models(conn, page, search)
         models, pagination = paging.answer(
             page, found, self._tokens, lambda model: (model.name, model.id)
         )
         return pb.SearchModelsResponse(
-            data=map(messages.model, models), pagination=pagination, query=search.text or ""
+            data=map(convert.model, models), pagination=pagination, query=search.text or ""
         )
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.Model:
         model_id = _id(request.id)
-        apply = fields.changed_model(request)
+        apply = requests.changed_model(request)
         async with self._db.transaction(EVERY_TENANT) as conn:
             before = _found(await store.lock_model(conn, model_id))
             # The time is taken under the lock, so that prices hold in the order they were stored.
-            after = await writes.update_model(
-                conn, calls.current(), before, apply(before), self._clock.now()
+            after = await mutations.update_model(
+                conn, request_context.current(), before, apply(before), self._clock.now()
             )
-        return messages.model(after)
+        return convert.model(after)
 
     async def DeleteModel(
         self, request: pb.DeleteModelRequest, context: Context
@@ -99,48 +100,48 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         model_id = _id(request.id)
         async with self._db.transaction(EVERY_TENANT) as conn:
             model = _found(await store.lock_model_to_delete(conn, model_id))
-            await writes.delete_model(conn, calls.current(), model, self._clock.now())
-        calls.no_content()
+            await mutations.delete_model(conn, request_context.current(), model, self._clock.now())
+        request_context.no_content()
         return pb.DeleteModelResponse()
 
     async def ListLaunchableModels(
         self, request: pb.ListLaunchableModelsRequest, context: Context
     ) -> pb.ListLaunchableModelsResponse:
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await offers_store.list_launchable_models(conn)
+            found = await model_queries.list_launchable_models(conn)
         return pb.ListLaunchableModelsResponse(
-            models=map(messages.launchable_model, found), count=len(found)
+            models=map(convert.launchable_model, found), count=len(found)
         )
 
     async def ListPublicModels(
         self, request: pb.ListPublicModelsRequest, context: Context
     ) -> pb.ListPublicModelsResponse:
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await offers_store.list_public_models(conn)
-        return pb.ListPublicModelsResponse(object="list", data=map(messages.public_model, found))
+            found = await model_queries.list_public_models(conn)
+        return pb.ListPublicModelsResponse(object="list", data=map(convert.public_model, found))
 
     async def GetPublicModel(
         self, request: pb.GetPublicModelRequest, context: Context
     ) -> pb.PublicModel:
         name = _name(request.model)
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await offers_store.find_public_model(conn, name)
-        return messages.public_model(_found(found))
+            found = await model_queries.find_public_model(conn, name)
+        return convert.public_model(_found(found))
 
     async def ListEndpoints(
         self, request: pb.ListEndpointsRequest, context: Context
     ) -> pb.ListEndpointsResponse:
-        tenant_id = calls.current().caller.tenant_id
+        tenant_id = request_context.current().caller.tenant_id
         kind = wire.optional_one_of(request, "type", rules.MODEL_TYPES)
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await offers_store.list_endpoints(conn, tenant_id, kind=kind)
-        return pb.ListEndpointsResponse(data=map(messages.endpoint, found))
+            found = await model_queries.list_endpoints(conn, tenant_id, kind=kind)
+        return pb.ListEndpointsResponse(data=map(convert.endpoint, found))
 
     async def GetEndpoint(self, request: pb.GetEndpointRequest, context: Context) -> pb.Endpoint:
-        tenant_id, name = calls.current().caller.tenant_id, _name(request.model)
+        tenant_id, name = request_context.current().caller.tenant_id, _name(request.model)
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await offers_store.list_endpoints(conn, tenant_id, name=name)
-        return messages.endpoint(_found(found[0] if found else None))
+            found = await model_queries.list_endpoints(conn, tenant_id, name=name)
+        return convert.endpoint(_found(found[0] if found else None))
 
 
 def _id(text: str) -> store.ModelId:

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any, Final, NewType
 from uuid import UUID
 
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
 
 ModelId = NewType("ModelId", UUID)
 

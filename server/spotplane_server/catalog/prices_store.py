@@ -9,7 +9,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 from spotplane_server.catalog import rules
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 
 # Always after the row that it follows: clocks of two servers differ, and the price stored last must
 # be the one that holds last. The caller holds the lock on what is priced.

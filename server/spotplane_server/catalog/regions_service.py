@@ -8,14 +8,15 @@ from google.api import httpbody_pb2
 from spotplane.v1 import region_pb2 as pb
 from spotplane.v1 import region_pb2_grpc
 
-from spotplane_server.catalog import associations_store, fields, messages, rules, writes
+from spotplane_server.catalog import associations_store, convert, mutations, requests, rules
 from spotplane_server.catalog import regions_store as store
 from spotplane_server.catalog.errors import RegionNotFound
 from spotplane_server.config import ServerConfig
-from spotplane_server.kernel import calls, flat, paging, wire
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import http_body, paging, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.rpc.interceptor import Context
 
 
 class RegionService(region_pb2_grpc.RegionServiceServicer):
@@ -38,31 +39,31 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
         self, request: pb.ListRegionsRequest, context: Context
     ) -> httpbody_pb2.HttpBody:
         found = await self._list(request)
-        return flat.answer(found.data, found.pagination, envelope=request.envelope)
+        return http_body.answer(found.data, found.pagination, envelope=request.envelope)
 
     async def CreateRegion(self, request: pb.CreateRegionRequest, context: Context) -> pb.Region:
         now = self._clock.now()
-        region = fields.new_region(request, now)
+        region = requests.new_region(request, now)
         async with self._db.transaction(EVERY_TENANT) as conn:
-            stored = await writes.create_region(conn, calls.current(), region, now)
-        calls.created()
-        return messages.region(stored)
+            stored = await mutations.create_region(conn, request_context.current(), region, now)
+        request_context.created()
+        return convert.region(stored)
 
     async def GetRegion(self, request: pb.GetRegionRequest, context: Context) -> pb.Region:
         region_id = _id(request.id)
         async with self._db.read(EVERY_TENANT) as conn:
-            return messages.region(_found(await store.find_region(conn, region_id)))
+            return convert.region(_found(await store.find_region(conn, region_id)))
 
     async def UpdateRegion(self, request: pb.UpdateRegionRequest, context: Context) -> pb.Region:
         region_id = _id(request.id)
-        apply = fields.changed_region(request)
+        apply = requests.changed_region(request)
         async with self._db.transaction(EVERY_TENANT) as conn:
             before = _found(await store.lock_region(conn, region_id))
             # The time is taken under the lock, so that prices hold in the order they were stored.
-            after = await writes.update_region(
-                conn, calls.current(), before, apply(before), self._clock.now()
+            after = await mutations.update_region(
+                conn, request_context.current(), before, apply(before), self._clock.now()
             )
-        return messages.region(after)
+        return convert.region(after)
 
     async def DeleteRegion(
         self, request: pb.DeleteRegionRequest, context: Context
@@ -70,7 +71,9 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
         region_id = _id(request.id)
         async with self._db.transaction(EVERY_TENANT) as conn:
             region = _found(await store.lock_region_to_delete(conn, region_id))
-            await writes.delete_region(conn, calls.current(), region, self._clock.now())
+            await mutations.delete_region(
+                conn, request_context.current(), region, self._clock.now()
+            )
         return pb.DeleteRegionResponse(status="deleted", message=f"region {region.code} deleted")
 
     async def GetRegionAvailability(
@@ -90,7 +93,7 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
             region_name=region.name,
             provider=region.provider,
             status=region.status,
-            available_instances=[messages.available_instance(o, region) for o in offers],
+            available_instances=[convert.available_instance(o, region) for o in offers],
             quota_limits=_quota(region, current, self._config.region_default_max_nodes),
             estimated_launch_time_seconds=launches.median_seconds if enough else None,
             launch_samples=launches.samples,
@@ -109,7 +112,7 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
         async with self._db.read(EVERY_TENANT) as conn:
             found = await store.list_regions(conn, page, provider=provider, status=status)
         regions, pagination = paging.answer(page, found, self._tokens, store.region_key)
-        return pb.ListRegionsResponse(data=map(messages.region, regions), pagination=pagination)
+        return pb.ListRegionsResponse(data=map(convert.region, regions), pagination=pagination)
 
 
 def _id(text: str) -> store.RegionId:

@@ -26,19 +26,19 @@ from spotplane.v1 import instance_type_pb2, model_pb2, region_pb2
 
 from spotplane_server.catalog import (
     associations_store,
-    fields,
     instance_types_store,
     models_store,
+    mutations,
     regions_store,
+    requests,
     rules,
-    writes,
 )
 from spotplane_server.catalog.associations_store import Terms
 from spotplane_server.catalog.instance_types_store import InstanceType
-from spotplane_server.kernel import calls
-from spotplane_server.kernel.calls import Call, Caller
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.kernel.errors import DomainError, Invalid, Semantic
+from spotplane_server.kernel.request_context import Call, Caller
 
 M = TypeVar("M", bound=Message)
 
@@ -81,7 +81,7 @@ async def import_catalog(conn: Conn, document: Mapping[str, Any], now: datetime)
     regions, types, models = _read(document, now)
     call = Call("catalog.import", str(uuid4()), _IMPORTER)
     report = Report()
-    with calls.serving(call):
+    with request_context.serving(call):
         await conn.execute(LOCK_IMPORT)
         for item in regions:
             with _at(item):
@@ -142,15 +142,15 @@ def _read(
 def _key(item: _Item, now: datetime) -> tuple[str, ...]:
     """Read an item as if it were new, and tell what it is known by."""
     if item.kind == "regions":
-        return (fields.new_region(item.read(region_pb2.CreateRegionRequest), now).code,)
+        return (requests.new_region(item.read(region_pb2.CreateRegionRequest), now).code,)
     if item.kind == "models":
-        return (fields.new_model(item.read(model_pb2.CreateModelRequest), now).name,)
+        return (requests.new_model(item.read(model_pb2.CreateModelRequest), now).name,)
     wanted = item.regions
     if wanted != "all" and not (
         isinstance(wanted, list) and all(isinstance(code, str) for code in wanted)
     ):
         raise Invalid('regions must be "all" or a list of region codes', field="regions")
-    new = fields.new_type(item.read(instance_type_pb2.CreateInstanceTypeRequest), now)
+    new = requests.new_type(item.read(instance_type_pb2.CreateInstanceTypeRequest), now)
     return new.provider, new.instance_type
 
 
@@ -198,34 +198,34 @@ def _at(item: _Item) -> Iterator[None]:
 
 
 async def _region(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
-    new = fields.new_region(item.read(region_pb2.CreateRegionRequest), now)
+    new = requests.new_region(item.read(region_pb2.CreateRegionRequest), now)
     before = await regions_store.lock_region_by_code(conn, new.code)
     if before is None:
-        await writes.create_region(conn, call, new, now)
+        await mutations.create_region(conn, call, new, now)
         report.created[item.kind] += 1
         return
-    wanted = fields.changed_region(item.read(region_pb2.UpdateRegionRequest))(before)
+    wanted = requests.changed_region(item.read(region_pb2.UpdateRegionRequest))(before)
     if wanted == before:
         report.unchanged[item.kind] += 1
         return
-    await writes.update_region(conn, call, before, wanted, now)
+    await mutations.update_region(conn, call, before, wanted, now)
     report.updated[item.kind] += 1
 
 
 async def _type(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
-    new = fields.new_type(item.read(instance_type_pb2.CreateInstanceTypeRequest), now)
+    new = requests.new_type(item.read(instance_type_pb2.CreateInstanceTypeRequest), now)
     before = await instance_types_store.lock_type_by_name(conn, new.provider, new.instance_type)
     if before is None:
-        stored = await writes.create_type(conn, call, new, now)
+        stored = await mutations.create_type(conn, call, new, now)
         report.created[item.kind] += 1
     else:
         request = item.read(instance_type_pb2.UpdateInstanceTypeRequest)
         stored = before
-        wanted = fields.changed_type(request, may_be_empty=True)(before)
+        wanted = requests.changed_type(request, may_be_empty=True)(before)
         if wanted == before:
             report.unchanged[item.kind] += 1
         else:
-            stored = await writes.update_type(conn, call, before, wanted, now)
+            stored = await mutations.update_type(conn, call, before, wanted, now)
             report.updated[item.kind] += 1
     await _associate(conn, call, stored, item.regions, report, now)
 
@@ -243,21 +243,23 @@ async def _associate(
     missing = [region for region in held.values() if region.id not in there]
     report.unchanged["associations"] += len(held) - len(missing)
     if missing:
-        tally = await writes.associate(conn, call, present, missing, Terms(True, "available"), now)
+        tally = await mutations.associate(
+            conn, call, present, missing, Terms(True, "available"), now
+        )
         report.created["associations"] += tally.inserted
 
 
 async def _model(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
     request = item.read(model_pb2.CreateModelRequest)
-    new = fields.new_model(request, now)
+    new = requests.new_model(request, now)
     before = await models_store.lock_model_by_name(conn, new.name)
     if before is None:
-        await writes.create_model(conn, call, new, now)
+        await mutations.create_model(conn, call, new, now)
         report.created[item.kind] += 1
         return
-    wanted = fields.merged_model(request, before)
+    wanted = requests.merged_model(request, before)
     if wanted == before:
         report.unchanged[item.kind] += 1
         return
-    await writes.update_model(conn, call, before, wanted, now)
+    await mutations.update_model(conn, call, before, wanted, now)
     report.updated[item.kind] += 1

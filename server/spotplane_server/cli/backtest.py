@@ -61,7 +61,7 @@ def backtest(
         from spotplane_server.decisions.backtest import recording
         from spotplane_server.decisions.backtest.comparison import compare
         from spotplane_server.decisions.backtest.fleet import Rules
-        from spotplane_server.decisions.checking import EngineFault
+        from spotplane_server.decisions.validation import EngineFault
     except ModuleNotFoundError as err:
         needs("server", err)
     if plot is not None:

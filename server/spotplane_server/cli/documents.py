@@ -17,7 +17,7 @@ def openapi() -> None:
 
     try:
         from spotplane_bridge import openapi as documents
-        from spotplane_bridge.dialects import registry
+        from spotplane_bridge.legacy import registry
         from spotplane_bridge.routes import load_routes
     except ModuleNotFoundError as err:
         needs("bridge", err)

@@ -85,8 +85,8 @@ def migrate() -> None:
     from asyncpg import PostgresError
 
     from spotplane_server.kernel import logs
-    from spotplane_server.kernel import migrate as migration
-    from spotplane_server.kernel.connections import DatabaseTooOld
+    from spotplane_server.kernel.db import migrate as migration
+    from spotplane_server.kernel.db.connections import DatabaseTooOld
 
     logs.configure("WARNING", json=False)
     try:
@@ -197,7 +197,7 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
     import uvloop
     from asyncpg import PostgresError
 
-    from spotplane_server.kernel.connections import DatabaseTooOld
+    from spotplane_server.kernel.db.connections import DatabaseTooOld
 
     try:
         uvloop.run(serving)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates as candidates_module
 from spotplane_server.decisions.engine import PoolView, Snapshot
 
 # Columns of a model's input, in this order.
@@ -62,7 +62,7 @@ def trend(pool: PoolView, now: datetime) -> Trend:
 def ranks(snapshot: Snapshot) -> dict[str, int]:
     """Place of each priced pool by price, the cheapest 1."""
     priced = [pool for pool in snapshot.pools if pool.price is not None]
-    ordered = sorted(priced, key=lambda pool: (places.price(pool), pool.id))
+    ordered = sorted(priced, key=lambda pool: (candidates_module.price(pool), pool.id))
     return {pool.id: number for number, pool in enumerate(ordered, 1)}
 
 
@@ -75,7 +75,7 @@ def rows(snapshot: Snapshot) -> tuple[list[PoolView | None], list[list[float]]]:
         demand.
     """
     rank = ranks(snapshot)
-    current = places.current_pool(snapshot)
+    current = candidates_module.current_pool(snapshot)
     priced = [pool for pool in snapshot.pools if pool.price is not None]
     candidates = [current, None, *priced]
     return candidates, [_row(snapshot, pool, rank) for pool in candidates]

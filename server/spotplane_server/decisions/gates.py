@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.engine import Decision, Limits, PoolView, Snapshot
 
 Name: TypeAlias = Literal[
@@ -74,7 +74,7 @@ def check(decision: Decision, snapshot: Snapshot, facts: Facts) -> list[Gate]:
     if decision.action == "stay":
         return []
     target = _target(decision, snapshot)
-    here = places.current_price(snapshot)
+    here = candidates.current_price(snapshot)
     there = _price(decision, snapshot, target)
     return [
         _price_fresh(decision, snapshot, facts),
@@ -116,8 +116,8 @@ def signature(decision: Decision, gates: Sequence[Gate], engine: str, *, fallbac
 
 def _price_fresh(decision: Decision, snapshot: Snapshot, facts: Facts) -> Gate:
     """The older of the two prices that are compared."""
-    here = snapshot.pool_id if snapshot.mode == "spot" else places.ON_DEMAND
-    there = decision.target_pool_id if decision.target_mode == "spot" else places.ON_DEMAND
+    here = snapshot.pool_id if snapshot.mode == "spot" else candidates.ON_DEMAND
+    there = decision.target_pool_id if decision.target_mode == "spot" else candidates.ON_DEMAND
     seen = [facts.observed.get(place or "") for place in (here, there)]
     known = [at for at in seen if at is not None]
     if len(known) < len(seen):

@@ -14,8 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from spotplane_server.decisions.engine import Limits, PoolView, Snapshot
-from spotplane_server.market import risk
-from spotplane_server.market.prices import Series
+from spotplane_server.prices import risk
+from spotplane_server.prices.queries import Series
 
 _NANO = 1_000_000_000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from spotplane_server.decisions import sessions_store
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.decisions import engine_uploads_store
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 
 KEPT: Final = timedelta(days=30)
 
@@ -24,5 +24,5 @@ class SessionRetention:
     async def run_once(self, now: datetime) -> int:
         """Forget; answer how many sessions were."""
         async with self._db.transaction(EVERY_TENANT) as conn:
-            await sessions_store.lock_state(conn)
-            return await sessions_store.delete_old(conn, now - KEPT)
+            await engine_uploads_store.lock_state(conn)
+            return await engine_uploads_store.delete_old(conn, now - KEPT)

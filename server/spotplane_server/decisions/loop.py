@@ -11,24 +11,24 @@ import structlog
 
 from spotplane_server import events
 from spotplane_server.agents import store as agents
-from spotplane_server.agents import switch_orders
-from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.switch_orders import Asked, Mode, Queued, Target
+from spotplane_server.agents import switch_requests
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.agents.switch_requests import Asked, Mode, Queued, Target
 from spotplane_server.decisions import (
+    agent_queries,
+    engine_uploads_store,
     recording,
-    sessions_store,
+    snapshots,
     standby,
     store,
-    subjects_store,
-    views,
 )
-from spotplane_server.decisions.panel import Panel
+from spotplane_server.decisions.agent_queries import FIRST, Key, Subject
+from spotplane_server.decisions.engine_registry import Panel
 from spotplane_server.decisions.recording import Ruling
 from spotplane_server.decisions.standby import Left
-from spotplane_server.decisions.subjects_store import FIRST, Key, Subject
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import DomainError
 from spotplane_server.replicas.lifecycle import Replicas
 
@@ -76,7 +76,7 @@ class DecisionLoop:
         ordered, after = 0, FIRST
         while True:
             async with self._db.read(EVERY_TENANT) as conn:
-                keys = await subjects_store.list_eligible(conn, after, now=now, limit=BATCH)
+                keys = await agent_queries.list_eligible(conn, after, now=now, limit=BATCH)
             if keys:
                 ordered += await self._decide(keys, now)
             if len(keys) < BATCH:
@@ -86,11 +86,11 @@ class DecisionLoop:
     async def _decide(self, keys: Sequence[Key], now: datetime) -> int:
         history = self.panel.judge.seat.history
         async with self._db.read(EVERY_TENANT) as conn:
-            subjects = await subjects_store.list_subjects(conn, keys, now)
-            seen = await views.read(conn, subjects, now=now, history=history)
+            subjects = await agent_queries.list_subjects(conn, keys, now)
+            seen = await snapshots.read(conn, subjects, now=now, history=history)
         engine = self.panel.judge.seat.name
         judged = await self.panel.judge.decide(
-            [views.remembering(view, engine) for view in seen], now
+            [snapshots.remembering(view, engine) for view in seen], now
         )
         rulings = [recording.rule(view, one) for view, one in zip(seen, judged, strict=True)]
         await self._tell_fallback(rulings, now)
@@ -183,8 +183,8 @@ class DecisionLoop:
             primary is None
             or (primary.id, primary.mode, primary.pool_id)
             != (subject.instance_id, subject.mode, subject.pool_id)
-            or await switch_orders.find_open(conn, locked) is not None
-            or await subjects_store.in_emergency(conn, subject.tenant_id, subject.agent_id, now)
+            or await switch_requests.find_open(conn, locked) is not None
+            or await agent_queries.in_emergency(conn, subject.tenant_id, subject.agent_id, now)
         ):
             return None
         consent = locked.config.auto_terminate_enabled
@@ -225,11 +225,13 @@ class DecisionLoop:
         if not rulings:
             return
         async with self._db.transaction(EVERY_TENANT) as conn:
-            state = await sessions_store.read_state(conn)
+            state = await engine_uploads_store.read_state(conn)
             if state.active_fallback == bool(faults):
                 return
             generation = self.panel.generation
-            said = await sessions_store.set_active_fallback(conn, generation, bool(faults), now)
+            said = await engine_uploads_store.set_active_fallback(
+                conn, generation, bool(faults), now
+            )
             if said and faults:
                 name = self.panel.judge.seat.name
                 told = events.Event("decision.error", name, {"engine": name, "reason": faults[0]})

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from spotplane.v1 import decision_pb2 as pb
 
-from spotplane_server.decisions.overview_store import (
+from spotplane_server.decisions.overview_queries import (
     AgentRow,
     DecisionRow,
     EventRow,
     ReportRow,
 )
-from spotplane_server.kernel import wire
+from spotplane_server.kernel.api import wire
 
 # An agent that beat longer ago is not healthy, whatever its state says.
 BEATING: Final = timedelta(minutes=5)

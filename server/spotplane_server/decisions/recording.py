@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 from spotplane_server import events
 from spotplane_server.decisions import gates as gate_rules
 from spotplane_server.decisions import inputs
+from spotplane_server.decisions.agent_queries import Subject
+from spotplane_server.decisions.circuit_breaker import Judged
 from spotplane_server.decisions.gates import Facts, Gate, Outcome, Used
-from spotplane_server.decisions.judge import Judged
+from spotplane_server.decisions.snapshots import View
 from spotplane_server.decisions.store import Head, Record
-from spotplane_server.decisions.subjects_store import Subject
-from spotplane_server.decisions.views import View
 
 # A decision that does not change is stored this often.
 STORE_EVERY: Final = timedelta(minutes=5)

@@ -9,12 +9,12 @@ from typing import Final, Literal, TypeAlias
 
 from spotplane.v1 import decision_pb2 as pb
 
-from spotplane_server.agents.switch_orders import Target
-from spotplane_server.decisions import asking, uploads
-from spotplane_server.decisions.asking import Seen
-from spotplane_server.decisions.sessions import Named
-from spotplane_server.decisions.sessions_store import Content
-from spotplane_server.kernel import wire
+from spotplane_server.agents.switch_requests import Target
+from spotplane_server.decisions import on_demand, uploads
+from spotplane_server.decisions.engine_uploads import Named
+from spotplane_server.decisions.engine_uploads_store import Content
+from spotplane_server.decisions.on_demand import Seen
+from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.errors import Invalid, PayloadTooLarge
 
 NANO: Final = 1_000_000_000
@@ -80,7 +80,7 @@ def seen(request: pb.DecideRequest) -> Seen:
         pool_id, zone, price = _pool(pool, kind, f"spot_pools[{index}]")
         if pool_id and price:
             prices[pool_id], zones[pool_id] = price, zone
-    mode = asking.mode_of(wire.optional_text(place, "current_mode", maximum=32))
+    mode = on_demand.mode_of(wire.optional_text(place, "current_mode", maximum=32))
     return Seen(
         instance_id=wire.optional_text(place, "instance_id", maximum=128) or None,
         instance_type=kind or None,

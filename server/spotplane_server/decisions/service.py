@@ -9,25 +9,27 @@ from spotplane.v1 import decision_pb2 as pb
 from spotplane.v1 import decision_pb2_grpc
 
 from spotplane_server.agents import access
-from spotplane_server.agents.ledger import Ledger
+from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.decisions import (
-    answers,
-    asking,
+    convert,
+    engine_uploads_store,
+    manual_switch,
+    on_demand,
     overview,
-    overview_store,
+    overview_queries,
     recording,
     requests,
-    sessions_store,
     store,
-    switching,
 )
-from spotplane_server.decisions.panel import Panel
-from spotplane_server.decisions.sessions import Sessions
-from spotplane_server.decisions.sessions_store import Session
-from spotplane_server.kernel import calls, claims, unit_of_work, wire
+from spotplane_server.decisions.engine_registry import Panel
+from spotplane_server.decisions.engine_uploads import Sessions
+from spotplane_server.decisions.engine_uploads_store import Session
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import tenant_scope, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.db import unit_of_work
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.rpc.interceptor import Context
 
 LISTED: Final = 10
 UPLOADED: Final = "uploaded; activate the session to let it decide"
@@ -48,60 +50,60 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     async def GetRecommendation(
         self, request: pb.GetRecommendationRequest, context: Context
     ) -> pb.GetRecommendationResponse:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         now = self._clock.now()
         async with self._db.read(access.scope(caller)) as conn:
-            subject = await asking.get_subject(conn, agent_id, now)
-            view = await asking.get_view(conn, self._panel, subject, now)
+            subject = await on_demand.get_subject(conn, agent_id, now)
+            view = await on_demand.get_view(conn, self._panel, subject, now)
         if view is None:
-            return answers.nothing_serves(subject)
-        return answers.recommendation(await asking.rule(self._panel, view))
+            return convert.nothing_serves(subject)
+        return convert.recommendation(await on_demand.rule(self._panel, view))
 
     async def IssueSwitch(
         self, request: pb.IssueSwitchRequest, context: Context
     ) -> pb.IssueSwitchResponse:
-        call = calls.current()
+        call = request_context.current()
         agent_id = access.agent_id(call.caller, request.agent_id)
         wanted = requests.wanted(request)
         now = self._clock.now()
         async with self._db.transaction(access.scope(call.caller)) as conn:
-            subject = await asking.get_subject(conn, agent_id, now)
-            issued = await switching.issue(conn, self._ledger, call, subject, wanted, now)
+            subject = await on_demand.get_subject(conn, agent_id, now)
+            issued = await manual_switch.issue(conn, self._ledger, call, subject, wanted, now)
         if issued.queued is not None:
             self._ledger.wake(issued.agent.tenant_id, issued.queued.command.instance_id)
-            calls.created()
-        return answers.issued(issued, wanted)
+            request_context.created()
+        return convert.issued(issued, wanted)
 
     async def Decide(self, request: pb.DecideRequest, context: Context) -> pb.DecideResponse:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         seen = requests.seen(request)
         now = self._clock.now()
         async with self._db.read(access.scope(caller)) as conn:
-            subject = await asking.get_subject(conn, agent_id, now)
-            view = await asking.get_view(conn, self._panel, subject, now, seen)
+            subject = await on_demand.get_subject(conn, agent_id, now)
+            view = await on_demand.get_view(conn, self._panel, subject, now, seen)
         if view is None:
-            ruling = asking.nothing_serves(subject, now)
+            ruling = on_demand.nothing_serves(subject, now)
         else:
-            ruling = asking.obeying(await asking.rule(self._panel, view))
-        row = recording.record(ruling, "request", outcome=asking.outcome_of(ruling))
+            ruling = on_demand.obeying(await on_demand.rule(self._panel, view))
+        row = recording.record(ruling, "request", outcome=on_demand.outcome_of(ruling))
         async with self._db.transaction(subject.tenant_id) as conn:
             await store.insert(conn, [row])
-        return answers.decided(ruling, str(row.id))
+        return convert.decided(ruling, str(row.id))
 
     async def ListAgentDecisions(
         self, request: pb.ListAgentDecisionsRequest, context: Context
     ) -> pb.ListAgentDecisionsResponse:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         now = self._clock.now()
         async with self._db.read(tenant_id) as conn:
-            await claims.check_tenant_exists(conn, tenant_id)
-            rows = await overview_store.list_agents(conn, tenant_id, now)
+            await tenant_scope.check_tenant_exists(conn, tenant_id)
+            rows = await overview_queries.list_agents(conn, tenant_id, now)
             ids = [row.id for row in rows]
-            decisions = await overview_store.list_decisions(conn, tenant_id, ids)
-            reports = await overview_store.list_reports(conn, tenant_id, ids)
-            happened = await overview_store.list_events(conn, tenant_id, ids)
+            decisions = await overview_queries.list_decisions(conn, tenant_id, ids)
+            reports = await overview_queries.list_reports(conn, tenant_id, ids)
+            happened = await overview_queries.list_events(conn, tenant_id, ids)
         return pb.ListAgentDecisionsResponse(
             agents=[
                 overview.agent(row, decisions[row.id], reports[row.id], happened[str(row.id)], now)
@@ -112,7 +114,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     async def UploadEngine(
         self, request_iterator: AsyncIterator[pb.UploadEngineRequest], context: Context
     ) -> pb.UploadEngineResponse:
-        call = calls.current()
+        call = request_context.current()
         received = await requests.received(request_iterator)
         session_id = await self._sessions.upload(call, "engine", received.files, received.named)
         response = pb.UploadEngineResponse(
@@ -133,7 +135,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     ) -> pb.UploadModelResponse:
         received = await requests.received(request_iterator)
         session_id = await self._sessions.upload(
-            calls.current(), "model", received.files, received.named
+            request_context.current(), "model", received.files, received.named
         )
         return pb.UploadModelResponse(
             session_id=str(session_id),
@@ -146,7 +148,9 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         self, request: pb.ActivateSessionRequest, context: Context
     ) -> pb.ActivateSessionResponse:
         session_id = wire.uuid(request.session_id, "session_id", "session ID")
-        session = await self._sessions.activate(calls.current(), session_id, force=request.force)
+        session = await self._sessions.activate(
+            request_context.current(), session_id, force=request.force
+        )
         response = pb.ActivateSessionResponse(
             session_id=str(session.id),
             message=f"{session.name} {session.version} decides now",
@@ -160,7 +164,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     async def ActivateFallback(
         self, request: pb.ActivateFallbackRequest, context: Context
     ) -> pb.ActivateFallbackResponse:
-        session = await self._sessions.swap(calls.current())
+        session = await self._sessions.swap(request_context.current())
         response = pb.ActivateFallbackResponse(
             session_id=str(session.id),
             message=f"{session.name} {session.version} decides again",
@@ -175,7 +179,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await sessions_store.list_sessions(conn, LISTED)
+            found = await engine_uploads_store.list_sessions(conn, LISTED)
             return pb.ListSessionsResponse(sessions=await _with_files(conn, found))
 
     async def GetEngineStatus(
@@ -184,22 +188,22 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         async with self._db.read(EVERY_TENANT) as conn:
             roles = [
                 found
-                for role in sessions_store.ROLES
-                if (found := await sessions_store.find_role(conn, role)) is not None
+                for role in engine_uploads_store.ROLES
+                if (found := await engine_uploads_store.find_role(conn, role)) is not None
             ]
             sessions = await _with_files(conn, roles)
-            count = await sessions_store.count_files(conn)
+            count = await engine_uploads_store.count_files(conn)
         return pb.GetEngineStatusResponse(
             engine=await self._engine_status(), file_count=count, sessions=sessions
         )
 
     async def _engine_status(self) -> pb.EngineStatus:
         async with self._db.read(EVERY_TENANT) as conn:
-            state = await sessions_store.read_state(conn)
+            state = await engine_uploads_store.read_state(conn)
         judge = self._panel.judge
-        return answers.engine_status(judge, stands_in=state.active_fallback or judge.failing)
+        return convert.engine_status(judge, stands_in=state.active_fallback or judge.failing)
 
 
 async def _with_files(conn: Conn, found: list[Session]) -> list[pb.ModelSession]:
-    files = await sessions_store.list_files(conn, [session.id for session in found])
-    return [answers.session(session, files[session.id]) for session in found]
+    files = await engine_uploads_store.list_files(conn, [session.id for session in found])
+    return [convert.session(session, files[session.id]) for session in found]

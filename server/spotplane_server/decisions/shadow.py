@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from spotplane_server.decisions import inputs, markets_store, store
+from spotplane_server.decisions import inputs, market_queries, store
 from spotplane_server.decisions.engine import Decision, Engine, Snapshot
-from spotplane_server.decisions.seats import Answer, InThread, Kind, Seat
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
-from spotplane_server.market import prices
+from spotplane_server.decisions.engine_runners import Answer, InThread, Kind, Seat
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.prices import queries
 
 MOST: Final = 1000
 P95_MS: Final = 500.0
@@ -98,9 +98,9 @@ async def _snapshots(
     pools = {pool for question in asked for pool in inputs.pools_of(question.inputs)}
     first = min(question.decided_at for question in asked)
     last = max(question.decided_at for question in asked)
-    series = await prices.list_series(conn, pools, first - history, last) if history else {}
-    interruptions = await markets_store.list_interruptions(
-        conn, pools, first - markets_store.INTERRUPTIONS, last
+    series = await queries.list_series(conn, pools, first - history, last) if history else {}
+    interruptions = await market_queries.list_interruptions(
+        conn, pools, first - market_queries.INTERRUPTIONS, last
     )
     return [
         inputs.from_json(

@@ -12,14 +12,14 @@ from datetime import datetime
 from typing import Final, Literal, TypeAlias
 from uuid import UUID
 
-from spotplane_server.agents import moves
+from spotplane_server.agents import primary as primary_module
 from spotplane_server.agents import store as agents
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.recording import Ruling
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.replicas import store as replicas
 from spotplane_server.replicas.lifecycle import Replicas
 from spotplane_server.replicas.store import Placement, Replica
@@ -63,7 +63,7 @@ def plan(ruling: Ruling) -> Step | None:
     if ruling.judged.active_fallback or ruling.outcome == "executed":
         return None
     if subject.standby_pool_id is None:
-        return "request" if wanted not in {None, places.ON_DEMAND} else None
+        return "request" if wanted not in {None, candidates.ON_DEMAND} else None
     if subject.standby_created_by == CREATED_BY and subject.standby_pool_id != wanted:
         return "end"
     return None
@@ -102,7 +102,7 @@ async def promote_if_standing(
     live = await replicas.find_live(conn, subject.tenant_id, subject.agent_id)
     if live is None or not _stands(live, decision.target_pool_id):
         return False
-    reason = moves.Reason(trigger="AUTOMATIC", consent=consent)
+    reason = primary_module.Reason(trigger="AUTOMATIC", consent=consent)
     await lifecycle.promote(conn, live, cause="switch", now=now, reason=reason)
     return True
 

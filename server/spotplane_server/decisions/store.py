@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 REPLAYED: Final = timedelta(hours=24)
 

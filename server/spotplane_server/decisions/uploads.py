@@ -9,13 +9,13 @@ from typing import Final
 
 import orjson
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.engine import Decision, Engine, Snapshot
+from spotplane_server.decisions.engine_uploads_store import Content, Format
 from spotplane_server.decisions.engines import cel
 from spotplane_server.decisions.engines.onnx import OnnxModel
 from spotplane_server.decisions.engines.uploaded import UploadedEngine, UploadInvalid
 from spotplane_server.decisions.errors import MalformedModel, UnsupportedFormat
-from spotplane_server.decisions.sessions_store import Content, Format
 
 MAX_FILES: Final = 8
 MAX_BYTES: Final = 100 * 1024 * 1024
@@ -42,7 +42,7 @@ class Chain:
 
     def decide(self, snapshot: Snapshot) -> Decision:
         """Answer for a snapshot; a failure of any file is the session's."""
-        answer = places.stay(snapshot, 0.6, "no file decides")
+        answer = candidates.stay(snapshot, 0.6, "no file decides")
         for engine in self.engines:
             answer = engine.decide(snapshot)
             if answer.action != "stay":

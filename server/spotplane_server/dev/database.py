@@ -13,8 +13,8 @@ import asyncpg
 
 from spotplane_server.catalog import seed
 from spotplane_server.dev.children import StackError
-from spotplane_server.kernel import migrate, partitions
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import migrate, partitions
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 
 NAME: Final = "spotplane"
 EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"

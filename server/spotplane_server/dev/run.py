@@ -21,8 +21,8 @@ from spotplane_server.dev import recording, view
 from spotplane_server.dev import stack as stacks
 from spotplane_server.dev.children import Children, DataDir, StackError
 from spotplane_server.dev.demo import DemoTenant, Operator, agents_of
+from spotplane_server.dev.event_log import Narrator
 from spotplane_server.dev.fleet import ON_DEMAND, Settings
-from spotplane_server.dev.narrator import Narrator
 from spotplane_server.dev.stack import Ports, Stack
 from spotplane_server.dev.watch import Watch
 from spotplane_server.kernel import logs

@@ -22,8 +22,8 @@ from spotplane_bridge.edge.process import Envoy, EnvoyError, start_envoy
 
 from spotplane_server.dev import children, database
 from spotplane_server.dev.children import Child, Children, DataDir, StackError
-from spotplane_server.dev.narrator import Narrator
-from spotplane_server.kernel import secrets
+from spotplane_server.dev.event_log import Narrator
+from spotplane_server.kernel.auth import secrets
 
 HOST: Final = "127.0.0.1"
 TOKEN_FILE: Final = "admin_token"

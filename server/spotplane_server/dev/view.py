@@ -14,7 +14,7 @@ from rich.text import Text
 from spotplane.v1 import agent_pb2
 
 from spotplane_server.dev.demo import DemoTenant
-from spotplane_server.dev.narrator import Narrator
+from spotplane_server.dev.event_log import Narrator
 from spotplane_server.dev.stack import Stack
 from spotplane_server.dev.watch import Sight, Timeline
 

@@ -23,7 +23,7 @@ from spotplane.v1 import (
 )
 
 from spotplane_server.dev.demo import DemoTenant
-from spotplane_server.dev.narrator import Narrator
+from spotplane_server.dev.event_log import Narrator
 
 AGENTS_SECONDS: Final = 1.0
 USAGE_SECONDS: Final = 3.0

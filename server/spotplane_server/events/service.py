@@ -12,14 +12,15 @@ from spotplane.v1 import event_pb2 as pb
 from spotplane.v1 import event_pb2_grpc
 
 from spotplane_server.events import store
-from spotplane_server.events.hub import Cursor, EventHub, follow
-from spotplane_server.events.live import NAMES, event_id, live, upper_names
-from spotplane_server.events.live import cursor as cursor_of
-from spotplane_server.kernel import calls, claims, wire
+from spotplane_server.events.dispatcher import Cursor, EventHub, follow
+from spotplane_server.events.sse import NAMES, event_id, live, upper_names
+from spotplane_server.events.sse import cursor as cursor_of
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import tenant_scope, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database, Scope
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database, Scope
 from spotplane_server.kernel.errors import Conflict, Invalid
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.rpc.interceptor import Context
 
 HEARTBEAT_SECONDS: Final = 30.0
 # What a listener may have missed and still resume.
@@ -50,7 +51,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         if cursor is None:
             cursor = await self._now()
         # Headers now: whoever waits for them knows that nothing later will be missed.
-        await calls.send_headers(context)
+        await request_context.send_headers(context)
         async with aclosing(follow(self._db, self._hub, scope, cursor)) as batches:
             async for rows in batches:
                 for row in rows:
@@ -67,7 +68,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         )
         start, reset = await self._start(request)
         upper = request.upper_case_names
-        await calls.send_headers(context)
+        await request_context.send_headers(context)
         place = event_id(start)
         yield self._signal("connected", place, upper)
         if reset:
@@ -90,13 +91,13 @@ class EventService(event_pb2_grpc.EventServiceServicer):
                     yield self._signal("heartbeat", place, upper)
 
     async def _scope(self, request: pb.WatchEventsRequest | pb.SubscribeRequest) -> Scope:
-        caller = calls.current().caller
-        tenant_id = claims.tenant(caller, request)
+        caller = request_context.current().caller
+        tenant_id = tenant_scope.tenant(caller, request)
         if tenant_id is None:
             return EVERY_TENANT
         if caller.tenant_id is None:
             async with self._db.read(tenant_id) as conn:
-                await claims.check_tenant_exists(conn, tenant_id)
+                await tenant_scope.check_tenant_exists(conn, tenant_id)
         return tenant_id
 
     async def _now(self) -> Cursor:

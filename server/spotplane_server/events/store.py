@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from spotplane_server.kernel import calls
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.db.database import Conn
 
 INSERT_EVENT: Final = """
     INSERT INTO outbox_events (occurred_at, id, event_type, tenant_id, aggregate_id, data)
@@ -91,7 +91,7 @@ class Row:
 
 async def append(conn: Conn, event: Event, now: datetime) -> None:
     """Write an event in the transaction of its cause."""
-    data = {**event.data, "correlation_id": calls.correlation_id()}
+    data = {**event.data, "correlation_id": request_context.correlation_id()}
     await conn.execute(
         INSERT_EVENT, now, uuid4(), event.type, event.tenant_id, event.aggregate_id, data
     )
@@ -99,7 +99,7 @@ async def append(conn: Conn, event: Event, now: datetime) -> None:
 
 async def append_many(conn: Conn, happened: Sequence[Event], now: datetime) -> None:
     """Write events in the transaction of their cause, in their order and in one round trip."""
-    correlation_id = calls.correlation_id()
+    correlation_id = request_context.correlation_id()
     await conn.executemany(
         INSERT_EVENT,
         [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 
 # Off the path of the rescue, and of those alone that have none yet. A price has moved when it is 5%
 # off within the hour before. Weekdays and hours are UTC.

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 GET_FAILOVER: Final = """
     SELECT tenant_id, id, agent_id, instance_id, pool_id, kind, status, action, replica_id,

@@ -18,20 +18,20 @@ import structlog
 from spotplane_server import events
 from spotplane_server.agents import access
 from spotplane_server.agents import rules as ledger_rules
-from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.sessions import Sessions
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.agents.sessions.registry import Sessions
 from spotplane_server.agents.store import Locked
-from spotplane_server.agents.switch_orders import Asked, Target
-from spotplane_server.failover import features, rules, signals, snapshots, store
+from spotplane_server.agents.switch_requests import Asked, Target
+from spotplane_server.failover import features, rules, signals, snapshot_queries, store
 from spotplane_server.failover.rules import Move, Situation
 from spotplane_server.failover.signals import Signal
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Conn, Database, attempt
+from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Conn, Database, attempt
+from spotplane_server.kernel.db.unit_of_work import after_commit
 from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
-from spotplane_server.kernel.unit_of_work import after_commit
 from spotplane_server.replicas import placement
 from spotplane_server.replicas import store as replicas_store
 from spotplane_server.replicas.lifecycle import Replicas
@@ -106,8 +106,10 @@ class Reconciler:
     async def run_once(self, now: datetime) -> int:
         """Open failovers of silent primaries, carry all open ones on, bury what the cloud took."""
         async with self._db.transaction(EVERY_TENANT) as conn:
-            silences = await snapshots.open_silences(conn, now=now, after=self._offline_after)
-            for silence in [*silences, *await snapshots.open_vacancies(conn, now)]:
+            silences = await snapshot_queries.open_silences(
+                conn, now=now, after=self._offline_after
+            )
+            for silence in [*silences, *await snapshot_queries.open_vacancies(conn, now)]:
                 step = "detected" if silence.fresh else "upgraded"
                 await store.add_step(conn, silence.tenant_id, silence.id, step, "silence", now)
         done = await self.reconcile()
@@ -122,7 +124,7 @@ class Reconciler:
     async def _carry(self, only: UUID | None, *, speaking: bool = False) -> int:
         now = self._clock.now()
         async with self._db.read(EVERY_TENANT) as conn:
-            situations = await snapshots.snapshot(
+            situations = await snapshot_queries.snapshot(
                 conn, now=now, offline_after=self._offline_after, only=only
             )
         if speaking:
@@ -312,7 +314,7 @@ class Reconciler:
 
     async def _bury(self, now: datetime) -> int:
         async with self._db.read(EVERY_TENANT) as conn:
-            taken = await snapshots.list_taken(conn, now)
+            taken = await snapshot_queries.list_taken(conn, now)
         for instance in taken:
             async with self._db.transaction(instance.tenant_id) as conn:
                 await instances.move(

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 from uuid import UUID
 
 from spotplane_server.agents.store import Config
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.request_context import TenantId
 
 Kind: TypeAlias = Literal["rebalance", "termination", "silence", "drain"]
 

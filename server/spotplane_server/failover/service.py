@@ -10,22 +10,24 @@ from spotplane.v1 import failover_pb2 as pb
 
 from spotplane_server import audit
 from spotplane_server.agents import access
-from spotplane_server.agents.stream import Origin
-from spotplane_server.decisions import sessions_store as engines
-from spotplane_server.failover import answers, queries
+from spotplane_server.agents.sessions.stream import Origin
+from spotplane_server.decisions import engine_uploads_store as engines
+from spotplane_server.failover import convert as convert_module
+from spotplane_server.failover import queries
 from spotplane_server.failover.queries import Outcome
 from spotplane_server.failover.reconciler import Reconciler
 from spotplane_server.failover.rules import Kind
 from spotplane_server.failover.signals import Signal
 from spotplane_server.failover.store import ANYWHERE, Wanted
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel import calls, paging, wire
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, wire
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import NotFound
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.market import risk
+from spotplane_server.kernel.rpc.interceptor import Context
+from spotplane_server.prices import risk
 from spotplane_server.replicas import convert
 from spotplane_server.replicas import queries as replicas
 from spotplane_server.replicas import store as replicas_store
@@ -79,7 +81,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         self._reports = reports
 
     async def ReportNotice(self, request: pb.ReportNoticeRequest, context: Context) -> pb.Failover:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         kind = _KINDS[wire.one_of(request.kind, "kind", _KINDS)]
         deadline = wire.optional_instant(request, "deadline")
@@ -97,13 +99,13 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             steps = await queries.list_steps(conn, agent.tenant_id, failover_id)
         if found is None:
             raise FailoverNotFound
-        calls.created()
-        return answers.failover(found, steps)
+        request_context.created()
+        return convert_module.failover(found, steps)
 
     async def ListFailovers(
         self, request: pb.ListFailoversRequest, context: Context
     ) -> pb.ListFailoversResponse:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         status = wire.optional_one_of(request, "status", queries.STATUSES)
         page = paging.read(
@@ -119,10 +121,12 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
                 conn, agent.tenant_id, agent_id, status=status, page=page
             )
         data, pagination = paging.answer(page, found, self._tokens, lambda f: (f.detected_at, f.id))
-        return pb.ListFailoversResponse(data=map(answers.failover, data), pagination=pagination)
+        return pb.ListFailoversResponse(
+            data=map(convert_module.failover, data), pagination=pagination
+        )
 
     async def GetFailover(self, request: pb.GetFailoverRequest, context: Context) -> pb.Failover:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         failover_id = wire.uuid(request.failover_id, "failover_id", "failover ID")
         async with self._db.read(access.scope(caller)) as conn:
@@ -131,7 +135,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             steps = await queries.list_steps(conn, agent.tenant_id, failover_id)
         if found is None:
             raise FailoverNotFound
-        return answers.failover(found, steps)
+        return convert_module.failover(found, steps)
 
     async def CreateEmergencyReplica(
         self, request: pb.CreateEmergencyReplicaRequest, context: Context
@@ -148,14 +152,14 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         )
         now = self._clock.now()
         found = await self._rescue(request, kind, deadline, wanted)
-        calls.created()
-        return answers.emergency_replica(found, now)
+        request_context.created()
+        return convert_module.emergency_replica(found, now)
 
     async def HandleTerminationNotice(
         self, request: pb.HandleTerminationNoticeRequest, context: Context
     ) -> pb.HandleTerminationNoticeResponse:
         found = await self._rescue(request, "termination", _deadline(request))
-        return answers.termination(found)
+        return convert_module.termination(found)
 
     async def HandleRebalance(
         self, request: pb.HandleRebalanceRequest, context: Context
@@ -166,12 +170,12 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             now = self._clock.now()
             async with self._db.read(EVERY_TENANT) as conn:
                 weighed = (await risk.assess(conn, [found.pool_id], now=now))[found.pool_id].value
-        return answers.rebalance(found, weighed)
+        return convert_module.rebalance(found, weighed)
 
     async def GetEmergencyStatus(
         self, request: pb.GetEmergencyStatusRequest, context: Context
     ) -> pb.GetEmergencyStatusResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         async with self._db.read(access.scope(caller)) as conn:
             tenant_id = (await access.get(conn, agent_id, now)).tenant_id
@@ -181,7 +185,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             live = await replicas_store.find_live(conn, tenant_id, agent_id)
             replica = await replicas.find(conn, tenant_id, agent_id, live.id, now) if live else None
             model = await engines.find_role(conn, "live")
-        answer = answers.status(last, around, steps, now, model_loaded=model is not None)
+        answer = convert_module.status(last, around, steps, now, model_loaded=model is not None)
         answer.agent_id = str(agent_id)
         if replica is not None and (answer.emergency_mode_active or around.replicas):
             answer.emergency_replica.CopyFrom(convert.replica(replica))
@@ -196,8 +200,8 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             found = await queries.list_emergencies(conn, since)
             summed = await queries.sum_emergencies(conn, since)
         return pb.ListEmergencyEventsResponse(
-            events=map(answers.emergency, found),
-            summary=answers.summary(summed),
+            events=map(convert_module.emergency, found),
+            summary=convert_module.summary(summed),
             days=days,
             total_count=summed.total + summed.silence,
         )
@@ -210,7 +214,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         wanted: Wanted = ANYWHERE,
     ) -> Outcome:
         """Take an agent's signal; what was committed."""
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         instance_id = wire.optional_text(request, "instance_id", maximum=128)
         async with self._db.read(access.scope(call.caller)) as conn:

@@ -17,10 +17,10 @@ from spotplane_server.failover.rules import Kind
 from spotplane_server.failover.store import ANYWHERE, Opened, Wanted
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel import calls
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.market import store as market
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.prices import store as market
 
 # What a cloud gives when it names no deadline (AWS: two minutes).
 DEFAULT_NOTICE: Final = timedelta(seconds=120)
@@ -115,7 +115,7 @@ async def _join(
             agent.tenant_id,
             after={"failover_id": str(opened.id), "kind": signal.kind, "bypassed": bypassed},
         )
-        await audit.record(conn, calls.current(), change, now)
+        await audit.record(conn, request_context.current(), change, now)
     await events.append_many(conn, told, now)
     return opened
 

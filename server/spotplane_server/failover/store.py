@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 
 from spotplane_server.failover.rules import STRENGTH, Kind
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 # A stronger kind takes the open failover over, and its deadline with it; what was done counts from
 # the strongest signal.

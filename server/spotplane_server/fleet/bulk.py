@@ -11,17 +11,17 @@ from uuid import UUID
 from spotplane.v1 import fleet_pb2 as pb
 
 from spotplane_server import audit
-from spotplane_server.agents import access, configuration, departures
+from spotplane_server.agents import access, config, lifecycle
+from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.agents.errors import AgentNotFound, InstanceNotFound
-from spotplane_server.agents.ledger import Ledger
-from spotplane_server.fleet import bulk_store, errors
-from spotplane_server.fleet.ports import Standby
-from spotplane_server.instances import endings
+from spotplane_server.fleet import bulk_queries, errors
+from spotplane_server.fleet.hooks import Standby
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import Call
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database, attempt
+from spotplane_server.instances import termination_store
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database, attempt
 from spotplane_server.kernel.errors import DomainError
+from spotplane_server.kernel.request_context import Call
 
 Operation: TypeAlias = Literal[
     "delete_agents", "enable_agents", "disable_agents", "terminate_instances"
@@ -138,7 +138,7 @@ class Bulk:
             return Outcome(
                 "failed", str(agent_id), error="an instance of the agent serves; end it first"
             )
-        await departures.delete(conn, agent, self._standby.agents, reason="deleted", now=now)
+        await lifecycle.delete(conn, agent, self._standby.agents, reason="deleted", now=now)
         change = audit.Change("agent.delete", "agent", str(agent_id), agent.tenant_id)
         await audit.record(conn, call, change, now)
         return Outcome("success", str(agent_id), signal=agent_id)
@@ -149,19 +149,21 @@ class Bulk:
         agent = await access.lock(conn, agent_id)
         if agent.config.enabled == enabled:
             return Outcome("skipped", str(agent_id))
-        await configuration.change(conn, call, agent_id, {"enabled": enabled}, self._ledger, now)
+        await config.change(conn, call, agent_id, {"enabled": enabled}, self._ledger, now)
         return Outcome("success", str(agent_id), signal=agent_id)
 
 
 async def _consent(conn: Conn, instance_id: str, call: Call, now: datetime) -> Outcome:
     """Agree to the end of what serves nobody: its agent is told so when it asks next."""
-    found = await bulk_store.lock_doomed(conn, instance_id)
+    found = await bulk_queries.lock_doomed(conn, instance_id)
     if found is None:
         raise InstanceNotFound
     agent_id = str(found.agent_id)
     if found.endable and found.terminate_consent and found.status in ("zombie", "terminating"):
         return Outcome("skipped", agent_id, instance_id)
-    if not found.endable or not await endings.consent(conn, found.tenant_id, found.id, now):
+    if not found.endable or not await termination_store.consent(
+        conn, found.tenant_id, found.id, now
+    ):
         why = f"the instance is {found.status}; only zombies and given-up replicas are ended"
         if found.orphaned:
             why = "its agent was deleted, so nobody is left who could end it"

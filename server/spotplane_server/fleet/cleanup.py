@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 from spotplane.v1 import fleet_pb2 as pb
 
 from spotplane_server import events
-from spotplane_server.agents.views import AgentView
+from spotplane_server.agents.queries import AgentView
 from spotplane_server.fleet import rules
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 INSERT_CLEANUP: Final = """
     INSERT INTO cleanup_reports (tenant_id, id, agent_id, reported_at, deleted_snapshots,

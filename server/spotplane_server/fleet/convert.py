@@ -8,11 +8,11 @@ from datetime import datetime
 from spotplane.v1 import fleet_pb2 as pb
 
 from spotplane_server.fleet import rules
-from spotplane_server.fleet.ends_store import Doomed, waited
-from spotplane_server.fleet.lists_store import Filters, Listed
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.market.store import Pool
+from spotplane_server.fleet.queries import Filters, Listed
+from spotplane_server.fleet.termination_queries import Doomed, waited
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.prices.store import Pool
 from spotplane_server.switches.queries import Switch
 
 

@@ -8,10 +8,10 @@ from itertools import groupby
 from typing import Any, Final
 
 from spotplane_server import events
-from spotplane_server.fleet import ends_store as store
-from spotplane_server.fleet.ends_store import Zombie, waited
-from spotplane_server.kernel import daily
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.fleet import termination_queries as store
+from spotplane_server.fleet.termination_queries import Zombie, waited
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.jobs import daily
 from spotplane_server.switches import store as switches
 
 ZOMBIE_REPORT_AT: Final = time(6, 0)

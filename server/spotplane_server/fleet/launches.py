@@ -7,18 +7,20 @@ from datetime import datetime
 from uuid import UUID
 
 from spotplane_server import audit, events
-from spotplane_server.agents import commands_queries, commands_store, moves, switch_orders
-from spotplane_server.agents.commands_store import Command
+from spotplane_server.agents import primary as primary_module
+from spotplane_server.agents import switch_requests
+from spotplane_server.agents.commands import queries, store
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.agents.commands.store import Command
 from spotplane_server.agents.errors import InstanceTaken
-from spotplane_server.agents.ledger import Ledger
 from spotplane_server.agents.store import Locked
 from spotplane_server.fleet import errors, switch_reports
-from spotplane_server.fleet.ports import Standby
+from spotplane_server.fleet.hooks import Standby
 from spotplane_server.fleet.rules import End, Prices
 from spotplane_server.fleet.switch_effects import Report
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance, Machine
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.switches.rules import Told
 
 
@@ -64,7 +66,7 @@ async def take(
     )
     if status is None:
         await _make_known(conn, agent, launch, command, now)
-    if command is not None and command.status in commands_store.OPEN:
+    if command is not None and command.status in store.OPEN:
         # The launch was all that the command asked for: what follows from it follows now.
         await _finish(conn, agent, command, launch.instance_id, ledger, now)
     if status is not None:
@@ -90,12 +92,12 @@ async def register(
     await instances.insert(conn, agent.tenant_id, agent.id, machine, "launching", now)
     known = await _own(conn, agent, machine.id)
     if primary and known.status != "running_primary":
-        if known.status not in moves.SUCCESSORS:
+        if known.status not in primary_module.SUCCESSORS:
             raise errors.SwitchImpossible(
                 f"the instance is {known.status}, so it cannot serve", status=known.status
             )
-        reason = moves.Reason(recorded=True)  # somebody says where the agent is: no switch
-        await moves.move_primary(
+        reason = primary_module.Reason(recorded=True)  # somebody says where the agent is: no switch
+        await primary_module.move_primary(
             conn, agent.tenant_id, agent.id, machine.id, cause="operator", now=now, reason=reason
         )
         await standby.serves(conn, agent.tenant_id, agent.id, machine.id, now)
@@ -126,12 +128,10 @@ def _report(command: Command, launch: Launch) -> Report:
 
 async def _command(conn: Conn, agent: Locked, launch: Launch) -> Command | None:
     if launch.command_id is not None:
-        found = await commands_queries.find(
-            conn, agent.tenant_id, agent.id, command_id=launch.command_id
-        )
+        found = await queries.find(conn, agent.tenant_id, agent.id, command_id=launch.command_id)
         if found is not None and found.type in ("switch", "create_replica"):
             return found
-    command = await switch_orders.find_open(conn, agent)
+    command = await switch_requests.find_open(conn, agent)
     # A switch that nobody has begun has launched nothing.
     return command if command is not None and command.status != "pending" else None
 
@@ -140,7 +140,7 @@ async def _make_known(
     conn: Conn, agent: Locked, launch: Launch, command: Command | None, now: datetime
 ) -> None:
     primary = await instances.find_primary(conn, agent.tenant_id, agent.id)
-    machine = moves.machine_of(command, launch.instance_id, primary)
+    machine = primary_module.machine_of(command, launch.instance_id, primary)
     machine = Machine(
         machine.id,
         launch.instance_type or machine.instance_type,
@@ -163,7 +163,7 @@ async def _own(conn: Conn, agent: Locked, instance_id: str) -> Instance:
 async def _finish(
     conn: Conn, agent: Locked, command: Command, instance_id: str, ledger: Ledger, now: datetime
 ) -> None:
-    done = await commands_store.finish(
+    done = await store.finish(
         conn,
         agent.tenant_id,
         command.id,

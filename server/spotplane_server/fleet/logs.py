@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from spotplane.v1 import fleet_pb2 as pb
 
-from spotplane_server.fleet import logs_store as store
-from spotplane_server.fleet.lists_store import Found
-from spotplane_server.fleet.logs_store import Happened, Priced, Switched
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.db import Conn
+from spotplane_server.fleet import log_queries as store
+from spotplane_server.fleet.log_queries import Happened, Priced, Switched
+from spotplane_server.fleet.queries import Found
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.db.database import Conn
 
 KEPT_FOR: Final = timedelta(days=90)
 

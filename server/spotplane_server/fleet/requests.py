@@ -9,17 +9,17 @@ from typing import Any, Final, TypeAlias
 from google.protobuf.message import Message
 from spotplane.v1 import fleet_pb2 as pb
 
-from spotplane_server.fleet import lists_store, rules
-from spotplane_server.fleet.ends import EndReport
+from spotplane_server.fleet import queries, rules
 from spotplane_server.fleet.launches import Launch
-from spotplane_server.fleet.lists_store import Filters
+from spotplane_server.fleet.queries import Filters
 from spotplane_server.fleet.rules import End, Prices
 from spotplane_server.fleet.switch_effects import Report
-from spotplane_server.fleet.switching import Wish
+from spotplane_server.fleet.switch_requests import Wish
+from spotplane_server.fleet.terminations import EndReport
 from spotplane_server.instances import rules as instance_rules
 from spotplane_server.instances.store import Machine
-from spotplane_server.kernel import wire
-from spotplane_server.market.own_prices import OwnPrices
+from spotplane_server.kernel.api import wire
+from spotplane_server.prices.instance_prices import OwnPrices
 from spotplane_server.switches.rules import Told
 
 MODES: Final = ("spot", "ondemand", "unknown")
@@ -28,7 +28,7 @@ MAX_NAME: Final = 64
 MAX_TEXT: Final = 2000
 MAX_SECONDS: Final = 30 * 86_400
 MAX_NANOUSD: Final = 100 * 10**9
-_STATUSES: Final = {"active": lists_store.ACTIVE, "terminated": lists_store.TERMINATED}
+_STATUSES: Final = {"active": queries.ACTIVE, "terminated": queries.TERMINATED}
 
 
 # Requests about one instance, which its tenant may have to be told with.

@@ -10,39 +10,40 @@ from spotplane.v1 import agent_stream_pb2, fleet_pb2_grpc
 from spotplane.v1 import fleet_pb2 as pb
 
 from spotplane_server import audit, events
-from spotplane_server.agents import access, departures, quotas
+from spotplane_server.agents import access, lifecycle, quotas
+from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.agents.errors import InstanceNotFound
-from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.sessions import Sessions
-from spotplane_server.agents.stream import Origin
-from spotplane_server.agents.switch_orders import Asked
+from spotplane_server.agents.sessions.registry import Sessions
+from spotplane_server.agents.sessions.stream import Origin
+from spotplane_server.agents.switch_requests import Asked
 from spotplane_server.fleet import (
     bulk,
     cleanup,
     convert,
-    ends,
     errors,
     launches,
-    lists_store,
     logs,
     requests,
     rules,
     switch_reports,
-    switching,
+    switch_requests,
+    terminations,
 )
-from spotplane_server.fleet.lists_store import Found
-from spotplane_server.fleet.ports import Standby
+from spotplane_server.fleet import queries as queries_module
+from spotplane_server.fleet.hooks import Standby
+from spotplane_server.fleet.queries import Found
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel import calls, claims, paging, wire
-from spotplane_server.kernel.calls import Caller, TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, tenant_scope, wire
+from spotplane_server.kernel.api.paging import PageTokens
+from spotplane_server.kernel.auth.policy import RoleForbidden
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database, attempt
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.kernel.policy import RoleForbidden
-from spotplane_server.market import own_prices
-from spotplane_server.market import store as market
+from spotplane_server.kernel.db.database import Conn, Database, attempt
+from spotplane_server.kernel.request_context import Caller, TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
+from spotplane_server.prices import instance_prices
+from spotplane_server.prices import store as market
 from spotplane_server.switches import queries
 from spotplane_server.tenants import store as tenants
 
@@ -73,10 +74,10 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ListInstances(
         self, request: pb.ListInstancesRequest, context: Context
     ) -> pb.ListInstancesResponse:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         if request.across_tenants and caller.tenant_id is not None:
             raise RoleForbidden("only administrators see instances of all tenants")
-        tenant_id, wanted = claims.tenant(caller, request), requests.filters(request)
+        tenant_id, wanted = tenant_scope.tenant(caller, request), requests.filters(request)
         page = paging.read(
             request,
             self._tokens,
@@ -86,12 +87,12 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         )
         async with self._db.read(access.scope(caller)) as conn:
             if tenant_id is None:
-                found = await lists_store.list_of_all(conn, wanted, page)
+                found = await queries_module.list_of_all(conn, wanted, page)
             else:
                 await _must_exist(conn, caller, tenant_id)
-                found = await lists_store.list_of_tenant(conn, tenant_id, wanted, page)
+                found = await queries_module.list_of_tenant(conn, tenant_id, wanted, page)
         data, pagination = paging.answer(
-            page, found, self._tokens, lists_store.key(of_tenant=tenant_id is not None)
+            page, found, self._tokens, queries_module.key(of_tenant=tenant_id is not None)
         )
         return pb.ListInstancesResponse(
             instances=map(convert.instance, data),
@@ -102,13 +103,13 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ListSwitchOptions(
         self, request: pb.ListSwitchOptionsRequest, context: Context
     ) -> pb.ListSwitchOptionsResponse:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         async with self._db.read(access.scope(caller)) as conn:
             found = await _instance(conn, caller, request)
             pools = await market.list_pools(
                 conn, found.region, found.instance_type, now=self._clock.now()
             )
-            family = await lists_store.list_family(conn, found.region, found.instance_type)
+            family = await queries_module.list_family(conn, found.region, found.instance_type)
         return pb.ListSwitchOptionsResponse(
             instance_type=found.instance_type,
             region=found.region,
@@ -120,7 +121,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ForceSwitch(
         self, request: pb.ForceSwitchRequest, context: Context
     ) -> pb.ForceSwitchResponse:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         wish = requests.wish(request)
         wanted = wire.optional(request, "auto_terminate")
         async with self._db.transaction(access.scope(call.caller)) as conn:
@@ -129,23 +130,23 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             primary = await instances.find_primary(conn, agent.tenant_id, agent.id)
             if primary is None or primary.id != found.id:
                 raise errors.NotPrimary("only an agent's serving instance can be switched")
-            target = await switching.target(conn, primary, wish, now)
+            target = await switch_requests.target(conn, primary, wish, now)
             if target.is_where(primary):
-                return switching.there_already(primary)
+                return switch_requests.there_already(primary)
             asked = Asked("MANUAL", rules.MANUAL_PRIORITY, call.caller.name, wanted)
             queued = await self._ledger.queue_switch(conn, agent, target, asked, now)
-            await audit.record(conn, call, switching.change(primary, target, queued), now)
+            await audit.record(conn, call, switch_requests.change(primary, target, queued), now)
         self._ledger.wake(agent.tenant_id, queued.command.instance_id)
-        return switching.queued(queued)
+        return switch_requests.queued(queued)
 
     async def ListInstancesToTerminate(
         self, request: pb.ListInstancesToTerminateRequest, context: Context
     ) -> pb.ListInstancesToTerminateResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         acting = caller.kind == "agent" or caller.role in ("agent", "admin")
         async with self._db.transaction(access.scope(caller)) as conn:
-            found = await ends.list_doomed(conn, agent_id, acting=acting, now=now)
+            found = await terminations.list_doomed(conn, agent_id, acting=acting, now=now)
         return pb.ListInstancesToTerminateResponse(
             instances=[convert.doomed(row, now) for row in found.doomed],
             auto_terminate_enabled=found.auto_terminate_enabled,
@@ -155,11 +156,11 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ReportInstanceTermination(
         self, request: pb.ReportInstanceTerminationRequest, context: Context
     ) -> pb.ReportInstanceTerminationResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         report = requests.end_report(request)
         async with self._db.transaction(access.scope(caller)) as conn:
-            found = await ends.take(conn, agent_id, report, self._standby, now)
+            found = await terminations.take(conn, agent_id, report, self._standby, now)
         if report.success and found.status == "running_primary":
             await self._lost(found, now)
         self._sessions.signal_agent(agent_id)
@@ -170,7 +171,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ReportSwitch(
         self, request: pb.ReportSwitchRequest, context: Context
     ) -> pb.ReportSwitchResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         report = requests.switch_report(request)
         async with self._db.transaction(access.scope(caller)) as conn:
@@ -181,7 +182,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ReportInstanceLaunched(
         self, request: pb.ReportInstanceLaunchedRequest, context: Context
     ) -> pb.ReportInstanceLaunchedResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         launch = requests.launch(request)
         async with self._db.transaction(access.scope(caller)) as conn:
@@ -196,7 +197,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def RegisterInstance(
         self, request: pb.RegisterInstanceRequest, context: Context
     ) -> pb.RegisterInstanceResponse:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         machine, own = requests.machine(request), requests.own_prices(request, now)
         primary = request.is_primary if request.HasField("is_primary") else True
@@ -208,7 +209,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
                 conn, agent, machine, primary=primary, standby=self._standby, now=now
             )
             if own is not None:
-                await own_prices.put(conn, agent.tenant_id, machine.id, own)
+                await instance_prices.put(conn, agent.tenant_id, machine.id, own)
             await audit.record(conn, call, launches.change(found), now)
         self._sessions.signal_agent(agent_id)
         serves = found.status == "running_primary"
@@ -221,7 +222,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ReportCleanup(
         self, request: pb.ReportCleanupRequest, context: Context
     ) -> pb.ReportCleanupResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         found = cleanup.read(request, now)
         async with self._db.transaction(access.scope(caller)) as conn:
@@ -238,8 +239,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ListSwitches(
         self, request: pb.ListSwitchesRequest, context: Context
     ) -> pb.ListSwitchesResponse:
-        caller = calls.current().caller
-        tenant_id = claims.required_tenant(caller, request)
+        caller = request_context.current().caller
+        tenant_id = tenant_scope.required_tenant(caller, request)
         instance_id = wire.optional_text(request, "instance_id", maximum=requests.MAX_ID) or None
         page = paging.read(
             request,
@@ -257,8 +258,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ExportSwitches(
         self, request: pb.ExportSwitchesRequest, context: Context
     ) -> AsyncIterator[pb.ExportSwitchesResponse]:
-        caller = calls.current().caller
-        tenant_id = claims.required_tenant(caller, request)
+        caller = request_context.current().caller
+        tenant_id = tenant_scope.required_tenant(caller, request)
         async with self._db.read(tenant_id) as conn:
             await _must_exist(conn, caller, tenant_id)
         last: queries.Switch | None = None
@@ -275,7 +276,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ListInstanceLogs(
         self, request: pb.ListInstanceLogsRequest, context: Context
     ) -> pb.ListInstanceLogsResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         limit = wire.optional_integer(request, "limit", 1, 1000) or 100
         async with self._db.read(access.scope(caller)) as conn:
             found = await _instance(conn, caller, request)
@@ -285,7 +286,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def BulkExecute(
         self, request: pb.BulkExecuteRequest, context: Context
     ) -> pb.BulkExecuteResponse:
-        call, order = calls.current(), bulk.read(request)
+        call, order = request_context.current(), bulk.read(request)
         outcomes = [
             await self._bulk.run(order, item, call, self._clock.now()) for item in order.items
         ]
@@ -306,7 +307,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
                 await access.lock_even_deleted(conn, primary.agent_id, now)
                 known = await instances.find(conn, primary.tenant_id, primary.id)
                 if known is not None:
-                    await departures.bury(
+                    await lifecycle.bury(
                         conn, primary.agent_id, known, standby, why=ENDED, kind=None, now=now
                     )
 
@@ -330,7 +331,7 @@ async def _instance(conn: Conn, caller: Caller, request: requests.NamesInstance)
         InstanceNotFound: There is none that the caller may name.
     """
     named = requests.instance_id(request)
-    found = await lists_store.find_instance(conn, named, claims.tenant(caller, request))
+    found = await queries_module.find_instance(conn, named, tenant_scope.tenant(caller, request))
     if found is None:
         raise InstanceNotFound
     return found

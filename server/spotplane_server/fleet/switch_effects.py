@@ -7,17 +7,18 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from spotplane_server import events
-from spotplane_server.agents import moves, store, succession
-from spotplane_server.agents.commands_store import Command
+from spotplane_server.agents import merge, store
+from spotplane_server.agents import primary as primary_module
+from spotplane_server.agents.commands.store import Command
 from spotplane_server.agents.errors import InstanceTaken
 from spotplane_server.agents.store import Locked
-from spotplane_server.fleet import ends, errors, rules
-from spotplane_server.fleet.ports import Standby
+from spotplane_server.fleet import errors, rules, terminations
+from spotplane_server.fleet.hooks import Standby
 from spotplane_server.fleet.rules import End, Prices
-from spotplane_server.instances import endings
 from spotplane_server.instances import store as instances
+from spotplane_server.instances import termination_store
 from spotplane_server.instances.store import Instance, Machine
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.switches import recording
 from spotplane_server.switches import store as switches
 from spotplane_server.switches.rules import Side, Told
@@ -93,12 +94,12 @@ class Case:
             self.report.new, old, given.get("target_mode"), given.get("target_pool_id")
         )
 
-    def reason(self, old: Instance | None, told: Told) -> moves.Reason:
+    def reason(self, old: Instance | None, told: Told) -> primary_module.Reason:
         """Why the primary changes."""
         return replace(
-            moves.ordered(self.command, told, reported=True),
+            primary_module.ordered(self.command, told, reported=True),
             trigger=self.trigger,
-            left=moves.side(old) or _side(self.report.old),
+            left=primary_module.side(old) or _side(self.report.old),
             switch_id=uuid4(),
         )
 
@@ -156,11 +157,11 @@ async def moved(case: Case, old: Instance | None, here: Instance, told: Told) ->
     if case.primary is not None and case.primary.id == here.id:
         await _explain(case, reason, old, here)
     else:
-        if here.status not in moves.SUCCESSORS:
+        if here.status not in primary_module.SUCCESSORS:
             raise errors.SwitchImpossible(
                 f"the new instance is {here.status}, so it cannot serve", status=here.status
             )
-        await moves.move_primary(
+        await primary_module.move_primary(
             case.conn,
             agent.tenant_id,
             agent.id,
@@ -185,7 +186,7 @@ async def superseded(case: Case, old: Instance | None, here: Instance, told: Tol
     if here.status != "running_primary":
         raise InstanceTaken("the new instance belongs to another agent")
     reason = case.reason(old, told)
-    await succession.supersede(
+    await merge.supersede(
         case.conn,
         case.agent.tenant_id,
         case.agent.id,
@@ -195,7 +196,7 @@ async def superseded(case: Case, old: Instance | None, here: Instance, told: Tol
         now=case.now,
     )
     # The old process says goodbye in the older agent's name, so none is owed to the younger one.
-    switch_id = await _record(case, here.agent_id, reason, moves.side(here), owed=False)
+    switch_id = await _record(case, here.agent_id, reason, primary_module.side(here), owed=False)
     if told.old_terminated_at is not None and old is not None:
         await _ended(case, old)
     return switch_id
@@ -207,7 +208,7 @@ async def in_place(case: Case, old: Instance, new: End, told: Told) -> UUID:
     await _set_place(case, old.id, new.mode or old.mode, new.pool_id)
     after = await instances.find(conn, agent.tenant_id, old.id)
     await store.raise_generation(conn, agent.tenant_id, agent.id, now=case.now)
-    return await _record(case, agent.id, case.reason(old, told), moves.side(after))
+    return await _record(case, agent.id, case.reason(old, told), primary_module.side(after))
 
 
 async def too_late(case: Case, here: Instance, told: Told) -> UUID:
@@ -234,14 +235,14 @@ async def failed(
     """Record a switch that did not come to pass; no role changes by it."""
     old = await instances.find(case.conn, case.agent.tenant_id, case.old_id or "")
     reason = case.reason(old, told or rules.told_at(case.report.told, case.now))
-    side = moves.side(new) or _side(case.report.new)
+    side = primary_module.side(new) or _side(case.report.new)
     return await _record(case, case.agent.id, reason, side, error=case.report.error or why)
 
 
 async def _record(
     case: Case,
     agent_id: UUID,
-    reason: moves.Reason,
+    reason: primary_module.Reason,
     new: Side | None,
     *,
     owed: bool = True,
@@ -265,11 +266,13 @@ async def _record(
     )
 
 
-async def _explain(case: Case, reason: moves.Reason, old: Instance | None, here: Instance) -> None:
+async def _explain(
+    case: Case, reason: primary_module.Reason, old: Instance | None, here: Instance
+) -> None:
     """What is new of an agent that has moved by its own registration: that this was a switch."""
-    await _record(case, case.agent.id, reason, moves.side(here))
+    await _record(case, case.agent.id, reason, primary_module.side(here))
     if old is not None:
-        await endings.explain(
+        await termination_store.explain(
             case.conn,
             case.agent.tenant_id,
             old.id,
@@ -289,11 +292,11 @@ async def _redirect(case: Case, known: Known) -> str:
     if old is not None:
         await _set_place(case, old.id, known.old_mode or old.mode, known.old_pool_id)
     if here.status != "running_primary":
-        reason = moves.Reason(recorded=True)
-        await moves.move_primary(
+        reason = primary_module.Reason(recorded=True)
+        await primary_module.move_primary(
             conn, agent.tenant_id, agent.id, here.id, cause="switch", now=now, reason=reason
         )
-    side = moves.side(here)
+    side = primary_module.side(here)
     assert side is not None
     price = await switches.price_at(conn, side, now)
     await switches.redirect(conn, agent.tenant_id, known.id, side, price, now)
@@ -313,12 +316,12 @@ async def _ended(case: Case, old: Instance) -> None:
         to="terminated",
         now=case.now,
     ):
-        event = ends.event(old, agent.logical_agent_id, consent=consent)
+        event = terminations.event(old, agent.logical_agent_id, consent=consent)
         await events.append(case.conn, event, case.now)
 
 
 async def _set_place(case: Case, instance_id: str, mode: str, pool_id: str | None) -> None:
-    await endings.set_place(
+    await termination_store.set_place(
         case.conn, case.agent.tenant_id, instance_id, mode=mode, pool_id=pool_id, now=case.now
     )
 

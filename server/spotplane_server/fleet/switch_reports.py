@@ -6,16 +6,17 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.agents import commands_queries, store, switch_orders
-from spotplane_server.agents.commands_store import Command
+from spotplane_server.agents import store, switch_requests
+from spotplane_server.agents.commands import queries
+from spotplane_server.agents.commands.store import Command
 from spotplane_server.agents.errors import AgentNotFound
 from spotplane_server.agents.store import Locked
 from spotplane_server.fleet import rules, switch_effects
-from spotplane_server.fleet.ports import Standby
+from spotplane_server.fleet.hooks import Standby
 from spotplane_server.fleet.switch_effects import Case, Report
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.switches import store as switches
 from spotplane_server.switches.store import Known
 
@@ -140,11 +141,9 @@ def _still(found: Known, primary: Instance | None, new_id: str) -> bool:
 async def _command(conn: Conn, agent: Locked, report: Report) -> Command | None:
     """The switch command that the agent carries out; None when it carries out none."""
     if report.command_id is not None:
-        found = await commands_queries.find(
-            conn, agent.tenant_id, agent.id, command_id=report.command_id
-        )
+        found = await queries.find(conn, agent.tenant_id, agent.id, command_id=report.command_id)
         return found if found is not None and found.type == "switch" else None
-    command = await switch_orders.find_open(conn, agent)
+    command = await switch_requests.find_open(conn, agent)
     return command if command is not None and command.status != "pending" else None
 
 

@@ -7,12 +7,12 @@ from datetime import datetime
 from spotplane.v1 import insight_pb2 as pb
 
 from spotplane_server.insights import rules
-from spotplane_server.insights.details_store import AgentFacts, InstanceFacts, InstanceSavings
-from spotplane_server.insights.plane_store import Engine
-from spotplane_server.insights.platform_store import FleetStats, Operations
-from spotplane_server.insights.search_store import FoundAgent, FoundInstance, FoundTenant
-from spotplane_server.insights.tenants_store import ActiveAgent, Figures, RecentSwitch
-from spotplane_server.kernel import wire
+from spotplane_server.insights.details_queries import AgentFacts, InstanceFacts, InstanceSavings
+from spotplane_server.insights.plane_queries import Engine
+from spotplane_server.insights.platform_queries import FleetStats, Operations
+from spotplane_server.insights.search_queries import FoundAgent, FoundInstance, FoundTenant
+from spotplane_server.insights.tenant_queries import ActiveAgent, Figures, RecentSwitch
+from spotplane_server.kernel.api import wire
 
 
 def fleet_stats(found: FleetStats) -> pb.GetFleetStatsResponse:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from spotplane_server.insights import platform_store
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.insights import platform_queries
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.savings import rules
 
 
@@ -28,4 +28,4 @@ class ActivityJob:
         """Write down today and yesterday; answer how many days of tenants were new."""
         yesterday = rules.before("daily", rules.period("daily", now))
         async with self._db.read(EVERY_TENANT) as conn:
-            return await platform_store.note_activity(conn, since=yesterday)
+            return await platform_queries.note_activity(conn, since=yesterday)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from spotplane_server.notifications import texts
+from spotplane_server.notifications import templates
 
 # Severities info and warning only: failures have their own places. Stored decisions would leave no
 # room for anything else.
@@ -55,7 +55,7 @@ def kind(event_type: str) -> str:
 
 def text(event_type: str, data: Mapping[str, Any], agent: str | None) -> str:
     """An event in words: those of its notification, else its name and what it is about."""
-    told = texts.draft(event_type, data, agent)
+    told = templates.draft(event_type, data, agent)
     if told is not None:
         return told.message
     words = event_type.replace(".", " ").replace("_", " ").capitalize()

@@ -12,22 +12,23 @@ from spotplane.v1 import insight_pb2_grpc
 
 from spotplane_server.agents import access as agents
 from spotplane_server.agents.errors import InstanceNotFound
-from spotplane_server.decisions.panel import Panel
+from spotplane_server.decisions.engine_registry import Panel
 from spotplane_server.insights import (
     convert,
-    details_store,
-    plane_store,
-    platform_store,
+    details_queries,
+    plane_queries,
+    platform_queries,
     rules,
-    search_store,
-    tenants_store,
+    search_queries,
+    tenant_queries,
 )
-from spotplane_server.kernel import calls, claims, paging, wire
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, tenant_scope, wire
+from spotplane_server.kernel.api.paging import PageTokens, Slice
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Unavailable
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens, Slice
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.savings import rules as calendar
 from spotplane_server.tenants.errors import TenantNotFound
 
@@ -54,7 +55,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         self, request: pb.GetFleetStatsRequest, context: Context
     ) -> pb.GetFleetStatsResponse:
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await platform_store.fleet_stats(conn, now=self._clock.now())
+            found = await platform_queries.fleet_stats(conn, now=self._clock.now())
         return convert.fleet_stats(found)
 
     async def ListTenantSummaries(
@@ -62,10 +63,10 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     ) -> pb.ListTenantSummariesResponse:
         page = paging.read(request, self._tokens, default=PAGE, maximum=PAGE)
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await tenants_store.list_figures(
+            found = await tenant_queries.list_figures(
                 conn, after=page.after_instant(), limit=page.limit + 1, now=self._clock.now()
             )
-            total = await tenants_store.count_tenants(conn)
+            total = await tenant_queries.count_tenants(conn)
         items, pagination = paging.answer(
             page, Slice(found, total), self._tokens, lambda t: (t.created_at, t.id)
         )
@@ -79,7 +80,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         count = wire.optional_integer(request, "days", 1, 365) or DAYS_SHOWN
         days = calendar.days(self._clock.now(), count)
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await platform_store.tenant_growth(conn, first=days[0], last=days[-1])
+            found = await platform_queries.tenant_growth(conn, first=days[0], last=days[-1])
         return pb.GetTenantGrowthResponse(
             days=[
                 pb.GrowthDay(
@@ -97,8 +98,8 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     ) -> pb.ListActivityResponse:
         limit = wire.optional_integer(request, "limit", 1, 50) or 50
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await plane_store.list_activity(conn, rules.ACTIVITY, limit=limit)
-            names = await plane_store.name_agents(conn, rules.agent_ids([e.data for e in found]))
+            found = await plane_queries.list_activity(conn, rules.ACTIVITY, limit=limit)
+            names = await plane_queries.name_agents(conn, rules.agent_ids([e.data for e in found]))
         return pb.ListActivityResponse(
             activities=[
                 pb.Activity(
@@ -124,8 +125,8 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         )
         try:
             async with self._db.read(EVERY_TENANT) as conn:
-                standing_in = await plane_store.active_fallback(conn) or judge.failing
-                engines = await plane_store.list_engines(conn)
+                standing_in = await plane_queries.active_fallback(conn) or judge.failing
+                engines = await plane_queries.list_engines(conn)
         except Unavailable:
             # This is the one question whose answer that is.
             return health
@@ -141,17 +142,17 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     async def GetTenantSummary(
         self, request: pb.GetTenantSummaryRequest, context: Context
     ) -> pb.GetTenantSummaryResponse:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         now = self._clock.now()
         month, today = calendar.period("monthly", now), calendar.period("daily", now)
         async with self._db.read(tenant_id) as conn:
-            found = await tenants_store.find_figures(conn, tenant_id, now=now)
+            found = await tenant_queries.find_figures(conn, tenant_id, now=now)
             if found is None:
                 raise TenantNotFound(tenant_id)
-            switches = await tenants_store.sum_switches(conn, tenant_id, today=today)
-            savings = await tenants_store.sum_month(conn, tenant_id, month=month, now=now)
-            recent = await tenants_store.recent_switches(conn, tenant_id)
-            active = await tenants_store.active_agents(conn, tenant_id)
+            switches = await tenant_queries.sum_switches(conn, tenant_id, today=today)
+            savings = await tenant_queries.sum_month(conn, tenant_id, month=month, now=now)
+            recent = await tenant_queries.recent_switches(conn, tenant_id)
+            active = await tenant_queries.active_agents(conn, tenant_id)
         return pb.GetTenantSummaryResponse(
             tenant=convert.figures(found),
             spot_instances=found.spot_instances,
@@ -167,14 +168,16 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     async def GetInstanceMetrics(
         self, request: pb.GetInstanceMetricsRequest, context: Context
     ) -> pb.GetInstanceMetricsResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         instance_id = wire.text(request.instance_id, "instance_id", maximum=128)
         since = calendar.days(now, DAYS_SHOWN)[0]
         async with self._db.read(agents.scope(caller)) as conn:
-            found = await details_store.find_instance(conn, caller.tenant_id, instance_id, now=now)
+            found = await details_queries.find_instance(
+                conn, caller.tenant_id, instance_id, now=now
+            )
             if found is None:
                 raise InstanceNotFound
-            savings = await details_store.sum_instance(
+            savings = await details_queries.sum_instance(
                 conn, found.tenant_id, instance_id, since=since, now=now
             )
         return convert.instance_metrics(found, savings, now)
@@ -182,11 +185,11 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     async def GetAgentStatistics(
         self, request: pb.GetAgentStatisticsRequest, context: Context
     ) -> pb.GetAgentStatisticsResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = agents.agent_id(caller, request.agent_id)
         async with self._db.read(agents.scope(caller)) as conn:
             agent = await agents.get(conn, agent_id, now)
-            found = await details_store.agent_statistics(conn, agent.tenant_id, agent_id, now=now)
+            found = await details_queries.agent_statistics(conn, agent.tenant_id, agent_id, now=now)
         return convert.agent_statistics(str(agent_id), found)
 
     async def ExportGlobalStats(
@@ -195,7 +198,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         now, after = self._clock.now(), (None, None)  # type: datetime, _Place
         while True:
             async with self._db.read(EVERY_TENANT) as conn:
-                found = await tenants_store.list_figures(conn, after=after, limit=PAGE, now=now)
+                found = await tenant_queries.list_figures(conn, after=after, limit=PAGE, now=now)
             yield pb.ExportGlobalStatsResponse(rows=map(convert.export_row, found))
             if len(found) < PAGE:
                 return
@@ -210,13 +213,13 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
             return answer
         async with self._db.read(EVERY_TENANT) as conn:
             if "clients" in kinds:
-                tenants = await search_store.find_tenants(conn, text, limit=limit)
+                tenants = await search_queries.find_tenants(conn, text, limit=limit)
                 answer.tenants.extend(map(convert.found_tenant, tenants))
             if "instances" in kinds:
-                instances = await search_store.find_instances(conn, text, limit=limit)
+                instances = await search_queries.find_instances(conn, text, limit=limit)
                 answer.instances.extend(map(convert.found_instance, instances))
             if "agents" in kinds:
-                found = await search_store.find_agents(conn, text, limit=limit)
+                found = await search_queries.find_agents(conn, text, limit=limit)
                 answer.agents.extend(map(convert.found_agent, found))
         return answer
 
@@ -225,7 +228,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     ) -> pb.GetOperationalMetricsResponse:
         now = self._clock.now()
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await platform_store.operations(
+            found = await platform_queries.operations(
                 conn, now=now, today=calendar.period("daily", now)
             )
         return convert.operations(found)

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from spotplane_server.instances import rules
 from spotplane_server.instances.rules import Status
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.kernel.errors import Invalid
-from spotplane_server.market.rules import FALLBACK_ON_DEMAND_NANOUSD
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.prices.rules import FALLBACK_ON_DEMAND_NANOUSD
 
 # The catalogue's rows are locked against deletion; a region or type that the catalogue lacks is
 # no reason to refuse a machine that runs already.

@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Database
 from spotplane_server.kernel.errors import Unavailable
 
 log = structlog.get_logger(__name__)

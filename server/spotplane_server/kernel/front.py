@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from spotplane_server.kernel.admission import Admission, Reached
-from spotplane_server.kernel.calls import Call
-from spotplane_server.kernel.credentials import Prover
+from spotplane_server.kernel.auth.call_authenticator import Prover
 from spotplane_server.kernel.errors import DomainError
-from spotplane_server.kernel.idempotency import Repeats
-from spotplane_server.kernel.limits import Limiter
-from spotplane_server.kernel.message_limits import MIB
-from spotplane_server.kernel.middleware import Gate
-from spotplane_server.kernel.parts import Kernel
-from spotplane_server.kernel.streams import StreamLimits
+from spotplane_server.kernel.module import Kernel
+from spotplane_server.kernel.ratelimit.enforcer import Admission, Reached
+from spotplane_server.kernel.ratelimit.limiter import Limiter
+from spotplane_server.kernel.request_context import Call
+from spotplane_server.kernel.rpc.idempotency import Repeats
+from spotplane_server.kernel.rpc.interceptor import Gate
+from spotplane_server.kernel.rpc.message_limits import MIB
+from spotplane_server.kernel.rpc.stream_registry import StreamLimits
 
 if TYPE_CHECKING:
     from spotplane_server.kernel.tracing import Traces

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from spotplane_server.kernel import calls
+from spotplane_server.kernel import request_context
 
 _log = structlog.get_logger(__name__)
 
@@ -133,7 +133,7 @@ def redact(
 def _correlate(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    correlation_id = calls.correlation_id()
+    correlation_id = request_context.correlation_id()
     if correlation_id is not None:
         event.setdefault("correlation_id", correlation_id)
     return event

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from spotplane_server.kernel import calls
+from spotplane_server.kernel import request_context
 
 # Codes that are our fault and not the caller's.
 # Source: OpenTelemetry semantic conventions for gRPC, "gRPC Status" of server spans.
@@ -77,7 +77,7 @@ class Traces:
 
         Its text goes along and its values do not, since they may be anybody's secrets.
         """
-        parent = calls.span()
+        parent = request_context.span()
         if parent is None or not parent.is_recording():
             return
         end = time.time_ns()

@@ -1,1 +1,1 @@
-"""Spot pools and their newest prices."""
+"""MarketService: price reports of agents, and prices, pools and risk for dashboards."""

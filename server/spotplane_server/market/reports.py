@@ -1,204 +1,154 @@
-"""Taking price reports: what is believable goes into the market's history, the rest is counted."""
+"""Price reports of agents, by stream and by call, brought into one form."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.wakeups import Wakeups
-from spotplane_server.market import own_prices, raw, rules, store
-from spotplane_server.market.own_prices import OwnPrices
-from spotplane_server.market.raw import OnDemand, Raw
-from spotplane_server.market.rules import Source
+from spotplane.v1 import agent_stream_pb2
+from spotplane.v1 import market_pb2 as pb
 
-# Hints that raw prices wait for the pipeline.
-TOPIC: Final = "raw_prices"
-MAX_NAME: Final = 64
+from spotplane_server.agents.errors import AgentNotFound
+from spotplane_server.agents.sessions.stream import Origin
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.db.database import Database, Scope
+from spotplane_server.kernel.errors import Invalid
+from spotplane_server.market import queries as store
+from spotplane_server.market.queries import Reporting
+from spotplane_server.prices.reports import PriceReports, Report, Reporter, Taken, Told
+from spotplane_server.prices.rules import Source
 
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A price as an agent told it: of a pool, or on demand when ``az`` is None.
-
-    Attributes:
-        observed_at: When it was seen, by the agent's clock; None when it did not say.
-    """
-
-    instance_type: str
-    az: str | None
-    price_nanousd: int
-    observed_at: datetime | None
+MAX_PRICES: Final = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Reporter:
-    """Who told.
+class AgentsPrices:
+    """Takes agents' price reports, whichever way they come."""
 
-    Attributes:
-        instance_id: The instance that told; None when none is known by that name.
-        pool_id: The pool it runs in; None on demand.
-        source: Its part in the fleet.
-    """
-
-    tenant_id: TenantId
-    agent_id: UUID
-    instance_id: str | None
-    instance_type: str | None
-    pool_id: str | None
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A report.
-
-    Attributes:
-        region: Of all its prices.
-        spot: Prices of pools.
-        on_demand: On-demand prices.
-        submission_id: What the agent calls it; None to go by its content.
-        dropped: Prices in it that could not even be read.
-    """
-
-    region: str
-    spot: Sequence[Told]
-    on_demand: Sequence[Told]
-    submission_id: str | None = None
-    dropped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """How many prices of a report were accepted, and how many dropped."""
-
-    accepted: int
-    dropped: int
-
-
-class PriceReports:
-    """Takes reports into the market's history and wakes the pipeline."""
-
-    def __init__(self, db: Database, wakeups: Wakeups) -> None:
+    def __init__(self, db: Database, reports: PriceReports) -> None:
         self._db = db
-        self._wakeups = wakeups
+        self._reports = reports
 
-    async def take(self, reporter: Reporter, report: Report, now: datetime) -> Taken:
-        """Remember what is believable; a bad price is dropped and does not fail the report.
+    async def on_report(
+        self, origin: Origin, report: agent_stream_pb2.PriceReport, now: datetime
+    ) -> None:
+        """Take a report from a stream.
 
-        Pools are made at first sight. The raw prices are as lasting as the report when this
-        returns; the pipeline makes them clean within moments.
+        Raises:
+            Invalid: No region, or too many prices. AgentNotFound.
         """
-        spot = [told for told in report.spot if _acceptable(told) and told.az and _name(told.az)]
-        on_demand = [told for told in report.on_demand if _acceptable(told)]
-        accepted = len(spot) + len(on_demand)
-        told = len(report.spot) + len(report.on_demand) + report.dropped
-        rows = _raw(reporter, report, spot, now)
-        prices = [OnDemand(t.instance_type, _seen(t, now), t.price_nanousd) for t in on_demand]
-        taken = Taken(accepted, told - accepted)
-        async with self._db.transaction(reporter.tenant_id) as conn:
-            await store.put_spot_prices(conn, report.region, rows, now=now)
-            await raw.append(conn, rows, agent_id=reporter.agent_id, now=now)
-            await raw.append_on_demand(conn, report.region, prices)
-            await _note(conn, reporter, _own(reporter, rows, prices, now), taken, now)
-        if rows:
-            self._wakeups.signal(TOPIC, "")
-        return taken
-
-
-async def _note(
-    conn: Conn, reporter: Reporter, own: OwnPrices, taken: Taken, now: datetime
-) -> None:
-    """Remember that an agent reported, and what its instance costs."""
-    if reporter.instance_id is not None:
-        await own_prices.put(conn, reporter.tenant_id, reporter.instance_id, own)
-    await own_prices.record_report(
-        conn,
-        reporter.tenant_id,
-        reporter.agent_id,
-        reporter.instance_id,
-        own,
-        accepted=taken.accepted,
-        dropped=taken.dropped,
-        now=now,
-    )
-
-
-def _raw(reporter: Reporter, report: Report, spot: Sequence[Told], now: datetime) -> list[Raw]:
-    """Rows with a submission id each: a pool's second price in a report is another submission."""
-    base = report.submission_id or _content_id(reporter, report)
-    seen: Counter[str] = Counter()
-    rows = []
-    for told in spot:
-        pool_id = f"{told.instance_type}.{told.az}"
-        number = seen[pool_id]
-        seen[pool_id] += 1
-        rows.append(
-            Raw(
-                pool_id=pool_id,
-                instance_type=told.instance_type,
-                az=told.az or "",
-                price_nanousd=told.price_nanousd,
-                observed_at=_seen(told, now),
-                source=reporter.source,
-                submission_id=f"{base}#{number}" if number else base,
-            )
+        region = wire.text(report.region, "prices.region", maximum=64, required=True)
+        _hold(report.spot, report.on_demand)
+        seen = wire.from_timestamp(report.observed_at)
+        told = Report(
+            region,
+            [Told(p.instance_type, p.az, p.price_nanousd_per_hour, seen) for p in report.spot],
+            [Told(p.instance_type, None, p.price_nanousd_per_hour, seen) for p in report.on_demand],
         )
-    return rows
+        found = await self._reporter(origin.tenant_id, origin.agent_id, origin.instance_id)
+        await self._reports.take(_reporter(found, origin.agent_id), told, now)
+
+    async def report(
+        self, scope: Scope, agent_id: UUID, request: pb.ReportPricesRequest, now: datetime
+    ) -> Taken:
+        """Take a report from a call.
+
+        Raises:
+            Invalid: A name too long, too many prices, or no region anywhere. AgentNotFound.
+        """
+        named = wire.optional_text(request, "instance_id", maximum=128) or None
+        submission = wire.optional_text(request, "submission_id", maximum=128) or None
+        region = wire.optional_text(request, "region", maximum=64)
+        _hold(request.spot, request.on_demand)
+        found = await self._reporter(scope, agent_id, named)
+        region = region or found.region
+        if not region:
+            raise Invalid("region is required: the agent has none", field="region")
+        told = Report(region, _spot(request, found), _on_demand(request, found), submission)
+        return await self._reports.take(_reporter(found, agent_id), told, now)
+
+    async def _reporter(self, scope: Scope, agent_id: UUID, named: str | None) -> Reporting:
+        async with self._db.read(scope) as conn:
+            found = await store.find_reporter(conn, agent_id, named)
+        if found is None:
+            raise AgentNotFound
+        return found
 
 
-def _content_id(reporter: Reporter, report: Report) -> str:
-    """The same for the same prices of the same instants; without instants every report is new."""
-    told = [*report.spot, *report.on_demand]
-    if any(one.observed_at is None for one in told):
-        return str(uuid4())
-    content = repr(
-        (
-            reporter.tenant_id,
-            str(reporter.agent_id),
-            reporter.instance_id,
-            report.region,
-            [(t.instance_type, t.az, t.price_nanousd, str(t.observed_at)) for t in told],
+def _reporter(found: Reporting, agent_id: UUID) -> Reporter:
+    return Reporter(
+        found.tenant_id,
+        agent_id,
+        found.instance_id,
+        found.instance_type,
+        found.pool_id,
+        source_of(found),
+    )
+
+
+def source_of(found: Reporting) -> Source:
+    """The part of the fleet that an instance plays; a role it has left tells nothing."""
+    if found.status == "running_primary":
+        return "primary"
+    if found.status in ("running_replica", "promoting", "launching") and found.replica is not None:
+        return "replica-manual" if found.replica == "manual" else "replica-automatic"
+    return "unknown"
+
+
+def _spot(request: pb.ReportPricesRequest, found: Reporting) -> list[Told]:
+    """The pools' prices, and those told beside the list of pools that the list lacks."""
+    kind = _own_type(request, found)
+    told = [_pool_price(price, request, kind) for price in request.spot]
+    beside = []
+    if request.HasField("current"):
+        own = pb.ReportPricesRequest.SpotPrice(
+            pool_id=request.pool_id or ("" if request.az else found.pool_id or "")
         )
+        own.MergeFrom(request.current)
+        beside.append(_pool_price(own, request, kind))
+    if request.HasField("cheapest"):
+        beside.append(_pool_price(request.cheapest, request, kind))
+    for one in beside:
+        if (one.instance_type, one.az) not in {(t.instance_type, t.az) for t in told}:
+            told.append(one)
+    return told
+
+
+def _on_demand(request: pb.ReportPricesRequest, found: Reporting) -> list[Told]:
+    kind = _own_type(request, found)
+    return [
+        Told(price.instance_type or kind, None, price.price_nanousd, _seen(price, request))
+        for price in request.on_demand
+    ]
+
+
+def _pool_price(
+    price: pb.ReportPricesRequest.SpotPrice, request: pb.ReportPricesRequest, kind: str
+) -> Told:
+    """Type and zone: the price's own words, else its pool's id, else the report's."""
+    instance_type, _, az = price.pool_id.rpartition(".")
+    return Told(
+        price.instance_type or instance_type or kind,
+        price.az or az or ("" if price.pool_id else request.az),
+        price.price_nanousd,
+        _seen(price, request),
     )
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _own(
-    reporter: Reporter, rows: Sequence[Raw], on_demand: Sequence[OnDemand], now: datetime
-) -> OwnPrices:
-    """What the report says of the reporter's own pool and type, the newest of each."""
-    spot = max(
-        (row for row in rows if row.pool_id == reporter.pool_id),
-        key=lambda row: row.observed_at,
-        default=None,
-    )
-    base = max(
-        (price for price in on_demand if price.instance_type == reporter.instance_type),
-        key=lambda price: price.observed_at,
-        default=None,
-    )
-    seen = [found.observed_at for found in (spot, base) if found is not None]
-    return OwnPrices(
-        spot_nanousd=spot.price_nanousd if spot else None,
-        on_demand_nanousd=base.price_nanousd if base else None,
-        observed_at=max(seen, default=now),
-    )
+def _own_type(request: pb.ReportPricesRequest, found: Reporting) -> str:
+    return request.instance_type or found.instance_type or ""
 
 
-def _acceptable(told: Told) -> bool:
-    return _name(told.instance_type) and rules.acceptable(told.price_nanousd)
+def _seen(
+    price: pb.ReportPricesRequest.SpotPrice | pb.ReportPricesRequest.OnDemandPrice,
+    request: pb.ReportPricesRequest,
+) -> datetime | None:
+    if price.HasField("observed_at"):
+        return wire.from_timestamp(price.observed_at)
+    return wire.from_timestamp(request.observed_at) if request.HasField("observed_at") else None
 
 
-def _seen(told: Told, now: datetime) -> datetime:
-    return now if told.observed_at is None else rules.believed(told.observed_at, now)
-
-
-def _name(text: str) -> bool:
-    return 0 < len(text) <= MAX_NAME and text.isprintable()
+def _hold(*lists: Sequence[object]) -> None:
+    if any(len(prices) > MAX_PRICES for prices in lists):
+        raise wire.out_of_range("prices", f"at most {MAX_PRICES} of a kind")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from spotplane_server.kernel.wakeups import Wakeups
+from spotplane_server.kernel.jobs.notify import Wakeups
 
 
 class Bells:

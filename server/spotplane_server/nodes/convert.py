@@ -6,9 +6,9 @@ from datetime import datetime
 
 from spotplane.v1 import node_pb2 as pb
 
-from spotplane_server.kernel import wire
+from spotplane_server.kernel.api import wire
 from spotplane_server.nodes import rules
-from spotplane_server.nodes.lists_store import Listed
+from spotplane_server.nodes.queries import Listed
 
 
 def node(row: Listed, now: datetime) -> pb.Node:

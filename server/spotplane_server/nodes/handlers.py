@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from spotplane_server.config import ServerConfig
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Database
-from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.db.database import Database
 from spotplane_server.nodes.bells import Bells
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from spotplane_server.kernel.db import EVERY_TENANT, Database, Scope
-from spotplane_server.nodes import launching, rules, store, trail
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database, Scope
+from spotplane_server.nodes import events, launching, rules, store
 from spotplane_server.nodes.errors import NodeNotFound
 from spotplane_server.nodes.requests import Beat
 
@@ -41,7 +41,7 @@ async def hear(db: Database, scope: Scope, node_id: UUID, beat: Beat, now: datet
         if after != node.status:
             if not await store.move(conn, node_id, frm=node.status, to=after, why=None, now=now):
                 return False
-            await trail.tell_health(conn, node, after, "heartbeat", now, health_score=score)
+            await events.tell_health(conn, node, after, "heartbeat", now, health_score=score)
         stage = "health_check" if after == "initializing" else rules.launch_stage(after)
         await launching.advance(conn, node, stage, now)
     return True

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Database, attempt
-from spotplane_server.nodes import lifecycle, operations, operations_store, rules, store, trail
+from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Database, attempt
+from spotplane_server.nodes import events, lifecycle, operations, operations_store, rules, store
 from spotplane_server.nodes.bells import Bells
 from spotplane_server.nodes.operations_store import Operation
 from spotplane_server.nodes.store import Silent
@@ -57,7 +57,7 @@ class SilenceJob:
             if after == "dead":
                 await lifecycle.end(conn, node, why, now, gone=True)
             elif await store.move_silent(conn, silent, to=after, why=why, now=now):
-                await trail.tell_health(conn, node, after, why, now)
+                await events.tell_health(conn, node, after, why, now)
             else:
                 return False
         self._work.ring(node.provider)

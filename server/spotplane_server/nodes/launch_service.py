@@ -6,9 +6,10 @@ from datetime import datetime
 
 from spotplane.v1 import node_pb2 as pb
 
-from spotplane_server.kernel import calls, claims, wire
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import tenant_scope, wire
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.nodes import launching, operations_store, requests
 from spotplane_server.nodes.handlers import Handlers
 from spotplane_server.nodes.launching import Order, Ordered
@@ -23,7 +24,7 @@ class LaunchHandlers(Handlers):
     async def LaunchNode(
         self, request: pb.LaunchNodeRequest, context: Context
     ) -> pb.LaunchNodeResponse:
-        tenant_id = claims.tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.tenant(request_context.current().caller, request)
         done = await self._order(requests.order(request, tenant_id))
         return pb.LaunchNodeResponse(
             cluster_name=done.node.cluster_name,
@@ -35,7 +36,7 @@ class LaunchHandlers(Handlers):
     async def LaunchInstance(
         self, request: pb.LaunchInstanceRequest, context: Context
     ) -> pb.LaunchInstanceResponse:
-        tenant_id = claims.tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.tenant(request_context.current().caller, request)
         done = await self._order(requests.instance_order(request, tenant_id))
         return pb.LaunchInstanceResponse(
             status="launching",
@@ -64,7 +65,7 @@ class LaunchHandlers(Handlers):
                 conn, wanted, default_max=self._config.region_default_max_nodes, now=now
             )
         self._work.ring(wanted.provider)
-        calls.created()
+        request_context.created()
         return done
 
 

@@ -12,19 +12,20 @@ from spotplane_server.catalog import associations_store, instance_types_store, r
 from spotplane_server.catalog import rules as catalog_rules
 from spotplane_server.catalog.associations_store import Offer
 from spotplane_server.catalog.regions_store import Region
-from spotplane_server.kernel import claims, metrics
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel import metrics
+from spotplane_server.kernel.api import tenant_scope
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.kernel.errors import Semantic
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.nodes import (
-    choice,
+    events,
+    instance_type_selection,
     logs_store,
     operations_store,
     rules,
     store,
-    trail,
 )
-from spotplane_server.nodes.choice import Need
+from spotplane_server.nodes.instance_type_selection import Need
 from spotplane_server.nodes.store import HeldModel, Known
 
 
@@ -74,7 +75,7 @@ async def order(conn: Conn, wanted: Order, *, default_max: int, now: datetime) -
     need = Need(
         model.vram_required_gb, wanted.gpu, wanted.gpu_count, wanted.instance_type, wanted.spot
     )
-    offer = choice.choose(offers, need)
+    offer = instance_type_selection.choose(offers, need)
     if await instance_types_store.hold_type(conn, offer.id) is None:
         raise Semantic(f"{offer.instance_type} was deleted", field="instance_type")
     node = await store.insert_launch(
@@ -123,8 +124,8 @@ async def hold_tenant(conn: Conn, tenant_id: TenantId | None) -> None:
     if tenant_id is None:
         return
     try:
-        await claims.hold_tenant(conn, tenant_id)
-    except claims.TenantNotFound as err:
+        await tenant_scope.hold_tenant(conn, tenant_id)
+    except tenant_scope.TenantNotFound as err:
         raise Semantic("there is no such tenant", field="tenant_id") from err
 
 
@@ -190,8 +191,8 @@ async def _put(
         now=now,
     )
     told = {"job_id": str(job_id), "provider": wanted.provider, **spec}
-    await trail.record(conn, node, "launch", now, after={"status": "launching", **told})
-    await trail.tell(conn, node, "launched", now, **told)
+    await events.record(conn, node, "launch", now, after={"status": "launching", **told})
+    await events.tell(conn, node, "launched", now, **told)
     text = f"a {offer.instance_type} in {wanted.region} is ordered for {model.name}"
     await logs_store.write(conn, node.id, text, now, phase="queued", progress=0)
     return Ordered(node, job_id, model.name)

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from spotplane_server.kernel.db import Conn
-from spotplane_server.nodes import logs_store, operations_store, rules, store, trail
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.nodes import events, logs_store, operations_store, rules, store
 from spotplane_server.nodes.operations_store import Operation
 from spotplane_server.nodes.rules import Status
 from spotplane_server.nodes.store import Known
@@ -22,8 +22,8 @@ async def drain(conn: Conn, node: Known, why: str | None, now: datetime) -> bool
     if node.status in ("draining", "terminating"):
         return False
     await store.move(conn, node.id, frm=node.status, to="draining", why=why, now=now)
-    await trail.record(conn, node, "drain", now, **_moved(node, "draining", reason=why))
-    await trail.tell(conn, node, "draining", now, previous_status=node.status, reason=why)
+    await events.record(conn, node, "drain", now, **_moved(node, "draining", reason=why))
+    await events.tell(conn, node, "draining", now, previous_status=node.status, reason=why)
     await logs_store.write(conn, node.id, f"drains{_because(why)}", now)
     return True
 
@@ -34,8 +34,8 @@ async def warn(conn: Conn, node: Known, at: datetime, why: str | None, now: date
         return False
     await store.warn(conn, node.id, at, why, now)
     told = {"deadline": at.isoformat(), "reason": why}
-    await trail.record(conn, node, "termination_warning", now, **_moved(node, "draining", **told))
-    await trail.tell(conn, node, "termination_warning", now, previous_status=node.status, **told)
+    await events.record(conn, node, "termination_warning", now, **_moved(node, "draining", **told))
+    await events.tell(conn, node, "termination_warning", now, previous_status=node.status, **told)
     text = f"its cloud takes it back at {at:%H:%M:%S} UTC{_because(why)}"
     await logs_store.write(conn, node.id, text, now, level="warning")
     return True
@@ -73,7 +73,7 @@ async def end(conn: Conn, node: Known, why: str, now: datetime, *, gone: bool) -
 async def bury(conn: Conn, node: Known, why: str, now: datetime) -> None:
     """Make a held node dead."""
     await store.move(conn, node.id, frm=node.status, to="dead", why=why, now=now)
-    await trail.tell(
+    await events.tell(
         conn, node, "terminated", now, previous_status=node.status, status="dead", reason=why
     )
     await logs_store.write(conn, node.id, f"has ended: {why}", now)
@@ -84,7 +84,7 @@ async def _leave(conn: Conn, node: Known, why: str, now: datetime) -> Status:
         return node.status
     await store.move(conn, node.id, frm=node.status, to="terminating", why=why, now=now)
     if node.status not in ("draining", "launching"):
-        await trail.tell(
+        await events.tell(
             conn,
             node,
             "draining",

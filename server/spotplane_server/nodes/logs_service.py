@@ -11,9 +11,9 @@ import orjson
 from google.api import httpbody_pb2
 from spotplane.v1 import node_pb2 as pb
 
-from spotplane_server.kernel import flat, wire
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.api import http_body, wire
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.nodes import bells, logs_store, requests
 from spotplane_server.nodes.errors import NodeNotFound
 from spotplane_server.nodes.handlers import Handlers
@@ -97,7 +97,7 @@ class _Watch:
         for line in lines:
             if line.id not in self._seen:
                 self._seen.add(line.id)
-                frames.append(_frame("log", flat.to_json(_message(line)), line.id))
+                frames.append(_frame("log", http_body.to_json(_message(line)), line.id))
                 self._newest = max(self._newest, line.id)
         self._seen = {number for number in self._seen if number > self.floor}
         self._quiet_seconds = 0.0 if frames else self._quiet_seconds

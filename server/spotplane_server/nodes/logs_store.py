@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 
 KEPT_FOR: Final = timedelta(hours=24)
 

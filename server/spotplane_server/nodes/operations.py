@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.nodes import lifecycle, logs_store, operations_store, rules, store
 from spotplane_server.nodes.operations_store import Operation
 from spotplane_server.nodes.store import Known

@@ -7,9 +7,9 @@ from typing import Final
 
 from spotplane.v1 import node_pb2 as pb
 
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.nodes import bells, operations, operations_store, requests, rules
 from spotplane_server.nodes.handlers import Handlers
 from spotplane_server.nodes.operations_store import Leased

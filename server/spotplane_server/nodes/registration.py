@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import uuid4
 
-from spotplane_server.kernel.calls import Caller, TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.nodes import launching, places, rules, store, trail
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import Caller, TenantId
+from spotplane_server.nodes import catalog_lookup, events, launching, rules, store
 from spotplane_server.nodes.errors import NodeNotFound
 from spotplane_server.nodes.requests import Registration
 from spotplane_server.nodes.rules import Status
@@ -36,7 +36,7 @@ async def register(
         Semantic: The catalogue lacks what it names. NodeNotFound: The name is another tenant's.
     """
     await launching.hold_tenant(conn, tenant_id)
-    place = await places.hold(conn, wanted)
+    place = await catalog_lookup.hold(conn, wanted)
     told = Told(
         wanted.provider,
         place.region_id,
@@ -100,6 +100,6 @@ async def _told(
         "instance_type": wanted.instance_type,
     }
     before = None if new else {"status": node.status}
-    await trail.record(conn, node, "register", now, before=before, after=said)
-    await trail.tell(conn, node, "registered", now, new=new, **said)
+    await events.record(conn, node, "register", now, before=before, after=said)
+    await events.tell(conn, node, "registered", now, new=new, **said)
     return Registered(node, status, new)

@@ -14,9 +14,9 @@ from uuid import UUID
 from google.protobuf.message import Message
 from spotplane.v1 import node_pb2 as pb
 
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.errors import Invalid, Semantic
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.nodes import logs_store, rules
 from spotplane_server.nodes.launching import Order
 from spotplane_server.nodes.operations import Report

@@ -6,16 +6,17 @@ from google.api import httpbody_pb2
 from spotplane.v1 import node_pb2 as pb
 from spotplane.v1 import node_pb2_grpc
 
-from spotplane_server.kernel import calls, claims, flat, paging, wire
-from spotplane_server.kernel.db import EVERY_TENANT
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.nodes import convert, health, lists_store, registration, requests, rules
-from spotplane_server.nodes.departures_service import DepartureHandlers
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import http_body, paging, tenant_scope, wire
+from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.rpc.interceptor import Context
+from spotplane_server.nodes import convert, health, queries, registration, requests, rules
 from spotplane_server.nodes.errors import NodeNotFound
 from spotplane_server.nodes.launch_service import LaunchHandlers
-from spotplane_server.nodes.lists_store import Listed
+from spotplane_server.nodes.lifecycle_service import DepartureHandlers
 from spotplane_server.nodes.logs_service import LogHandlers
 from spotplane_server.nodes.provisioning_service import ProvisioningHandlers
+from spotplane_server.nodes.queries import Listed
 
 
 class NodeService(
@@ -36,7 +37,7 @@ class NodeService(
         self, request: pb.ListNodesRequest, context: Context
     ) -> httpbody_pb2.HttpBody:
         found = await self._list(request)
-        return flat.answer(found.data, found.pagination, envelope=request.envelope)
+        return http_body.answer(found.data, found.pagination, envelope=request.envelope)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
         return convert.node(await self._get(request.cluster_name), self._clock.now())
@@ -50,14 +51,14 @@ class NodeService(
     async def RegisterNode(
         self, request: pb.RegisterNodeRequest, context: Context
     ) -> pb.RegisterNodeResponse:
-        caller, now = calls.current().caller, self._clock.now()
-        tenant_id = claims.tenant(caller, request)
+        caller, now = request_context.current().caller, self._clock.now()
+        tenant_id = tenant_scope.tenant(caller, request)
         wanted = requests.registration(request)
         async with self._db.transaction(EVERY_TENANT) as conn:
             done = await registration.register(conn, caller, tenant_id, wanted, now)
         self._lines.ring(done.node.id)
         if done.new:
-            calls.created()
+            request_context.created()
         return pb.RegisterNodeResponse(
             status="registered" if done.new else "updated", node_id=str(done.node.id)
         )
@@ -65,7 +66,7 @@ class NodeService(
     async def Heartbeat(
         self, request: pb.NodeHeartbeatRequest, context: Context
     ) -> pb.NodeHeartbeatResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         node_id = requests.node_id(request.id)
         beat = requests.beat(request, now)
         if await health.hear(self._db, caller.tenant_id or EVERY_TENANT, node_id, beat, now):
@@ -83,8 +84,8 @@ class NodeService(
             filters={"statuses": ",".join(statuses), "provider": provider},
         )
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await lists_store.list_nodes(conn, page, statuses=statuses, provider=provider)
-        rows, pagination = paging.answer(page, found, self._tokens, lists_store.key)
+            found = await queries.list_nodes(conn, page, statuses=statuses, provider=provider)
+        rows, pagination = paging.answer(page, found, self._tokens, queries.key)
         now = self._clock.now()
         data = [convert.node(row, now) for row in rows]
         return pb.ListNodesResponse(data=data, pagination=pagination)
@@ -92,7 +93,7 @@ class NodeService(
     async def _get(self, text: str) -> Listed:
         name = requests.cluster_name(text)
         async with self._db.read(EVERY_TENANT) as conn:
-            found = await lists_store.find_by_name(conn, name)
+            found = await queries.find_by_name(conn, name)
         if found is None:
             raise NodeNotFound
         return found

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.nodes import rules
 from spotplane_server.nodes.rules import Status
 

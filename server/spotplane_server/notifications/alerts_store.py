@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.market.prices import Place
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.notifications.alert_rules import AlertType, State
+from spotplane_server.prices.queries import Place
 
 # Every clean price is compared with all alerts of its pool.
 MAX_ALERTS: Final = 1000

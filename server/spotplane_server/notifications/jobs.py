@@ -11,12 +11,12 @@ from uuid import UUID
 from spotplane_server import events
 from spotplane_server.events import store as outbox
 from spotplane_server.events.store import Row
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
-from spotplane_server.market import prices
-from spotplane_server.market.prices import Fresh, Price, Series
-from spotplane_server.market.rules import BUCKET
-from spotplane_server.notifications import alert_rules, alerts_store, mail, store, texts
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.notifications import alert_rules, alerts_store, mail, store, templates
 from spotplane_server.notifications.alerts_store import Watch
+from spotplane_server.prices import queries
+from spotplane_server.prices.queries import Fresh, Price, Series
+from spotplane_server.prices.rules import BUCKET
 
 CONSUMER: Final = "notifications"
 BATCH: Final = 500
@@ -56,7 +56,7 @@ async def _tell(conn: Conn, rows: Sequence[Row]) -> int:
     made = 0
     for row in rows:
         agent_id = agents.get(row.id)
-        told = texts.draft(row.event_type, row.data, names.get(agent_id) if agent_id else None)
+        told = templates.draft(row.event_type, row.data, names.get(agent_id) if agent_id else None)
         if told is None:
             continue
         new = await store.record(conn, row.tenant_id, agent_id, told, row.occurred_at)
@@ -105,7 +105,7 @@ class PriceAlertsJob:
         while more:
             async with self._db.transaction(EVERY_TENANT) as conn:
                 place = await alerts_store.lock_place(conn)
-                news = await prices.list_clean_since(conn, place, BATCH)
+                news = await queries.list_clean_since(conn, place, BATCH)
                 if news:
                     fired += await self._step(conn, news, now)
                     await alerts_store.move_place(conn, news[-1].place)
@@ -115,8 +115,10 @@ class PriceAlertsJob:
     async def _evaluate_new(self, conn: Conn, watches: Sequence[Watch], now: datetime) -> int:
         """Step new alerts over the current price of each pool, where there is one."""
         pools = {watch.pool_id for watch in watches}
-        current = await prices.list_newest(conn, pools, now=now, within=CURRENT, interpolated=False)
-        before = await prices.list_series(conn, pools, now - CURRENT - HOUR - prices.CARRIED, now)
+        current = await queries.list_newest(
+            conn, pools, now=now, within=CURRENT, interpolated=False
+        )
+        before = await queries.list_series(conn, pools, now - CURRENT - HOUR - queries.CARRIED, now)
         return sum(
             [
                 await self._follow(conn, w, [current[w.pool_id]], before[w.pool_id], now)
@@ -132,10 +134,10 @@ class PriceAlertsJob:
         watches = await alerts_store.list_watches(conn, sorted(by_pool))
         if not watches:
             return 0
-        before = await prices.list_series(
+        before = await queries.list_series(
             conn,
             {watch.pool_id for watch in watches},
-            min(price.bucket_at for price in news) - HOUR - prices.CARRIED,
+            min(price.bucket_at for price in news) - HOUR - queries.CARRIED,
             max(price.bucket_at for price in news),
         )
         fired = 0
@@ -187,5 +189,5 @@ class PriceAlertsJob:
             conn, events.Event("price_alert.triggered", str(watch.id), data, watch.tenant_id), now
         )
         if self._by_mail and "email" in watch.channels and mail.reachable(watch.email):
-            text = texts.alert_text(data)
+            text = templates.alert_text(data)
             await mail.queue(conn, watch.tenant_id, watch.email, f"Price alert: {text}", text, now)

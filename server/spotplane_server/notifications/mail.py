@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.request_context import TenantId
 
 log = structlog.get_logger(__name__)
 

@@ -10,13 +10,15 @@ from spotplane.v1 import notification_pb2_grpc
 
 from spotplane_server import audit
 from spotplane_server.agents.errors import UnknownPool
-from spotplane_server.kernel import calls, claims, paging, quotas, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, tenant_scope, wire
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db import quotas
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import NotFound, Precondition
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.notifications import alerts_store, store
 from spotplane_server.notifications.alert_rules import AlertType
 from spotplane_server.notifications.alerts_store import Alert
@@ -60,8 +62,8 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
     async def ListNotifications(
         self, request: pb.ListNotificationsRequest, context: Context
     ) -> pb.ListNotificationsResponse:
-        reader = calls.current().caller.tenant_id
-        tenant_id = claims.tenant(calls.current().caller, request)
+        reader = request_context.current().caller.tenant_id
+        tenant_id = tenant_scope.tenant(request_context.current().caller, request)
         page = paging.read(
             request, self._tokens, default=10, maximum=100, filters={"tenant_id": tenant_id}
         )
@@ -76,7 +78,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         )
 
     async def MarkRead(self, request: pb.MarkReadRequest, context: Context) -> pb.MarkReadResponse:
-        reader = calls.current().caller.tenant_id
+        reader = request_context.current().caller.tenant_id
         found = wire.uuid(request.notification_id, "notification_id", "notification ID")
         async with self._db.transaction(reader or EVERY_TENANT) as conn:
             if not await store.mark_read(conn, reader, found, self._clock.now()):
@@ -88,8 +90,8 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
     async def MarkAllRead(
         self, request: pb.MarkAllReadRequest, context: Context
     ) -> pb.MarkAllReadResponse:
-        reader = calls.current().caller.tenant_id
-        tenant_id = claims.tenant(calls.current().caller, request)
+        reader = request_context.current().caller.tenant_id
+        tenant_id = tenant_scope.tenant(request_context.current().caller, request)
         async with self._db.transaction(tenant_id or EVERY_TENANT) as conn:
             await _check_claim(conn, reader, tenant_id)
             marked = await store.mark_all_read(conn, reader, tenant_id, self._clock.now())
@@ -99,10 +101,10 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
     async def CreatePricingAlert(
         self, request: pb.CreatePricingAlertRequest, context: Context
     ) -> pb.PricingAlert:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         alert = self._read_alert(tenant_id, request)
         async with self._db.transaction(tenant_id) as conn:
-            await claims.hold_tenant(conn, tenant_id)
+            await tenant_scope.hold_tenant(conn, tenant_id)
             if alert.pool_id and not await alerts_store.pool_exists(conn, alert.pool_id):
                 raise UnknownPool("nobody has reported this pool", field="pool_id")
             await _admit_alert(conn, tenant_id)
@@ -111,36 +113,36 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
             change = audit.Change(
                 "pricing_alert.create", "pricing_alert", str(made.id), tenant_id, after=shown
             )
-            await audit.record(conn, calls.current(), change, self._clock.now())
-        calls.created()
+            await audit.record(conn, request_context.current(), change, self._clock.now())
+        request_context.created()
         return _alert(made)
 
     async def ListPricingAlerts(
         self, request: pb.ListPricingAlertsRequest, context: Context
     ) -> pb.ListPricingAlertsResponse:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         async with self._db.read(tenant_id) as conn:
-            await claims.check_tenant_exists(conn, tenant_id)
+            await tenant_scope.check_tenant_exists(conn, tenant_id)
             found = await alerts_store.list_all(conn, tenant_id)
         return pb.ListPricingAlertsResponse(alerts=[_alert(alert) for alert in found])
 
     async def DeletePricingAlert(
         self, request: pb.DeletePricingAlertRequest, context: Context
     ) -> pb.DeletePricingAlertResponse:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         alert_id = wire.uuid(request.alert_id, "alert_id", "alert ID")
         async with self._db.transaction(tenant_id) as conn:
             if not await alerts_store.delete(conn, tenant_id, alert_id):
                 raise PricingAlertNotFound("price alert not found", alert_id=str(alert_id))
             change = audit.Change("pricing_alert.delete", "pricing_alert", str(alert_id), tenant_id)
-            await audit.record(conn, calls.current(), change, self._clock.now())
+            await audit.record(conn, request_context.current(), change, self._clock.now())
         return pb.DeletePricingAlertResponse()
 
     async def _audit_reading(
         self, conn: Conn, named: str, tenant_id: TenantId | None, marked: int
     ) -> None:
         """Say that an administrator has read; that a tenant reads what it is told is no news."""
-        call = calls.current()
+        call = request_context.current()
         if call.caller.kind == "admin" and marked:
             change = audit.Change(
                 "notification.read", "notification", named, tenant_id, after={"marked": marked}
@@ -182,7 +184,7 @@ def _alert_type(request: pb.CreatePricingAlertRequest) -> AlertType:
 async def _check_claim(conn: Conn, reader: TenantId | None, tenant_id: TenantId | None) -> None:
     """Check that the tenant which an administrator names exists."""
     if reader is None and tenant_id is not None:
-        await claims.check_tenant_exists(conn, tenant_id)
+        await tenant_scope.check_tenant_exists(conn, tenant_id)
 
 
 def _notification(found: store.Notification) -> pb.Notification:

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
-from spotplane_server.notifications.texts import Draft, Severity
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.notifications.templates import Draft, Severity
 
 # Equal messages for one agent within this are one.
 QUIET: Final = timedelta(minutes=5)

@@ -10,10 +10,10 @@ from spotplane_server.agents import store as agents
 from spotplane_server.agents.errors import InstanceTaken
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Machine
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.replicas import errors, rules, store
-from spotplane_server.replicas.announcing import announce, warn_of_extra
+from spotplane_server.replicas.events import announce, warn_of_extra
 from spotplane_server.replicas.lifecycle import Replicas
 from spotplane_server.replicas.store import Placement, Replica
 

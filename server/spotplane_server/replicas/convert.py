@@ -9,7 +9,7 @@ from typing import Any, Final
 from spotplane.v1 import replica_pb2 as pb
 
 from spotplane_server import audit
-from spotplane_server.kernel import wire
+from spotplane_server.kernel.api import wire
 from spotplane_server.replicas import rules
 from spotplane_server.replicas.placement import Wish
 from spotplane_server.replicas.queries import TenantView, View

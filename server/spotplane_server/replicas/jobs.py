@@ -10,12 +10,12 @@ import structlog
 
 from spotplane_server import events
 from spotplane_server.agents import store as agents
-from spotplane_server.agents.ledger import Ledger
+from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel.db import DEFECTS, EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
-from spotplane_server.replicas import coordination, placement, rules, store
-from spotplane_server.replicas.coordination import Found, Uncovered
+from spotplane_server.replicas import coordinator_queries, placement, rules, store
+from spotplane_server.replicas.coordinator_queries import Found, Uncovered
 from spotplane_server.replicas.lifecycle import Replicas
 from spotplane_server.replicas.placement import Wish
 from spotplane_server.replicas.store import Replica
@@ -58,18 +58,20 @@ class CoordinatorJob:
     async def run_once(self, now: datetime) -> int:
         """Cover, clear and confirm; answer how many replicas something was done about."""
         async with self._db.read(EVERY_TENANT) as conn:
-            await coordination.accrue_costs(conn, now)
+            await coordinator_queries.accrue_costs(conn, now)
             work: list[tuple[Step, list[Found]]] = [
-                (self._order_again, await coordination.list_unconfirmed(conn, now)),
-                (self._give_up, await coordination.list_stranded(conn, now)),
+                (self._order_again, await coordinator_queries.list_unconfirmed(conn, now)),
+                (self._give_up, await coordinator_queries.list_stranded(conn, now)),
                 (
                     self._lose,
-                    await coordination.list_lost(conn, silent_since=now - self._offline_after),
+                    await coordinator_queries.list_lost(
+                        conn, silent_since=now - self._offline_after
+                    ),
                 ),
-                (self._end, await coordination.list_left_running(conn, now)),
-                (self._end, await coordination.list_unwanted(conn)),
+                (self._end, await coordinator_queries.list_left_running(conn, now)),
+                (self._end, await coordinator_queries.list_unwanted(conn)),
             ]
-            uncovered = await coordination.list_uncovered(conn, now)
+            uncovered = await coordinator_queries.list_uncovered(conn, now)
         done = await self._tell_unconfirmed(now)
         for step, found in work:
             for one in found:
@@ -130,7 +132,7 @@ class CoordinatorJob:
 
     async def _tell_unconfirmed(self, now: datetime) -> int:
         async with self._db.transaction(EVERY_TENANT) as conn:
-            told = await coordination.tell_unconfirmed(conn, now)
+            told = await coordinator_queries.tell_unconfirmed(conn, now)
             for one in told:
                 data = {
                     "agent_id": str(one.agent_id),

@@ -6,15 +6,17 @@ from datetime import datetime
 from typing import Final
 from uuid import uuid4
 
-from spotplane_server.agents import commands_queries, commands_store, moves
-from spotplane_server.agents import ledger as ledger_rules
+from spotplane_server.agents import primary as primary_module
 from spotplane_server.agents import store as agents
-from spotplane_server.agents.ledger import Ledger
+from spotplane_server.agents.commands import queries as queries_module
+from spotplane_server.agents.commands import service as ledger_rules
+from spotplane_server.agents.commands import store as store_module
+from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.replicas import errors, queries, rules, store
-from spotplane_server.replicas.announcing import announce
+from spotplane_server.replicas.events import announce
 from spotplane_server.replicas.store import Placement, Replica
 
 MAX_MESSAGE: Final = 2000
@@ -67,7 +69,7 @@ class Replicas:
         *,
         cause: str,
         now: datetime,
-        reason: moves.Reason = moves.PLAIN,
+        reason: primary_module.Reason = primary_module.PLAIN,
     ) -> str | None:
         """Make a replica's instance the primary.
 
@@ -93,7 +95,7 @@ class Replicas:
                 + ("" if replica.bound else " and has no instance yet"),
                 status=replica.status,
             )
-        former = await moves.move_primary(
+        former = await primary_module.move_primary(
             conn,
             replica.tenant_id,
             replica.agent_id,
@@ -185,12 +187,12 @@ class Replicas:
         self, conn: Conn, replica: Replica, instance_id: str | None, message: str, now: datetime
     ) -> None:
         """Finish the open order to launch, if any: its outcome is known, whoever told it."""
-        command = await commands_queries.find(
+        command = await queries_module.find(
             conn, replica.tenant_id, replica.agent_id, request_id=_launch_id(replica)
         )
-        if command is None or command.status not in commands_store.OPEN:
+        if command is None or command.status not in store_module.OPEN:
             return
-        done = await commands_store.finish(
+        done = await store_module.finish(
             conn,
             replica.tenant_id,
             command.id,
@@ -244,11 +246,11 @@ class Replicas:
 
     async def _call_off_launch(self, conn: Conn, replica: Replica, now: datetime) -> None:
         # One that was delivered may be under way: what it launches is ended when it is bound.
-        command = await commands_queries.find(
+        command = await queries_module.find(
             conn, replica.tenant_id, replica.agent_id, request_id=_launch_id(replica)
         )
         if command is not None:
-            await commands_store.cancel(
+            await store_module.cancel(
                 conn,
                 replica.tenant_id,
                 replica.agent_id,

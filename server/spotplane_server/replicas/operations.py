@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from spotplane_server.agents.moves import Reason
+from spotplane_server.agents.primary import Reason
 from spotplane_server.agents.store import Locked
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.replicas import errors, placement, store
 from spotplane_server.replicas.lifecycle import Replicas
 from spotplane_server.replicas.placement import Wish

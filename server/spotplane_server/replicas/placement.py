@@ -9,10 +9,10 @@ from typing import Any
 
 from spotplane_server.instances.rules import pool_id as pool_of
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel.db import Conn
-from spotplane_server.market import choice
-from spotplane_server.market import store as market
-from spotplane_server.market.store import Pool
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.prices import pool_selection
+from spotplane_server.prices import store as market
+from spotplane_server.prices.store import Pool
 from spotplane_server.replicas import errors, rules, store
 from spotplane_server.replicas.store import Placement
 
@@ -51,7 +51,7 @@ async def for_manual(conn: Conn, primary: Instance, wish: Wish, now: datetime) -
     if wish.pool_id is not None:
         named = await _named(conn, pools, wish.pool_id)
         # Whoever names a pool needs no fresh price to choose by.
-        chosen = choice.safest(
+        chosen = pool_selection.safest(
             [named],
             current=None,
             exclude_zones=wish.exclude_zones,
@@ -66,7 +66,7 @@ async def for_manual(conn: Conn, primary: Instance, wish: Wish, now: datetime) -
             since=now - rules.EXCLUDED_FOR,
             at_least=rules.EXCLUDED_AFTER,
         )
-        chosen = choice.manual_replica(
+        chosen = pool_selection.manual_replica(
             [pool for pool in pools if pool.id not in failed],
             current=primary.pool_id,
             now=now,
@@ -90,7 +90,9 @@ async def for_emergency(
         conn, primary.tenant_id, primary.agent_id, since=since, at_least=1
     )
     left = [pool for pool in pools if pool.id not in failed and pool.id != primary.pool_id]
-    chosen = next((pool for pool in left if pool.id == wish.pool_id), None) or choice.safest(
+    chosen = next(
+        (pool for pool in left if pool.id == wish.pool_id), None
+    ) or pool_selection.safest(
         left,
         current=primary.pool_id,
         now=now,
@@ -105,7 +107,7 @@ async def list_preferred(conn: Conn, primary: Instance, now: datetime) -> list[s
     pools = await market.list_pools(conn, primary.region, primary.instance_type, now=now)
     best: list[str] = []
     while pools:
-        chosen = choice.manual_replica(pools, current=primary.pool_id, now=now)
+        chosen = pool_selection.manual_replica(pools, current=primary.pool_id, now=now)
         if chosen is None:
             break
         best.append(chosen.id)
@@ -150,7 +152,7 @@ def _placement(pool: Pool, kind: str, wish: Wish) -> Placement:
         pool.region,
         pool.az,
         wish.created_by,
-        choice.planned_nanousd(pool),
+        pool_selection.planned_nanousd(pool),
         wish.for_manual_mode,
         wish.tags,
     )

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
-from spotplane_server.market.rules import PLANNED_NANOUSD
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.prices.rules import PLANNED_NANOUSD
 from spotplane_server.replicas import rules
 
 # What it has cost is summed by a job every few minutes; the time since then at the newest price.

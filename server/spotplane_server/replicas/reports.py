@@ -10,17 +10,17 @@ from uuid import UUID
 from spotplane.v1 import agent_stream_pb2 as pb
 
 from spotplane_server.agents import store as agents
-from spotplane_server.agents.commands_store import Command
-from spotplane_server.agents.stream import Origin
+from spotplane_server.agents.commands.store import Command
+from spotplane_server.agents.sessions.stream import Origin
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.db.database import Conn, Database
 from spotplane_server.kernel.errors import Invalid, NotFound, Precondition
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.replicas import errors, queries, rules, store
-from spotplane_server.replicas.announcing import announce, tell_gone
 from spotplane_server.replicas.binding import Binding
+from spotplane_server.replicas.events import announce, tell_gone
 from spotplane_server.replicas.lifecycle import MAX_MESSAGE, Replicas
 from spotplane_server.replicas.store import Replica
 

@@ -9,26 +9,21 @@ from spotplane.v1 import replica_pb2 as pb
 from spotplane.v1 import replica_pb2_grpc
 
 from spotplane_server import audit
-from spotplane_server.agents import access, replica_polls
+from spotplane_server.agents import access
 from spotplane_server.agents import errors as agent_errors
-from spotplane_server.agents.ledger import Ledger
-from spotplane_server.agents.sessions import Sessions
+from spotplane_server.agents.commands.service import Ledger
+from spotplane_server.agents.polling import replica_polls
+from spotplane_server.agents.sessions.registry import Sessions
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel import calls, claims, paging, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, tenant_scope, wire
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.replicas import (
-    convert,
-    errors,
-    placement,
-    queries,
-    reach,
-    rules,
-    store,
-)
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
+from spotplane_server.replicas import access as access_module
+from spotplane_server.replicas import convert, errors, placement, queries, rules, store
 from spotplane_server.replicas.binding import Binding
 from spotplane_server.replicas.lifecycle import MAX_MESSAGE, Replicas
 from spotplane_server.replicas.operations import Operations, Promotion
@@ -67,7 +62,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         self._sessions = sessions
 
     async def CreateReplica(self, request: pb.CreateReplicaRequest, context: Context) -> pb.Replica:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         async with self._db.transaction(access.scope(call.caller)) as conn:
             agent = await access.lock(conn, agent_id)
@@ -84,13 +79,13 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
             replica = await self._replicas.request(conn, primary, place, now)
             await audit.record(conn, call, convert.change("replica.create", replica), now)
         self._ledger.wake(replica.tenant_id, primary.id)
-        calls.created()
+        request_context.created()
         return await self._answer(replica)
 
     async def ListReplicas(
         self, request: pb.ListReplicasRequest, context: Context
     ) -> pb.ListReplicasResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         status = wire.optional_one_of(request, "status", rules.STATUSES)
         statuses = rules.STATUSES if request.include_terminated else rules.LIVE
@@ -111,11 +106,11 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         return pb.ListReplicasResponse(data=map(convert.replica, data), pagination=pagination)
 
     async def GetReplica(self, request: pb.GetReplicaRequest, context: Context) -> pb.Replica:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
         async with self._db.read(access.scope(caller)) as conn:
-            tenant_id = await reach.find(conn, agent_id, now)
+            tenant_id = await access_module.find(conn, agent_id, now)
             found = await queries.find(conn, tenant_id, agent_id, replica_id, now)
         if found is None:
             raise errors.ReplicaNotFound
@@ -124,7 +119,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     async def PromoteReplica(
         self, request: pb.PromoteReplicaRequest, context: Context
     ) -> pb.Replica:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
         promotion = Promotion(
@@ -144,7 +139,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         return await self._answer(replica)
 
     async def DeleteReplica(self, request: pb.DeleteReplicaRequest, context: Context) -> pb.Replica:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
         async with self._db.transaction(access.scope(call.caller)) as conn:
@@ -158,12 +153,12 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     async def PollReplicas(
         self, request: pb.PollReplicasRequest, context: Context
     ) -> pb.PollReplicasResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         status = wire.optional_one_of(request, "status", rules.STATUSES)
         wanted = queries.polled(status, all_of_them=request.include_terminated)
         async with self._db.write(access.scope(caller)) as conn:
-            tenant_id = await reach.find(conn, agent_id, now)
+            tenant_id = await access_module.find(conn, agent_id, now)
             if status in _AGENTS_LISTS and caller.kind != "admin":
                 await replica_polls.note(conn, tenant_id, agent_id, now)
             found = await queries.list_newest(conn, tenant_id, agent_id, wanted=wanted, now=now)
@@ -174,7 +169,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         self, request: pb.ListTenantReplicasRequest, context: Context
     ) -> pb.ListTenantReplicasResponse:
         now = self._clock.now()
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         async with self._db.read(tenant_id) as conn:
             await tenants.get_tenant(conn, tenant_id)
             found = await queries.list_live_of_tenant(conn, tenant_id, now)
@@ -183,7 +178,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     async def GetReplicaConfig(
         self, request: pb.GetReplicaConfigRequest, context: Context
     ) -> pb.GetReplicaConfigResponse:
-        caller, now = calls.current().caller, self._clock.now()
+        caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         async with self._db.read(access.scope(caller)) as conn:
             agent = await access.get(conn, agent_id, now)
@@ -200,7 +195,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     async def RegisterReplicaInstance(
         self, request: pb.RegisterReplicaInstanceRequest, context: Context
     ) -> pb.Replica:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         instance_id = wire.text(request.instance_id, "instance_id", maximum=128, required=True)
         status = wire.optional_one_of(request, "status", convert.BOUND_STATUSES)
@@ -225,19 +220,19 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         self._sessions.signal_agent(agent_id)
         if outcome == "extra":
             raise errors.ReplicaLimit
-        calls.created()
+        request_context.created()
         return await self._answer(replica)
 
     async def BindReplicaInstance(
         self, request: pb.BindReplicaInstanceRequest, context: Context
     ) -> pb.Replica:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
         instance_id = wire.text(request.instance_id, "instance_id", maximum=128, required=True)
         status = wire.optional_one_of(request, "status", convert.BOUND_STATUSES)
         async with self._db.transaction(access.scope(call.caller)) as conn:
-            tenant_id = await reach.lock(conn, agent_id, now)
+            tenant_id = await access_module.lock(conn, agent_id, now)
             outcome = await self._binding.take(
                 conn, tenant_id, agent_id, replica_id, instance_id, now
             )
@@ -253,14 +248,14 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     async def ReportReplicaStatus(
         self, request: pb.ReportReplicaStatusRequest, context: Context
     ) -> pb.Replica:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
         status = wire.one_of(request.status, "status", rules.SOURCES)
         message = wire.optional_text(request, "error_message", maximum=MAX_MESSAGE)
         progress = convert.transfer(request)
         async with self._db.transaction(access.scope(call.caller)) as conn:
-            tenant_id = await reach.lock(conn, agent_id, now)
+            tenant_id = await access_module.lock(conn, agent_id, now)
             replica = await self._locked(conn, tenant_id, agent_id, replica_id)
             if progress != Progress():
                 await self._reports.note_progress(conn, replica, progress, now)
@@ -271,7 +266,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     async def ReportReplicaSync(
         self, request: pb.ReportReplicaSyncRequest, context: Context
     ) -> pb.Replica:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
         status = wire.optional_one_of(request, "status", rules.SOURCES)

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from spotplane_server import events
-from spotplane_server.kernel import partitions
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.db import partitions
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.savings import ledger, rules
 from spotplane_server.savings.rules import Step
 

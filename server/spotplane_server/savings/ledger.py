@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.savings.rules import Progress, Step
 
 TAKE_SPAN_CHANGES: Final = """

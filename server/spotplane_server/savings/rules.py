@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeAlias
 from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.request_context import TenantId
 
 BUCKET: Final = timedelta(minutes=5)
 # Buckets made by one transaction: seconds of work, however long an agent was silent.

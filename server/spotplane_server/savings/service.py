@@ -8,11 +8,12 @@ from typing import Final
 from spotplane.v1 import savings_pb2 as pb
 from spotplane.v1 import savings_pb2_grpc
 
-from spotplane_server.kernel import calls, claims, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import tenant_scope, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.middleware import Context
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.savings import rules, store
 from spotplane_server.savings.rules import Range
 from spotplane_server.savings.store import Downtimes, Longest, Sum, mean
@@ -32,20 +33,20 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     async def GetSavings(
         self, request: pb.GetSavingsRequest, context: Context
     ) -> pb.GetSavingsResponse:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         span = _RANGES[wire.optional_one_of(request, "range", _RANGES) or "monthly"]
         async with self._db.read(tenant_id) as conn:
-            await claims.check_tenant_exists(conn, tenant_id)
+            await tenant_scope.check_tenant_exists(conn, tenant_id)
             periods = await self._periods(conn, tenant_id, span)
         return pb.GetSavingsResponse(periods=periods)
 
     async def GetCharts(
         self, request: pb.GetChartsRequest, context: Context
     ) -> pb.GetChartsResponse:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         days = rules.days(self._clock.now(), DAYS_SHOWN)
         async with self._db.read(tenant_id) as conn:
-            await claims.check_tenant_exists(conn, tenant_id)
+            await tenant_scope.check_tenant_exists(conn, tenant_id)
             trend = await self._periods(conn, tenant_id, "monthly")
             modes = await store.count_modes(conn, tenant_id)
             switches = await store.count_switches(conn, tenant_id, since=days[0])
@@ -61,9 +62,9 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     async def ExportSavings(
         self, request: pb.ExportSavingsRequest, context: Context
     ) -> pb.ExportSavingsResponse:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         async with self._db.read(tenant_id) as conn:
-            await claims.check_tenant_exists(conn, tenant_id)
+            await tenant_scope.check_tenant_exists(conn, tenant_id)
             found = await store.sums(
                 conn, tenant_id, "monthly", since=_BEGINNING, now=self._clock.now()
             )
@@ -72,11 +73,11 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     async def GetDowntime(
         self, request: pb.GetDowntimeRequest, context: Context
     ) -> pb.GetDowntimeResponse:
-        tenant_id = claims.required_tenant(calls.current().caller, request)
+        tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         window = timedelta(days=wire.optional_integer(request, "days", 1, 365) or DAYS_SHOWN)
         now = self._clock.now()
         async with self._db.read(tenant_id) as conn:
-            await claims.check_tenant_exists(conn, tenant_id)
+            await tenant_scope.check_tenant_exists(conn, tenant_id)
             found = await store.downtimes(conn, tenant_id, since=now - window, until=now)
             before = await store.downtimes(
                 conn, tenant_id, since=now - 2 * window, until=now - window

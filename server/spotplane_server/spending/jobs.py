@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, Database, attempt
-from spotplane_server.spending import acting, rules, store
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.spending import enforcement, rules, store
 from spotplane_server.spending.store import Named
 
 BATCH: Final = 500
@@ -47,6 +47,6 @@ class BudgetsJob:
         async def once() -> int:
             async with self._db.transaction(TenantId(named.tenant_id)) as conn:
                 standing = await store.lock(conn, named, now)
-                return 0 if standing is None else await acting.act(conn, standing, now)
+                return 0 if standing is None else await enforcement.act(conn, standing, now)
 
         return await attempt(once)

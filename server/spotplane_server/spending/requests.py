@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from spotplane.v1 import budget_pb2 as pb
 
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.errors import Invalid
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.spending import rules
 from spotplane_server.spending.rules import Standing
 from spotplane_server.spending.store import Draft, Named

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Final, Literal, TypeAlias, cast
 from uuid import UUID
 
-from spotplane_server.kernel import spans
+from spotplane_server.kernel.api import time_ranges
 from spotplane_server.usage import time_windows
 
 Period: TypeAlias = Literal["day", "week", "month", "total"]
@@ -102,7 +102,9 @@ class Plan:
 
 def running(now: datetime) -> Mapping[Period, tuple[datetime, datetime]]:
     """Each period's start, and its end, which is not included: calendar periods in UTC."""
-    found: dict[Period, tuple[datetime, datetime]] = {"total": (spans.FIRST, spans.LAST)}
+    found: dict[Period, tuple[datetime, datetime]] = {
+        "total": (time_ranges.FIRST, time_ranges.LAST)
+    }
     for period in PERIODS:
         if period != "total":
             start = time_windows.floor(now, period)

@@ -10,13 +10,14 @@ from spotplane.v1 import budget_pb2 as pb
 from spotplane.v1 import budget_pb2_grpc
 
 from spotplane_server import audit
-from spotplane_server.kernel import calls, paging, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, wire
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.spending import acting, requests, rules, store
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
+from spotplane_server.spending import enforcement, requests, rules, store
 from spotplane_server.spending.errors import BudgetNotFound, TooManyBudgets
 from spotplane_server.spending.rules import Standing
 from spotplane_server.spending.store import Draft, Named
@@ -43,7 +44,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
             await store.insert(conn, draft, now)
             change = _change("create", draft, after=_shown(draft))
             standing = await self._settle(conn, draft, change, now)
-        calls.created()
+        request_context.created()
         return _message(standing, now)
 
     async def ListBudgets(
@@ -55,7 +56,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
     async def ListOwnBudgets(
         self, request: pb.ListOwnBudgetsRequest, context: Context
     ) -> pb.ListOwnBudgetsResponse:
-        return pb.ListOwnBudgetsResponse(**await self._page(request, calls.own_tenant()))
+        return pb.ListOwnBudgetsResponse(**await self._page(request, request_context.own_tenant()))
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.Budget:
         named, now = requests.named(request), self._clock.now()
@@ -88,22 +89,22 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         named, now = requests.named(request), self._clock.now()
         async with self._db.transaction(TenantId(named.tenant_id)) as conn:
             present = await _locked(conn, named, now)
-            await acting.let_go(conn, present, now)
+            await enforcement.let_go(conn, present, now)
             await store.delete(conn, named)
             settings = _settings(present)
             change = _change("delete", settings, before=_shown(settings))
-            await audit.record(conn, calls.current(), change, now)
+            await audit.record(conn, request_context.current(), change, now)
         return pb.DeleteBudgetResponse(status="deleted", message="budget deleted")
 
     async def _settle(
         self, conn: Conn, draft: Draft, change: audit.Change, now: datetime
     ) -> Standing:
         """Let new settings hold at once; the budget as it then is."""
-        await audit.record(conn, calls.current(), change, now)
+        await audit.record(conn, request_context.current(), change, now)
         named = Named(draft.tenant_id, draft.id)
         standing = await _locked(conn, named, now)
         await store.forget_crossings(conn, standing, rules.reached(standing))
-        await acting.act(conn, standing, now)
+        await enforcement.act(conn, standing, now)
         return await _locked(conn, named, now)
 
     async def _page(self, request: Any, tenant_id: TenantId) -> dict[str, Any]:

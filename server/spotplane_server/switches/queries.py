@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 
 LIST_SWITCHES: Final = """
     SELECT id, agent_id, command_id, old_instance_id, new_instance_id, old_mode, new_mode,

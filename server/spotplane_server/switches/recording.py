@@ -7,8 +7,8 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from spotplane_server import events
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.switches import rules, store
 from spotplane_server.switches.rules import NOTHING_TOLD, Side, Told
 

@@ -8,12 +8,14 @@ from typing import Final
 from spotplane.v1 import caller_pb2 as pb
 from spotplane.v1 import caller_pb2_grpc
 
-from spotplane_server.kernel import calls, claims, policy, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import tenant_scope, wire
+from spotplane_server.kernel.auth import policy
+from spotplane_server.kernel.auth.tickets import VALID, Tickets
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Database
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.tickets import VALID, Tickets
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants import store, ticket_paths
 
 MAX_PATH: Final = 2048
@@ -31,7 +33,7 @@ class CallerService(caller_pb2_grpc.CallerServiceServicer):
     async def ValidateCaller(
         self, request: pb.ValidateCallerRequest, context: Context
     ) -> pb.ValidateCallerResponse:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         if caller.tenant_id is None:
             return pb.ValidateCallerResponse(name=caller.name, role="platform_admin")
         async with self._db.read(caller.tenant_id) as conn:
@@ -46,17 +48,17 @@ class CallerService(caller_pb2_grpc.CallerServiceServicer):
     async def MintTicket(
         self, request: pb.MintTicketRequest, context: Context
     ) -> pb.MintTicketResponse:
-        call, now = calls.current(), self._clock.now()
+        call, now = request_context.current(), self._clock.now()
         asked = wire.text(request.path, "path", maximum=MAX_PATH, required=True)
         path = ticket_paths.checked(call.caller, asked)
         named = ticket_paths.named_tenants(path)
         async with self._db.transaction(call.caller.tenant_id or EVERY_TENANT) as conn:
             for tenant_id in named:
-                await claims.check_tenant_exists(conn, TenantId(tenant_id))
+                await tenant_scope.check_tenant_exists(conn, TenantId(tenant_id))
             ticket = await self._tickets.mint(
                 conn, call.caller, call.credential_hash, path, now=now
             )
-        calls.created()
+        request_context.created()
         return pb.MintTicketResponse(
             ticket=ticket,
             url=f"{path}{'&' if '?' in path else '?'}ticket={ticket}",

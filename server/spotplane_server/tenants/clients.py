@@ -8,11 +8,11 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from spotplane_server import audit, events
-from spotplane_server.kernel import calls
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.sealing import Box
-from spotplane_server.tenants import clients_store, errors, issuing, keys_store, rules, store
-from spotplane_server.tenants.issuing import Issued
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.auth.encryption import Box
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.tenants import clients_store, errors, key_lifecycle, keys_store, rules, store
+from spotplane_server.tenants.key_lifecycle import Issued
 from spotplane_server.tenants.store import Draft, Tenant
 
 KEY_NAME: Final = "client token"
@@ -49,7 +49,7 @@ async def issue_token(
     draft = keys_store.Draft(
         KEY_NAME, None, "admin", rpm, None, concurrency, None, is_client_token=True
     )
-    issued = await issuing.create(conn, tenant_id, None, draft, now=now)
+    issued = await key_lifecycle.create(conn, tenant_id, None, draft, now=now)
     await keep_copy(conn, tenant_id, issued, box, now=now)
     return issued
 
@@ -68,7 +68,7 @@ async def rotate_token(
         return None
     key, tenant_status = locked
     rules.check_can_hold_keys(tenant_status)
-    rotation = await issuing.rotate(
+    rotation = await key_lifecycle.rotate(
         conn, key, expires_at=None, grace_seconds=grace_seconds, now=now, is_client_token=True
     )
     await keep_copy(conn, tenant_id, rotation.successor, box, now=now)
@@ -102,7 +102,7 @@ async def reveal(
         return rules.masked(found.key_prefix, found.key_suffix), True
     await told(conn, tenant_id, "token.revealed", {"key_id": str(found.id)}, now=now)
     change = audit.Change("api_key.reveal", "api_key", str(found.id), tenant_id)
-    await audit.record(conn, calls.current(), change, now)
+    await audit.record(conn, request_context.current(), change, now)
     return plain.decode(), False
 
 

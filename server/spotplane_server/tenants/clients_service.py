@@ -9,13 +9,13 @@ from uuid import UUID
 from spotplane.v1 import tenant_pb2 as pb
 from spotplane.v1 import tenant_pb2_grpc
 
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.auth.encryption import Box
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.sealing import Box
-from spotplane_server.tenants import clients, furnishing, rules, store
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
+from spotplane_server.tenants import clients, rules, store, tenant_setup
 from spotplane_server.tenants.errors import TenantNotFound
 from spotplane_server.tenants.store import MAX_NAME, Tenant
 
@@ -52,7 +52,7 @@ class ClientsService(tenant_pb2_grpc.TenantServiceServicer):
         now, settings = self._clock.now(), self._clients
         async with self._db.transaction(EVERY_TENANT) as conn:
             tenant = await clients.insert(conn, name, email, now=now)
-            await furnishing.furnish(conn, tenant, settings.region_code)
+            await tenant_setup.furnish(conn, tenant, settings.region_code)
             issued = await clients.issue_token(
                 conn,
                 tenant.id,

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 
 # Held until the transaction ends, so that of two who take one name the second sees the first.
 CLAIM_NAME: Final = "SELECT pg_advisory_xact_lock(hashtextextended('client name ' || lower($1), 0))"

@@ -9,14 +9,14 @@ from uuid import UUID
 from spotplane.v1 import tenant_pb2 as pb
 from spotplane.v1 import tenant_pb2_grpc
 
-from spotplane_server.kernel import paging, wire
-from spotplane_server.kernel.auth import bump_epoch
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.api import paging, wire
+from spotplane_server.kernel.api.paging import PageTokens
+from spotplane_server.kernel.auth.authenticator import bump_epoch
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Database
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.tenants import changes, environments_store, rules, store
+from spotplane_server.kernel.db.database import Database
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
+from spotplane_server.tenants import environments_store, events, rules, store
 from spotplane_server.tenants.environments_store import Environment
 from spotplane_server.tenants.errors import EnvironmentNotFound, TenantNotFound
 
@@ -71,7 +71,7 @@ class EnvironmentsService(tenant_pb2_grpc.TenantServiceServicer):
                 raise EnvironmentNotFound(environment_id)
             after = replace(before, **changed)
             await environments_store.update_budgets(conn, after)
-            await changes.environment_changed(
+            await events.environment_changed(
                 conn,
                 tenant_id,
                 environment_id,

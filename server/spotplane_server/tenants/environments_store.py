@@ -9,8 +9,8 @@ from uuid import UUID
 
 import asyncpg
 
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
 
 # The count is of the same snapshot as the page, and is there for an empty page too.
 LIST_ENVIRONMENTS: Final = """

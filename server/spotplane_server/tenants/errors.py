@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from spotplane_server.kernel import claims
+from spotplane_server.kernel.api import tenant_scope
 from spotplane_server.kernel.errors import AlreadyExists, NotFound, Precondition
 
-TenantNotFound = claims.TenantNotFound
+TenantNotFound = tenant_scope.TenantNotFound
 
 
 class ApiKeyNotFound(NotFound):

@@ -14,9 +14,9 @@ from typing import Any, Final
 import orjson
 
 from spotplane_server import audit
-from spotplane_server.kernel import calls
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn, Database
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.tenants import store
 
 BATCH_ROWS: Final = 500
@@ -169,7 +169,7 @@ class Exporter:
             change = audit.Change(
                 "tenant.export", "tenant", str(tenant_id), tenant_id, after={"format": form}
             )
-            await audit.record(conn, calls.current(), change, now)
+            await audit.record(conn, request_context.current(), change, now)
 
 
 class _Sink:

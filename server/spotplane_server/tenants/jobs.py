@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.auth import Authenticator
-from spotplane_server.kernel.db import EVERY_TENANT, Database
+from spotplane_server.kernel.auth.authenticator import Authenticator
+from spotplane_server.kernel.db.database import EVERY_TENANT, Database
 from spotplane_server.tenants import clients_store, keys_store, store
 
 

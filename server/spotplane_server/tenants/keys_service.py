@@ -11,16 +11,17 @@ from google.api import httpbody_pb2
 from spotplane.v1 import api_key_pb2 as pb
 from spotplane.v1 import api_key_pb2_grpc, pagination_pb2
 
-from spotplane_server.kernel import calls, flat, paging, wire
-from spotplane_server.kernel.auth import bump_epoch
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import http_body, paging, wire
+from spotplane_server.kernel.api.paging import PageTokens
+from spotplane_server.kernel.auth.authenticator import bump_epoch
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
-from spotplane_server.tenants import changes, issuing, keys_store, rules, store
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
+from spotplane_server.tenants import events, key_lifecycle, keys_store, rules, store
 from spotplane_server.tenants.errors import ApiKeyNotFound
-from spotplane_server.tenants.issuing import Issued, Rotation
+from spotplane_server.tenants.key_lifecycle import Issued, Rotation
 from spotplane_server.tenants.keys_store import Draft, Key
 
 MAX_NAME: Final = 255
@@ -65,7 +66,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     ) -> httpbody_pb2.HttpBody:
         tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
         items, pagination = await self._list(request, tenant_id, default=1000, maximum=1000)
-        return flat.answer(items, pagination, envelope=request.envelope)
+        return http_body.answer(items, pagination, envelope=request.envelope)
 
     async def ListTenantApiKeys(
         self, request: pb.ListTenantApiKeysRequest, context: Context
@@ -80,7 +81,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         key_id = _key_id(request)
         async with self._db.transaction(EVERY_TENANT) as conn:
             key, _ = await _locked(conn, key_id, None)
-            await issuing.revoke(conn, key, now=self._clock.now())
+            await key_lifecycle.revoke(conn, key, now=self._clock.now())
         return pb.RevokeApiKeyResponse(status="revoked", message="API key revoked")
 
     async def UpdateApiKey(self, request: pb.UpdateApiKeyRequest, context: Context) -> pb.ApiKey:
@@ -90,7 +91,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
             before, _ = await _locked(conn, key_id, None)
             rules.check_not_revoked(before.status)
             after = await keys_store.update_key(conn, replace(before, **changed), now=now)
-            await changes.key_changed(
+            await events.key_changed(
                 conn,
                 before.tenant_id,
                 key_id,
@@ -116,7 +117,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
             key, _ = await _locked(conn, key_id, None)
             rules.check_can_suspend_key(key.status, key.suspension_id)
             verb = ("suspend", "suspended")
-            key = await issuing.set_status(
+            key = await key_lifecycle.set_status(
                 conn, key, "suspended", verb, reason=reason, now=self._clock.now()
             )
         return pb.ApiKey(**_fields(key))
@@ -130,7 +131,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
             key, tenant_status = await _locked(conn, key_id, None)
             rules.check_can_activate_key(key.status, tenant_status)
             verb = ("activate", "activated")
-            key = await issuing.set_status(
+            key = await key_lifecycle.set_status(
                 conn, key, "active", verb, reason=reason, now=self._clock.now()
             )
         return pb.ApiKey(**_fields(key))
@@ -138,28 +139,30 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     async def CreateOwnApiKey(
         self, request: pb.CreateOwnApiKeyRequest, context: Context
     ) -> pb.IssuedApiKey:
-        return await self._create(request, calls.own_tenant())
+        return await self._create(request, request_context.own_tenant())
 
     async def ListOwnApiKeys(
         self, request: pb.ListOwnApiKeysRequest, context: Context
     ) -> pb.ListOwnApiKeysResponse:
-        items, pagination = await self._list(request, calls.own_tenant(), default=50, maximum=100)
+        items, pagination = await self._list(
+            request, request_context.own_tenant(), default=50, maximum=100
+        )
         return pb.ListOwnApiKeysResponse(data=items, pagination=pagination)
 
     async def RevokeOwnApiKey(
         self, request: pb.RevokeOwnApiKeyRequest, context: Context
     ) -> pb.RevokeOwnApiKeyResponse:
-        key_id, tenant_id = _key_id(request), calls.own_tenant()
+        key_id, tenant_id = _key_id(request), request_context.own_tenant()
         async with self._db.transaction(tenant_id) as conn:
             key, _ = await _locked(conn, key_id, tenant_id)
             _check_may_manage(key.role)
-            await issuing.revoke(conn, key, now=self._clock.now())
+            await key_lifecycle.revoke(conn, key, now=self._clock.now())
         return pb.RevokeOwnApiKeyResponse(status="revoked", message="API key revoked")
 
     async def RotateOwnApiKey(
         self, request: pb.RotateOwnApiKeyRequest, context: Context
     ) -> pb.IssuedApiKey:
-        return await self._rotate(request, calls.own_tenant())
+        return await self._rotate(request, request_context.own_tenant())
 
     async def _create(self, request: Any, tenant_id: TenantId) -> pb.IssuedApiKey:
         now = self._clock.now()
@@ -167,8 +170,8 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         environment_id = wire.optional_uuid(request, "environment_id", "environment ID")
         _check_may_manage(draft.role)
         async with self._db.transaction(tenant_id) as conn:
-            issued = await issuing.create(conn, tenant_id, environment_id, draft, now=now)
-        calls.created()
+            issued = await key_lifecycle.create(conn, tenant_id, environment_id, draft, now=now)
+        request_context.created()
         return _issued(issued)
 
     async def _rotate(self, request: Any, owner: TenantId | None) -> pb.IssuedApiKey:
@@ -178,14 +181,14 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         async with self._db.transaction(owner or EVERY_TENANT) as conn:
             key, _ = await _locked(conn, key_id, owner)
             _check_may_manage(key.role)
-            rotation = await issuing.rotate(
+            rotation = await key_lifecycle.rotate(
                 conn,
                 key,
                 expires_at=expires_at,
                 grace_seconds=rules.DEFAULT_GRACE_SECONDS if grace is None else grace,
                 now=now,
             )
-        calls.created()
+        request_context.created()
         return _issued(rotation.successor, rotation)
 
     async def _list(
@@ -196,7 +199,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         page = paging.read(request, self._tokens, default=default, maximum=maximum, filters=filters)
         async with self._db.read(tenant_id) as conn:
             # Whoever calls with a tenant's key has been proven to have a tenant.
-            own = calls.current().caller.tenant_id == tenant_id
+            own = request_context.current().caller.tenant_id == tenant_id
             if not own:
                 await store.get_tenant(conn, tenant_id)
             found = await keys_store.list_keys(conn, page, tenant_id, status=status)
@@ -226,7 +229,7 @@ def _key_id(request: Any) -> UUID:
 
 def _check_may_manage(role: str) -> None:
     """Hold a tenant's key to its role; administrators may manage all keys."""
-    caller = calls.current().caller
+    caller = request_context.current().caller
     if caller.kind != "admin":
         rules.check_may_manage(caller.role, role)
 

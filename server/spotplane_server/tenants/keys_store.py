@@ -10,8 +10,8 @@ from uuid import UUID
 
 import asyncpg
 
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
 
 # A share lock on the tenant comes before any lock on its keys, as suspension and deletion do it:
 # whoever changes a key and whoever changes its tenant wait for each other and cannot deadlock.

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.kernel.calls import Role
-from spotplane_server.kernel.policy import RoleForbidden
+from spotplane_server.kernel.auth.policy import RoleForbidden
+from spotplane_server.kernel.request_context import Role
 from spotplane_server.tenants import errors
 
 TENANT_STATUSES: Final = ("active", "suspended", "deleted")

@@ -11,22 +11,23 @@ from uuid import UUID, uuid4
 from google.api import httpbody_pb2
 from spotplane.v1 import tenant_pb2 as pb
 
-from spotplane_server.kernel import calls, paging, wire
-from spotplane_server.kernel.auth import bump_epoch
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, wire
+from spotplane_server.kernel.api.paging import PageTokens
+from spotplane_server.kernel.auth.authenticator import bump_epoch
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Conflict
-from spotplane_server.kernel.middleware import Context
-from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants import (
-    changes,
     clients,
-    furnishing,
+    events,
     keys_store,
     rules,
     store,
     suspension,
+    tenant_setup,
 )
 from spotplane_server.tenants.clients_service import ClientSettings, ClientsService
 from spotplane_server.tenants.environments_service import EnvironmentsService
@@ -79,8 +80,8 @@ class TenantService(ClientsService, EnvironmentsService):
         )
         async with self._db.transaction(TenantId(draft.id)) as conn:
             tenant = await store.insert_tenant(conn, draft, now=self._clock.now())
-            await furnishing.furnish(conn, tenant, self._clients.region_code)
-        calls.created()
+            await tenant_setup.furnish(conn, tenant, self._clients.region_code)
+        request_context.created()
         return _message(tenant, Totals())
 
     async def ResolveTenant(
@@ -97,11 +98,11 @@ class TenantService(ClientsService, EnvironmentsService):
                     return pb.ResolveTenantResponse(id=str(found[0]), status=found[1])
                 tenant = await store.offer_tenant(conn, draft, now=self._clock.now())
                 if tenant is not None:
-                    await furnishing.furnish(conn, tenant, self._clients.region_code)
+                    await tenant_setup.furnish(conn, tenant, self._clients.region_code)
                     break
             else:
                 raise Conflict("the tenant of this e-mail changes too often; retry")
-        calls.created()
+        request_context.created()
         return pb.ResolveTenantResponse(id=str(tenant.id), status=tenant.status, new=True)
 
     async def ListTenants(
@@ -138,7 +139,7 @@ class TenantService(ClientsService, EnvironmentsService):
             before = await _locked(conn, tenant_id)
             rules.check_not_deleted(before.status)
             after = await store.update_tenant(conn, replace(before, **changed), now=now)
-            await changes.tenant_changed(
+            await events.tenant_changed(
                 conn,
                 tenant_id,
                 ("update", "updated"),
@@ -159,7 +160,7 @@ class TenantService(ClientsService, EnvironmentsService):
             await store.mark_deleted(conn, tenant_id, now=now)
             keys = await keys_store.revoke_keys(conn, tenant_id, now=now)
             await clients.told(conn, tenant_id, "client.deleted", {"name": tenant.name}, now=now)
-            await changes.tenant_changed(
+            await events.tenant_changed(
                 conn,
                 tenant_id,
                 ("delete", "deleted"),
@@ -210,7 +211,7 @@ class TenantService(ClientsService, EnvironmentsService):
     ) -> AsyncIterator[httpbody_pb2.HttpBody]:
         tenant_id = _id(request)
         form = wire.optional_one_of(request, "format", ("ndjson", "csv")) or "ndjson"
-        calls.answer_headers(
+        request_context.answer_headers(
             {"content-disposition": f'attachment; filename="tenant-{tenant_id}.zip"'}
         )
         # Closed with this generator, so that a client that leaves frees the connection at once.

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import asyncpg
 
-from spotplane_server.kernel.db import Conn, constraints
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn, constraints
 from spotplane_server.tenants.errors import EmailTaken, TenantNotFound
 
 MAX_NAME: Final = 255

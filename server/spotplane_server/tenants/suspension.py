@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import uuid4
 
-from spotplane_server.kernel.auth import bump_epoch
-from spotplane_server.kernel.db import Conn
-from spotplane_server.tenants import changes, keys_store, rules, store
+from spotplane_server.kernel.auth.authenticator import bump_epoch
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.tenants import events, keys_store, rules, store
 from spotplane_server.tenants.store import Tenant
 
 
@@ -29,7 +29,7 @@ async def suspend(
         conn, tenant.id, suspension_id, reason=reason, notes=notes, now=now
     )
     keys = await keys_store.suspend_keys(conn, tenant.id, suspension_id, now=now)
-    await changes.tenant_changed(
+    await events.tenant_changed(
         conn,
         tenant.id,
         ("suspend", "suspended"),
@@ -53,7 +53,7 @@ async def activate(conn: Conn, tenant: Tenant, *, notes: str | None, now: dateti
     keys = 0
     if tenant.suspension_id is not None:
         keys = await keys_store.restore_keys(conn, tenant.id, tenant.suspension_id, now=now)
-    await changes.tenant_changed(
+    await events.tenant_changed(
         conn,
         tenant.id,
         ("activate", "activated"),

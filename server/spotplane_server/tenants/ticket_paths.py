@@ -7,8 +7,8 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode
 from uuid import UUID
 
-from spotplane_server.kernel.calls import Caller
 from spotplane_server.kernel.errors import NotFound
+from spotplane_server.kernel.request_context import Caller
 
 # Exports and event streams: what browsers open without headers. The group is a tenant's id.
 _OF_A_TENANT: Final = re.compile(

@@ -20,10 +20,10 @@ from google.protobuf.message import Message
 
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.caches import Flights, Kept
-from spotplane_server.kernel.calls import TenantId
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.replica import Replica
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.db.read_replica import Replica
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.tenants.errors import TenantNotFound
 from spotplane_server.usage.redis_cache import RedisCache
 from spotplane_server.usage.revisions import Revision, find_revision

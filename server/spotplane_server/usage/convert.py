@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel import wire
+from spotplane_server.kernel.api import wire
 from spotplane_server.usage.group_queries import NO_DIMENSION, Group, Grouping
 from spotplane_server.usage.ingest import RecordError
 

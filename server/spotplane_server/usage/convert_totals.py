@@ -12,8 +12,8 @@ import asyncpg
 from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel import wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel.api import wire
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage.convert import NANOS_PER_USD, percent, ratio
 from spotplane_server.usage.rollup_queries import ModelTotal, add_up
 from spotplane_server.usage.time_windows import MINUTE, Window

@@ -11,8 +11,8 @@ from uuid import UUID
 import asyncpg
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage import dead_letters
 from spotplane_server.usage.ingest import Batch, Result, store_drafts
 from spotplane_server.usage.rules import MAX_BATCH, AcceptedWindow, Draft, Fault, Reader

@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 import asyncpg
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
-from spotplane_server.kernel.retention import Rule
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.jobs.retention import Rule
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage.rules import content_hash
 
 # A sender that is wrong about everything must not fill the disk.

@@ -12,11 +12,12 @@ from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
 
 from spotplane_server import audit
-from spotplane_server.kernel import calls, paging, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, wire
+from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.paging import PageTokens
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.tenants import store as tenants
 from spotplane_server.usage import dead_letter_retry, dead_letters
 from spotplane_server.usage.ingest import count
@@ -95,7 +96,7 @@ class DeadLetterHandlers(usage_pb2_grpc.UsageServiceServicer):
         self, conn: Conn, tenant_id: TenantId, action: str, counts: dict[str, int]
     ) -> None:
         change = audit.Change(action, "usage", str(tenant_id), tenant_id, after=counts)
-        await audit.record(conn, calls.current(), change, self._clock.now())
+        await audit.record(conn, request_context.current(), change, self._clock.now())
 
 
 def _tenant(

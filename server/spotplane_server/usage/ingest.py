@@ -11,11 +11,12 @@ from uuid import UUID
 
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel import budgets, metrics
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel import metrics
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
 from spotplane_server.kernel.errors import Invalid, Semantic, Violation
-from spotplane_server.kernel.limits import Limits
+from spotplane_server.kernel.ratelimit import policy as rate_limit_policy
+from spotplane_server.kernel.ratelimit.limiter import Limits
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage import dead_letters, store
 from spotplane_server.usage.dead_letters import Refused, Sender
 from spotplane_server.usage.pricing import PriceBook
@@ -314,7 +315,7 @@ def _spent(fresh: Iterable[Priced], now: datetime) -> Mapping[str, int]:
         if draft.at > since:
             amounts[record.place] += draft.prompt_tokens + draft.completion_tokens
     spenders = [(place.dimensions, amount) for place, amount in amounts.items()]
-    return budgets.tokens(
+    return rate_limit_policy.tokens(
         [(of.api_key_id, of.environment_id, n) for of, n in spenders if of.api_key_id is not None]
     )
 

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Database
-from spotplane_server.kernel.limits import Limits
-from spotplane_server.kernel.pacer import Pacer
-from spotplane_server.kernel.parts import Kernel
+from spotplane_server.kernel.db.database import Database
+from spotplane_server.kernel.jobs.pacer import Pacer
+from spotplane_server.kernel.module import Kernel
+from spotplane_server.kernel.ratelimit.limiter import Limits
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage.dead_letters import Sender
 from spotplane_server.usage.fair_semaphore import FairSemaphore
 from spotplane_server.usage.ingest import Result, ingest

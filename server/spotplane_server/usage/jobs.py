@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from spotplane_server.kernel.db import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
 
 # Beyond the oldest record that is taken, so that its resend is still recognised.
 KEPT: Final = timedelta(days=40)

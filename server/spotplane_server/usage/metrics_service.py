@@ -12,9 +12,10 @@ from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
 
-from spotplane_server.kernel import calls, wire
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.usage import convert_totals as convert
 from spotplane_server.usage import rollup_queries, time_windows
 from spotplane_server.usage.cached_queries import CacheableQuery, CachedQueries
@@ -52,7 +53,7 @@ class MetricsHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def GetThroughputMetrics(
         self, request: pb.GetThroughputMetricsRequest, context: Context
     ) -> pb.GetThroughputMetricsResponse:
-        tenant_id, now, fill = calls.own_tenant(), self._clock.now(), fills_gaps(request)
+        tenant_id, now, fill = request_context.own_tenant(), self._clock.now(), fills_gaps(request)
         period, requested = time_windows.read_period(request, now)
         window = requested.whole_minutes
         first = time_windows.floor_minute(now) - MINUTE * (SERIES_MINUTES - 1)
@@ -121,7 +122,7 @@ class MetricsHandlers(usage_pb2_grpc.UsageServiceServicer):
         order: str,
         latencies: bool = True,
     ) -> M:
-        tenant_id = calls.own_tenant()
+        tenant_id = request_context.own_tenant()
         period, requested = time_windows.read_period(request, self._clock.now())
         model = None
         if not isinstance(request, pb.GetModelMetricsRequest):

@@ -8,7 +8,7 @@ from typing import Final
 from spotplane.v1 import usage_pb2_grpc
 
 from spotplane_server.kernel.caches import Kept
-from spotplane_server.kernel.parts import Kernel, Parts
+from spotplane_server.kernel.module import Kernel, Parts
 from spotplane_server.usage import dead_letters
 from spotplane_server.usage.cached_queries import LIFETIME, CachedQueries
 from spotplane_server.usage.intake import Intake

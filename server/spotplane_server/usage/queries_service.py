@@ -15,11 +15,12 @@ from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
 
-from spotplane_server.kernel import calls, flat, paging, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import http_body, paging, wire
+from spotplane_server.kernel.api.paging import PageTokens, Slice
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import PageTokens, Slice
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage import convert_totals as convert
 from spotplane_server.usage import rollup_queries, time_windows
 from spotplane_server.usage.cached_queries import CacheableQuery, CachedQueries
@@ -86,7 +87,7 @@ class QueryHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def ListUsageByKey(
         self, request: pb.ListUsageByKeyRequest, context: Context
     ) -> pb.ListUsageByKeyResponse:
-        tenant_id = calls.own_tenant()
+        tenant_id = request_context.own_tenant()
         requested = time_windows.read(request, self._clock.now())
         window = requested.whole_hours
         query = CacheableQuery(
@@ -103,7 +104,7 @@ class QueryHandlers(usage_pb2_grpc.UsageServiceServicer):
     async def ListUsageByDate(
         self, request: pb.ListUsageByDateRequest, context: Context
     ) -> pb.ListUsageByDateResponse:
-        tenant_id = calls.own_tenant()
+        tenant_id = request_context.own_tenant()
         requested = time_windows.read(request, self._clock.now())
         name = wire.optional_one_of(request, "granularity", GRANULARITIES) or "day"
         unit, window = cast("Unit", name), requested.whole_hours
@@ -152,12 +153,12 @@ class QueryHandlers(usage_pb2_grpc.UsageServiceServicer):
         self, request: pb.ListHourlyUsageRequest, context: Context
     ) -> httpbody_pb2.HttpBody:
         found = await self._hours(request)
-        return flat.answer(found.data, found.pagination, envelope=request.envelope)
+        return http_body.answer(found.data, found.pagination, envelope=request.envelope)
 
     async def _by_model(
         self, request: Message, response: type[M], render: Callable[[list[ModelTotal]], M]
     ) -> M:
-        tenant_id = calls.own_tenant()
+        tenant_id = request_context.own_tenant()
         requested = time_windows.read(request, self._clock.now())
         window = requested.whole_hours
         load = partial(
@@ -169,7 +170,7 @@ class QueryHandlers(usage_pb2_grpc.UsageServiceServicer):
         return convert.with_fields(found, **convert.windows(requested, window))
 
     async def _series(self, request: Message, series: _Series) -> Any:
-        tenant_id, now = calls.own_tenant(), self._clock.now()
+        tenant_id, now = request_context.own_tenant(), self._clock.now()
         count = wire.optional_integer(request, series.count, 1, series.maximum) or series.default
         starts = time_windows.last(count, series.unit, now)
         first = time_windows.step(starts[0], series.unit, -1) if series.compared else starts[0]

@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Final
 
-from spotplane_server.kernel.redis import AWAY, Client
+from spotplane_server.kernel.ratelimit.redis_client import AWAY, Client
 
 # After a failure Redis is not used for this long, so that not every query waits for a timeout.
 PAUSE_SECONDS: Final = 5.0

@@ -8,8 +8,8 @@ from typing import Final
 
 from spotplane.v1 import agent_stream_pb2 as pb
 
-from spotplane_server.agents.stream import Origin
-from spotplane_server.kernel import wire
+from spotplane_server.agents.sessions.stream import Origin
+from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.errors import Invalid, Violation
 from spotplane_server.usage.dead_letters import Sender
 from spotplane_server.usage.intake import Intake

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import asyncpg
 
-from spotplane_server.kernel.calls import TenantId
-from spotplane_server.kernel.db import Conn
-from spotplane_server.kernel.paging import Page, Slice
+from spotplane_server.kernel.api.paging import Page, Slice
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage import sketch
 from spotplane_server.usage.group_queries import QUANTILES
 from spotplane_server.usage.sketch import Counts

@@ -11,10 +11,11 @@ from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
 
 from spotplane_server import audit
-from spotplane_server.kernel import calls, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Database, attempt
+from spotplane_server.kernel.db.database import Database, attempt
+from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.tenants import store as tenants
 from spotplane_server.usage import rollup_repair, time_windows
 from spotplane_server.usage.rollup_repair import WrongRollups
@@ -71,7 +72,7 @@ class RollupRepairHandlers(usage_pb2_grpc.UsageServiceServicer):
                     tenant_id,
                     after={"mended": rebuilt},
                 )
-                await audit.record(conn, calls.current(), change, now)
+                await audit.record(conn, request_context.current(), change, now)
                 return rebuilt
 
         return await attempt(once)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.usage.rollup_builder import RollupRows
 
 ADD_TO_ROLLUPS: Final = """

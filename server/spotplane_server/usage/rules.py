@@ -13,7 +13,7 @@ from uuid import UUID
 
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel import wire
+from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.errors import Invalid
 from spotplane_server.usage.sketch import MAX_LATENCY_MS
 

@@ -11,12 +11,13 @@ import grpc.aio
 from google.protobuf.message import Message
 from spotplane.v1 import usage_pb2 as pb
 
-from spotplane_server.kernel import calls, paging, wire
-from spotplane_server.kernel.calls import TenantId
+from spotplane_server.kernel import request_context
+from spotplane_server.kernel.api import paging, wire
+from spotplane_server.kernel.api.paging import PageTokens, Slice
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db import Conn, Database
-from spotplane_server.kernel.gather import gathered
-from spotplane_server.kernel.paging import PageTokens, Slice
+from spotplane_server.kernel.db.database import Conn, Database
+from spotplane_server.kernel.request_context import TenantId
+from spotplane_server.kernel.rpc.read_ahead import gathered
 from spotplane_server.usage import convert, group_queries, rollup_queries, time_windows
 from spotplane_server.usage.cached_queries import CacheableQuery, CachedQueries
 from spotplane_server.usage.convert_totals import windows, with_fields
@@ -91,7 +92,7 @@ class UsageService(QueryHandlers, MetricsHandlers, RollupRepairHandlers, DeadLet
         self, request: pb.GetUsageDetailedRequest, context: Context
     ) -> pb.GetUsageDetailedResponse:
         return await self._detailed(
-            request, pb.GetUsageDetailedResponse, calls.own_tenant(), default_limit=100
+            request, pb.GetUsageDetailedResponse, request_context.own_tenant(), default_limit=100
         )
 
     async def GetTenantUsageDetailed(
@@ -152,7 +153,7 @@ class UsageService(QueryHandlers, MetricsHandlers, RollupRepairHandlers, DeadLet
         atomic: bool = False,
         keep_refused: bool = False,
     ) -> Result:
-        caller = calls.current().caller
+        caller = request_context.current().caller
         return await self._intake.take(
             Sender("admin" if caller.tenant_id is None else "tenant", caller.id),
             caller.tenant_id,

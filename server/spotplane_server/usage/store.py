@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from spotplane_server.kernel.db import Conn
+from spotplane_server.kernel.db.database import Conn
 from spotplane_server.usage import columns
 from spotplane_server.usage.pricing import ModelPrices
 from spotplane_server.usage.rollup_builder import Place, Priced

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from google.protobuf.message import Message
 
-from spotplane_server.kernel import spans, wire
+from spotplane_server.kernel.api import time_ranges, wire
 from spotplane_server.kernel.errors import Semantic
 
 MAX_EXACT_SPAN: Final = timedelta(days=31)
@@ -152,7 +152,7 @@ def read(request: Message, now: datetime) -> Window:
     Raises:
         Invalid: One is no instant. Semantic: empty, or beyond 366 days.
     """
-    return Window(*spans.read(request, now))
+    return Window(*time_ranges.read(request, now))
 
 
 def check_exact(window: Window, now: datetime, *, days: int = MAX_EXACT_SPAN.days) -> None:

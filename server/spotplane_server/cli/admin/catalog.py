@@ -165,8 +165,8 @@ async def _import(context: typer.Context, document: dict[str, Any]) -> Report:
     from datetime import UTC, datetime
 
     from spotplane_server.catalog import seed
-    from spotplane_server.kernel import partitions
-    from spotplane_server.kernel.db import EVERY_TENANT
+    from spotplane_server.kernel.db import partitions
+    from spotplane_server.kernel.db.database import EVERY_TENANT
 
     now = datetime.now(UTC)
     async with database_of(context) as db:

@@ -19,8 +19,8 @@ from spotplane_server.cli.failures import MISUSED, fail
 from spotplane_server.cli.processes import database_url
 
 if TYPE_CHECKING:
-    from spotplane_server.kernel.addresses import Network
-    from spotplane_server.kernel.db import Database
+    from spotplane_server.kernel.auth.client_address import Network
+    from spotplane_server.kernel.db.database import Database
 
 app = group("Administrator credentials; works on the database itself.")
 
@@ -43,7 +43,8 @@ def create(
     expires_at: Annotated[str | None, typer.Option(help="RFC 3339. Default: never.")] = None,
 ) -> None:
     """Create a credential and print its token, now and never again; an existing one is replaced."""
-    from spotplane_server.kernel import bootstrap, secrets
+    from spotplane_server.kernel.auth import secrets
+    from spotplane_server.kernel.db import bootstrap
 
     scopes = tuple(scope or bootstrap.ALL_SCOPES)
     unknown = sorted(set(scopes) - set(bootstrap.ALL_SCOPES))
@@ -77,7 +78,7 @@ async def database_of(context: typer.Context) -> AsyncIterator[Database]:
     from asyncpg import PostgresError
 
     from spotplane_server.cli.plane import dev_stack
-    from spotplane_server.kernel.connections import DatabaseTooOld
+    from spotplane_server.kernel.db.connections import DatabaseTooOld
 
     _target, data_dir, _tls = context.obj
     stack = dev_stack(data_dir)
@@ -96,7 +97,7 @@ async def database_of(context: typer.Context) -> AsyncIterator[Database]:
 async def _open(url: str) -> Database:
     from asyncpg import InsufficientPrivilegeError
 
-    from spotplane_server.kernel.db import Database
+    from spotplane_server.kernel.db.database import Database
 
     try:
         return await Database.open(url, size=1)
@@ -117,8 +118,8 @@ class _Rules:
 
 async def _put(context: typer.Context, name: str, token: str, rules: _Rules) -> None:
     from spotplane_server import audit
-    from spotplane_server.kernel import bootstrap
-    from spotplane_server.kernel.db import EVERY_TENANT
+    from spotplane_server.kernel.db import bootstrap
+    from spotplane_server.kernel.db.database import EVERY_TENANT
 
     now = datetime.now(UTC)
     if rules.expires_at is not None and rules.expires_at <= now:
@@ -139,8 +140,8 @@ async def _put(context: typer.Context, name: str, token: str, rules: _Rules) -> 
 
 
 async def _list(context: typer.Context) -> list[tuple[str, ...]]:
-    from spotplane_server.kernel import bootstrap
-    from spotplane_server.kernel.db import EVERY_TENANT
+    from spotplane_server.kernel.db import bootstrap
+    from spotplane_server.kernel.db.database import EVERY_TENANT
 
     async with database_of(context) as db, db.read(EVERY_TENANT) as conn:
         found = await bootstrap.list_admins(conn)
@@ -160,8 +161,8 @@ async def _list(context: typer.Context) -> list[tuple[str, ...]]:
 
 async def _revoke(context: typer.Context, name: str) -> bool:
     from spotplane_server import audit
-    from spotplane_server.kernel import bootstrap
-    from spotplane_server.kernel.db import EVERY_TENANT
+    from spotplane_server.kernel.db import bootstrap
+    from spotplane_server.kernel.db.database import EVERY_TENANT
 
     now = datetime.now(UTC)
     async with database_of(context) as db, db.transaction(EVERY_TENANT) as conn:

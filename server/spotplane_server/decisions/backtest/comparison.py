@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from spotplane_server.decisions import checking
+from spotplane_server.decisions import validation
 from spotplane_server.decisions.backtest import baselines, optimum
 from spotplane_server.decisions.backtest.fleet import Rules
 from spotplane_server.decisions.backtest.recording import NANO, Recording
@@ -125,10 +125,10 @@ class Checked:
             EngineFault: It makes no sense for what was asked.
         """
         try:
-            return checking.checked(self._engine.decide(snapshot), snapshot)
-        except checking.EngineFault as err:
+            return validation.checked(self._engine.decide(snapshot), snapshot)
+        except validation.EngineFault as err:
             at = snapshot.now.isoformat()
-            raise checking.EngineFault(f"engine {self.name} at {at}: {err}") from err
+            raise validation.EngineFault(f"engine {self.name} at {at}: {err}") from err
 
 
 def compare(

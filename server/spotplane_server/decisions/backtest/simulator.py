@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.backtest.fleet import Fleet, Instance, Rules
 from spotplane_server.decisions.backtest.optimum import ON_DEMAND
 from spotplane_server.decisions.backtest.recording import NANO, Recording
@@ -92,7 +92,7 @@ class Replay:
         self.fleet = Fleet(self.market, self.rules)
         self.outcome = Outcome(self.market.seconds)
         self._ids = {f"{INSTANCE_TYPE}.{zone}": n for n, zone in enumerate(self.market.zones)}
-        self._ids[places.ON_DEMAND] = ON_DEMAND
+        self._ids[candidates.ON_DEMAND] = ON_DEMAND
 
     def run(self) -> Outcome:
         """Replay the whole recording."""
@@ -177,7 +177,7 @@ class Replay:
         return decision
 
     def _id(self, pool: int) -> str:
-        return places.ON_DEMAND if pool == ON_DEMAND else self._pools[pool].id
+        return candidates.ON_DEMAND if pool == ON_DEMAND else self._pools[pool].id
 
     def _carry_out(self, decision: Decision, now: int) -> bool:
         """Start and end instances as the decision says; False when a launch was refused."""

@@ -10,7 +10,7 @@ from typing import Final, TypeVar, overload
 
 from spotplane_server.decisions.backtest.recording import NANO, Recording
 from spotplane_server.decisions.engine import PoolView
-from spotplane_server.market import risk
+from spotplane_server.prices import risk
 
 INSTANCE_TYPE: Final = "recorded"
 BUCKET_SECONDS: Final = 300

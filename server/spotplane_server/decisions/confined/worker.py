@@ -16,7 +16,6 @@ from typing import Final, Literal
 
 import structlog
 
-from spotplane_server.decisions.checking import EngineFault
 from spotplane_server.decisions.confined.protocol import (
     HEADER,
     KIND_ANSWER,
@@ -28,6 +27,7 @@ from spotplane_server.decisions.confined.protocol import (
     Format,
     Rejected,
 )
+from spotplane_server.decisions.validation import EngineFault
 
 # From the start of the process: importing, confining and loading. Libraries of models take a
 # second, several on a machine under load.

@@ -12,8 +12,7 @@ from uuid import UUID
 
 import orjson
 
-from spotplane_server.decisions import features, places
-from spotplane_server.decisions.checking import EngineFault
+from spotplane_server.decisions import candidates, features
 from spotplane_server.decisions.confined.protocol import NO_RULE, RULE
 from spotplane_server.decisions.confined.worker import WorkerLost
 from spotplane_server.decisions.engine import (
@@ -25,6 +24,7 @@ from spotplane_server.decisions.engine import (
     Snapshot,
 )
 from spotplane_server.decisions.engines.uploaded import Question, UploadedEngine, UploadInvalid
+from spotplane_server.decisions.validation import EngineFault
 
 Target: TypeAlias = Literal["cheapest", "safest", "ondemand"]
 
@@ -87,8 +87,12 @@ class RuleSet(UploadedEngine):
             pass
 
     def _question(self, snapshot: Snapshot) -> Question[Decision]:
-        fit = places.targets(snapshot)
-        found = {"cheapest": places.cheapest(fit), "safest": places.safest(fit), "ondemand": None}
+        fit = candidates.targets(snapshot)
+        found = {
+            "cheapest": candidates.cheapest(fit),
+            "safest": candidates.safest(fit),
+            "ondemand": None,
+        }
         values = _values(snapshot, found["cheapest"], found["safest"])
         # Prices may be infinite, which orjson does not write.
         return Question(json.dumps(values).encode(), partial(self._decision, snapshot, found))
@@ -98,7 +102,7 @@ class RuleSet(UploadedEngine):
     ) -> Decision:
         index = RULE.unpack(answer)[0] if len(answer) == RULE.size else len(self._rules)
         if index == NO_RULE:
-            return places.stay(snapshot, 0.6, "no rule applies")
+            return candidates.stay(snapshot, 0.6, "no rule applies")
         if index >= len(self._rules):
             raise EngineFault("answered with a rule that does not exist")
         return _apply(self._rules[index], snapshot, found)
@@ -181,17 +185,17 @@ def _apply(rule: Rule, snapshot: Snapshot, found: Mapping[str, PoolView | None])
         reason_class = "risk"
     why = rule.reason or "a rule applies"
     if rule.action == "stay" or rule.target is None:
-        return places.stay(snapshot, rule.confidence, why)
+        return candidates.stay(snapshot, rule.confidence, why)
     pool = found[rule.target]
     if pool is None and rule.target != "ondemand":
-        return places.stay(snapshot, rule.confidence, f"{why}; but no pool fits")
-    return places.switch(snapshot, pool, rule.confidence, why, reason_class)
+        return candidates.stay(snapshot, rule.confidence, f"{why}; but no pool fits")
+    return candidates.switch(snapshot, pool, rule.confidence, why, reason_class)
 
 
 def _values(snapshot: Snapshot, best: PoolView | None, safest: PoolView | None) -> dict[str, Any]:
     limits = snapshot.limits
     on_spot = snapshot.mode == "spot"
-    current = places.current_pool(snapshot)
+    current = candidates.current_pool(snapshot)
     return {
         "agent.id": str(snapshot.agent_id),
         "agent.type": snapshot.instance_type,
@@ -218,7 +222,7 @@ def _place(snapshot: Snapshot, name: str, pool: PoolView | None) -> dict[str, An
     if pool is None or pool.price is None:
         return _named(name, False, "", "", float("inf"), float("inf"), -float("inf"), 1.0)
     moved = features.trend(pool, snapshot.now)
-    here = places.current_price(snapshot) or 0.0
+    here = candidates.current_price(snapshot) or 0.0
     return _named(
         name,
         True,
@@ -235,9 +239,9 @@ def _place(snapshot: Snapshot, name: str, pool: PoolView | None) -> dict[str, An
 
 def _on_demand(snapshot: Snapshot, name: str) -> dict[str, Any]:
     price = float(snapshot.on_demand_price)
-    here = places.current_price(snapshot) or 0.0
+    here = candidates.current_price(snapshot) or 0.0
     saved = (here - price) / here * 100 if here else 0.0
-    return _named(name, True, places.ON_DEMAND, "", price, 1.0, saved, 0.0)
+    return _named(name, True, candidates.ON_DEMAND, "", price, 1.0, saved, 0.0)
 
 
 def _named(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.engine import Decision, ReasonClass, Snapshot
 from spotplane_server.decisions.engines import hedge_risk
 from spotplane_server.decisions.engines.hedge_risk import Market, Pool
@@ -110,7 +110,7 @@ class _Choice:
         self._here = market.pools.get(snapshot.pool_id or "") if snapshot.mode == "spot" else None
         held = market.pools.get(snapshot.standby_pool_id or "")
         self._held = held if held is not None and held.view.available else None
-        self._scores: dict[str, float] = {places.ON_DEMAND: snapshot.on_demand_price}
+        self._scores: dict[str, float] = {candidates.ON_DEMAND: snapshot.on_demand_price}
 
     def best(self) -> Decision:
         """The best place while nothing is wrong."""
@@ -118,7 +118,7 @@ class _Choice:
         if snapshot.moving_to is not None:
             there = self._market.pools.get(snapshot.moving_to)
             return self._stay(self._hedged(there, self._held), "a switch is under way")
-        if snapshot.mode == "spot" and places.current_price(snapshot) is None:
+        if snapshot.mode == "spot" and candidates.current_price(snapshot) is None:
             return self._stay(
                 _Plan(0.0, self._here, self._held), "the current pool has no fresh price"
             )
@@ -141,7 +141,7 @@ class _Choice:
         coming = self._market.pools.get(snapshot.moving_to or "") or self._held
         if coming is not None or snapshot.moving_to is not None:
             return self._stay(self._hedged(coming, None), "another instance takes over")
-        if snapshot.standby_pool_id == places.ON_DEMAND:
+        if snapshot.standby_pool_id == candidates.ON_DEMAND:
             return self._stay(_Plan(0.0, None, None), "the standby on demand takes over")
         stay_hours = self._settings.stay_hours
         best = _Plan(snapshot.on_demand_price * stay_hours, None, None)
@@ -177,7 +177,7 @@ class _Choice:
         to_standby = pool is self._held and self._snapshot.standby_ready
         plan = self._hedged(pool, None if pool is self._held else self._held)
         self._scores[pool.view.id] = plan.rate
-        boot = 0.0 if to_standby else self._boot_hours * places.price(pool.view)
+        boot = 0.0 if to_standby else self._boot_hours * candidates.price(pool.view)
         return _Plan(plan.rate + boot / self._settings.horizon_hours, pool, plan.standby)
 
     def _hedged(self, place: Pool | None, held: Pool | None) -> _Plan:
@@ -204,7 +204,7 @@ class _Choice:
             if pool is not held:
                 changes += boot_hours / settings.horizon_hours
                 changes += 0.0 if held is None else settings.least_gain
-            rate = places.price(pool.view) * (1 + changes) + downtime * min(1.0, both)
+            rate = candidates.price(pool.view) * (1 + changes) + downtime * min(1.0, both)
             if rate < least:
                 least, standby = rate, pool
         return _Plan(base + (downtime if standby is None else least), place, standby)
@@ -230,8 +230,10 @@ class _Choice:
         snapshot = self._snapshot
         if plan.place is None and snapshot.mode == "ondemand":
             return self._stay(plan, "no pool is worth leaving on-demand")
-        here = places.current_price(snapshot)
-        there = snapshot.on_demand_price if plan.place is None else places.price(plan.place.view)
+        here = candidates.current_price(snapshot)
+        there = (
+            snapshot.on_demand_price if plan.place is None else candidates.price(plan.place.view)
+        )
         saved = 0.0 if here is None else here - there
         reason: ReasonClass = "savings" if saved > 0 else "risk"
         gain = 0.0 if emergency or not math.isfinite(before) else 1 - plan.rate / before

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from spotplane_server.decisions import features, places
-from spotplane_server.decisions.checking import EngineFault
+from spotplane_server.decisions import candidates as candidates_module
+from spotplane_server.decisions import features
 from spotplane_server.decisions.engine import Decision, PoolView, Snapshot
 from spotplane_server.decisions.engines.uploaded import Question, UploadedEngine, UploadInvalid
+from spotplane_server.decisions.validation import EngineFault
 
 # The first question to a new model: candidates like many.
 TRIAL: Final = [0.4, 1.0, 0.4, 0.0, 0.0, 0.01, 1.0, 0.05, 0.0, 1.0, 1.0, 12.0, 0.0]
@@ -47,7 +48,7 @@ class OnnxModel(UploadedEngine):
 def _decision(snapshot: Snapshot, candidates: Sequence[PoolView | None], answer: bytes) -> Decision:
     scores, confidence = _scores(len(candidates), answer)
     named = {
-        (pool.id if pool else places.ON_DEMAND): score
+        (pool.id if pool else candidates_module.ON_DEMAND): score
         for pool, score in zip(candidates[1:], scores[1:], strict=True)
     }
     best = max(range(len(scores)), key=lambda index: (scores[index], -index))
@@ -55,9 +56,9 @@ def _decision(snapshot: Snapshot, candidates: Sequence[PoolView | None], answer:
     pool = candidates[best]
     here = snapshot.pool_id if snapshot.mode == "spot" else None
     if best == 0 or (pool.id if pool else None) == here:
-        return places.stay(snapshot, confidence, "scored best: stay", scores=explained)
-    there = pool.id if pool else places.ON_DEMAND
-    return places.switch(
+        return candidates_module.stay(snapshot, confidence, "scored best: stay", scores=explained)
+    there = pool.id if pool else candidates_module.ON_DEMAND
+    return candidates_module.switch(
         snapshot, pool, confidence, f"scored best: {there}", "savings", scores=explained
     )
 

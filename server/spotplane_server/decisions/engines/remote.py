@@ -11,7 +11,6 @@ import grpc.aio
 from spotplane.engine.v1 import engine_pb2 as pb
 from spotplane.engine.v1 import engine_pb2_grpc
 
-from spotplane_server.decisions.checking import EngineFault
 from spotplane_server.decisions.engine import (
     Action,
     Decision,
@@ -20,7 +19,8 @@ from spotplane_server.decisions.engine import (
     ReasonClass,
     Snapshot,
 )
-from spotplane_server.kernel import wire
+from spotplane_server.decisions.validation import EngineFault
+from spotplane_server.kernel.api import wire
 
 SECONDS: Final = 2.0
 AT_ONCE: Final = 64

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
+from spotplane_server.decisions.candidates import ON_DEMAND
 from spotplane_server.decisions.engine import Decision, PoolView, ReasonClass, Snapshot
-from spotplane_server.decisions.places import ON_DEMAND
 
 # What certain interruption is taken to cost an hour, as a part of on-demand: work that is done
 # twice, and a start beside the old instance.
@@ -33,14 +33,16 @@ class PriceAndRisk:
         scores = _scores(snapshot)
         here = scores.get(_here(snapshot))
         if here is None:
-            return places.stay(snapshot, 0.5, "the current pool has no fresh price", scores=scores)
+            return candidates.stay(
+                snapshot, 0.5, "the current pool has no fresh price", scores=scores
+            )
         if snapshot.moving_to is not None:
-            return places.stay(snapshot, 0.6, "a switch is under way", scores=scores)
+            return candidates.stay(snapshot, 0.6, "a switch is under way", scores=scores)
         best = _best(snapshot, scores)
-        current = places.current_pool(snapshot)
+        current = candidates.current_pool(snapshot)
         if current is not None and current.risk > snapshot.limits.risk_threshold:
             why = f"the pool's risk is {current.risk:.2f}"
-            return places.switch(snapshot, best, 0.8, why, "risk", scores=scores)
+            return candidates.switch(snapshot, best, 0.8, why, "risk", scores=scores)
         return _for_gain(snapshot, best, here, scores)
 
 
@@ -50,16 +52,16 @@ def _for_gain(
     there = best.id if best else ON_DEMAND
     gain = (here - scores[there]) / here * 100
     if gain < max(LEAST_GAIN_PERCENT, snapshot.limits.min_savings_percent):
-        return places.stay(snapshot, 0.7, "no place is better by enough", scores=scores)
+        return candidates.stay(snapshot, 0.7, "no place is better by enough", scores=scores)
     key, now = f"since:{there}", snapshot.now.timestamp()
     since = snapshot.memory.get(key, now)
     lasting = {key: since}
     if now - since < DWELL.total_seconds():
         why = f"{there} is better by {gain:.1f} %, but not for long yet"
-        return places.stay(snapshot, 0.6, why, scores=scores, memory=lasting)
+        return candidates.stay(snapshot, 0.6, why, scores=scores, memory=lasting)
     why = f"{there} has been better by {gain:.1f} % or more"
     kind: ReasonClass = "savings" if best else "low_advantage"
-    return places.switch(snapshot, best, 0.75, why, kind, scores=scores, memory=lasting)
+    return candidates.switch(snapshot, best, 0.75, why, kind, scores=scores, memory=lasting)
 
 
 def _scores(snapshot: Snapshot) -> dict[str, float]:
@@ -80,6 +82,6 @@ def _here(snapshot: Snapshot) -> str:
 def _best(snapshot: Snapshot, scores: dict[str, float]) -> PoolView | None:
     """The other pool that scores best; None when on demand is not worse."""
     enter = ENTER * snapshot.limits.risk_threshold
-    fit = [pool for pool in places.targets(snapshot) if pool.risk <= enter]
+    fit = [pool for pool in candidates.targets(snapshot) if pool.risk <= enter]
     best = min(fit, key=lambda pool: (scores[pool.id], pool.id), default=None)
     return best if best is not None and scores[best.id] < scores[ON_DEMAND] else None

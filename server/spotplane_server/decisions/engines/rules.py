@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.engine import Decision, PoolView, ReasonClass, Snapshot
 
 # A spot price beyond this part of on-demand is no advantage worth an interruption.
@@ -28,64 +28,64 @@ class BuiltInRules:
 
     def decide(self, snapshot: Snapshot) -> Decision:
         """Answer for a snapshot; it never raises."""
-        targets = places.targets(snapshot)
+        targets = candidates.targets(snapshot)
         if snapshot.moving_to is not None:
-            return places.stay(snapshot, 0.6, "a switch is under way")
+            return candidates.stay(snapshot, 0.6, "a switch is under way")
         if snapshot.mode == "spot":
             return _on_spot(snapshot, targets)
         return _on_demand(snapshot, targets)
 
 
 def _on_spot(snapshot: Snapshot, targets: Sequence[PoolView]) -> Decision:
-    current = places.current_pool(snapshot)
+    current = candidates.current_pool(snapshot)
     if current is None or current.price is None:
-        return places.stay(snapshot, 0.5, "the current pool has no fresh price")
+        return candidates.stay(snapshot, 0.5, "the current pool has no fresh price")
     limit = snapshot.limits.risk_threshold
     if current.price > LOW_ADVANTAGE * snapshot.on_demand_price + EXACT:
         cheap = [
             pool
             for pool in targets
-            if places.price(pool) <= LOW_ADVANTAGE * snapshot.on_demand_price + EXACT
+            if candidates.price(pool) <= LOW_ADVANTAGE * snapshot.on_demand_price + EXACT
         ]
         return _leave(
             snapshot,
-            places.cheapest(cheap),
+            candidates.cheapest(cheap),
             f"spot costs {current.price / snapshot.on_demand_price:.0%} of on-demand",
             "low_advantage",
         )
     if current.risk > limit:
         return _leave(
             snapshot,
-            places.safest(targets),
+            candidates.safest(targets),
             f"the pool's risk {current.risk:.2f} is above {limit:.2f}",
             "risk",
         )
-    best = places.cheapest(targets)
+    best = candidates.cheapest(targets)
     if best is not None:
-        saved = (current.price - places.price(best)) / current.price * 100
+        saved = (current.price - candidates.price(best)) / current.price * 100
         if saved > 0 and saved >= snapshot.limits.min_savings_percent - EXACT:
-            return places.switch(
+            return candidates.switch(
                 snapshot, best, 0.7, f"{best.id} is cheaper by {saved:.1f} %", "savings"
             )
-    return places.stay(snapshot, 0.6, "no better place")
+    return candidates.stay(snapshot, 0.6, "no better place")
 
 
 def _on_demand(snapshot: Snapshot, targets: Sequence[PoolView]) -> Decision:
     if all(pool.price is None for pool in snapshot.pools):
-        return places.stay(snapshot, 0.5, "no pool has a fresh price")
-    best = places.cheapest(targets)
+        return candidates.stay(snapshot, 0.5, "no pool has a fresh price")
+    best = candidates.cheapest(targets)
     if best is not None:
-        saved = 1 - places.price(best) / snapshot.on_demand_price
+        saved = 1 - candidates.price(best) / snapshot.on_demand_price
         if saved > WORTH_LEAVING + EXACT:
-            return places.switch(
+            return candidates.switch(
                 snapshot, best, 0.8, f"{best.id} saves {saved:.0%} of on-demand", "savings"
             )
-    return places.stay(snapshot, 0.6, "no pool saves enough")
+    return candidates.stay(snapshot, 0.6, "no pool saves enough")
 
 
 def _leave(
     snapshot: Snapshot, pool: PoolView | None, why: str, reason_class: ReasonClass
 ) -> Decision:
     if pool is None:
-        return places.switch(snapshot, None, 0.7, f"{why}; no pool is better", reason_class)
-    return places.switch(snapshot, pool, 0.7, f"{why}; {pool.id} is better", reason_class)
+        return candidates.switch(snapshot, None, 0.7, f"{why}; no pool is better", reason_class)
+    return candidates.switch(snapshot, pool, 0.7, f"{why}; {pool.id} is better", reason_class)

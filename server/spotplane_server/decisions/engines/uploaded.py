@@ -9,8 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import ClassVar, Final, Generic, TypeVar
 
-from spotplane_server.decisions import places
-from spotplane_server.decisions.checking import EngineFault
+from spotplane_server.decisions import candidates
 from spotplane_server.decisions.confined.protocol import Format, Rejected
 from spotplane_server.decisions.confined.worker import (
     REPLACE_AFTER_SECONDS,
@@ -18,6 +17,7 @@ from spotplane_server.decisions.confined.worker import (
     WorkerLost,
 )
 from spotplane_server.decisions.engine import Decision, Snapshot
+from spotplane_server.decisions.validation import EngineFault
 
 T = TypeVar("T")
 
@@ -84,13 +84,13 @@ class UploadedEngine(ABC):
         """Decide for each snapshot, in their order; a fault takes the place of its decision."""
         for start in range(0, len(snapshots), AHEAD):
             batch = snapshots[start : start + AHEAD]
-            priced = [s for s in batch if places.current_price(s) is not None]
+            priced = [s for s in batch if candidates.current_price(s) is not None]
             questions = [self._question(snapshot) for snapshot in priced]
             asked = self._ask(questions)
             with closing(asked) as answers:
                 for snapshot in batch:
-                    if places.current_price(snapshot) is None:
-                        yield places.stay(snapshot, 0.5, "the current pool has no fresh price")
+                    if candidates.current_price(snapshot) is None:
+                        yield candidates.stay(snapshot, 0.5, "the current pool has no fresh price")
                     else:
                         yield next(answers)
 

@@ -1,0 +1,1 @@
+"""Command queue of agents: issue, lease, deliver, acknowledge, expire."""

@@ -1,0 +1,1 @@
+"""Agents that poll over REST: heartbeats, commands and results without a stream."""

@@ -1,0 +1,1 @@
+"""Agent sessions: the Connect stream, epochs that fence older sessions, heartbeats."""

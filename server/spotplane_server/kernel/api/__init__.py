@@ -1,0 +1,1 @@
+"""Requests and responses: field parsing, paging, time ranges, HTTP bodies."""

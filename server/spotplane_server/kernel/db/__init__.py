@@ -1,0 +1,1 @@
+"""PostgreSQL: database, connection pool, read replica, migrations, partitions."""

@@ -1,0 +1,64 @@
+"""What features are built from, and what they give to the process that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spotplane_server.config import ServerConfig
+from spotplane_server.kernel.api.paging import PageTokens
+from spotplane_server.kernel.auth.authenticator import Authenticator
+from spotplane_server.kernel.auth.tickets import Tickets
+from spotplane_server.kernel.auth.trusted_proxies import TrustedProxies
+from spotplane_server.kernel.clock import Clock
+from spotplane_server.kernel.db.database import Database
+from spotplane_server.kernel.db.read_replica import Replica
+from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.jobs.retention import Rule
+from spotplane_server.kernel.jobs.runner import Job
+from spotplane_server.kernel.ratelimit.limiter import Limits
+from spotplane_server.kernel.ratelimit.redis_client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What every feature is built from.
+
+    Attributes:
+        limits: Budgets of calls; what tokens were used is charged there.
+        redis: Shared by all servers; None where the operator has given none.
+        replica: Of the database; None where the operator has given none.
+    """
+
+    config: ServerConfig
+    db: Database
+    clock: Clock
+    tokens: PageTokens
+    auth: Authenticator
+    wakeups: Wakeups
+    server_id: str
+    tickets: Tickets
+    limits: Limits
+    proxies: TrustedProxies
+    redis: Client | None = None
+    replica: Replica | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a feature gives to the process.
+
+    Attributes:
+        services: How to add each to a server, and the service.
+        jobs: Its background jobs.
+        background: What runs beside them until the process stops.
+        drain: What to end before the server stops.
+        retention: What of its own is forgotten after some time.
+    """
+
+    services: Sequence[tuple[Any, Any]] = ()
+    jobs: Sequence[Job] = ()
+    background: Sequence[Any] = ()
+    drain: Sequence[Any] = ()
+    retention: Sequence[Rule] = ()

@@ -1,0 +1,1 @@
+"""Rate limits: policy, limiters in process and in Redis, enforcement."""

@@ -1,0 +1,1 @@
+"""The server interceptor and its parts: deserialization, streams, idempotency."""

@@ -1,0 +1,1 @@
+"""Spot pools and their newest prices."""

@@ -1,0 +1,36 @@
+"""What every new tenant has from the start."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from spotplane_server.kernel.db.database import Conn
+from spotplane_server.tenants import events, rules, store
+from spotplane_server.tenants.store import Tenant
+
+
+async def furnish(conn: Conn, tenant: Tenant, region_code: str) -> None:
+    """Give a new tenant its first environment, and record that it is there."""
+    await store.insert_environment(
+        conn,
+        tenant.id,
+        uuid4(),
+        rules.DEFAULT_ENVIRONMENT,
+        region_code,
+        now=tenant.created_at,
+    )
+    made = {
+        "name": tenant.name,
+        "email": tenant.email,
+        "status": tenant.status,
+        "tier": tenant.billing_plan,
+    }
+    await events.tenant_changed(
+        conn,
+        tenant.id,
+        ("create", "created"),
+        before=None,
+        after=made,
+        data=made,
+        now=tenant.created_at,
+    )
