@@ -33,7 +33,7 @@ from spotplane_server.app import Server
 from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import gc_tuning
 from spotplane_server.kernel import logs as server_logs
-from spotplane_server.kernel.background_task import owned
+from spotplane_server.kernel.background_task import task_scope
 
 # The bare servers get what any server would be given; ours has the same.
 BARE_OPTIONS: Final = (("grpc.so_reuseport", 0),)
@@ -48,7 +48,7 @@ def serve_plane(pipe: Connection, log_path: str, config: ServerConfig) -> None:
         server = await Server.start(config)
         admin, _ = start_http_server(0, addr="127.0.0.1")
         pipe.send({"port": server.port, "metrics_port": admin.server_port})
-        async with owned(gc_tuning.tend(), "collector"):
+        async with task_scope(gc_tuning.run(), "collector"):
             await stop.wait()
         await server.stop()
 

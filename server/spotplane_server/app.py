@@ -53,16 +53,16 @@ from spotplane_server.fleet import hooks as fleet_ports
 from spotplane_server.fleet import module as fleet
 from spotplane_server.insights import module as insights
 from spotplane_server.kernel import front, gc_tuning, logs, startup
-from spotplane_server.kernel.background_task import background_task, owned
+from spotplane_server.kernel.background_task import background_task, task_scope
 from spotplane_server.kernel.clock import Clock, DatabaseClock, SystemClock
 from spotplane_server.kernel.db import partitions, query_metrics
 from spotplane_server.kernel.db.database import Conn, Database
 from spotplane_server.kernel.jobs import retention
 from spotplane_server.kernel.jobs.pacer import Pacer
 from spotplane_server.kernel.jobs.runner import JobRunner
-from spotplane_server.kernel.module import Kernel, Parts
-from spotplane_server.kernel.ratelimit.redis_limiter import SharedLimits
-from spotplane_server.kernel.rpc.interceptor import Gate
+from spotplane_server.kernel.module import AppContext, FeatureModule
+from spotplane_server.kernel.ratelimit.redis_limiter import RedisLimiter
+from spotplane_server.kernel.rpc.interceptor import ServerInterceptor
 from spotplane_server.market import module as fleet_market
 from spotplane_server.market.reports import AgentsPrices
 from spotplane_server.nodes import module as nodes
@@ -96,7 +96,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def build(kernel: Kernel) -> Parts:
+def build(kernel: AppContext) -> FeatureModule:
     """Build every feature."""
     intake = Intake.of(kernel)
     panel = decisions.build_panel(kernel)
@@ -117,7 +117,7 @@ def build(kernel: Kernel) -> Parts:
         insights.assemble(kernel, panel),
     ]
     forgotten = [rule for feature in features for rule in feature.retention]
-    return Parts(
+    return FeatureModule(
         services=[service for feature in features for service in feature.services],
         jobs=[
             partitions.PartitionJob(kernel.db, kernel.config.partitions_ahead),
@@ -135,14 +135,14 @@ async def _tell_cleanup(conn: Conn, done: int, now: datetime) -> None:
     await events.append(conn, events.Event("data.cleanup", "retention", {"deleted": done}), now)
 
 
-def _events(kernel: Kernel) -> Parts:
+def _events(kernel: AppContext) -> FeatureModule:
     hub = EventHub(kernel.db)
     add = event_pb2_grpc.add_EventServiceServicer_to_server
     service = EventService(kernel.db, kernel.clock, hub)
-    return Parts([(add, service)], [], background=[hub.run], drain=[hub.drain])
+    return FeatureModule([(add, service)], [], background=[hub.run], drain=[hub.drain])
 
 
-def _agents(kernel: Kernel, intake: Intake) -> list[Parts]:
+def _agents(kernel: AppContext, intake: Intake) -> list[FeatureModule]:
     db, clock, tokens, config = kernel.db, kernel.clock, kernel.tokens, kernel.config
     offline_after = timedelta(seconds=config.offline_seconds)
     ledger = Ledger(db, kernel.wakeups)
@@ -194,7 +194,7 @@ def _agents(kernel: Kernel, intake: Intake) -> list[Parts]:
             handover.inherit,
         ),
     )
-    parts = Parts(
+    parts = FeatureModule(
         services=[
             (agent_pb2_grpc.add_AgentServiceServicer_to_server, agents),
             (
@@ -219,9 +219,9 @@ def _agents(kernel: Kernel, intake: Intake) -> list[Parts]:
     return [parts, instances]
 
 
-def _catalog(kernel: Kernel) -> Parts:
+def _catalog(kernel: AppContext) -> FeatureModule:
     common = (kernel.db, kernel.clock, kernel.tokens)
-    return Parts(
+    return FeatureModule(
         services=[
             (
                 region_pb2_grpc.add_RegionServiceServicer_to_server,
@@ -250,8 +250,8 @@ class Server:
 
     def __init__(
         self,
-        kernel: Kernel,
-        parts: Parts,
+        kernel: AppContext,
+        parts: FeatureModule,
         grpc_server: grpc.aio.Server,
         healthy: Any,
         port: int,
@@ -357,7 +357,7 @@ class Server:
         await background(self.kernel.wakeups.run(), "wakeups")
         await background(before.gate.recheck_streams(), "recheck")
         await background(before.admission.announce(), "thresholds")
-        if isinstance(self.kernel.limits, SharedLimits):
+        if isinstance(self.kernel.limits, RedisLimiter):
             await background(self.kernel.limits.run(), "limits")
             await self.kernel.limits.tried()
         if isinstance(self.kernel.clock, DatabaseClock):
@@ -410,9 +410,9 @@ async def serve(config: ServerConfig) -> None:
     start_http_server(config.admin_port, addr=config.host)
     try:
         async with (
-            background_task(gc_tuning.tend(), "collector", server.failed.set),
-            owned(server.failed.wait(), "failed") as failed,
-            owned(stop.wait(), "stop") as stopped,
+            background_task(gc_tuning.run(), "collector", server.failed.set),
+            task_scope(server.failed.wait(), "failed") as failed,
+            task_scope(stop.wait(), "stop") as stopped,
         ):
             await asyncio.wait([failed, stopped], return_when=asyncio.FIRST_COMPLETED)
             await server.leave_balancing()
@@ -430,7 +430,7 @@ async def _open(
     clock: Clock | None,
     server_id: str,
     on_statement: Callable[[LoggedQuery], None] | None,
-) -> Kernel:
+) -> AppContext:
     """Open the database, Redis and the replica, each to be closed with the stack."""
     db = await Database.open(
         config.database_url, size=config.db_pool_size, on_statement=on_statement
@@ -456,7 +456,7 @@ def _traces(config: ServerConfig, server_id: str) -> Traces | None:
     return Traces(config.otlp_endpoint, server_id)
 
 
-def _grpc_server(config: ServerConfig, gate: Gate) -> grpc.aio.Server:
+def _grpc_server(config: ServerConfig, gate: ServerInterceptor) -> grpc.aio.Server:
     logs.hide_metadata()
     return grpc.aio.server(
         interceptors=[gate],

@@ -15,9 +15,9 @@ from spotplane_server.kernel import metrics
 from spotplane_server.kernel.auth import policy
 from spotplane_server.kernel.clock import DatabaseClock
 from spotplane_server.kernel.db import migrate, partitions
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.jobs.runner import JobRunner
-from spotplane_server.kernel.module import Kernel
+from spotplane_server.kernel.module import AppContext
 from spotplane_server.kernel.ratelimit import redis_client
 from spotplane_server.usage.health import rollups_work
 
@@ -35,7 +35,7 @@ def service_names() -> list[str]:
     return sorted(ours | {health_pb2.DESCRIPTOR.services_by_name["Health"].full_name})
 
 
-async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
+async def report(kernel: AppContext, runner: JobRunner, healthy: Any) -> None:
     """Say every few seconds what works: each check by its name, and all together as ``""``.
 
     A service works when all do; the decisions do not while the built-in rules stand in for the
@@ -60,7 +60,7 @@ async def report(kernel: Kernel, runner: JobRunner, healthy: Any) -> None:
         await asyncio.sleep(SECONDS)
 
 
-async def _engine_works(kernel: Kernel) -> bool:
+async def _engine_works(kernel: AppContext) -> bool:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             return await decisions.engine_works(kernel.db)
@@ -68,7 +68,7 @@ async def _engine_works(kernel: Kernel) -> bool:
         return False
 
 
-async def _report_warnings(kernel: Kernel, healthy: Any) -> None:
+async def _report_warnings(kernel: AppContext, healthy: Any) -> None:
     """Publish what impairs a server without keeping it from its work."""
     confined = await decisions.uploads_confined()
     metrics.DEPENDENCY_UP.labels("sandbox").set(confined)
@@ -77,11 +77,11 @@ async def _report_warnings(kernel: Kernel, healthy: Any) -> None:
         await healthy.set("clock", _status(kernel.clock.is_machine_right))
 
 
-async def _checks(kernel: Kernel) -> dict[str, bool]:
+async def _checks(kernel: AppContext) -> dict[str, bool]:
     checks = {"database": False, "migrations": False, "partitions": False, "rollups": False}
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            async with kernel.db.read(EVERY_TENANT) as conn:
+            async with kernel.db.connection(ALL_TENANTS) as conn:
                 checks["migrations"] = await migrate.current(conn)
                 # The connection alone may be an idle one that is dead.
                 checks["database"] = True

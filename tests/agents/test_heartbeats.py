@@ -8,7 +8,7 @@ import asyncpg
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_server.agents.sessions.registry import Sessions
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
@@ -27,7 +27,7 @@ def sessions(plane: Plane) -> Sessions:
 
 async def told(plane: Plane, cpu: float) -> int:
     """How many instances' rows say this."""
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         count: int = await conn.fetchval(COUNT, cpu)
     return count
 
@@ -151,5 +151,5 @@ async def test_applied_generation_is_written_down(plane: Plane, hand: Hand) -> N
 
     await sessions(plane).flush()
 
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         assert await conn.fetchval("SELECT applied_generation FROM agent_sessions") == 7

@@ -78,6 +78,6 @@ async def test_heartbeat_with_an_absurd_number_keeps_nobodys_from_being_written(
     (sessions,) = [owner for owner in owners if isinstance(owner, Sessions)]
     await sessions.flush()
 
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         rows = await conn.fetch("SELECT cpu_percent FROM agent_sessions ORDER BY instance_id")
     assert [row["cpu_percent"] for row in rows] == [None, 45]

@@ -14,7 +14,7 @@ from spotplane_server.agents import access, merge, queries
 from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.agents.commands.store import Order
 from spotplane_server.agents.switch_requests import Asked, Target
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.request_context import TenantId
 
 from tests.support.clock import FakeClock
@@ -93,14 +93,14 @@ async def agent(hand: Hand) -> Poller:
 
 async def status_of(plane: Plane, instance_id: str) -> str:
     """An instance's state."""
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         return str(await conn.fetchval("SELECT status FROM instances WHERE id = $1", instance_id))
 
 
 async def test_displaced_primary_is_spared(plane: Plane, hand: Hand, agent: Poller) -> None:
     """Two processes may share a name: only a word about itself may end the one that lost."""
     await hand.register("i-2")
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         row = await conn.fetchrow("SELECT status, spared FROM instances WHERE id = 'i-1'")
         told = await conn.fetchval(
             "SELECT data FROM outbox_events WHERE event_type = 'agent.registered'"
@@ -116,7 +116,7 @@ async def test_prices_of_the_first_sight_are_kept(plane: Plane, hand: Hand) -> N
     await hand.register("i-1")
     await put_prices(plane, on_demand=1_000_000_000)
     await hand.register("i-2", name="search")
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch(
             "SELECT baseline_price_nanousd, first_spot_price_nanousd FROM instances ORDER BY id"
         )
@@ -268,7 +268,7 @@ async def test_silence_and_a_word_are_edges(plane: Plane, agent: Poller, clock: 
 
 
 async def _keep(plane: Plane) -> None:
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("UPDATE heartbeat_collection SET since = '-infinity', seen_at = now()")
 
 
@@ -391,7 +391,7 @@ async def test_replicas_come_by_one_way_only(
     await _order(plane, agent, "create_replica")
     assert await agent.poll() is None  # it has only just registered
     clock.advance(timedelta(seconds=61))
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("UPDATE agents SET replicas_polled_at = $1", clock.now())
     assert await agent.poll() is None
     clock.advance(timedelta(minutes=5, seconds=1))
@@ -443,7 +443,7 @@ async def test_younger_agent_takes_the_place_of_the_older(
 
     seen = await younger.seen()
     assert (seen.instance_id, seen.config.terminate_wait_seconds) == ("i-2", 77)
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         owners = await conn.fetch("SELECT id, agent_id::text, status FROM instances ORDER BY id")
         reason = await conn.fetchval(
             "SELECT deleted_reason FROM agents WHERE id = $1", UUID(older.id)
@@ -524,7 +524,7 @@ async def test_target_that_is_gone_is_not_delivered(plane: Plane, agent: Poller)
         await queue(plane, agent, Target("spot"), "MANUAL")
     await put_prices(plane)
     queued = await queue(plane, agent, Target("spot", f"{TYPE}.{ZONES[1]}"), "MANUAL")
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("UPDATE pools SET price_nanousd = NULL")
     assert await agent.poll() is None
     assert (await agent.command(str(queued.command.id))).status == "cancelled"
@@ -554,7 +554,7 @@ async def test_every_effective_change_is_audited_with_old_and_new(
     """Once each, beside one event."""
     await calls.configure(agent.id, terminate_wait_minutes=5)  # as it is
     await calls.configure(agent.id, enabled=False)
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch(
             "SELECT before, after FROM audit_logs WHERE action = 'agent.update_config'"
         )
@@ -582,7 +582,7 @@ async def test_deleted_agent_is_remembered_for_its_replicas_only(
 ) -> None:
     """As long as one is unconfirmed, and a day at most."""
     agent_id, now = UUID(agent.id), clock.now()
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute(
             "INSERT INTO replicas (tenant_id, id, agent_id, instance_id, bound, type, status,"
             " pool_id, instance_type, region, az, created_by, created_at, updated_at)"
@@ -594,7 +594,7 @@ async def test_deleted_agent_is_remembered_for_its_replicas_only(
             now,
         )
     await hand.stub.DeleteAgent(pb.DeleteAgentRequest(agent_id=agent.id), metadata=hand.metadata)
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         assert await conn.fetchval("SELECT status FROM replicas") == "terminated"
         assert (await access.get_even_deleted(conn, agent_id, now)).status == "deleted"
         assert (await access.lock_even_deleted(conn, agent_id, now)).id == agent_id
@@ -638,7 +638,7 @@ async def test_finished_commands_are_forgotten_after_a_week(
     kept = await agent.issue("terminate")
     retention: Any = next(j for j in plane.server.parts.jobs if j.name == "retention")
     await retention.forget(clock.now())
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch("SELECT id::text FROM agent_commands")
         events = await conn.fetchval(
             "SELECT count(*) FROM agent_command_events WHERE command_id::text = $1", done.id
@@ -651,7 +651,7 @@ async def queue(plane: Plane, agent: Poller, target: Target, trigger: Any) -> An
     """Queue a switch as other features do."""
     ledger = Ledger(plane.db, plane.server.kernel.wakeups)
     priority = {"AUTOMATIC": 25, "MANUAL": 75, "EMERGENCY": 100}[trigger]
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         locked = await access.lock(conn, UUID(agent.id))
         return await ledger.queue_switch(
             conn,

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 from spotplane.v1 import agent_pb2, api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_grpc
 from spotplane.v1 import agent_stream_pb2 as pb
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
@@ -19,7 +19,7 @@ from tests.support.plane import ADMIN, Plane, refused, running
 
 async def last_heard(plane: Plane, instance_id: str) -> datetime:
     """When an instance was last heard of."""
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         at: datetime = await conn.fetchval(
             "SELECT last_heartbeat_at FROM agent_sessions WHERE instance_id = $1", instance_id
         )
@@ -59,7 +59,7 @@ async def test_replaced_session_cannot_refresh_liveness(
 ) -> None:
     """Heartbeats of an older epoch are written nowhere, even before anybody ended its stream."""
     agent_id, old = await hand.start("i-1")
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("UPDATE agent_sessions SET epoch = epoch + 1, session_id = $1", agent_id)
     seen = await last_heard(plane, "i-1")
 
@@ -77,7 +77,7 @@ async def test_goodbye_of_a_replaced_session_means_nothing(
 ) -> None:
     """The newer session is there."""
     agent_id, old = await hand.start("i-1")
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("UPDATE agent_sessions SET epoch = epoch + 1, session_id = $1", agent_id)
 
     await old.say(goodbye=pb.Goodbye())
@@ -193,7 +193,7 @@ async def test_agent_of_a_stopped_server_comes_back_to_another(
                     return agent.connected and agent.last_error is None
 
                 async def at_the_second() -> bool:
-                    async with second.db.read(EVERY_TENANT) as conn:
+                    async with second.db.connection(ALL_TENANTS) as conn:
                         server_id = await conn.fetchval("SELECT server_id FROM agent_sessions")
                     return bool(server_id == second.server.kernel.server_id)
 

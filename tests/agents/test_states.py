@@ -24,9 +24,14 @@ from spotplane_server.agents.polling import heartbeats
 from spotplane_server.agents.polling.heartbeats import Beat
 from spotplane_server.agents.switch_requests import Asked, Target
 from spotplane_server.instances.store import Machine, Said
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database, attempt
+from spotplane_server.kernel.db.database import (
+    ALL_TENANTS,
+    Conn,
+    Database,
+    retry_on_serialization_failure,
+)
 from spotplane_server.kernel.errors import DomainError
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.jobs.notify import Notifier
 from spotplane_server.kernel.request_context import TenantId
 
 from tests.conftest import _CREATE, _execute
@@ -58,7 +63,7 @@ class World:
         self.tenant_id = TenantId(uuid4())
         self.now = datetime.now(UTC)
         self.effects: list[UUID] = []
-        self.ledgers = [Ledger(db, Wakeups(url, str(n))) for n in range(2)]
+        self.ledgers = [Ledger(db, Notifier(url, str(n))) for n in range(2)]
         for ledger in self.ledgers:
             ledger.on_final({"switch": primary.on_switch})
         self.final: dict[UUID, str] = {}
@@ -79,7 +84,7 @@ class World:
 
         async def tried() -> None:
             with suppress(DomainError, Cut):
-                await attempt(once)
+                await retry_on_serialization_failure(once)
 
         self.run(tried())
 
@@ -98,7 +103,7 @@ class World:
 
     async def open_agent(self) -> None:
         """Make the tenant, and its agent on the first instance."""
-        async with self.db.transaction(EVERY_TENANT) as conn:
+        async with self.db.transaction(ALL_TENANTS) as conn:
             await conn.execute(
                 "INSERT INTO tenants (id, name, email, created_at, updated_at)"
                 " VALUES ($1, 'T', $2, now(), now())",
@@ -254,7 +259,7 @@ class States(RuleBasedStateMachine):
                 async with world.db.transaction(world.tenant_id) as conn:
                     await step(conn)
 
-            await attempt(once)
+            await retry_on_serialization_failure(once)
 
         async def all_of_them() -> None:
             await asyncio.gather(
@@ -275,7 +280,7 @@ class States(RuleBasedStateMachine):
 
     async def _check(self) -> None:
         world = self.world
-        async with world.db.read(world.tenant_id) as conn:
+        async with world.db.connection(world.tenant_id) as conn:
             primaries = await conn.fetchval(
                 "SELECT count(*) FROM instances WHERE status = 'running_primary'"
             )

@@ -180,7 +180,7 @@ async def test_repeated_report_is_acknowledged_again_without_effect(hand: Hand) 
 
     assert ack.seq == 1
     assert not ack.HasField("error")
-    async with hand.plane.db.read("*") as conn:
+    async with hand.plane.db.connection("*") as conn:
         assert await conn.fetchval("SELECT count(*) FROM failovers") == 0
     assert agent_id
 

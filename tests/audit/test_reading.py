@@ -13,7 +13,7 @@ from spotplane.v1 import audit_pb2_grpc
 from spotplane_server import audit
 from spotplane_server.audit import store
 from spotplane_server.kernel.api.paging import Page
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn
 from spotplane_server.kernel.request_context import Call, Caller
 
 from tests.support.clock import FakeClock
@@ -58,7 +58,7 @@ async def _record(conn: Conn, mark: str, number: int, at: Any) -> None:
 async def trail(plane: Plane, clock: FakeClock) -> Trail:
     """Events of a kind that nothing else writes."""
     mark = f"thing-{uuid4().hex}"
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for number in range(COUNT):
             # Two of them at the same instant, which only the id tells apart.
             minutes = COUNT - max(number, 1)
@@ -93,7 +93,7 @@ async def test_events_written_meanwhile_do_not_shift_pages_by_token(
     """Nothing is shown twice or missed."""
     first = await trail.list(resource_type=trail.mark, limit=4)
     clock.advance(timedelta(seconds=1))
-    async with trail.plane.db.transaction(EVERY_TENANT) as conn:
+    async with trail.plane.db.transaction(ALL_TENANTS) as conn:
         await _record(conn, trail.mark, 99, clock.now() - timedelta(milliseconds=1))
 
     token = first.pagination.next_page_token
@@ -218,7 +218,7 @@ async def test_page_takes_one_statement_whatever_its_length(
     """None for each row."""
     mark, end = f"many-{trail.mark}", clock.now()
     ran: list[Any] = []
-    async with trail.plane.db.transaction(EVERY_TENANT) as conn:
+    async with trail.plane.db.transaction(ALL_TENANTS) as conn:
         for number in range(rows):
             await _record(conn, mark, number, end - timedelta(minutes=1))
         conn.add_query_logger(ran.append)

@@ -18,7 +18,7 @@ from spotplane.v1 import (
     usage_pb2_grpc,
 )
 from spotplane_server.kernel.auth import policy
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.invariants import rpcs
 from tests.support.clock import FakeClock
@@ -192,7 +192,7 @@ async def test_administrators_hand_in_a_tenants_alerts_and_notifications_shows(
     tenant = await plane.tenant()
     stub = notification_pb2_grpc.NotificationServiceStub(plane.channel)
     ids = [uuid4(), uuid4(), uuid4()]
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for notification_id in ids:
             await conn.execute(INSERT_NOTIFICATION, tenant.id, notification_id)
     for metadata, read in ((bearer(tenant.key), ids[0]), (ADMIN, ids[1])):

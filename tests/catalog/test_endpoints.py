@@ -9,7 +9,7 @@ from uuid import UUID
 import grpc
 import pytest
 from spotplane.v1 import model_pb2, node_pb2, node_pb2_grpc
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.catalog.test_races import outcomes, somebody_waits
 from tests.catalog.world import Catalog, put_node
@@ -34,7 +34,7 @@ async def test_endpoint_counts_what_serves_the_model(catalog: Catalog, plane: Pl
         ("terminating", 90),
         ("dead", 90),
     ]
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for status, health in nodes:
             await put_node(conn, model.id, status=status, health=health)
         await put_node(conn, other.id)
@@ -51,7 +51,7 @@ async def test_tenants_own_nodes_serve_that_tenant_only(catalog: Catalog, plane:
     """The operator's serve all."""
     model = await catalog.model(tokens_per_second_capacity=2**31 - 1)
     tenant, other = await plane.tenant(), await plane.tenant()
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await put_node(conn, model.id)
         await put_node(conn, model.id, tenant_id=tenant.id)
 
@@ -101,7 +101,7 @@ async def test_model_in_use_is_not_deleted(catalog: Catalog, plane: Plane) -> No
     """Live nodes of whomever are counted; ending ones and those of other models are not."""
     model, other = await catalog.model(), await catalog.model("other")
     tenant = await plane.tenant()
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for status in ("launching", "unhealthy", "terminating", "dead"):
             await put_node(conn, model.id, status=status)
         await put_node(conn, model.id, tenant_id=tenant.id)
@@ -115,7 +115,7 @@ async def test_model_in_use_is_not_deleted(catalog: Catalog, plane: Plane) -> No
     assert said.metadata["node_count"] == "3"
     assert await catalog.trail() == before
     await catalog.delete_model(other.id)
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute(_END_NODES)
     await catalog.delete_model(model.id)
 
@@ -125,7 +125,7 @@ async def test_deleting_a_model_waits_for_a_launch_and_counts_it(
 ) -> None:
     """The launch held the model first, so it wins."""
     model = await catalog.model()
-    async with plane.db.transaction(EVERY_TENANT) as launch:
+    async with plane.db.transaction(ALL_TENANTS) as launch:
         assert await launch.fetchval(_HOLD_MODEL, model.name)
         await put_node(launch, model.id, status="launching")
         deletion = asyncio.ensure_future(outcomes([catalog.delete_model(model.id)]))
@@ -139,7 +139,7 @@ async def test_launches_and_deletions_of_models_never_both_win(
     """Thirty rounds at once: a node lives only where its model does."""
 
     async def launch(name: str, model_id: str) -> bool:
-        async with plane.db.transaction(EVERY_TENANT) as conn:
+        async with plane.db.transaction(ALL_TENANTS) as conn:
             if not await conn.fetchval(_HOLD_MODEL, name):
                 return False
             await put_node(conn, model_id, status="launching")
@@ -164,7 +164,7 @@ async def test_what_registers_while_its_model_is_deleted_finds_it_gone(
     request = node_pb2.RegisterNodeRequest(
         provider="on-prem", endpoint_url="http://10.0.0.1:8000", model_name=model.name
     )
-    async with plane.db.transaction(EVERY_TENANT) as deletion:
+    async with plane.db.transaction(ALL_TENANTS) as deletion:
         await deletion.execute("SELECT id FROM models WHERE id = $1 FOR UPDATE", UUID(model.id))
         call = asyncio.ensure_future(outcomes([nodes.RegisterNode(request, metadata=ADMIN)]))
         await somebody_waits(plane)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from spotplane.v1 import instance_type_pb2, model_pb2, region_pb2
 from spotplane_server.catalog import seed
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.catalog.world import Catalog
 from tests.support.plane import ADMIN
@@ -19,7 +19,7 @@ REGION = {"code": "a-1", "name": "A", "provider": "aws"}
 
 
 async def _import(catalog: Catalog, document: dict[str, Any]) -> seed.Report:
-    async with catalog.plane.db.transaction(EVERY_TENANT) as conn:
+    async with catalog.plane.db.transaction(ALL_TENANTS) as conn:
         return await seed.import_catalog(conn, document, datetime.now(UTC))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from spotplane.v1 import instance_type_pb2
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.catalog.world import Catalog, put_instance
 from tests.support.plane import ADMIN, Plane, refusal, refused
@@ -53,7 +53,7 @@ async def test_prices_come_back_exactly_as_sent(catalog: Catalog, price: float) 
     """Through a decimal in the database, without a digit more or less."""
     made = await catalog.type(price_per_hour=price, spot_price_per_hour=price)
     assert (made.price_per_hour, made.spot_price_per_hour) == (price, price)
-    async with catalog.plane.db.read(EVERY_TENANT) as conn:
+    async with catalog.plane.db.connection(ALL_TENANTS) as conn:
         stored = await conn.fetchval("SELECT price_per_hour::text FROM instance_types")
     assert float(stored) == price
 
@@ -184,7 +184,7 @@ async def test_type_in_use_is_not_deleted(catalog: Catalog, plane: Plane) -> Non
     """Live instances of it are counted; ending ones and those of others are not."""
     made, other = await catalog.type(), await catalog.type("other")
     tenant = await plane.tenant()
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for status in ("launching", "running_primary", "terminating", "terminated"):
             await put_instance(conn, tenant.id, type_id=made.id, status=status)
     with pytest.raises(grpc.aio.AioRpcError) as raised:

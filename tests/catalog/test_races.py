@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import grpc.aio
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.catalog.world import Catalog, put_instance
 from tests.support.eventually import eventually
@@ -110,7 +110,7 @@ async def test_deleting_a_region_waits_for_a_launch_and_counts_it(
 ) -> None:
     """The launch held the region first, so it wins."""
     region, tenant = await catalog.region(), await plane.tenant()
-    async with plane.db.transaction(EVERY_TENANT) as launch:
+    async with plane.db.transaction(ALL_TENANTS) as launch:
         assert await launch.fetchval(_HOLD_REGION, region.code)
         await put_instance(launch, tenant.id, region_id=region.id, status="launching")
         deletion = asyncio.ensure_future(outcomes([catalog.delete_region(region.id)]))
@@ -123,11 +123,11 @@ async def test_launch_into_a_region_being_deleted_finds_it_gone(
 ) -> None:
     """The deletion held the region first, so no launch slips in."""
     region = await catalog.region()
-    async with plane.db.transaction(EVERY_TENANT) as deletion:
+    async with plane.db.transaction(ALL_TENANTS) as deletion:
         await deletion.execute("SELECT id FROM regions WHERE code = $1 FOR UPDATE", region.code)
 
         async def launch() -> Any:
-            async with plane.db.transaction(EVERY_TENANT) as conn:
+            async with plane.db.transaction(ALL_TENANTS) as conn:
                 return await conn.fetchval(_HOLD_REGION, region.code)
 
         held = asyncio.ensure_future(launch())
@@ -141,7 +141,7 @@ async def test_deleting_a_type_waits_for_a_launch_and_counts_it(
 ) -> None:
     """As with regions."""
     made, tenant = await catalog.type(), await plane.tenant()
-    async with plane.db.transaction(EVERY_TENANT) as launch:
+    async with plane.db.transaction(ALL_TENANTS) as launch:
         assert await launch.fetchval(_HOLD_TYPE, made.id)
         await put_instance(launch, tenant.id, type_id=made.id, status="launching")
         deletion = asyncio.ensure_future(outcomes([catalog.delete_type(made.id)]))
@@ -154,7 +154,7 @@ async def test_launches_and_deletions_never_both_win(catalog: Catalog, plane: Pl
     tenant = await plane.tenant()
 
     async def launch(region_id: str, code: str) -> bool:
-        async with plane.db.transaction(EVERY_TENANT) as conn:
+        async with plane.db.transaction(ALL_TENANTS) as conn:
             if not await conn.fetchval(_HOLD_REGION, code):
                 return False
             await put_instance(conn, tenant.id, region_id=region_id, status="launching")
@@ -175,7 +175,7 @@ async def test_association_with_a_region_being_deleted_is_refused(
 ) -> None:
     """It waits for the deletion, and then finds the code unknown."""
     made, region = await catalog.type(), await catalog.region()
-    async with plane.db.transaction(EVERY_TENANT) as deletion:
+    async with plane.db.transaction(ALL_TENANTS) as deletion:
         await deletion.execute("SELECT id FROM regions WHERE code = $1 FOR UPDATE", region.code)
         call = asyncio.ensure_future(outcomes([catalog.associate(made.id, region.code)]))
         await somebody_waits(plane)

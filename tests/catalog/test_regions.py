@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from spotplane.v1 import region_pb2
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.catalog.world import Catalog, put_instance
 from tests.support.plane import ADMIN, Plane, bearer, refusal, refused
@@ -163,7 +163,7 @@ async def test_region_in_use_is_not_deleted(catalog: Catalog, plane: Plane) -> N
     """Live instances are counted; ending ones are not."""
     region = await catalog.region()
     tenant = await plane.tenant()
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for status in ("launching", "running_primary", "zombie", "terminating", "terminated"):
             await put_instance(conn, tenant.id, region_id=region.id, status=status)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -171,7 +171,7 @@ async def test_region_in_use_is_not_deleted(catalog: Catalog, plane: Plane) -> N
     said = refusal(raised.value)
     assert (said.reason, said.metadata["node_count"]) == ("REGION_IN_USE", "3")
     assert (await catalog.get_region(region.id)).status == "active"
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("UPDATE instances SET status = 'terminated'")
     await catalog.delete_region(region.id)
 
@@ -209,7 +209,7 @@ async def test_quota_counts_instances_that_run_or_start(catalog: Catalog, plane:
     region = await catalog.region()
     tenant = await plane.tenant()
     statuses = ("launching", "running_primary", "running_replica", "promoting")
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for status in (*statuses, "zombie", "terminating", "terminated"):
             await put_instance(conn, tenant.id, region_id=region.id, status=status)
     quota = (await catalog.availability(region.id)).quota_limits
@@ -231,7 +231,7 @@ async def test_launch_estimate_is_the_median_of_recent_launches(
 
     async def launched(seconds: float | None, *, ago: timedelta, where: str = region.id) -> None:
         at = now - ago
-        async with plane.db.transaction(EVERY_TENANT) as conn:
+        async with plane.db.transaction(ALL_TENANTS) as conn:
             await put_instance(
                 conn,
                 tenant.id,

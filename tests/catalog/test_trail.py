@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.catalog.world import Catalog, put_instance
 from tests.support.plane import Plane, refused
@@ -82,7 +82,7 @@ async def test_refused_mutations_leave_nothing(catalog: Catalog, plane: Plane) -
     model = await catalog.model()
     other = await catalog.model("other")
     tenant = await plane.tenant()
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await put_instance(conn, tenant.id, region_id=region.id, type_id=made.id)
     before = await catalog.trail()
     refusals: list[tuple[str, Callable[[], Awaitable[Any]]]] = [

@@ -16,7 +16,7 @@ from spotplane.v1 import (
     region_pb2,
     region_pb2_grpc,
 )
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn
 
 from tests.support.plane import ADMIN, Plane
 
@@ -198,7 +198,7 @@ class Catalog:
 
     async def trail(self) -> tuple[list[Any], list[Any]]:
         """All audit rows and all events."""
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             return await conn.fetch(_AUDIT), await conn.fetch(_EVENTS)
 
     async def trail_counts(self) -> tuple[Counter[str], Counter[str]]:
@@ -210,7 +210,7 @@ class Catalog:
 
     async def history(self, ref_id: str) -> list[dict[str, str]]:
         """All prices that something ever had, oldest first."""
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             return [row["prices"] for row in await conn.fetch(_HISTORY, UUID(ref_id))]
 
 

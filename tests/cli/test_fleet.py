@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.prices.rules import bucket
 
 from tests.cli.conftest import Operator
@@ -128,7 +128,7 @@ async def test_client_gets_a_token_and_another_one(operator: Operator) -> None:
 async def test_market_and_money_are_printed_in_dollars(operator: Operator, world: World) -> None:
     """The JSON keeps the exact integers."""
     await world.start()
-    async with world.plane.db.read(EVERY_TENANT) as conn:
+    async with world.plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute(PUT_CLEAN_PRICE, POOLS[1], bucket(world.clock.now()))
     offers = await operator.admin("pools", "prices", "i-old")
     exact = await operator.read("pools", "prices", "i-old")

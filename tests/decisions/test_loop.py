@@ -12,7 +12,7 @@ from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.decisions.engine_registry import Panel
 from spotplane_server.decisions.loop import DecisionLoop
 from spotplane_server.decisions.recording import STORE_EVERY
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 
 from tests.decisions.world import A, B, C, World
 from tests.support.clock import FakeClock
@@ -177,7 +177,7 @@ async def test_the_loop_needs_no_query_per_agent(world: World) -> None:
     await world.market(0.5, 0.49)
     db = await Database.open(world.plane.database_url, size=1)
     seen: list[str] = []
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         conn.add_query_logger(lambda record: seen.append(record.query))
     clock, wakeups = world.plane.server.kernel.clock, world.plane.server.kernel.wakeups
     loop = DecisionLoop(

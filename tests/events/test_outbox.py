@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from spotplane_server import events
 from spotplane_server.events import store
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 
 from tests.support.eventually import eventually
 
@@ -21,7 +21,7 @@ async def append(conn: object, name: str) -> None:
 
 async def read(db: Database, cursor: tuple[int, int] = (0, 0)) -> list[store.Row]:
     """What may be read after a cursor."""
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         return list(await store.list_after(conn, cursor, limit=1000))
 
 
@@ -36,9 +36,9 @@ async def shown(db: Database, wanted: list[str], after: tuple[int, int] = (0, 0)
 
 async def test_later_event_waits_for_an_earlier_one_that_is_not_committed(db: Database) -> None:
     """A reader that went ahead would skip the earlier one for good."""
-    async with db.transaction(EVERY_TENANT) as early:
+    async with db.transaction(ALL_TENANTS) as early:
         await append(early, "early")
-        async with db.transaction(EVERY_TENANT) as late:
+        async with db.transaction(ALL_TENANTS) as late:
             await append(late, "late")
         assert await read(db) == []
 
@@ -46,15 +46,15 @@ async def test_later_event_waits_for_an_earlier_one_that_is_not_committed(db: Da
 
 
 async def test_age_of_the_oldest_event_that_waits_is_known(db: Database) -> None:
-    async with db.transaction(EVERY_TENANT) as early:
+    async with db.transaction(ALL_TENANTS) as early:
         await append(early, "early")
-        async with db.transaction(EVERY_TENANT) as late:
+        async with db.transaction(ALL_TENANTS) as late:
             await append(late, "late")
-        async with db.read(EVERY_TENANT) as conn:
+        async with db.connection(ALL_TENANTS) as conn:
             assert await store.held_for(conn) > timedelta()
 
     async def none_waits() -> bool:
-        async with db.read(EVERY_TENANT) as conn:
+        async with db.connection(ALL_TENANTS) as conn:
             return await store.held_for(conn) == timedelta()
 
     await eventually(none_waits)
@@ -63,12 +63,12 @@ async def test_age_of_the_oldest_event_that_waits_is_known(db: Database) -> None
 async def test_event_of_a_transaction_that_fails_never_was(db: Database) -> None:
     """Events are written in the transaction of their cause."""
     try:
-        async with db.transaction(EVERY_TENANT) as conn:
+        async with db.transaction(ALL_TENANTS) as conn:
             await append(conn, "lost")
             raise RuntimeError
     except RuntimeError:
         pass
-    async with db.transaction(EVERY_TENANT) as conn:
+    async with db.transaction(ALL_TENANTS) as conn:
         await append(conn, "kept")
 
     await shown(db, ["kept"])
@@ -76,7 +76,7 @@ async def test_event_of_a_transaction_that_fails_never_was(db: Database) -> None
 
 async def test_events_of_one_transaction_keep_their_order(db: Database) -> None:
     """By the order of writing."""
-    async with db.transaction(EVERY_TENANT) as conn:
+    async with db.transaction(ALL_TENANTS) as conn:
         for number in range(5):
             await append(conn, f"e{number}")
 
@@ -90,7 +90,7 @@ async def test_reader_that_polls_sees_every_event_once_and_in_order(db: Database
 
     async def write(writer: int) -> None:
         for number in range(25):
-            async with db.transaction(EVERY_TENANT) as conn:
+            async with db.transaction(ALL_TENANTS) as conn:
                 await append(conn, f"w{writer}-{number}")
                 for _ in range(chance.randrange(4)):
                     await conn.fetchval("SELECT 1")
@@ -112,11 +112,11 @@ async def test_reader_that_polls_sees_every_event_once_and_in_order(db: Database
 
 async def test_cursor_of_now_misses_nothing_that_is_under_way(db: Database) -> None:
     """An event whose transaction began before, and ends after, is shown."""
-    async with db.transaction(EVERY_TENANT) as conn:
+    async with db.transaction(ALL_TENANTS) as conn:
         await append(conn, "past")
-    async with db.transaction(EVERY_TENANT) as conn:
+    async with db.transaction(ALL_TENANTS) as conn:
         await append(conn, "under-way")
-        async with db.read(EVERY_TENANT) as other:
+        async with db.connection(ALL_TENANTS) as other:
             cursor = await store.head(other)
 
     await shown(db, ["under-way"], after=cursor)

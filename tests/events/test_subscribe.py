@@ -12,7 +12,7 @@ from spotplane.v1 import event_pb2, event_pb2_grpc
 from spotplane_server.events import dispatcher as hubs
 from spotplane_server.events import sse, store
 from spotplane_server.events.store import Event
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.events.test_watch import aiter_of
 from tests.support.clock import FakeClock
@@ -137,7 +137,7 @@ async def test_tenants_hear_only_of_themselves_and_may_not_ask_for_others(plane:
 
 
 async def _append(plane: Plane, tenant_id: Any, count: int, now: Any) -> None:
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for n in range(count):
             data = {"agent_id": str(n), "old_status": "online", "new_status": "offline"}
             await store.append(conn, Event("agent.status_changed", str(n), data, tenant_id), now)
@@ -149,18 +149,18 @@ async def test_slow_listener_is_sent_away_and_misses_nothing_by_its_id(
     """More than 256 behind; what it read before is in order and without gap."""
     hub = hubs.EventHub(plane.db)
     running = asyncio.create_task(hub.run())
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         start = await store.head(conn)
     count = hubs.QUEUE + 50
     seen: list[str] = []
     batches = hubs.follow(
-        plane.db, hub, EVERY_TENANT, start, idle_seconds=0.05, on_behind=OverflowError
+        plane.db, hub, ALL_TENANTS, start, idle_seconds=0.05, on_behind=OverflowError
     )
     async with aclosing(batches):
         await anext(batches)  # it listens now
         for _ in range(5):
             await _append(plane, None, count, clock.now())
-        async with plane.db.read(EVERY_TENANT) as conn:
+        async with plane.db.connection(ALL_TENANTS) as conn:
             end = await store.newest(conn)
         await eventually(lambda: hub.place == end)  # while nothing is taken
         place = start
@@ -171,7 +171,7 @@ async def test_slow_listener_is_sent_away_and_misses_nothing_by_its_id(
                     place = (rows[-1].txid, rows[-1].seq)
         assert len(seen) == hubs.QUEUE
 
-    async with aclosing(hubs.follow(plane.db, hub, EVERY_TENANT, place)) as rest:
+    async with aclosing(hubs.follow(plane.db, hub, ALL_TENANTS, place)) as rest:
         async for rows in rest:
             seen += [row.aggregate_id for row in rows]
             if len(seen) >= 5 * count:

@@ -79,6 +79,6 @@ async def test_nothing_but_on_demand_is_left_without_spot_capacity(
             return (failover.status, failover.action) == ("resolved", "queued_ondemand_switch")
 
         await eventually(resolved, every=0.15)
-        async with plane.db.read("*") as conn:
+        async with plane.db.connection("*") as conn:
             tried = await conn.fetchval("SELECT count(*) FROM replicas WHERE status = 'failed'")
         assert tried == len(ZONES) - 1

@@ -277,7 +277,7 @@ async def test_instance_that_the_cloud_took_is_terminated_in_the_end(
     await jump(plane, clock, timedelta(seconds=181))
     await run_job(plane, "failover")
 
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         status = await conn.fetchval("SELECT status FROM instances WHERE id = 'i-1'")
     assert status == "terminated"
 
@@ -326,7 +326,7 @@ async def test_primary_that_is_reported_gone_is_replaced_at_once(
     done = await only(calls, agent_id)
     assert (done.status, done.action) == ("resolved", "promoted_replica")
     assert (await calls.agent(agent_id)).instance_id == replica.instance_id
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         gone = await conn.fetchval("SELECT status FROM instances WHERE id = 'i-1'")
     assert gone == "terminated"
 
@@ -421,7 +421,7 @@ async def test_agent_that_lost_its_primary_gets_the_one_that_stands_by(
     """Also when nobody has told of the loss; the next run finds it."""
     agent_id, stream = await primary(hand)
     replica = await stand_by(calls, agent_id, stream)
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         await conn.execute(
             "UPDATE instances SET status = 'terminated', updated_at = now() WHERE id = 'i-1'"
         )

@@ -123,7 +123,7 @@ async def test_reconcilers_of_two_servers_promote_once(
         done = await only(calls, agent_id)
         assert (done.status, done.replica_id) == ("resolved", replica.id)
         assert steps(done) == ["detected", "promoted"]
-        async with plane.db.read("*") as conn:
+        async with plane.db.connection("*") as conn:
             promoted = await conn.fetchval(
                 "SELECT count(*) FROM outbox_events WHERE event_type = 'replica.promoted'"
             )

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spotplane.v1 import agent_pb2, agent_pb2_grpc, failover_pb2, replica_pb2
-from spotplane_server.kernel.db.database import AWAY
+from spotplane_server.kernel.db.database import CONNECTION_ERRORS
 from spotplane_server.kernel.errors import DomainError
 
 from tests.support.clock import FakeClock
@@ -296,7 +296,7 @@ async def carry_out(world: World, batches: list[list[tuple[Step, int]]]) -> None
 
 async def attempt(step: Step, life: Life, server: int) -> None:
     """Carry out a step; that it is refused or cut is part of life."""
-    with suppress(grpc.aio.AioRpcError, DomainError, asyncpg.PostgresError, *AWAY):
+    with suppress(grpc.aio.AioRpcError, DomainError, asyncpg.PostgresError, *CONNECTION_ERRORS):
         await step(life, server)
 
 

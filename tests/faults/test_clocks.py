@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from spotplane_server.kernel.clock import DatabaseClock, SystemClock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 
 from tests.failover.world import only, primary
 from tests.support.eventually import eventually
@@ -53,7 +53,7 @@ async def test_server_whose_machine_is_ahead_declares_no_healthy_agent_lost(
         agent_id, stream = await primary(hand)
         await stream.beat()
         await listening(plane)
-        async with plane.db.write(EVERY_TENANT) as conn:
+        async with plane.db.write(ALL_TENANTS) as conn:
             await conn.execute(LISTENED_LONG)
 
         await run_job(ahead, "failover")
@@ -85,14 +85,14 @@ async def test_server_whose_machine_is_ahead_finds_lost_agents_in_time(ahead: Pl
 
 async def _age_heartbeats(plane: Plane, seconds: int) -> None:
     ago = timedelta(seconds=seconds)
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute(AGE_HEARTBEATS, ago)
         await conn.execute(LISTENED_LONG)
 
 
 async def test_leases_of_a_server_whose_machine_is_ahead_end_in_time(ahead: Plane) -> None:
     async def longest() -> timedelta | None:
-        async with ahead.db.read(EVERY_TENANT) as conn:
+        async with ahead.db.connection(ALL_TENANTS) as conn:
             found: timedelta | None = await conn.fetchval(LEASES)
             return found
 

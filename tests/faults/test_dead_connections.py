@@ -12,7 +12,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from spotplane.v1 import region_pb2, region_pb2_grpc
 from spotplane_bench.chaos import ChaosProxy, chaos_proxy, postgres_upstream, postgres_url
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.db.database import (
+    ALL_TENANTS,
+    Database,
+    retry_on_serialization_failure,
+)
 from spotplane_server.kernel.db.transactions import TransactionLost
 from spotplane_server.kernel.errors import Unavailable
 
@@ -87,7 +91,7 @@ async def test_silent_connections_are_replaced(database_url: str, proxy: ChaosPr
     try:
         proxy.silence()
         with pytest.raises(TimeoutError):
-            async with database.read(EVERY_TENANT) as conn:
+            async with database.connection(ALL_TENANTS) as conn:
                 await conn.execute("SELECT 1")
         await eventually(lambda: database.stats() == {"idle": 0, "used": 0})
     finally:
@@ -99,11 +103,11 @@ async def test_loan_on_a_dead_connection_ends(database_url: str, proxy: ChaosPro
     through = postgres_url(database_url, proxy)
     database = await Database.open(through, size=2, warm=2)
     try:
-        async with database.read(EVERY_TENANT) as conn:
+        async with database.connection(ALL_TENANTS) as conn:
             proxy.silence()
             waiting = asyncio.ensure_future(conn.execute("SELECT 1"))
             with pytest.raises(TimeoutError):
-                async with database.read(EVERY_TENANT) as other:
+                async with database.connection(ALL_TENANTS) as other:
                     await other.execute("SELECT 1", timeout=0.1)
             await asyncio.wait([waiting], timeout=15)
             assert waiting.done()
@@ -121,13 +125,13 @@ async def test_transaction_that_loses_its_connection_is_run_again(
     backends: list[int] = []
 
     async def work() -> int:
-        async with database.transaction(EVERY_TENANT) as conn:
+        async with database.transaction(ALL_TENANTS) as conn:
             backends.append(await conn.fetchval(PID))
             if len(backends) == 1:
                 proxy.cut()
             return int(await conn.fetchval("SELECT 7"))
 
-    assert await attempt(work) == 7
+    assert await retry_on_serialization_failure(work) == 7
     assert len(set(backends)) == 2
     await database.close()
 
@@ -138,12 +142,12 @@ async def test_transaction_that_always_loses_its_connection_is_unavailable(
     database = await Database.open(postgres_url(database_url, proxy), size=1)
 
     async def work() -> None:
-        async with database.transaction(EVERY_TENANT) as conn:
+        async with database.transaction(ALL_TENANTS) as conn:
             proxy.cut()
             await conn.execute("SELECT 1")
 
     with pytest.raises(TransactionLost) as lost:
-        await attempt(work)
+        await retry_on_serialization_failure(work)
     assert isinstance(lost.value, Unavailable)
     assert lost.value.retry_after_seconds
     await database.close()
@@ -163,9 +167,9 @@ async def test_a_transaction_that_failed_at_its_begin_harms_none_after_it(
     async with rewritten(database_url, to_server=spoiled) as url:
         db = await Database.open(url, size=1)
         with pytest.raises(asyncpg.PostgresSyntaxError):
-            async with db.transaction(EVERY_TENANT):
+            async with db.transaction(ALL_TENANTS):
                 pytest.fail("nothing has begun")
 
-        async with db.transaction(EVERY_TENANT) as conn:
+        async with db.transaction(ALL_TENANTS) as conn:
             assert await conn.fetchval(PID)
         await db.close()

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_bench.chaos import ChaosProxy, chaos_proxy, postgres_upstream, postgres_url
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.failover.world import primary, stand_by
 from tests.support.eventually import eventually
@@ -54,7 +54,7 @@ class Site:
 
     async def age(self, by: timedelta) -> None:
         """Let time pass for the first server and its agents."""
-        async with self.healthy.db.write(EVERY_TENANT) as conn:
+        async with self.healthy.db.write(ALL_TENANTS) as conn:
             await conn.execute(AGE, by, self.cut_off.server.kernel.server_id)
 
 
@@ -88,11 +88,11 @@ async def listened_long(site: Site) -> None:
     await listening(site.healthy)
 
     async def both() -> bool:
-        async with site.healthy.db.read(EVERY_TENANT) as conn:
+        async with site.healthy.db.connection(ALL_TENANTS) as conn:
             return bool(await conn.fetchval(LISTENERS) == 2)
 
     await eventually(both)
-    async with site.healthy.db.write(EVERY_TENANT) as conn:
+    async with site.healthy.db.write(ALL_TENANTS) as conn:
         await conn.execute(LISTENED_LONG)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from spotplane.v1 import agent_pb2, fleet_pb2
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.fleet.world import ZONES, World
 from tests.support.plane import ADMIN, bearer, refused
@@ -190,7 +190,7 @@ async def test_other_agents_instances_are_not_found(world: World) -> None:
 async def test_deleted_agent_ends_what_replicas_it_left(world: World) -> None:
     """And nothing that nobody named; for a day, or until all of it is confirmed."""
     agent_id = await zombie(world)
-    async with world.plane.db.read(EVERY_TENANT) as conn:
+    async with world.plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute(GIVEN_UP, UUID(world.tenant.id), UUID(agent_id), world.clock.now())
         await conn.execute(ITS_REPLICA, UUID(world.tenant.id), UUID(agent_id), world.clock.now())
     await world.agents.DeleteAgent(

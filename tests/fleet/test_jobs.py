@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from spotplane_server.fleet.jobs import DowntimeJob, ZombieReportJob
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.fleet.world import SPOT, ZONES, World
 
@@ -70,7 +70,7 @@ async def test_downtime_of_an_emergency_ends_with_the_first_sign_of_life(world: 
     """Of the new primary, after the old one was terminated; measured once."""
     agent_id = await world.start("i-old")
     tenant_id, switch_id, now = UUID(world.tenant.id), uuid4(), world.clock.now()
-    async with world.plane.db.read(EVERY_TENANT) as conn:
+    async with world.plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute(
             """
             INSERT INTO switches (tenant_id, id, agent_id, old_instance_id, new_instance_id,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 from spotplane_server.fleet import log_queries, queries
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.request_context import TenantId
 
 from tests.fleet.world import POOLS, World
@@ -37,7 +37,7 @@ async def plan(world: World, statement: str, *arguments: Any) -> str:
         await owner.execute("ANALYZE")
     finally:
         await owner.close()
-    async with world.plane.db.read(TenantId(UUID(world.tenant.id))) as conn:
+    async with world.plane.db.connection(TenantId(UUID(world.tenant.id))) as conn:
         rows = await conn.fetch("EXPLAIN " + statement, *arguments)
     return "\n".join(row[0] for row in rows)
 
@@ -45,7 +45,7 @@ async def plan(world: World, statement: str, *arguments: Any) -> str:
 async def test_list_of_a_tenant_reads_no_other_tenants_rows(world: World) -> None:
     """However many there are."""
     other = World(world.plane, await world.plane.tenant(), world.clock)
-    async with world.plane.db.read(EVERY_TENANT) as conn:
+    async with world.plane.db.connection(ALL_TENANTS) as conn:
         for owner, many in ((world, 200), (other, 6000)):
             agent_id = await owner.start("i-old")
             await conn.execute(MANY, UUID(owner.tenant.id), UUID(agent_id), POOLS[0], many)
@@ -63,7 +63,7 @@ async def test_log_of_an_instance_goes_by_its_index(world: World) -> None:
     """Of the events, only those that name it are read."""
     await world.start("i-old")
     tenant_id = UUID(world.tenant.id)
-    async with world.plane.db.read(EVERY_TENANT) as conn:
+    async with world.plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute(MANY_EVENTS, tenant_id)
 
     told = await plan(

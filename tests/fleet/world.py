@@ -8,7 +8,7 @@ from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import agent_pb2, agent_pb2_grpc, fleet_pb2, fleet_pb2_grpc
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.support.clock import FakeClock
 from tests.support.plane import Metadata, Plane, Tenant
@@ -55,7 +55,7 @@ class World:
     async def prices(self) -> None:
         """Have prices of three pools and of on-demand, as of now."""
         now = self.clock.now()
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             for zone, price in zip(ZONES, SPOT, strict=True):
                 await conn.execute(_PUT_POOL, f"{TYPE}.{zone}", TYPE, REGION, zone, price, now)
             await conn.execute(_PUT_ON_DEMAND, REGION, TYPE, ON_DEMAND, now)
@@ -135,13 +135,13 @@ class World:
     async def instances(self) -> dict[str, str]:
         """States of the tenant's instances by id."""
         query = "SELECT id, status FROM instances WHERE tenant_id = $1"
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             rows = await conn.fetch(query, UUID(self.tenant.id))
         return {row["id"]: row["status"] for row in rows}
 
     async def switches(self) -> list[Any]:
         """The tenant's switches, oldest first."""
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             return list(await conn.fetch(_GET_SWITCHES, UUID(self.tenant.id)))
 
     async def told(self, *types: str) -> list[dict[str, Any]]:
@@ -150,7 +150,7 @@ class World:
             SELECT data FROM outbox_events
              WHERE tenant_id = $1 AND event_type = ANY($2) ORDER BY seq
         """
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             rows = await conn.fetch(query, UUID(self.tenant.id), list(types))
         return [row["data"] for row in rows]
 

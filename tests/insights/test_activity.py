@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from spotplane_server.insights import platform_queries, rules
 from spotplane_server.insights.jobs import ActivityJob
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 
 from tests.savings.world import World
 
@@ -32,7 +32,7 @@ async def world(database_url: str) -> AsyncIterator[World]:
 async def growth(db: Database, days: int) -> list[Any]:
     """The days from `NOON`'s on."""
     first = NOON.replace(hour=0)
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         return await platform_queries.tenant_growth(
             conn, first=first, last=first + DAY * (days - 1)
         )

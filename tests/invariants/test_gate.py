@@ -23,7 +23,7 @@ from spotplane.v1 import (
     tenant_pb2,
     tenant_pb2_grpc,
 )
-from spotplane_server.kernel.db.database import MAX_ATTEMPTS, attempt
+from spotplane_server.kernel.db.database import MAX_ATTEMPTS, retry_on_serialization_failure
 from spotplane_server.kernel.errors import Conflict
 
 from tests.support.clock import FakeClock
@@ -243,7 +243,7 @@ async def test_what_fails_every_time_for_the_sake_of_others_is_a_conflict() -> N
         raise asyncpg.SerializationError
 
     with pytest.raises(Conflict):
-        await attempt(lose)
+        await retry_on_serialization_failure(lose)
     assert attempts == MAX_ATTEMPTS
 
 

@@ -12,7 +12,7 @@ import pytest
 from spotplane.v1 import agent_pb2, agent_pb2_grpc
 from spotplane_server.kernel.auth import policy, secrets
 from spotplane_server.kernel.db import bootstrap
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.request_context import Role
 
 from tests.invariants import rpcs
@@ -358,7 +358,7 @@ async def test_an_administrator_calls_what_its_one_scope_covers(
 ) -> None:
     """Without a scope nothing, and never what is a tenant's alone."""
     token = secrets.issue(secrets.ADMIN_LABEL).secret
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await bootstrap.put_admin(
             conn,
             "limited",
@@ -384,7 +384,7 @@ async def test_a_credential_that_lost_its_right_is_refused_everywhere(plane: Pla
     """An expired or revoked administrator, and a key of a deleted tenant."""
     token, tenant = secrets.issue(secrets.ADMIN_LABEL).secret, await plane.tenant()
     now = plane.server.kernel.clock.now()
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await bootstrap.put_admin(conn, f"gone-{uuid4()}", token, now=now)
     owner = await asyncpg.connect(plane.database_url)
     try:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import spotplane_server
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 
 PYTHON: Final[dict[str, tuple[type, ...]]] = {
     "int4": (int,),
@@ -167,7 +167,7 @@ def test_there_are_pairs() -> None:
 async def test_every_row_fits_the_dataclass_that_is_made_of_it(db: Database) -> None:
     """Same names, and types that are what the annotations say."""
     faults: dict[str, str] = {}
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         for pair in ALL:
             prepared = await conn.prepare(pair.statement)
             columns = {item.name: item.type.name for item in prepared.get_attributes()}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import asyncpg
 import spotplane_server
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 
 _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 # Run by the schema's owner before the plain role may do anything.
@@ -37,7 +37,7 @@ def test_there_are_statements() -> None:
 async def test_every_statement_prepares(db: Database) -> None:
     """Names, types and privileges are right."""
     faults = {}
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         for name, statement in ALL.items():
             try:
                 await conn.prepare(statement)

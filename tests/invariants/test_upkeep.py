@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from prometheus_client import REGISTRY
 from spotplane_server.kernel.clock import SystemClock
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.jobs.retention import RetentionJob
 
 from tests.support.clock import FakeClock
@@ -87,7 +87,7 @@ async def test_operations_page_names_every_job(database_url: str) -> None:
 async def test_everything_is_kept_as_long_as_the_contract_says(plane: Plane) -> None:
     """Rows by the features' rules, whole months by what the database holds."""
     rules = {(rule.table, rule.column): rule.keep for rule in plane.server.parts.retention}
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch(
             "SELECT name, kept_for FROM partitioned_tables WHERE kept_for IS NOT NULL"
         )
@@ -112,7 +112,7 @@ async def test_notification_is_forgotten_a_month_after_it_was_read(plane: Plane)
     tenant = await plane.tenant()
     now = plane.server.kernel.clock.now()
     old = now - 31 * DAY
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for message, read_at in (("read long ago", old), ("read", now), ("unread", None)):
             await conn.execute(INSERT, tenant.id, uuid4(), message, old, read_at)
 
@@ -120,7 +120,7 @@ async def test_notification_is_forgotten_a_month_after_it_was_read(plane: Plane)
     assert isinstance(retention, RetentionJob)
     await retention.forget(now)
 
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         left = await conn.fetch("SELECT message FROM notifications ORDER BY message")
     assert [row["message"] for row in left] == ["read", "unread"]
 

@@ -11,7 +11,7 @@ from spotplane.v1 import api_key_pb2, api_key_pb2_grpc, tenant_pb2, tenant_pb2_g
 from spotplane_server.kernel.auth import client_address
 from spotplane_server.kernel.auth.client_address import IpNotAllowed
 from spotplane_server.kernel.db import bootstrap
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.support.plane import ADMIN, Metadata, Plane, refused, running
 
@@ -65,7 +65,7 @@ async def test_a_credential_has_networks_of_its_own(database_url: str) -> None:
     token = (("x-admin-token", "of-the-office"),)
 
     async def allow(plane: Plane, *cidrs: client_address.Network) -> None:
-        async with plane.db.transaction(EVERY_TENANT) as conn:
+        async with plane.db.transaction(ALL_TENANTS) as conn:
             await bootstrap.put_admin(
                 conn, "office", "of-the-office", cidrs=cidrs, now=datetime.now(UTC)
             )

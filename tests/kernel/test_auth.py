@@ -6,7 +6,7 @@ import asyncio
 
 import asyncpg
 from spotplane_server.kernel.auth.authenticator import EpochReader, bump_epoch
-from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, CONNECTION_ERRORS, Database
 
 from tests.support.eventually import eventually
 
@@ -20,7 +20,7 @@ async def test_a_request_never_joins_a_read_that_began_before_it(db: Database) -
 
     async def change_and_ask() -> None:
         for _ in range(ROUNDS):
-            async with db.transaction(EVERY_TENANT) as conn:
+            async with db.transaction(ALL_TENANTS) as conn:
                 await bump_epoch(conn)
                 mine = await conn.fetchval("SELECT epoch FROM auth_epoch")
             assert await reader.current() >= mine
@@ -44,7 +44,7 @@ async def test_a_cut_connection_fails_those_who_wait_and_nobody_after(
     async def answered() -> bool:
         try:
             return await reader.current() == before
-        except AWAY:
+        except CONNECTION_ERRORS:
             return False
 
     assert await eventually(answered)

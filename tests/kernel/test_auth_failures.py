@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 from spotplane.v1 import api_key_pb2, api_key_pb2_grpc
 from spotplane_server.kernel.auth import authenticator, secrets
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.support.clock import FakeClock
 from tests.support.plane import Plane, bearer, refusal, refused, running
@@ -96,7 +96,7 @@ async def test_a_refused_key_is_looked_up_again_only_when_credentials_have_chang
             return lookups[authenticator.FIND_API_KEY]
 
         assert [await look_ups(), await look_ups()] == [1, 1]
-        async with plane.db.transaction(EVERY_TENANT) as conn:
+        async with plane.db.transaction(ALL_TENANTS) as conn:
             await authenticator.bump_epoch(conn)
         assert await look_ups() == 2
 

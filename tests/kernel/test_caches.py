@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import pytest
-from spotplane_server.kernel.caches import ENTRY_BYTES, Flights, Kept
+from spotplane_server.kernel.caches import ENTRY_BYTES, SingleFlight, TTLCache
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LIFETIME: Final = timedelta(seconds=30)
@@ -15,7 +15,7 @@ LIFETIME: Final = timedelta(seconds=30)
 
 def test_the_longest_unused_goes_first() -> None:
     """A hit counts as use."""
-    kept = Kept(3 * (ENTRY_BYTES + 10), LIFETIME)
+    kept = TTLCache(3 * (ENTRY_BYTES + 10), LIFETIME)
     for key in (b"a", b"b", b"c"):
         kept.put(key, b"0123456789", NOW)
     kept.get(b"a", NOW)
@@ -27,7 +27,7 @@ def test_the_longest_unused_goes_first() -> None:
 
 def test_size_stays_within_bounds_whatever_comes() -> None:
     """Of equal keys, too, and without counting anything twice."""
-    kept = Kept(10_000, LIFETIME)
+    kept = TTLCache(10_000, LIFETIME)
     for n in range(2000):
         kept.put(b"%d" % (n % 50), b"x" * (n * 37 % 3000), NOW)
         assert kept.size <= 10_000
@@ -39,7 +39,7 @@ def test_size_stays_within_bounds_whatever_comes() -> None:
 
 def test_what_is_larger_than_all_is_not_kept() -> None:
     """And takes nothing else's place, but its own older value's."""
-    kept = Kept(2 * ENTRY_BYTES, LIFETIME)
+    kept = TTLCache(2 * ENTRY_BYTES, LIFETIME)
     kept.put(b"a", b"small", NOW)
     kept.put(b"b", b"small", NOW)
 
@@ -51,7 +51,7 @@ def test_what_is_larger_than_all_is_not_kept() -> None:
 
 def test_nothing_is_told_after_its_lifetime() -> None:
     """To the instant."""
-    kept = Kept(10_000, LIFETIME)
+    kept = TTLCache(10_000, LIFETIME)
     kept.put(b"a", b"x", NOW)
 
     assert kept.get(b"a", NOW + LIFETIME - timedelta(microseconds=1)) == b"x"
@@ -75,7 +75,7 @@ class Work:
             raise
 
 
-async def waiting(flights: Flights[str], work: Work, count: int) -> list[asyncio.Task[str]]:
+async def waiting(flights: SingleFlight[str], work: Work, count: int) -> list[asyncio.Task[str]]:
     """So many callers, all of whom have begun to wait."""
     tasks = [asyncio.create_task(flights.once(b"k", work)) for _ in range(count)]
     await asyncio.sleep(0)
@@ -84,7 +84,7 @@ async def waiting(flights: Flights[str], work: Work, count: int) -> list[asyncio
 
 async def test_work_is_done_once_for_all_who_wait() -> None:
     """And again for whoever comes after it."""
-    flights, work = Flights[str](), Work()
+    flights, work = SingleFlight[str](), Work()
     tasks = await waiting(flights, work, 5)
     work.result.set_result("done")
 
@@ -96,7 +96,7 @@ async def test_work_is_done_once_for_all_who_wait() -> None:
 
 async def test_one_who_leaves_takes_nothing_from_the_others() -> None:
     """Even the one for whom the work began."""
-    flights, work = Flights[str](), Work()
+    flights, work = SingleFlight[str](), Work()
     first, *others = await waiting(flights, work, 3)
 
     first.cancel()
@@ -110,7 +110,7 @@ async def test_one_who_leaves_takes_nothing_from_the_others() -> None:
 
 async def test_work_ends_with_the_last_who_waits_and_begins_anew_for_the_next() -> None:
     """Nobody joins what is being cancelled."""
-    flights, work = Flights[str](), Work()
+    flights, work = SingleFlight[str](), Work()
     tasks = await waiting(flights, work, 2)
 
     for task in tasks:
@@ -125,7 +125,7 @@ async def test_work_ends_with_the_last_who_waits_and_begins_anew_for_the_next() 
 
 async def test_all_who_wait_learn_of_a_failure_and_the_next_tries_again() -> None:
     """A failure is not kept."""
-    flights, work = Flights[str](), Work()
+    flights, work = SingleFlight[str](), Work()
     tasks = await waiting(flights, work, 2)
     work.result.set_exception(ValueError("broken"))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from spotplane_server.kernel import gc_tuning
-from spotplane_server.kernel.background_task import owned
+from spotplane_server.kernel.background_task import task_scope
 
 from tests.support.eventually import eventually
 
@@ -30,7 +30,7 @@ EAGER = gc_tuning.Policy(
 
 @pytest.fixture
 async def tended() -> AsyncIterator[None]:
-    async with owned(gc_tuning.tend(EAGER), "collector"):
+    async with task_scope(gc_tuning.run(EAGER), "collector"):
         await eventually(lambda: gc.get_freeze_count() > 0)
         yield
 
@@ -64,6 +64,6 @@ async def test_garbage_among_frozen_objects_is_found_when_memory_has_grown() -> 
 
 
 async def test_nothing_stays_frozen_when_it_ends() -> None:
-    async with owned(gc_tuning.tend(), "collector"):
+    async with task_scope(gc_tuning.run(), "collector"):
         await asyncio.sleep(0)
     assert gc.get_freeze_count() == 0

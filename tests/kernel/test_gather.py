@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from spotplane_server.kernel.rpc.read_ahead import gathered
+from spotplane_server.kernel.rpc.read_ahead import read_ahead
 
 from tests.support.eventually import eventually
 
@@ -31,7 +31,7 @@ class Sender:
 async def test_all_are_handed_over_once_and_in_order() -> None:
     """However fast they are taken."""
     taken = []
-    async with gathered(Sender(100).stream(), 4) as batches:
+    async with read_ahead(Sender(100).stream(), 4) as batches:
         async for batch in batches:
             assert 1 <= len(batch) <= 4
             taken += batch
@@ -41,14 +41,14 @@ async def test_all_are_handed_over_once_and_in_order() -> None:
 
 async def test_nothing_is_handed_over_of_nothing() -> None:
     """An empty stream ends at once."""
-    async with gathered(Sender(0).stream(), 4) as batches:
+    async with read_ahead(Sender(0).stream(), 4) as batches:
         assert [batch async for batch in batches] == []
 
 
 async def test_what_came_meanwhile_comes_together_and_the_rest_waits() -> None:
     """One more than may wait is read, which flow control then holds back behind it."""
     sender = Sender(100)
-    async with gathered(sender.stream(), 4) as batches:
+    async with read_ahead(sender.stream(), 4) as batches:
         await eventually(lambda: sender.sent == 5)
         await asyncio.sleep(0.05)
         assert sender.sent == 5
@@ -61,7 +61,7 @@ async def test_failure_of_the_stream_follows_its_last_item() -> None:
     taken = []
 
     async def take() -> None:
-        async with gathered(Sender(3, ValueError("broken")).stream(), 4) as batches:
+        async with read_ahead(Sender(3, ValueError("broken")).stream(), 4) as batches:
             async for batch in batches:
                 taken.extend(batch)
 
@@ -73,6 +73,6 @@ async def test_failure_of_the_stream_follows_its_last_item() -> None:
 async def test_leaving_ends_the_reading() -> None:
     """Whoever has enough leaves nothing running."""
     before = asyncio.all_tasks()
-    async with gathered(Sender(100).stream(), 2) as batches:
+    async with read_ahead(Sender(100).stream(), 2) as batches:
         await anext(batches)
     assert asyncio.all_tasks() == before

@@ -14,10 +14,10 @@ from spotplane_bench.chaos import chaos_proxy, is_commit, postgres_upstream, pos
 from spotplane_server.kernel.auth import secrets
 from spotplane_server.kernel.clock import SystemClock
 from spotplane_server.kernel.db import unit_of_work
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import Internal
 from spotplane_server.kernel.request_context import Call, Caller
-from spotplane_server.kernel.rpc.idempotency import COMPLETE_KEY, Repeats, Wish
+from spotplane_server.kernel.rpc.idempotency import COMPLETE_KEY, IdempotencyKey, IdempotencyStore
 
 from tests.support.eventually import eventually
 from tests.support.idempotency import lapse_claims
@@ -41,7 +41,7 @@ async def test_a_repeat_has_the_first_answer(plane: Plane) -> None:
 
 async def test_a_caller_that_goes_away_finds_its_answer_later(plane: Plane) -> None:
     """Its run is not stopped half-way: the repeat is what the key is for."""
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("LOCK TABLE tenants IN EXCLUSIVE MODE")
         call = _create(plane)
         waiting = asyncio.ensure_future(_finish(call))
@@ -51,7 +51,7 @@ async def test_a_caller_that_goes_away_finds_its_answer_later(plane: Plane) -> N
         await waiting
 
     async def answered() -> Any:
-        async with plane.db.read(EVERY_TENANT) as other:
+        async with plane.db.connection(ALL_TENANTS) as other:
             return await other.fetchval("SELECT answer FROM idempotency_keys")
 
     await eventually(answered)
@@ -88,7 +88,7 @@ async def test_every_token_reaches_its_caller_although_commits_are_cut(database_
         tokens = await asyncio.gather(*(_persist(plane, tenant.id, name) for name in names))
         proxy.restore()
         assert proxy.lost_answers >= 20
-        async with plane.db.read(EVERY_TENANT) as conn:
+        async with plane.db.connection(ALL_TENANTS) as conn:
             rows = await conn.fetch("SELECT name, key_hash FROM api_keys WHERE name <> ''")
     assert sorted(row["name"] for row in rows) == sorted(names)
     assert {row["name"]: row["key_hash"] for row in rows} == {
@@ -113,14 +113,14 @@ async def test_a_client_token_is_not_lost_behind_a_name_that_is_taken(database_u
         created = await _create(plane)
         assert proxy.lost_answers == 1
         assert await _create(plane) == created
-        async with plane.db.read(EVERY_TENANT) as conn:
+        async with plane.db.connection(ALL_TENANTS) as conn:
             hashes = await conn.fetch("SELECT key_hash FROM api_keys")
     assert [row["key_hash"] for row in hashes] == [secrets.hash_of(created.token)]
 
 
 async def test_a_call_that_outlives_its_claim_has_no_effect(plane: Plane) -> None:
     """Another attempt may have taken the key meanwhile."""
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("LOCK TABLE tenants IN EXCLUSIVE MODE")
         call = asyncio.ensure_future(_finish(_create(plane)))
         await eventually(lambda: _claims(plane))
@@ -128,14 +128,14 @@ async def test_a_call_that_outlives_its_claim_has_no_effect(plane: Plane) -> Non
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call
     assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         assert await conn.fetchval("SELECT count(*) FROM tenants") == 0
     assert (await _create(plane)).name == "Acme"
 
 
 async def test_an_early_commit_has_a_provisional_answer(db: Database) -> None:
     """It is what repeats receive when the rest of the call fails, else its final answer."""
-    store = Repeats(db, SystemClock())
+    store = IdempotencyStore(db, SystemClock())
 
     async def call(key: str, *, fails: bool) -> bytes:
         async def run() -> bytes:
@@ -148,7 +148,7 @@ async def test_an_early_commit_has_a_provisional_answer(db: Database) -> None:
         return await store.answer(
             Call("/spotplane.v1.TenantService/CreateTenant", "c", caller),
             "secret",
-            Wish(key, (), loose=False),
+            IdempotencyKey(key, (), loose=False),
             b"request",
             run,
             lambda response: response,
@@ -183,7 +183,7 @@ async def _persist(plane: Plane, tenant_id: str, name: str) -> str:
 
 
 async def _claims(plane: Plane) -> bool:
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         return bool(await conn.fetchval("SELECT count(*) FROM idempotency_keys"))
 
 

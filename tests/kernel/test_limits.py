@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from spotplane_server.kernel.ratelimit import limiter as limiter_module
-from spotplane_server.kernel.ratelimit.limiter import Layer, Limiter, LimitReached
+from spotplane_server.kernel.ratelimit.limiter import Layer, LocalRateLimiter, RateLimitExceeded
 
 STEPS = st.lists(
     st.one_of(st.floats(0, 0.5), st.floats(0, 70), st.sampled_from([0.0, 0.25, 59.75, 60.0])),
@@ -14,16 +14,16 @@ STEPS = st.lists(
 )
 
 
-def refused_for(limiter: Limiter, layers: list[Layer], now: float) -> float | None:
+def refused_for(limiter: LocalRateLimiter, layers: list[Layer], now: float) -> float | None:
     """Seconds that a call is sent away for; None when it gets in."""
     try:
         limiter_module.check(layers, limiter.decide(layers, now), now)
-    except LimitReached as err:
+    except RateLimitExceeded as err:
         return err.retry_after_seconds
     return None
 
 
-def admitted(limiter: Limiter, layers: list[Layer], now: float) -> bool:
+def admitted(limiter: LocalRateLimiter, layers: list[Layer], now: float) -> bool:
     """Whether a call gets in."""
     return refused_for(limiter, layers, now) is None
 
@@ -33,7 +33,7 @@ def test_no_sixty_seconds_hold_more_admissions_than_the_limit(
     steps: list[float], limit: int, start: float
 ) -> None:
     """However calls are spaced, also on the borders of the counting steps."""
-    limiter, now, times = Limiter(), start, []
+    limiter, now, times = LocalRateLimiter(), start, []
     for step in steps:
         now += step
         if admitted(limiter, [Layer("RATE_LIMIT_REQUESTS", "k", limit)], now):
@@ -47,7 +47,7 @@ def test_a_refused_caller_gets_in_when_it_was_told_to_come_back(
     steps: list[float], limit: int
 ) -> None:
     """The delay is at least a second, and long enough."""
-    limiter, now = Limiter(), 1.75e9
+    limiter, now = LocalRateLimiter(), 1.75e9
     layers = [Layer("RATE_LIMIT_REQUESTS", "k", limit)]
     for step in steps:
         now += step
@@ -60,7 +60,7 @@ def test_a_refused_caller_gets_in_when_it_was_told_to_come_back(
 
 def test_a_refused_call_is_charged_nowhere() -> None:
     """The wide layer keeps what the narrow one refused."""
-    limiter = Limiter()
+    limiter = LocalRateLimiter()
     narrow, wide = Layer("RATE_LIMIT_REQUESTS", "k", 1), Layer("TENANT_LIMIT", "t", 2)
     assert admitted(limiter, [narrow, wide], 0)
     for _ in range(5):
@@ -73,7 +73,7 @@ def test_headers_speak_of_the_layer_with_the_least_left() -> None:
     """Limit, what remains after this call, and when it grows again."""
     layers = [Layer("RATE_LIMIT_REQUESTS", "k", 60), Layer("TENANT_LIMIT", "t", 5)]
 
-    assert limiter_module.headers(layers, Limiter().decide(layers, 1000.0)) == {
+    assert limiter_module.headers(layers, LocalRateLimiter().decide(layers, 1000.0)) == {
         "x-ratelimit-limit": "5",
         "x-ratelimit-remaining": "4",
         "x-ratelimit-reset": "1061",
@@ -82,7 +82,7 @@ def test_headers_speak_of_the_layer_with_the_least_left() -> None:
 
 def test_the_window_that_is_forgotten_is_the_one_unused_for_longest() -> None:
     """A busy key cannot win a fresh budget by many others passing by."""
-    limiter, busy = Limiter(max_windows=10), [Layer("RATE_LIMIT_REQUESTS", "busy", 1)]
+    limiter, busy = LocalRateLimiter(max_windows=10), [Layer("RATE_LIMIT_REQUESTS", "busy", 1)]
     assert admitted(limiter, busy, 0)
     for number in range(50):
         assert admitted(limiter, [Layer("RATE_LIMIT_REQUESTS", f"k{number}", 1)], 1)
@@ -91,7 +91,7 @@ def test_the_window_that_is_forgotten_is_the_one_unused_for_longest() -> None:
 
 def test_a_permit_is_free_again_once_it_is_given_back() -> None:
     """The third of two is refused, and admitted after one release."""
-    limiter, layers = Limiter(), [Layer("CONCURRENCY_LIMIT", "k", 2, counts="running")]
+    limiter, layers = LocalRateLimiter(), [Layer("CONCURRENCY_LIMIT", "k", 2, counts="running")]
     permit = limiter.permit(layers)
     assert permit is not None
     assert admitted(limiter, layers, 0)
@@ -103,7 +103,7 @@ def test_a_permit_is_free_again_once_it_is_given_back() -> None:
 
 async def test_tokens_are_charged_when_they_are_known() -> None:
     """A call needs a sum below the limit, and comes back when enough of it has left the window."""
-    limiter = Limiter()
+    limiter = LocalRateLimiter()
     layers = [Layer("RATE_LIMIT_TOKENS", "k", 100, counts="tokens")]
     assert all(admitted(limiter, layers, 0) for _ in range(500))
     await limiter.spend({"k": 60}, 10)
@@ -115,7 +115,7 @@ async def test_tokens_are_charged_when_they_are_known() -> None:
 
 def test_a_day_is_a_window_too() -> None:
     """In steps of six minutes."""
-    limiter = Limiter()
+    limiter = LocalRateLimiter()
     layer = Layer("ENVIRONMENT_LIMIT", "day:e", 1, limiter_module.DAY_SECONDS)
     assert admitted(limiter, [layer], 0)
     assert refused_for(limiter, [layer], 86_000) == 760
@@ -124,7 +124,7 @@ def test_a_day_is_a_window_too() -> None:
 
 def test_the_threshold_is_reached_once_in_a_window() -> None:
     """At 80 %, however often the sliding window crosses it."""
-    limiter, layers = Limiter(), [Layer("RATE_LIMIT_REQUESTS", "k", 10)]
+    limiter, layers = LocalRateLimiter(), [Layer("RATE_LIMIT_REQUESTS", "k", 10)]
 
     def reached(now: float) -> bool:
         return limiter.decide(layers, now).standings[0].reached

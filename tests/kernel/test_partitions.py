@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.db.partitions import PartitionJob
 
 MONTHS = """
@@ -30,7 +30,7 @@ HAS_MONTH = "SELECT to_regclass($1 || '_209901') IS NOT NULL"
 
 async def test_every_partitioned_table_gets_its_next_month(db: Database) -> None:
     await PartitionJob(db, 1).run_once(datetime(2098, 12, 31, 23, tzinfo=UTC))
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         tables = [row["name"] for row in await conn.fetch(PARTITIONED)]
         missing = [name for name in tables if not await conn.fetchval(HAS_MONTH, name)]
 
@@ -44,7 +44,7 @@ async def test_as_many_months_are_ready_as_the_operator_wants(db: Database, ahea
     job, now = PartitionJob(db, ahead), datetime(2098, 12, 31, 23, tzinfo=UTC)
     assert await job.run_once(now)
     assert await job.run_once(now) == 0
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         found = [row["relname"].removeprefix("usage_records_") for row in await conn.fetch(MONTHS)]
 
     later = [f"2099{number:02}" for number in range(1, ahead + 1)]

@@ -20,7 +20,7 @@ from spotplane.v1 import (
     usage_pb2,
     usage_pb2_grpc,
 )
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.faults.process import spawned
 from tests.support.eventually import eventually
@@ -256,7 +256,7 @@ async def test_a_tenant_is_told_once_that_a_window_fills_up(pair: tuple[Plane, P
     tenant = await one.tenant(rate_limit_rpm=10)
 
     async def told() -> list[Any]:
-        async with one.db.read(EVERY_TENANT) as conn:
+        async with one.db.connection(ALL_TENANTS) as conn:
             return list(await conn.fetch(EVENTS))
 
     for plane in (one, two) * 3 + (one,):

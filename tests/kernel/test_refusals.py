@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spotplane.v1 import region_pb2, region_pb2_grpc
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.support.plane import Plane, refused
 
@@ -21,6 +21,6 @@ async def test_refused_call_leaves_one_audit_row_a_minute(plane: Plane) -> None:
     async with refused("ADMIN_TOKEN_MISSING"):
         await stub.GetRegion(region_pb2.GetRegionRequest(id="x"), metadata=tenant.metadata)
 
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch("SELECT resource_id FROM audit_logs WHERE result = 'failure'")
     assert [row["resource_id"] for row in rows] == ["/spotplane.v1.UsageService/GetUsageByHour"]

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from spotplane_server.kernel.background_task import owned
+from spotplane_server.kernel.background_task import task_scope
 from spotplane_server.kernel.ratelimit import limiter, redis_client
-from spotplane_server.kernel.ratelimit.limiter import Layer, Limiter, Permit
-from spotplane_server.kernel.ratelimit.redis_limiter import LEASE, LimiterUnavailable, SharedLimits
+from spotplane_server.kernel.ratelimit.limiter import Layer, LocalRateLimiter, Permit
+from spotplane_server.kernel.ratelimit.redis_limiter import LEASE, LimiterUnavailable, RedisLimiter
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
@@ -28,28 +28,28 @@ ENV = Layer("ENVIRONMENT_LIMIT", "env:e", 7)
 @asynccontextmanager
 async def server(
     url: str, clock: FakeClock, name: str = "s", lease: timedelta = LEASE
-) -> AsyncIterator[SharedLimits]:
+) -> AsyncIterator[RedisLimiter]:
     """The budgets as one server has them."""
     client = redis_client.connect(url)
-    shared = SharedLimits(client, name, clock, lease=lease)
-    async with owned(shared.run(), "limits"):
+    shared = RedisLimiter(client, name, clock, lease=lease)
+    async with task_scope(shared.run(), "limits"):
         await shared.tried()
         yield shared
     await client.aclose()
 
 
-async def asked(shared: SharedLimits, layers: list[Layer], now: float) -> Permit | None:
+async def asked(shared: RedisLimiter, layers: list[Layer], now: float) -> Permit | None:
     """Ask for a call; its permit, or the refusal."""
     permit = shared.permit(layers)
     limiter.check(layers, await shared.admit(layers, permit, now), now)
     return permit
 
 
-async def admitted(shared: SharedLimits, layers: list[Layer], now: float) -> bool:
+async def admitted(shared: RedisLimiter, layers: list[Layer], now: float) -> bool:
     """Whether a call gets in."""
     try:
         await asked(shared, layers, now)
-    except limiter.LimitReached:
+    except limiter.RateLimitExceeded:
         return False
     return True
 
@@ -59,7 +59,7 @@ async def test_redis_decides_as_one_process_would(
     redis_url: str, clock: FakeClock, seed: int
 ) -> None:
     """Over any mixture of calls, tokens, releases and pauses, to the last header."""
-    chance, own, now = random.Random(seed), Limiter(), 1.75e9
+    chance, own, now = random.Random(seed), LocalRateLimiter(), 1.75e9
     running: list[tuple[Permit, Permit]] = []
     async with server(redis_url, clock, lease=timedelta(days=365)) as shared:
         for _ in range(400):

@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from spotplane_server.kernel.db import unit_of_work
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.db.transactions import TransactionLost
 from spotplane_server.kernel.db.unit_of_work import UnitOfWork
 from spotplane_server.kernel.request_context import TenantId
@@ -50,14 +50,14 @@ def _unit(db: Database) -> UnitOfWork:
 async def test_all_blocks_commit_together(probe: str, db: Database) -> None:
     unit = _unit(db)
     with unit_of_work.entered(unit):
-        async with db.transaction(EVERY_TENANT) as conn:
+        async with db.transaction(ALL_TENANTS) as conn:
             await _add(conn, 1)
-        async with db.write(EVERY_TENANT) as conn:
+        async with db.write(ALL_TENANTS) as conn:
             await _add(conn, 2)
         assert await _committed(probe) == []
-        async with db.read(EVERY_TENANT) as conn:
+        async with db.connection(ALL_TENANTS) as conn:
             assert await conn.fetchval("SELECT count(*) FROM probe") == 2
-    await unit.commit(EVERY_TENANT, lambda conn: _add(conn, 3))
+    await unit.commit(ALL_TENANTS, lambda conn: _add(conn, 3))
     assert await _committed(probe) == [1, 2, 3]
     assert db.stats()["used"] == 0
 
@@ -67,21 +67,21 @@ async def test_a_block_that_fails_leaves_the_others(probe: str, db: Database) ->
     with unit_of_work.entered(unit):
         for value in (1, 1, 2):
             with suppress(asyncpg.UniqueViolationError):
-                async with db.transaction(EVERY_TENANT) as conn:
+                async with db.transaction(ALL_TENANTS) as conn:
                     await _add(conn, 10 + value)
                     await _add(conn, value)
-    await unit.commit(EVERY_TENANT, _nothing)
+    await unit.commit(ALL_TENANTS, _nothing)
     assert await _committed(probe) == [1, 2, 11, 12]
 
 
 async def test_nothing_remains_when_the_last_block_fails(probe: str, db: Database) -> None:
     unit, hints = _unit(db), list[str]()
     with unit_of_work.entered(unit):
-        async with db.transaction(EVERY_TENANT) as conn:
+        async with db.transaction(ALL_TENANTS) as conn:
             await _add(conn, 1)
         unit_of_work.after_commit(lambda: hints.append("hint"))
     with pytest.raises(asyncpg.UniqueViolationError):
-        await unit.commit(EVERY_TENANT, lambda conn: _add(conn, 1))
+        await unit.commit(ALL_TENANTS, lambda conn: _add(conn, 1))
     assert await _committed(probe) == []
     assert (hints, db.stats()["used"]) == ([], 0)
 
@@ -89,11 +89,11 @@ async def test_nothing_remains_when_the_last_block_fails(probe: str, db: Databas
 async def test_hints_wait_for_the_commit(probe: str, db: Database) -> None:
     unit, seen = _unit(db), list[bool]()
     with unit_of_work.entered(unit):
-        async with db.transaction(EVERY_TENANT) as conn:
+        async with db.transaction(ALL_TENANTS) as conn:
             await _add(conn, 1)
         unit_of_work.after_commit(lambda: seen.append(unit.is_committed))
         assert seen == []
-    await unit.commit(EVERY_TENANT, _nothing)
+    await unit.commit(ALL_TENANTS, _nothing)
     unit_of_work.after_commit(lambda: seen.append(True))
     assert seen == [True, True]
 
@@ -109,10 +109,10 @@ async def test_each_block_has_its_scope(db: Database) -> None:
                     assert await nested.fetchval(SCOPE) == str(inner)
                     await nested.execute("SELECT 1 / 0")
             assert await conn.fetchval(SCOPE) == str(outer)
-        async with db.read(inner) as conn:
+        async with db.connection(inner) as conn:
             assert await conn.fetchval(SCOPE) == str(inner)
     await unit.rollback()
-    async with db.read(outer) as conn:
+    async with db.connection(outer) as conn:
         assert await conn.fetchval(SCOPE) == str(outer)
 
 
@@ -120,15 +120,15 @@ async def test_other_tasks_and_independent_transactions_do_not_join(
     probe: str, db: Database
 ) -> None:
     async def elsewhere() -> None:
-        async with db.transaction(EVERY_TENANT) as conn:
+        async with db.transaction(ALL_TENANTS) as conn:
             await _add(conn, 2)
 
     unit = _unit(db)
     with unit_of_work.entered(unit):
-        async with db.transaction(EVERY_TENANT) as conn:
+        async with db.transaction(ALL_TENANTS) as conn:
             await _add(conn, 1)
         await asyncio.create_task(elsewhere())
-        async with db.transaction(EVERY_TENANT, is_independent=True) as conn:
+        async with db.transaction(ALL_TENANTS, is_independent=True) as conn:
             await _add(conn, 3)
     await unit.rollback()
     assert await _committed(probe) == [2, 3]
@@ -138,16 +138,16 @@ async def test_a_lost_unit_runs_no_further_block(probe: str, db: Database) -> No
     """Else a retried block would commit without those before it."""
     unit = _unit(db)
     with unit_of_work.entered(unit):
-        async with db.transaction(EVERY_TENANT) as conn:
+        async with db.transaction(ALL_TENANTS) as conn:
             await _add(conn, 1)
             conn.terminate()
     with unit_of_work.entered(unit):
         for _ in range(2):
             with pytest.raises(TransactionLost):
-                async with db.transaction(EVERY_TENANT) as conn:
+                async with db.transaction(ALL_TENANTS) as conn:
                     await _add(conn, 2)
     with pytest.raises(TransactionLost):
-        await unit.commit(EVERY_TENANT, _nothing)
+        await unit.commit(ALL_TENANTS, _nothing)
     assert await _committed(probe) == []
     assert db.stats()["used"] == 0
 
@@ -157,9 +157,9 @@ async def test_a_restart_undoes_what_was_done(probe: str, db: Database) -> None:
     with unit_of_work.entered(unit):
         for _ in range(2):
             await unit_of_work.restart()
-            async with db.transaction(EVERY_TENANT) as conn:
+            async with db.transaction(ALL_TENANTS) as conn:
                 await _add(conn, 1)
-            async with db.transaction(EVERY_TENANT) as conn:
+            async with db.transaction(ALL_TENANTS) as conn:
                 await _add(conn, 2)
-    await unit.commit(EVERY_TENANT, _nothing)
+    await unit.commit(ALL_TENANTS, _nothing)
     assert await _committed(probe) == [1, 2]

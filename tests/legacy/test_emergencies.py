@@ -185,7 +185,7 @@ async def test_last_resort_is_a_switch_to_on_demand(lonely: Standby, clock: Fake
     }
     assert again == made
     assert (said["success"], said["action"]) == (False, "switch_queued")
-    async with lonely.field.plane.db.read("*") as conn:
+    async with lonely.field.plane.db.connection("*") as conn:
         (row,) = await conn.fetch("SELECT priority, trigger, parameters FROM agent_commands")
     assert (row["priority"], row["trigger"]) == (100, "EMERGENCY")
     assert row["parameters"]["target_mode"] == "ondemand"
@@ -220,7 +220,7 @@ async def test_rebalance_tells_how_risky_the_pool_is(agent: Standby) -> None:
 @covers("42", "good")
 async def test_risky_pool_is_to_be_left_for_the_replicas(agent: Standby) -> None:
     """No second switch is queued for it."""
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         await conn.execute(
             "INSERT INTO pool_interruptions"
             " SELECT $1, 'i-' || n, now() FROM generate_series(100, 115) n",
@@ -272,7 +272,7 @@ async def test_disabled_agent_is_rescued_and_the_bypass_is_on_record(
     made = await create(agent, **going(clock))
 
     assert made["action"] == "created_replica"
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         (audit,) = await conn.fetch(
             "SELECT after FROM audit_logs WHERE action = 'emergency_bypass'"
         )
@@ -352,7 +352,7 @@ async def test_two_servers_and_many_calls_promote_once(agent: Standby, clock: Fa
     told = [answer for answer in answers if isinstance(answer, dict) and "urgency" not in answer]
     assert {answer["new_primary_id"] for answer in told if answer["success"]} == {"i-2"}
     assert (await imminent(agent, **notice))["success"] is True
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         assert await conn.fetchval("SELECT count(*) FROM switches") == 1
         assert await conn.fetchval("SELECT count(*) FROM failovers") == 1
 
@@ -450,7 +450,7 @@ async def test_administrators_list_every_emergency(agent: Standby, clock: FakeCl
 
 async def test_counters_of_signals_add_up(agent: Standby, clock: FakeClock) -> None:
     """An emergency without a signal is listed, and is not among the signals."""
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         for number, kind in enumerate(("rebalance", "termination", "silence", "silence", "drain")):
             status = "failed" if kind == "silence" else "resolved"
             await conn.execute(
@@ -477,7 +477,7 @@ async def test_market_around_an_emergency_is_kept(agent: Standby, clock: FakeClo
     await create(agent, **going(clock))
     await run_job(agent.field.plane, "failover")
 
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         (row,) = await conn.fetch(
             "SELECT price_trend, weekday, hour, pool_interruptions, region_interruptions,"
             " earlier_interruptions, detected_at FROM failovers"

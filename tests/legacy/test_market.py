@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.prices import rules
 from spotplane_server.prices import store as market_store
 
@@ -38,7 +38,7 @@ class Told:
 
     async def clean(self) -> dict[str, tuple[float, str]]:
         """Newest clean price in dollars, and its source, by pool."""
-        async with self.field.plane.db.read(EVERY_TENANT) as conn:
+        async with self.field.plane.db.connection(ALL_TENANTS) as conn:
             rows = await conn.fetch(
                 "SELECT pool_id, price_nanousd, source FROM clean_prices ORDER BY bucket_at"
             )
@@ -46,7 +46,7 @@ class Told:
 
     async def on_demand(self) -> dict[str, float]:
         """Newest on-demand price in dollars by type."""
-        async with self.field.plane.db.read(EVERY_TENANT) as conn:
+        async with self.field.plane.db.connection(ALL_TENANTS) as conn:
             rows = await conn.fetch("SELECT instance_type, price_nanousd FROM on_demand_prices")
         return {row["instance_type"]: row["price_nanousd"] / 1e9 for row in rows}
 
@@ -93,7 +93,7 @@ async def test_report_of_loop_agents_becomes_clean(told: Told) -> None:
     assert said == {"success": True, "records_inserted": 3}
     assert await told.clean() == {A: (0.31, "primary"), B: (0.29, "primary")}
     assert await told.on_demand() == {TYPE: 1.006}
-    async with told.field.plane.db.read(EVERY_TENANT) as conn:
+    async with told.field.plane.db.connection(ALL_TENANTS) as conn:
         row = await conn.fetchrow(
             "SELECT spot_nanousd, on_demand_nanousd FROM instance_prices WHERE instance_id = $1",
             INSTANCE,
@@ -191,7 +191,7 @@ async def test_bad_price_is_dropped_and_counted(told: Told, price: Any) -> None:
     assert await told.report(body) == {"success": True, "records_inserted": 2}
 
     assert C not in await told.clean()
-    async with told.field.plane.db.read(EVERY_TENANT) as conn:
+    async with told.field.plane.db.connection(ALL_TENANTS) as conn:
         counts = await conn.fetchrow("SELECT accepted, dropped FROM price_reports")
     assert counts is not None
     assert tuple(counts) == (2, 1)
@@ -212,7 +212,7 @@ async def test_clock_of_an_agent_is_believed_within_bounds(
     """Beyond 5 minutes ahead or 24 hours behind, the time of receipt counts."""
     await told.report(shape_a(told.now + off))
 
-    async with told.field.plane.db.read(EVERY_TENANT) as conn:
+    async with told.field.plane.db.connection(ALL_TENANTS) as conn:
         seen = await conn.fetchval("SELECT max(bucket_at) FROM clean_prices")
     expected = rules.bucket(told.now + off) if believed else rules.bucket(told.now)
     assert abs(seen - expected) <= rules.BUCKET
@@ -405,7 +405,7 @@ async def test_history_of_another_tenants_agent_is_not_found(told: Told) -> None
 async def test_statistics_of_all_pools(told: Told) -> None:
     """Every figure of its own; prices of the last hour."""
     await told.report(shape_a(told.now))
-    async with told.field.plane.db.transaction(EVERY_TENANT) as conn:
+    async with told.field.plane.db.transaction(ALL_TENANTS) as conn:
         await market_store.record_interruption(conn, B, "i-gone", told.now)
 
     assert await told.field.get("/api/admin/pools/statistics", by=ADMIN) == {
@@ -460,7 +460,7 @@ async def test_volatility_of_pools(told: Told) -> None:
             ]
         }
     )
-    async with told.field.plane.db.transaction(EVERY_TENANT) as conn:
+    async with told.field.plane.db.transaction(ALL_TENANTS) as conn:
         await market_store.record_interruption(conn, B, "i-gone", told.now)
 
     assert await told.field.get(f"{PRICING}/pool-volatility") == {

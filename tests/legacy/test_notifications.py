@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.notifications.jobs import NotificationsJob
 
 from tests.legacy.field import ADMIN, UNKNOWN_ID, Field, covers
@@ -109,7 +109,7 @@ async def test_all_that_the_caller_sees_is_marked_and_counted(told: Field) -> No
 @pytest.fixture
 async def pool(field: Field, clock: FakeClock) -> str:
     """A pool that somebody has reported."""
-    async with field.plane.db.read(EVERY_TENANT) as conn:
+    async with field.plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute(PUT_POOL, POOL, clock.now())
     return POOL
 

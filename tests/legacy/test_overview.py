@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from spotplane_server import events
 from spotplane_server.insights.jobs import ActivityJob
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.savings import rules
 from spotplane_server.savings.jobs import SavingsJob
@@ -197,7 +197,7 @@ async def test_activity_is_what_happened(field: Field, scene: Scene) -> None:
         ("switch.failed", about),
         ("config.changed", about),
     )
-    async with field.plane.db.transaction(EVERY_TENANT) as conn:
+    async with field.plane.db.transaction(ALL_TENANTS) as conn:
         for number, (kind, data) in enumerate(told):
             at = scene.now + timedelta(seconds=number)
             event = events.Event(kind, str(scene.agent_id), data, scene.tenant_id)

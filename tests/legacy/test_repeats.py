@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.jobs.retention import RetentionJob
 from spotplane_server.kernel.rpc.idempotency import KEEP
 
@@ -20,7 +20,7 @@ KEY = {"Idempotency-Key": "create-acme-1"}
 
 
 async def _count(field: Field, name: str) -> int:
-    async with field.plane.db.read(EVERY_TENANT) as conn:
+    async with field.plane.db.connection(ALL_TENANTS) as conn:
         count: int = await conn.fetchval("SELECT count(*) FROM tenants WHERE name = $1", name)
         return count
 
@@ -87,7 +87,7 @@ async def test_racing_repeats_have_one_effect(field: Field) -> None:
 async def test_a_key_left_behind_by_a_dead_server_lapses(field: Field) -> None:
     """Until then it is in use; after that the request runs."""
     await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
-    async with field.plane.db.transaction(EVERY_TENANT) as conn:
+    async with field.plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("UPDATE idempotency_keys SET answer = NULL")
         await conn.execute(
             "UPDATE tenants SET name = 'Former', email = 'f@example.com' WHERE name = 'Acme'"
@@ -106,14 +106,14 @@ async def test_keys_are_forgotten_after_a_day(field: Field, clock: FakeClock) ->
     retention = job(field.plane, "retention")
     assert isinstance(retention, RetentionJob)
     await retention.forget(clock.now())
-    async with field.plane.db.read(EVERY_TENANT) as conn:
+    async with field.plane.db.connection(ALL_TENANTS) as conn:
         assert await conn.fetchval("SELECT count(*) FROM idempotency_keys") == 0
 
 
 async def test_what_is_kept_says_nothing_to_who_reads_the_database(field: Field) -> None:
     """Neither the token that was made nor the key."""
     said = await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
-    async with field.plane.db.read(EVERY_TENANT) as conn:
+    async with field.plane.db.connection(ALL_TENANTS) as conn:
         row = await conn.fetchrow("SELECT scope, request_hash, answer FROM idempotency_keys")
     assert row is not None
     kept = b"".join(row.values())

@@ -96,7 +96,7 @@ async def test_replica_that_may_not_be_is_refused(agent: Standby) -> None:
         ({"created_by": "x" * 65}, "VALIDATION_ERROR"),
     ):
         await refused(code, "POST", agent.replicas, body, status=400)
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         await conn.execute(
             "INSERT INTO pools VALUES ('m9.big.us-east-1b', 'm9.big', $1, 'us-east-1b', 1, now(),"
             " now())",
@@ -117,7 +117,7 @@ async def test_nobody_launches_for_an_agent_that_is_offline(
 ) -> None:
     """There is nobody to ask, so the resource is not there for this route."""
     await agent.manual_mode()
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         await conn.execute("UPDATE agents SET status = 'offline'")
 
     await agent.field.refused("AGENT_OFFLINE", "POST", agent.replicas, {}, status=404)
@@ -359,7 +359,7 @@ async def test_consent_to_end_the_old_primary_is_kept_with_it(agent: Standby) ->
     said = await agent.field.post(f"{agent.replicas}/{replica_id}/promote", body)
 
     assert said["new_replica_id"] is None
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         consent = await conn.fetchval("SELECT terminate_consent FROM instances WHERE id = 'i-1'")
     assert consent is True
 
@@ -375,7 +375,7 @@ async def test_placeholder_is_never_promoted(agent: Standby) -> None:
     await agent.tell(replica_id, "ready")
     await refused("REPLICA_NOT_PROMOTABLE", "POST", path, {}, status=400)
     await agent.bind(replica_id)
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         await conn.execute("UPDATE replicas SET status = 'syncing'")
 
     await refused("REPLICA_NOT_PROMOTABLE", "POST", path, {"wait_for_sync": True}, status=400)
@@ -439,17 +439,17 @@ async def test_agent_that_polls_gets_no_command_besides(agent: Standby) -> None:
     """Told twice, it would launch twice; what was ordered before is settled by its bind."""
     await agent.manual_mode()
     first = (await agent.ask())["replica_id"]
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         assert await conn.fetch("SELECT FROM agent_commands WHERE type = 'create_replica'")
     await agent.bind(first)
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         (row,) = await conn.fetch("SELECT status, result FROM agent_commands")
     assert (row["status"], row["result"]) == ("completed", {"instance_id": "i-2"})
     await agent.listed("launching")
 
     await agent.field.delete(f"{agent.replicas}/{first}")
 
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         assert len(await conn.fetch("SELECT FROM agent_commands")) == 1
     assert len(await agent.listed("launching")) == 1
 
@@ -461,7 +461,7 @@ async def test_failed_launch_settles_its_order(agent: Standby) -> None:
 
     await agent.tell(replica_id, "failed", error_message="no capacity")
 
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         (row,) = await conn.fetch("SELECT status, message FROM agent_commands")
     assert (row["status"], row["message"]) == ("failed", "no capacity")
     assert await events_of(agent, "replica.failed") == [f"manual-{replica_id[:8]}"]
@@ -588,14 +588,14 @@ async def test_bad_questions_are_refused(agent: Standby) -> None:
 
 async def status_of(agent: Standby, instance_id: str) -> str:
     """What an instance is."""
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         status: str = await conn.fetchval("SELECT status FROM instances WHERE id = $1", instance_id)
     return status
 
 
 async def events_of(agent: Standby, kind: str) -> list[str]:
     """Instances that events of a kind are about."""
-    async with agent.field.plane.db.read("*") as conn:
+    async with agent.field.plane.db.connection("*") as conn:
         rows = await conn.fetch(
             "SELECT data ->> 'instance_id' AS id FROM outbox_events WHERE event_type = $1", kind
         )

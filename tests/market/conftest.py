@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
+from spotplane_server.kernel.jobs.notify import Notifier
 from spotplane_server.prices import raw_store, rules, store
 from spotplane_server.prices.pipeline import PipelineJob
 from spotplane_server.prices.raw_store import Raw
@@ -31,17 +31,17 @@ class Market:
 
     def __init__(self, db: Database, database_url: str) -> None:
         self.db = db
-        self.pipeline = PipelineJob(db, Wakeups(database_url, "test"))
+        self.pipeline = PipelineJob(db, Notifier(database_url, "test"))
 
     async def tell(self, rows: Sequence[Raw], now: datetime) -> None:
         """Report prices, as one report."""
-        async with self.db.transaction(EVERY_TENANT) as conn:
+        async with self.db.transaction(ALL_TENANTS) as conn:
             await store.put_spot_prices(conn, REGION, rows, now=now)
             await raw_store.append(conn, rows, agent_id=None, now=now)
 
     async def clean(self) -> dict[tuple[str, datetime], tuple[int, str, float]]:
         """What is clean, by pool and bucket."""
-        async with self.db.read(EVERY_TENANT) as conn:
+        async with self.db.connection(ALL_TENANTS) as conn:
             rows = await conn.fetch(LIST_CLEAN)
         return {
             (row["pool_id"], row["bucket_at"]): (

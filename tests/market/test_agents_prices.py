@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import agent_stream_pb2
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.market.queries import Reporting
 from spotplane_server.market.reports import source_of
@@ -44,7 +44,7 @@ def report(plane: Plane, price: int, zone: str = ZONES[0]) -> agent_stream_pb2.P
 
 async def source(plane: Plane, zone: str) -> str | None:
     """Who told the newest clean price of a zone."""
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         found: str | None = await conn.fetchval(
             "SELECT source FROM clean_prices WHERE pool_id = $1 ORDER BY bucket_at DESC LIMIT 1",
             f"{TYPE}.{zone}",
@@ -76,7 +76,7 @@ async def test_bad_prices_do_not_refuse_a_report(plane: Plane, hand: Hand) -> No
     agent_id, stream = await hand.start("i-1")
     assert await stream.report(prices=report(plane, 101 * 10**9)) == ""
 
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         row = await conn.fetchrow("SELECT agent_id, accepted, dropped FROM price_reports")
     assert row is not None
     assert (str(row["agent_id"]), row["accepted"], row["dropped"]) == (agent_id, 0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.prices import rules
 from spotplane_server.prices.features import FeaturesJob
 
@@ -39,7 +39,7 @@ async def test_row_looks_back_an_hour_and_a_day(market: Market, now: datetime) -
 
     await FeaturesJob(market.db).run_once(now)
 
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         rows = {(row["pool_id"], row["bucket_at"]): row for row in await conn.fetch(LIST)}
     assert len(rows) == 4
     row = rows[pool("a"), at]
@@ -73,6 +73,6 @@ async def test_late_price_changes_what_was_computed(market: Market, now: datetim
 
     assert await job.run_once(now) == 2
 
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch(LIST)
     assert [row["change_1h"] for row in rows] == [None, 1.0]

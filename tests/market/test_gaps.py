@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.jobs import daily
 from spotplane_server.prices import gap_filling, rules
 from spotplane_server.prices.gap_fill_job import GapFillJob
@@ -133,7 +133,7 @@ async def test_job_does_nothing_twice(market: Market, now: datetime) -> None:
 
     assert [await job.fill(now - day, now, now) for _ in range(2)] == [1, 0]
 
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         (row,) = await conn.fetch(
             "SELECT gaps_interpolated FROM pipeline_runs WHERE job = 'gap-fill'"
         )
@@ -182,7 +182,7 @@ async def test_old_gaps_are_filled_by_the_daily_pass(market: Market, now: dateti
     await market.history("a", [CENT, None, CENT], start)
     job = GapFillJob(market.db)
     today = now.replace(hour=3, minute=0)
-    async with market.db.transaction(EVERY_TENANT) as conn:
+    async with market.db.transaction(ALL_TENANTS) as conn:
         await daily.mark_done(conn, "gap-fill-full", (today - timedelta(days=1)).date())
 
     before, at, again = today - minutes(1), today, today + minutes(5)

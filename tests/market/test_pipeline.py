@@ -8,7 +8,7 @@ from datetime import datetime
 
 import asyncpg
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.prices import clean, rules
 from spotplane_server.prices.pipeline import PipelineJob
 from structlog.testing import capture_logs
@@ -25,7 +25,7 @@ LIST_RUNS = """
 
 async def run_row(db: Database) -> tuple[int, int, int]:
     """What the one row of runs says: processed, duplicates, backfills."""
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         (row,) = await conn.fetch(LIST_RUNS)
     assert row["status"] == "completed"
     return row["records_processed"], row["duplicates_removed"], row["backfills_added"]
@@ -151,7 +151,7 @@ async def test_a_run_that_dies_has_done_nothing(market: Market, now: datetime) -
     await market.tell(told, now)
 
     async def die() -> None:
-        async with market.db.transaction(EVERY_TENANT) as conn:
+        async with market.db.transaction(ALL_TENANTS) as conn:
             await clean.take(conn, await clean.next_revision(conn), limit=10)
             await conn.execute("SELECT 1 / 0")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.prices import clean, queries, raw_store, rules, store
 from spotplane_server.prices.gap_fill_job import GapFillJob
 from spotplane_server.prices.queries import Place
@@ -20,7 +20,7 @@ async def test_newest_price_has_its_age(market: Market, now: datetime) -> None:
     """Of buckets that are not older than asked; others are absent."""
     await market.history("a", [100, 110], now - minutes(10))
     await market.history("b", [100], now - minutes(90))
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         found = await queries.list_newest(
             conn, [pool("a"), pool("b"), pool("x")], now=now, within=minutes(60)
         )
@@ -39,7 +39,7 @@ async def test_price_at_an_instant_is_that_of_its_bucket_or_before(
     await market.history("a", [100, 110, 120], now - minutes(15))
 
     async def at(when: datetime) -> int | None:
-        async with market.db.read(EVERY_TENANT) as conn:
+        async with market.db.connection(ALL_TENANTS) as conn:
             found = await queries.list_at(conn, [pool("a")], at=when)
         return found[pool("a")].price_nanousd if found else None
 
@@ -56,7 +56,7 @@ async def test_book_carries_prices_for_a_day_and_on_demand_for_ever(
     start = now - timedelta(days=3)
     await market.history("a", [100, None, 120], start)
     kind = REGION, TYPE
-    async with market.db.transaction(EVERY_TENANT) as conn:
+    async with market.db.transaction(ALL_TENANTS) as conn:
         for told in (
             OnDemand(TYPE, start - timedelta(days=9), 900),
             OnDemand(TYPE, start, 900),  # no change: no row
@@ -79,7 +79,7 @@ async def test_book_carries_prices_for_a_day_and_on_demand_for_ever(
 
 async def test_on_demand_price_falls_back(market: Market, now: datetime) -> None:
     """To 0.0416 dollars; an older observation changes nothing."""
-    async with market.db.transaction(EVERY_TENANT) as conn:
+    async with market.db.transaction(ALL_TENANTS) as conn:
         for at, told in ((now, 900), (now - minutes(5), 800)):
             await raw_store.append_on_demand(conn, REGION, [OnDemand(TYPE, at, told)])
 
@@ -92,7 +92,7 @@ async def test_rank_is_by_price_within_type_and_region(market: Market, now: date
     """1 is the cheapest; equals share a place."""
     for zone, value in (("a", 200), ("b", 100), ("c", 200), ("d", 300)):
         await market.history(zone, [value], now - minutes(5))
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         found = await queries.list_ranks(conn, REGION, TYPE, now=now)
 
     assert found == {pool("a"): 2, pool("b"): 1, pool("c"): 2, pool("d"): 4}
@@ -104,7 +104,7 @@ async def test_candidates_come_with_clean_prices(market: Market, now: datetime) 
     await market.tell([price("a", 999, now + minutes(1), "unknown")], now)
     await market.pipeline.run_once(now)
     await market.tell([price("b", 300, now)], now)
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         found = await store.list_pools(conn, REGION, TYPE, now=now)
 
     assert [(one.az, one.price_nanousd, one.price_observed_at) for one in found] == [
@@ -116,7 +116,7 @@ async def test_candidates_come_with_clean_prices(market: Market, now: datetime) 
 async def read_all(market: Market, after: Place, limit: int = 2) -> list[tuple[str, int]]:
     """Everything new after a place, by pages."""
     found: list[tuple[str, int]] = []
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         while page := await queries.list_clean_since(conn, after, limit):
             found += [(one.pool_id, one.price_nanousd) for one in page]
             after = page[-1].place
@@ -128,7 +128,7 @@ async def test_news_are_read_once_and_in_order(market: Market, now: datetime) ->
     await market.history("a", [100, None, 120], now - minutes(15))
     await GapFillJob(market.db).fill(now - DAY, now, now)
     assert await read_all(market, Place()) == [(pool("a"), 100), (pool("a"), 120)]
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         head = await queries.read_head(conn)
     assert await read_all(market, head) == []
 
@@ -141,11 +141,11 @@ async def test_news_are_read_once_and_in_order(market: Market, now: datetime) ->
 async def test_reader_never_skips_what_commits_late(market: Market, now: datetime) -> None:
     """Writers take turns, so nobody's place lies before that of a transaction still open."""
     await market.tell([price("a", 100, now)], now)
-    async with market.db.transaction(EVERY_TENANT) as slow:
+    async with market.db.transaction(ALL_TENANTS) as slow:
         await clean.take(slow, await clean.next_revision(slow), limit=10)
         await market.tell([price("b", 200, now)], now)
         quick = asyncio.create_task(market.pipeline.run_once(now))
-        async with market.db.read(EVERY_TENANT) as conn:
+        async with market.db.connection(ALL_TENANTS) as conn:
             head = await queries.read_head(conn)
             assert await queries.list_clean_since(conn, Place(), 10) == []
     await quick

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.prices import risk, scores, store, volatility
 from spotplane_server.prices.risk import Risk, risk_v1
 from spotplane_server.prices.scores import PoolRiskJob
@@ -46,7 +46,7 @@ async def test_risk_is_of_the_last_ten_clean_buckets_and_thirty_days(
     """Several pools at once; a pool that nobody knows has none."""
     start = now - 11 * minutes(5)
     await market.history("a", [1_000, *[100] * 9, 120], start)
-    async with market.db.transaction(EVERY_TENANT) as conn:
+    async with market.db.transaction(ALL_TENANTS) as conn:
         for number, age in enumerate((1, 29, 31)):
             await store.record_interruption(conn, pool("a"), f"i-{number}", now - timedelta(age))
         await store.record_interruption(conn, pool("a"), "i-0", now)
@@ -85,7 +85,7 @@ async def test_pools_are_scored_once_a_quarter(market: Market, now: datetime) ->
 
     assert [await job.run_once(at + minutes(m)) for m in (0, 1, 15)] == [1, 0, 1]
 
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch("SELECT score, class, volatility FROM pool_scores")
     assert len(rows) == 2
 
@@ -112,7 +112,7 @@ async def test_spread_of_a_day_and_of_a_week(market: Market, now: datetime) -> N
     await market.history("a", [200, 400], now - timedelta(days=3))
     await market.history("a", [100, 300], now - minutes(10))
     await market.history("b", [100], now - minutes(10))
-    async with market.db.read(EVERY_TENANT) as conn:
+    async with market.db.connection(ALL_TENANTS) as conn:
         found = await volatility.list_spreads(conn, [pool("a"), pool("b")], now=now)
 
     assert found[pool("a")].day == pytest.approx(0.5)

@@ -153,12 +153,12 @@ async def test_a_node_that_came_by_itself_is_ended_by_its_agents_silence(
 
 async def test_an_instance_of_the_fleet_is_not_ended_here(nodes: Nodes) -> None:
     """Its own service asks for consent first; what is nobody's is unknown."""
-    from spotplane_server.kernel.db.database import EVERY_TENANT
+    from spotplane_server.kernel.db.database import ALL_TENANTS
 
     from tests.catalog.world import put_instance
 
     tenant = await nodes.plane.tenant()
-    async with nodes.plane.db.read(EVERY_TENANT) as conn:
+    async with nodes.plane.db.connection(ALL_TENANTS) as conn:
         await put_instance(conn, tenant.id)
     listed = await nodes.stub.ListNodes(pb.ListNodesRequest(), metadata=ADMIN)
     for name in (listed.data[0].cluster_name, "nobody"):

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import grpc.aio
 from spotplane.v1 import node_pb2 as pb
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.nodes.bells import Bells
 from spotplane_server.nodes.jobs import OverdueJob
 
@@ -229,7 +229,7 @@ async def test_a_launch_that_is_impossible_is_refused_by_field(nodes: Nodes) -> 
     async with refused("SEMANTIC", field="region"):
         await nodes.launch()
     assert not await nodes.lease()
-    async with nodes.plane.db.read(EVERY_TENANT) as conn:
+    async with nodes.plane.db.connection(ALL_TENANTS) as conn:
         assert await conn.fetchval("SELECT count(*) FROM nodes") == 1
 
 
@@ -264,7 +264,7 @@ async def test_of_fifty_launches_and_a_deletion_one_side_wins(nodes: Nodes) -> N
         assert launched + outcome["SEMANTIC"] == 50, outcome
         deleted = outcome[in_use] == 0
         assert len(outcome) == (3 if 0 < launched < 50 else 2), outcome
-        async with nodes.plane.db.read(EVERY_TENANT) as conn:
+        async with nodes.plane.db.connection(ALL_TENANTS) as conn:
             live = await conn.fetchval("SELECT count(*) FROM nodes WHERE status = 'launching'")
             await conn.execute("UPDATE nodes SET status = 'dead'")
         assert live == launched

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from spotplane.v1 import node_pb2 as pb
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.nodes.world import ENDPOINT, Nodes
 from tests.support.clock import FakeClock
@@ -191,7 +191,7 @@ async def test_nodes_count_where_their_catalogue_is_in_use(nodes: Nodes) -> None
     room = (await nodes.catalog.availability(nodes.region.id)).quota_limits
     assert (room.current_nodes, room.available_quota) == (1, 99)
 
-    async with nodes.plane.db.read(EVERY_TENANT) as conn:
+    async with nodes.plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute("UPDATE nodes SET status = 'dead'")
     await nodes.catalog.delete_type(nodes.type.id)
     await nodes.catalog.delete_region(nodes.region.id)
@@ -206,7 +206,7 @@ async def test_a_dead_node_comes_back_without_what_it_does_not_name_anew(nodes: 
         instance_type="g5.xlarge",
         gpu_type="A10G",
     )
-    async with nodes.plane.db.read(EVERY_TENANT) as conn:
+    async with nodes.plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute("UPDATE nodes SET status = 'dead'")
     await nodes.catalog.delete_type(nodes.type.id)
     await nodes.catalog.delete_region(nodes.region.id)
@@ -230,7 +230,7 @@ async def test_the_list_shows_nodes_and_instances_by_state_provider_and_page(
         clock.advance(timedelta(seconds=1))
         await nodes.register(f"n-{number}")
     await nodes.register("elsewhere", provider="gcp", status="initializing")
-    async with nodes.plane.db.read(EVERY_TENANT) as conn:
+    async with nodes.plane.db.connection(ALL_TENANTS) as conn:
         from tests.catalog.world import put_instance
 
         await put_instance(

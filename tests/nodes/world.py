@@ -6,7 +6,7 @@ from typing import Any
 
 from spotplane.v1 import node_pb2 as pb
 from spotplane.v1 import node_pb2_grpc
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.nodes.bells import Bells
 from spotplane_server.nodes.jobs import SilenceJob
 
@@ -98,7 +98,7 @@ class Nodes:
 
     async def silence(self) -> None:
         """Run the job that looks for silent nodes, after servers have taken heartbeats down."""
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             await conn.execute("UPDATE heartbeat_collection SET seen_at = now()")
         bells = Bells(self.plane.server.kernel.wakeups, "node-work")
         await SilenceJob(self.plane.db, bells).run_once(self.plane.server.kernel.clock.now())
@@ -128,7 +128,7 @@ class Nodes:
 
     async def events(self, node_id: str | None = None) -> list[Any]:
         """Events of nodes in their order, of one node or all."""
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             return await conn.fetch(
                 r"""
                 SELECT event_type, tenant_id, data FROM outbox_events
@@ -144,7 +144,7 @@ class Nodes:
 
     async def audited(self, node_id: str) -> list[str]:
         """Actions on a node, in their order."""
-        async with self.plane.db.read(EVERY_TENANT) as conn:
+        async with self.plane.db.connection(ALL_TENANTS) as conn:
             rows = await conn.fetch(
                 "SELECT action FROM audit_logs WHERE resource_id = $1 ORDER BY occurred_at", node_id
             )

@@ -13,7 +13,7 @@ import pytest
 from spotplane.v1 import notification_pb2 as pb
 from spotplane.v1 import notification_pb2_grpc, tenant_pb2, tenant_pb2_grpc
 from spotplane_server.events import Event, append
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.notifications import store
 from spotplane_server.notifications.jobs import NotificationsJob, PriceAlertsJob
 from spotplane_server.prices.rules import bucket
@@ -42,14 +42,14 @@ async def tell(
     db: Database, kind: str, tenant: Tenant | None, now: datetime, **data: object
 ) -> None:
     """Write an event."""
-    async with db.transaction(EVERY_TENANT) as conn:
+    async with db.transaction(ALL_TENANTS) as conn:
         owner = UUID(tenant.id) if tenant else None
         await append(conn, Event(kind, "x", data, owner), now)
 
 
 async def told(db: Database, tenant: Tenant) -> list[str]:
     """A tenant's notifications, oldest first."""
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         return [row["message"] for row in await conn.fetch(LIST_TOLD, UUID(tenant.id))]
 
 
@@ -87,7 +87,7 @@ async def test_crash_before_the_commit_loses_and_doubles_nothing(
     tenant = await plane.tenant()
     await tell(plane.db, "switch.failed", tenant, clock.now(), message="crash")
     with suppress(asyncpg.RaiseError):
-        async with plane.db.transaction(EVERY_TENANT) as conn:
+        async with plane.db.transaction(ALL_TENANTS) as conn:
             await store.lock_cursor(conn, "notifications")
             await store.move_cursor(conn, "notifications", (2**40, 0))
             await conn.execute("DO $$ BEGIN RAISE EXCEPTION 'cut'; END $$")
@@ -109,19 +109,19 @@ async def _alert(plane: Plane, tenant: Tenant, **fields: Any) -> pb.PricingAlert
 async def _clean(
     plane: Plane, at: datetime, dollars: float, *, source: str = "primary", pool: str = POOL
 ) -> None:
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute(PUT_CLEAN, pool, bucket(at), round(dollars * 1e9), source)
 
 
 async def _fired(plane: Plane) -> int:
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         return int(await conn.fetchval(COUNT_EVENTS, "price_alert.triggered"))
 
 
 @pytest.fixture
 async def pool(plane: Plane, clock: FakeClock) -> str:
     """A pool that somebody has reported."""
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute(PUT_POOL, POOL, clock.now())
     return POOL
 
@@ -169,7 +169,7 @@ async def test_alert_without_a_pool_watches_where_the_tenant_runs(
     """And nowhere else."""
     tenant, idle = await plane.tenant(), await plane.tenant()
     await Hand(plane, tenant).register("i-1")
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute("UPDATE instances SET pool_id = $1", POOL)
     await _alert(plane, tenant)
     await _alert(plane, idle)
@@ -214,7 +214,7 @@ async def test_alert_of_all_pools_fires_at_the_next_evaluation_too(
 ) -> None:
     tenant = await plane.tenant()
     await Hand(plane, tenant).register("i-1")
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute("UPDATE instances SET pool_id = $1", POOL)
     await _clean(plane, clock.now(), 0.9)
     await _alert(plane, tenant)

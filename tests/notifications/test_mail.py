@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.notifications import mail
 from spotplane_server.notifications.mail import MailJob, MailServer
@@ -54,7 +54,7 @@ async def box() -> AsyncIterator[tuple[Box, MailServer]]:
 
 async def queue(db: Database, tenant: Tenant, clock: FakeClock, text: str) -> None:
     """Queue a letter."""
-    async with db.transaction(EVERY_TENANT) as conn:
+    async with db.transaction(ALL_TENANTS) as conn:
         owner = TenantId(UUID(tenant.id))
         await mail.queue(conn, owner, "ops@example.org", "Price alert", text, clock.now())
 
@@ -93,7 +93,7 @@ async def test_absent_mail_server_delays_letters_and_then_gives_up(
     for hours in range(mail.MOST_ATTEMPTS + 2):
         await MailJob(plane.db, away).run_once(clock.now() + timedelta(hours=9 * hours))
 
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch(LIST_EMAILS)
     (given_up,) = [row for row in rows if row["sent_at"] is None]
     assert (given_up["attempts"], given_up["failure"]) == (8, "ConnectionRefusedError")

@@ -196,7 +196,7 @@ async def test_instance_of_a_failed_replica_is_ended_with_consent(
 
     ended = (await replicas(calls, agent_id))[-1]
     assert (ended.status, ended.instance_id) == ("terminated", instance_id)
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         status = await conn.fetchval("SELECT status FROM instances WHERE id = $1", instance_id)
     assert status == "terminating"
 
@@ -215,7 +215,7 @@ async def test_end_that_nobody_confirms_for_a_day_is_told_once(
     for _ in range(3):
         await run_job(plane, "replica-coordinator")
 
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         told = await conn.fetch(
             "SELECT data FROM outbox_events WHERE event_type = 'replica.unconfirmed'"
         )
@@ -228,7 +228,7 @@ async def test_launch_that_nobody_reports_is_given_up(
     """After twenty minutes, also of an agent that polls and so has no order."""
     agent_id, _ = await manual(hand, calls)
     first = await calls.replica(agent_id, status="launching")
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         await conn.execute("UPDATE agents SET replicas_polled_at = now() + interval '1 hour'")
     await jump(plane, clock, timedelta(minutes=19))
     await run_job(plane, "commands")
@@ -255,7 +255,7 @@ async def test_agent_with_two_living_zombies_gets_no_third_instance(
 
     clock.advance(timedelta(minutes=50))
     await stream.beat()
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         await conn.execute("UPDATE instances SET updated_at = updated_at - interval '1 day'")
         await conn.execute("UPDATE agent_sessions SET last_heartbeat_at = now() - interval '1 day'")
     await run_job(plane, "replica-coordinator")

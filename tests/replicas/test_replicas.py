@@ -238,7 +238,7 @@ async def test_parallel_promotions_have_one_effect(plane: Plane, hand: Hand, cal
 
     assert {answer.status for answer in answers} == {"promoted"}
     assert (await calls.agent(replica.agent_id)).instance_id == instance_id
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         moved = await conn.fetchval(
             "SELECT count(*) FROM outbox_events WHERE event_type = 'replica.promoted'"
         )

@@ -219,9 +219,9 @@ async def test_what_is_running_is_counted_for_its_own_tenant(
     """A tenant's connection sees nothing of another's, ask for it or not."""
     now = NOON + timedelta(minutes=3)
     await world.heard(primary, now)
-    async with db.read(TenantId(UUID(int=1))) as conn:
+    async with db.connection(TenantId(UUID(int=1))) as conn:
         rows = await conn.fetch("SELECT instance_id FROM running_savings(NULL, $1)", now)
     assert rows == []
-    async with db.read(primary.tenant_id) as conn:
+    async with db.connection(primary.tenant_id) as conn:
         rows = await conn.fetch("SELECT instance_id FROM running_savings(NULL, $1)", now)
     assert [row["instance_id"] for row in rows] == [primary.id]

@@ -54,7 +54,7 @@ async def test_usage_of_an_agent_whose_clock_is_ahead_is_stored(
 
 
 async def stored_usage(plane: Plane) -> dict[str, datetime]:
-    async with plane.db.read("*") as conn:
+    async with plane.db.connection("*") as conn:
         rows = await conn.fetch("SELECT request_id, timestamp FROM usage_records")
     return {row["request_id"]: row["timestamp"] for row in rows}
 

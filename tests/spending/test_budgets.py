@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.spending import store
 from spotplane_server.spending.store import Named
 
@@ -247,7 +247,7 @@ async def test_any_number_of_budgets_is_read_by_one_statement(world: World) -> N
     await world.spend(tenant, 9, key_id=tenant.key_id)
     named = [Named(UUID(b.tenant_id), UUID(b.id)) for b in made]
     ran: list[Any] = []
-    async with world.plane.db.transaction(EVERY_TENANT) as conn:
+    async with world.plane.db.transaction(ALL_TENANTS) as conn:
         await store.read(conn, named[:1], world.clock.now())  # learns types
         conn.add_query_logger(ran.append)
         found = await store.read(conn, named, world.clock.now())

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from spotplane_server.kernel.db.database import AWAY
+from spotplane_server.kernel.db.database import CONNECTION_ERRORS
 from spotplane_server.kernel.errors import DomainError
 
 from tests.states import steps
@@ -134,7 +134,7 @@ class States(RuleBasedStateMachine):
 
     async def take(self, step: Step, server: int) -> None:
         """Make a step; that it is refused or cut off is part of life, a defect is not."""
-        with suppress(DomainError, asyncpg.PostgresError, *AWAY):
+        with suppress(DomainError, asyncpg.PostgresError, *CONNECTION_ERRORS):
             try:
                 await step(self.fleet, server)
             except grpc.aio.AioRpcError as err:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, CONNECTION_ERRORS, Database
 from spotplane_server.kernel.db.transactions import TransactionLost
 
 # BEGIN, what is looked up and stored, COMMIT: nothing that is tested so needs more.
@@ -45,7 +45,7 @@ async def crashing(url: str, after: int | None) -> AsyncIterator[tuple[Database,
     """A database of one connection that dies after so many statements."""
     crash = Crash(after)
     db = await Database.open(url, size=1, on_statement=crash.on_statement)
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         crash.backend = await conn.fetchval("SELECT pg_backend_pid()")
     try:
         yield db, crash
@@ -62,7 +62,7 @@ async def crash_everywhere(
     """
     for number in range(1, MOST_STATEMENTS):
         async with crashing(url, number) as (db, crash):
-            with suppress(*AWAY, TransactionLost):
+            with suppress(*CONNECTION_ERRORS, TransactionLost):
                 await work(db)
         await after()
         if not crash.happened:

@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import agent_pb2, agent_pb2_grpc
 from spotplane.v1 import agent_stream_pb2 as pb
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.jobs.runner import Job
 
 from tests.support.clock import FakeClock
@@ -186,7 +186,7 @@ async def listening(plane: Plane) -> None:
     """Wait until the plane takes heartbeats down; before that nobody's silence counts."""
 
     async def since() -> bool:
-        async with plane.db.read(EVERY_TENANT) as conn:
+        async with plane.db.connection(ALL_TENANTS) as conn:
             return bool(await conn.fetchval("SELECT since > '-infinity' FROM heartbeat_collection"))
 
     await eventually(since)
@@ -204,7 +204,7 @@ async def jump(plane: Plane, clock: FakeClock, by: timedelta, *, but: str = "") 
         by: How far.
         but: An instance that is silent.
     """
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute(HEARD, clock.now() + by, but)
     clock.advance(by)
 

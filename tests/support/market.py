@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.support.fleet import REGION, TYPE, ZONES
 from tests.support.plane import Plane
@@ -24,7 +24,7 @@ async def put_prices(
 ) -> None:
     """Make the pools of all zones known, and perhaps a price on demand; nano-USD an hour."""
     now = plane.server.kernel.clock.now()
-    async with plane.db.transaction(EVERY_TENANT) as conn:
+    async with plane.db.transaction(ALL_TENANTS) as conn:
         for zone in ZONES:
             await conn.execute(PUT_POOL, TYPE, zone, REGION, spot, now)
         if on_demand is not None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from spotplane.v1 import agent_pb2
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.switches import store
 
@@ -15,7 +15,7 @@ from tests.fleet.world import ZONES, World, end
 
 async def settle(world: World, agent_id: str, instance_id: str | None = None) -> str | None:
     """Say goodbye."""
-    async with world.plane.db.transaction(EVERY_TENANT) as conn:
+    async with world.plane.db.transaction(ALL_TENANTS) as conn:
         return await store.settle_goodbye(
             conn,
             TenantId(UUID(world.tenant.id)),

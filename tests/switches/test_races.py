@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc.aio
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.fleet.world import POOLS, ZONES, World
 
@@ -37,7 +37,7 @@ async def primaries(world: World) -> dict[str, list[str]]:
          WHERE a.deleted_at IS NULL AND a.tenant_id = $1
          GROUP BY a.id
     """
-    async with world.plane.db.read(EVERY_TENANT) as conn:
+    async with world.plane.db.connection(ALL_TENANTS) as conn:
         rows = await conn.fetch(query, world.tenant.id)
     return {str(row["id"]): row["serving"] or [] for row in rows}
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from spotplane.v1 import tenant_pb2 as pb
 from spotplane.v1 import tenant_pb2_grpc
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.tenants import rules
 
 from tests.support.eventually import eventually
@@ -19,7 +19,7 @@ from tests.support.plane import ADMIN, Plane, refused, running
 
 
 async def _rows(plane: Plane, statement: str, *arguments: Any) -> list[Any]:
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         return list(await conn.fetch(statement, *arguments))
 
 

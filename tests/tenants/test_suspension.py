@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import grpc.aio
 import pytest
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
@@ -160,7 +160,7 @@ async def test_a_change_whose_audit_cannot_be_written_does_not_happen(
 
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert await rows(plane, counts) == seen
-    async with plane.db.read(EVERY_TENANT) as conn:
+    async with plane.db.connection(ALL_TENANTS) as conn:
         status = await conn.fetchval("SELECT status FROM tenants")
     assert status == before.status
     assert await eventually(lambda: api("GetTenant", id=tenant.id)) == before

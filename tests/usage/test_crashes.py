@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
-from spotplane_server.kernel.db.database import AWAY, Database
+from spotplane_server.kernel.db.database import CONNECTION_ERRORS, Database
 from spotplane_server.usage import rollup_queries, rollup_repair
 from spotplane_server.usage.ingest import ingest
 from spotplane_server.usage.rollup_repair import WrongRollups
@@ -120,7 +120,7 @@ async def test_kill_9_of_the_database_loses_nothing_acknowledged(
                 os.kill(crash.backend, signal.SIGKILL)
                 await conn.execute(SPOIL, owner.id)
             raise AssertionError("it must have died")
-        except AWAY:
+        except CONNECTION_ERRORS:
             pass
 
     # Until all were cut off a new connection may still be had, which dies with the others.
@@ -139,7 +139,7 @@ async def test_kill_9_of_the_database_loses_nothing_acknowledged(
 async def _connected(url: str) -> Any:
     try:
         return await asyncpg.connect(url)
-    except (asyncpg.PostgresError, *AWAY):
+    except (asyncpg.PostgresError, *CONNECTION_ERRORS):
         return None
 
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from spotplane.v1 import usage_pb2 as pb
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import Invalid, Semantic
 from spotplane_server.usage.ingest import Result, ingest
 from spotplane_server.usage.jobs import RequestIdRetention
@@ -373,7 +373,7 @@ async def test_request_ids_are_forgotten_after_forty_days(db: Database, world: W
     assert await job.run_once(NOW + timedelta(days=9)) == 0
     assert await job.run_once(NOW + timedelta(days=11)) == 1
     assert await job.run_once(NOW + timedelta(days=11)) == 0
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         assert await conn.fetchval("SELECT request_id FROM usage_dedup") == "new"
 
 
@@ -384,7 +384,7 @@ async def test_number_of_statements_does_not_grow_with_the_batch(
     owner = await world.tenant()
     lone = await Database.open(database_url, size=1)
     counts, logged = [], list[object]()
-    async with lone.read(owner.id) as conn:
+    async with lone.connection(owner.id) as conn:
         conn.add_query_logger(logged.append)
     for size in (1, 1, 1000):  # the first also makes the connection learn types
         logged.clear()

@@ -26,15 +26,15 @@ async def test_forgotten_where_shows_nothing_of_others(
         await ingest(db, owner.id, None, [record(None, NOW - timedelta(hours=1))], NOW)
     query = f"SELECT DISTINCT tenant_id FROM {table}"  # noqa: S608 - a name of this test's own
     for owner in (one, two):
-        async with db.read(owner.id) as conn:
+        async with db.connection(owner.id) as conn:
             assert [row["tenant_id"] for row in await conn.fetch(query)] == [owner.id]
-    async with db.read(TenantId(uuid4())) as conn:
+    async with db.connection(TenantId(uuid4())) as conn:
         assert await conn.fetch(query) == []
 
 
 async def test_other_tenants_rows_cannot_be_written(db: Database, world: World) -> None:
     """The policy checks what is written, too."""
     one, two = await world.tenant(), await world.tenant()
-    async with db.read(one.id) as conn:
+    async with db.connection(one.id) as conn:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await conn.execute("INSERT INTO usage_dedup VALUES ($1, 'r', '\\x00', now())", two.id)

@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 from spotplane.v1 import usage_pb2 as pb
 from spotplane.v1 import usage_pb2_grpc
-from spotplane_server.kernel.caches import Kept
+from spotplane_server.kernel.caches import TTLCache
 from spotplane_server.kernel.clock import SystemClock
 from spotplane_server.kernel.db.database import Conn, Database
 from spotplane_server.kernel.ratelimit import redis_client
@@ -79,7 +79,7 @@ async def test_without_redis_every_answer_is_worked_out(db: Database, world: Wor
     with Valkey() as valkey:
         client = redis_client.connect(valkey.url)
         shared = RedisCache(client, b"plane")
-        queries = CachedQueries(db, clock, Kept(0, LIFETIME), None, shared)
+        queries = CachedQueries(db, clock, TTLCache(0, LIFETIME), None, shared)
 
         async def load(conn: Conn) -> list[asyncpg.Record]:
             hour = hour_of(clock.now())

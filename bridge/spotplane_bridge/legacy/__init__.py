@@ -3,9 +3,9 @@
 A module here that has `ROUTES` is served, and stands in `/openapi.json`. A route is one
 declaration; it holds no rule, no state and no SQL, and makes one call. For example::
 
-    from spotplane_bridge.dialects.reading import take
-    from spotplane_bridge.dialects.routes import call, route
-    from spotplane_bridge.dialects.shapes import (
+    from spotplane_bridge.legacy.requests import take
+    from spotplane_bridge.legacy.routes import call, route
+    from spotplane_bridge.legacy.response_shapes import (
         Array, Either, Shape, date, default, each, made, mapped, nested, optional, usd,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from google.protobuf.descriptor import MethodDescriptor
 
-from spotplane_bridge import dialects
+from spotplane_bridge import legacy
 from spotplane_bridge.legacy.routes import DialectRoute
 from spotplane_bridge.routes import load_services
 
@@ -16,7 +16,7 @@ from spotplane_bridge.routes import load_services
 def load() -> list[DialectRoute]:
     """Every declared route, by module and in the order of its declaration."""
     found: list[DialectRoute] = []
-    for module in pkgutil.iter_modules(dialects.__path__, f"{dialects.__name__}."):
+    for module in pkgutil.iter_modules(legacy.__path__, f"{legacy.__name__}."):
         found += getattr(importlib.import_module(module.name), "ROUTES", ())
     return found
 

@@ -10,13 +10,13 @@ from uuid import UUID
 
 from spotplane_server.agents import errors, queries, store
 from spotplane_server.kernel.api import wire
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Scope
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Scope
 from spotplane_server.kernel.request_context import Caller
 
 
 def scope(caller: Caller) -> Scope:
     """A tenant's own rows; an administrator's all."""
-    return caller.tenant_id or EVERY_TENANT
+    return caller.tenant_id or ALL_TENANTS
 
 
 def agent_id(caller: Caller, text: str) -> UUID:

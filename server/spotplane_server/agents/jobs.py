@@ -15,7 +15,12 @@ from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.agents.sessions import store as store_module
 from spotplane_server.instances import store as instances
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.db.database import (
+    ALL_TENANTS,
+    PERMANENT_ERRORS,
+    Database,
+    retry_on_serialization_failure,
+)
 from spotplane_server.kernel.jobs.retention import Rule
 
 log = structlog.get_logger(__name__)
@@ -45,7 +50,7 @@ class LivenessJob:
 
     async def run_once(self, now: datetime) -> int:
         """Move both edges; answer how many agents moved."""
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             silent = await store_module.mark_silent(conn, now=now, after=self._offline_after)
             heard = await store_module.mark_heard(conn, now=now, after=self._offline_after)
             for edge in silent:
@@ -73,15 +78,15 @@ class CommandsJob:
 
     async def run_once(self, now: datetime) -> int:
         """Give leases back, end what is over; answer how many agents had something to tidy up."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await expiry.list_due(conn, now)
         done = 0
         for due in found:
             try:
-                done += await attempt(lambda due=due: self._tidy(due, now))  # type: ignore[misc]
-            except DEFECTS:
+                done += await retry_on_serialization_failure(lambda due=due: self._tidy(due, now))  # type: ignore[misc]
+            except PERMANENT_ERRORS:
                 log.exception("command_upkeep_defect", agent_id=str(due.agent_id))
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             oldest = await expiry.find_oldest(conn)
         metrics.COMMAND_AGE.set((now - oldest).total_seconds() if oldest else 0)
         return done
@@ -108,7 +113,7 @@ class LeftoversJob:
 
     async def run_once(self, now: datetime) -> int:
         """Tell of each instance once; answer how many there were."""
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             left = await orphans.tell(conn, before=now - access.LEFTOVERS_FOR, now=now)
             for found in left:
                 await events.append(conn, orphans.event(found), now)

@@ -17,7 +17,7 @@ from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import tenant_scope, wire
-from spotplane_server.kernel.db.database import Conn, attempt
+from spotplane_server.kernel.db.database import Conn, retry_on_serialization_failure
 from spotplane_server.kernel.request_context import Call, TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
 
@@ -69,7 +69,7 @@ class DepartureHandlers(Handlers):
                         conn, agent_id, known, self._standby, why=why, kind=kind, now=now
                     )
 
-        await attempt(bury)
+        await retry_on_serialization_failure(bury)
         self._sessions.signal_agent(agent_id)
         return pb.ReportTerminationResponse(known=True)
 
@@ -92,7 +92,9 @@ class DepartureHandlers(Handlers):
     ) -> pb.UninstallAgentResponse:
         call = request_context.current()
         tenant_id = tenant_scope.tenant(call.caller, request)
-        gone = await attempt(lambda: self._uninstall(call, tenant_id, request))
+        gone = await retry_on_serialization_failure(
+            lambda: self._uninstall(call, tenant_id, request)
+        )
         if gone is None:
             return pb.UninstallAgentResponse(message="no agent of that name or instance serves")
         self._sessions.signal_agent(gone)

@@ -15,7 +15,7 @@ from spotplane_server.agents.handlers import Handlers
 from spotplane_server.agents.overview_queries import Offline, Overview, TenantHealth, Wanted
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import paging, tenant_scope, wire
-from spotplane_server.kernel.db.database import EVERY_TENANT, Scope
+from spotplane_server.kernel.db.database import ALL_TENANTS, Scope
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants import store as tenants
 
@@ -67,7 +67,7 @@ class OverviewHandlers(Handlers):
         self, request: pb.GetHealthSummaryRequest, context: Context
     ) -> pb.HealthSummary:
         now = self._clock.now()
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             tenants = await overview_queries.count_health(conn, now)
             offline = await overview_queries.list_offline(conn, MOST_OFFLINE)
         return _summary(tenants, offline, now)
@@ -79,8 +79,8 @@ class OverviewHandlers(Handlers):
         page = paging.read(request, self._tokens, default=MOST, maximum=MOST, filters=filters)
         # By position and not by key: the order changes with every sign of life.
         offset = int(page.after[0]) if page.after else 0
-        async with self._db.read(scope) as conn:
-            if scope == EVERY_TENANT and wanted.tenant_id is not None:
+        async with self._db.connection(scope) as conn:
+            if scope == ALL_TENANTS and wanted.tenant_id is not None:
                 await tenants.get_tenant(conn, wanted.tenant_id)
             found = await overview_queries.list_overviews(
                 conn, wanted, limit=page.limit + 1, offset=offset

@@ -88,7 +88,7 @@ class AgentService(
             maximum=100,
             filters={"tenant": tenant_id, "status": status, "search": search},
         )
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             found = await queries_module.list_agents(
                 conn,
                 tenant_id,
@@ -103,7 +103,7 @@ class AgentService(
     async def GetAgent(self, request: pb.GetAgentRequest, context: Context) -> pb.Agent:
         caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             found = await access.get(conn, agent_id, self._clock.now())
         return convert.agent(found)
 
@@ -141,7 +141,7 @@ class AgentService(
             maximum=100,
             filters={"agent": agent_id, "status": status},
         )
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             view = await access.get(conn, agent_id, self._clock.now())
             found = await queries.list_commands(
                 conn, view.tenant_id, agent_id, status=status, page=page
@@ -153,7 +153,7 @@ class AgentService(
         caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         command_id = wire.uuid(request.command_id, "command_id", "command ID")
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             view = await access.get(conn, agent_id, self._clock.now())
             found = await self._command(conn, view.tenant_id, agent_id, command_id)
             steps = await queries.history(conn, view.tenant_id, command_id)

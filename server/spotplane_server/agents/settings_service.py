@@ -16,7 +16,7 @@ from spotplane_server.agents.queries import AgentView
 from spotplane_server.agents.settings_store import Settings
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import wire
-from spotplane_server.kernel.db.database import EVERY_TENANT, attempt
+from spotplane_server.kernel.db.database import ALL_TENANTS, retry_on_serialization_failure
 from spotplane_server.kernel.request_context import Call, TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants.errors import TenantNotFound
@@ -46,7 +46,7 @@ class SettingsHandlers(Handlers):
         self, request: pb.GetFleetSettingsRequest, context: Context
     ) -> pb.FleetSettings:
         tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await settings_store.find(conn, tenant_id)
         if found is None:
             raise TenantNotFound(tenant_id)
@@ -58,7 +58,7 @@ class SettingsHandlers(Handlers):
         call, now = request_context.current(), self._clock.now()
         tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
         wanted = requests.settings_changes(request)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             found = await settings_store.find(conn, tenant_id)
             if found is None:
                 raise TenantNotFound(tenant_id)
@@ -74,7 +74,7 @@ class SettingsHandlers(Handlers):
                     conn, call, agent_id, wanted, self._ledger, self._clock.now()
                 )
 
-        view = await attempt(change)
+        view = await retry_on_serialization_failure(change)
         self._sessions.signal_agent(agent_id)
         if view.instance_id and view.enabled:
             self._ledger.wake(view.tenant_id, view.instance_id)

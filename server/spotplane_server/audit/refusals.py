@@ -8,7 +8,7 @@ from typing import Final
 
 from spotplane_server.audit.store import Change, record
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.request_context import Call
 
@@ -43,5 +43,5 @@ class Refusals:
             after={"reason": error.reason},
             result="failure",
         )
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             await record(conn, call, change, now)

@@ -12,7 +12,7 @@ from spotplane_server.audit import store
 from spotplane_server.kernel.api import paging, time_ranges, wire
 from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import NotFound
 from spotplane_server.kernel.rpc.interceptor import Context
 
@@ -44,7 +44,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         page = paging.read(
             request, self._tokens, default=50, maximum=100, filters=asdict(filters) | asked
         )
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await store.list_events(conn, page, filters, start=start, end=end)
         events, pagination = paging.answer(
             page, found, self._tokens, lambda event: (event.occurred_at, event.id)
@@ -57,7 +57,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         self, request: pb.GetAuditEventRequest, context: Context
     ) -> pb.AuditEvent:
         event_id = wire.uuid(request.id, "id", "audit event ID")
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             event = await store.find_event(conn, event_id)
         if event is None:
             raise AuditEventNotFound("audit event not found", id=str(event_id))

@@ -14,7 +14,7 @@ from spotplane_server.catalog.errors import InstanceTypeNotFound
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import http_body, paging, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import Semantic, Violation
 from spotplane_server.kernel.rpc.interceptor import Context
 
@@ -43,7 +43,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
     ) -> pb.InstanceType:
         now = self._clock.now()
         new = requests.new_type(request, now)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             stored = await mutations.create_type(conn, request_context.current(), new, now)
         request_context.created()
         return convert.instance_type(stored)
@@ -52,7 +52,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         self, request: pb.GetInstanceTypeRequest, context: Context
     ) -> pb.InstanceType:
         type_id = _id(request.id)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             return convert.instance_type(_found(await store.find_type(conn, type_id)))
 
     async def UpdateInstanceType(
@@ -60,7 +60,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
     ) -> pb.InstanceType:
         type_id = _id(request.id)
         apply = requests.changed_type(request)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             before = _found(await store.lock_type(conn, type_id))
             after = await mutations.update_type(
                 conn, request_context.current(), before, apply(before), self._clock.now()
@@ -71,7 +71,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         self, request: pb.DeleteInstanceTypeRequest, context: Context
     ) -> pb.DeleteInstanceTypeResponse:
         type_id = _id(request.id)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             present = _found(await store.lock_type_to_delete(conn, type_id))
             await mutations.delete_type(conn, request_context.current(), present, self._clock.now())
         return pb.DeleteInstanceTypeResponse(
@@ -83,7 +83,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
     ) -> pb.AssociateRegionsResponse:
         type_id = _id(request.id)
         codes, terms = requests.region_codes(request), requests.terms(request)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             present = _found(await store.hold_type(conn, type_id))
             held = await associations_store.hold_regions(conn, set(codes))
             _check_codes(codes, held, present.provider)
@@ -106,7 +106,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         self, request: pb.GetInstanceTypePricingRequest, context: Context
     ) -> pb.GetInstanceTypePricingResponse:
         type_id = _id(request.id)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             present = _found(await store.find_type(conn, type_id))
             places = await associations_store.list_places(conn, type_id)
         return convert.pricing(present, places)
@@ -122,7 +122,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
             maximum=1000,
             filters={"provider": provider, "region": region, "available": available},
         )
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await store.list_types(
                 conn, page, provider=provider, region=region, available=available
             )

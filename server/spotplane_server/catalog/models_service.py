@@ -14,7 +14,7 @@ from spotplane_server.catalog.errors import ModelNotFound
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import paging, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.rpc.interceptor import Context
 
 T = TypeVar("T")
@@ -34,14 +34,14 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.Model:
         now = self._clock.now()
         model = requests.new_model(request, now)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             stored = await mutations.create_model(conn, request_context.current(), model, now)
         request_context.created()
         return convert.model(stored)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
         model_id = _id(request.id)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             model = await store.find_model(conn, model_id)
         return convert.model(_found(model))
 
@@ -58,7 +58,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             maximum=100,
             filters={**asdict(filters), "sort_by": sort_by, "sort_order": order},
         )
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await store.list_models(
                 conn, page, filters, sort_by=sort_by, descending=order == "desc"
             )
@@ -74,7 +74,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> pb.SearchModelsResponse:
         search = requests.model_search(request)
         page = paging.read(request, self._tokens, default=50, maximum=100, filters=asdict(search))
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await model_queries.search_models(conn, page, search)
         models, pagination = paging.answer(
             page, found, self._tokens, lambda model: (model.name, model.id)
@@ -86,7 +86,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.Model:
         model_id = _id(request.id)
         apply = requests.changed_model(request)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             before = _found(await store.lock_model(conn, model_id))
             # The time is taken under the lock, so that prices hold in the order they were stored.
             after = await mutations.update_model(
@@ -98,7 +98,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self, request: pb.DeleteModelRequest, context: Context
     ) -> pb.DeleteModelResponse:
         model_id = _id(request.id)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             model = _found(await store.lock_model_to_delete(conn, model_id))
             await mutations.delete_model(conn, request_context.current(), model, self._clock.now())
         request_context.no_content()
@@ -107,7 +107,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     async def ListLaunchableModels(
         self, request: pb.ListLaunchableModelsRequest, context: Context
     ) -> pb.ListLaunchableModelsResponse:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await model_queries.list_launchable_models(conn)
         return pb.ListLaunchableModelsResponse(
             models=map(convert.launchable_model, found), count=len(found)
@@ -116,7 +116,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     async def ListPublicModels(
         self, request: pb.ListPublicModelsRequest, context: Context
     ) -> pb.ListPublicModelsResponse:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await model_queries.list_public_models(conn)
         return pb.ListPublicModelsResponse(object="list", data=map(convert.public_model, found))
 
@@ -124,7 +124,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self, request: pb.GetPublicModelRequest, context: Context
     ) -> pb.PublicModel:
         name = _name(request.model)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await model_queries.find_public_model(conn, name)
         return convert.public_model(_found(found))
 
@@ -133,13 +133,13 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> pb.ListEndpointsResponse:
         tenant_id = request_context.current().caller.tenant_id
         kind = wire.optional_one_of(request, "type", rules.MODEL_TYPES)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await model_queries.list_endpoints(conn, tenant_id, kind=kind)
         return pb.ListEndpointsResponse(data=map(convert.endpoint, found))
 
     async def GetEndpoint(self, request: pb.GetEndpointRequest, context: Context) -> pb.Endpoint:
         tenant_id, name = request_context.current().caller.tenant_id, _name(request.model)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await model_queries.list_endpoints(conn, tenant_id, name=name)
         return convert.endpoint(_found(found[0] if found else None))
 

@@ -15,7 +15,7 @@ from spotplane_server.config import ServerConfig
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import http_body, paging, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.rpc.interceptor import Context
 
 
@@ -44,20 +44,20 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
     async def CreateRegion(self, request: pb.CreateRegionRequest, context: Context) -> pb.Region:
         now = self._clock.now()
         region = requests.new_region(request, now)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             stored = await mutations.create_region(conn, request_context.current(), region, now)
         request_context.created()
         return convert.region(stored)
 
     async def GetRegion(self, request: pb.GetRegionRequest, context: Context) -> pb.Region:
         region_id = _id(request.id)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             return convert.region(_found(await store.find_region(conn, region_id)))
 
     async def UpdateRegion(self, request: pb.UpdateRegionRequest, context: Context) -> pb.Region:
         region_id = _id(request.id)
         apply = requests.changed_region(request)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             before = _found(await store.lock_region(conn, region_id))
             # The time is taken under the lock, so that prices hold in the order they were stored.
             after = await mutations.update_region(
@@ -69,7 +69,7 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
         self, request: pb.DeleteRegionRequest, context: Context
     ) -> pb.DeleteRegionResponse:
         region_id = _id(request.id)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             region = _found(await store.lock_region_to_delete(conn, region_id))
             await mutations.delete_region(
                 conn, request_context.current(), region, self._clock.now()
@@ -81,7 +81,7 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
     ) -> pb.GetRegionAvailabilityResponse:
         region_id = _id(request.id)
         since = self._clock.now() - timedelta(days=self._config.launch_estimate_days)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             region = _found(await store.find_region(conn, region_id))
             offers = await associations_store.list_offers(conn, region_id)
             current = await store.count_current(conn, region_id)
@@ -109,7 +109,7 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
             maximum=1000,
             filters={"provider": provider, "status": status},
         )
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await store.list_regions(conn, page, provider=provider, status=status)
         regions, pagination = paging.answer(page, found, self._tokens, store.region_key)
         return pb.ListRegionsResponse(data=map(convert.region, regions), pagination=pagination)

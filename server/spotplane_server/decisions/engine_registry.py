@@ -21,9 +21,9 @@ from spotplane_server.decisions.engines.rules import BuiltInRules
 from spotplane_server.decisions.errors import MalformedModel
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import database
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import DomainError
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.jobs.notify import Notifier
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class Panel:
         EngineMissing: ``base`` names an engine that is not installed.
     """
 
-    def __init__(self, db: Database, clock: Clock, wakeups: Wakeups, base: str) -> None:
+    def __init__(self, db: Database, clock: Clock, wakeups: Notifier, base: str) -> None:
         self.judge = Judge()
         self._db = db
         self._clock = clock
@@ -72,7 +72,7 @@ class Panel:
                 self._changed.clear()
                 try:
                     await self.refresh()
-                except (DomainError, asyncpg.PostgresError, *database.AWAY):
+                except (DomainError, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
                     log.warning("engines_not_refreshed", exc_info=True)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL.total_seconds()):
@@ -87,7 +87,7 @@ class Panel:
     async def refresh(self) -> None:
         """Seat the engine that is live, if it is not the one that sits there."""
         async with self._turn:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 state = await engine_uploads_store.read_state(conn)
                 live = await engine_uploads_store.find_role(conn, "live")
             if state.generation == self._generation:
@@ -108,7 +108,7 @@ class Panel:
                 await self._announce_start(seat)
 
     async def _load(self, live: Session) -> Seat:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             files = [file async for file in engine_uploads_store.contents(conn, live.id)]
         for last in (*[False] * (LOADS - 1), True):
             try:
@@ -123,7 +123,7 @@ class Panel:
     async def _roll_back(self, live: Session, why: str) -> None:
         """Give the place of a session that does not load here to the fallback, everywhere."""
         now = self._clock.now()
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             await engine_uploads_store.lock_state(conn)
             still = await engine_uploads_store.find_role(conn, "live")
             if still is None or still.id != live.id:
@@ -144,7 +144,7 @@ class Panel:
     async def _announce_start(self, seat: Seat) -> None:
         data = {"name": seat.name, "version": seat.version, "type": seat.kind}
         told = events.Event("decision_engine.loaded", seat.name, data)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             await events.append(conn, told, self._clock.now())
 
 

@@ -14,7 +14,7 @@ from spotplane_server.decisions.engine import Engine
 from spotplane_server.decisions.engine_registry import Panel, kind_of
 from spotplane_server.decisions.engine_uploads_store import Content, Kind, Session
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.request_context import Call
 
 
@@ -53,7 +53,7 @@ class Sessions:
             "files": [file.name for file in files],
             "sha256": [file.sha256.hex() for file in files],
         }
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             await engine_uploads_store.insert(
                 conn,
                 session_id,
@@ -75,7 +75,7 @@ class Sessions:
             SessionNotFound: There is none. MalformedModel: It does not load.
             ShadowFailed: It fails, is late, or switches too often.
         """
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             session = await engine_uploads_store.find(conn, session_id)
             if session is None:
                 raise errors.SessionNotFound
@@ -89,7 +89,7 @@ class Sessions:
             await uploads.close(engine)
         now = self._clock.now()
         kind = "decision_engine.updated" if session.kind == "engine" else "ml_models.activated"
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             await engine_uploads_store.lock_state(conn)
             former = await engine_uploads_store.find_role(conn, "live")
             if former is None or former.id != session_id:
@@ -107,7 +107,7 @@ class Sessions:
             SessionNotFound: There is no fallback.
         """
         now = self._clock.now()
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             await engine_uploads_store.lock_state(conn)
             live = await engine_uploads_store.find_role(conn, "live")
             fallback = await engine_uploads_store.find_role(conn, "fallback")
@@ -123,7 +123,7 @@ class Sessions:
     ) -> None:
         live, now = self._panel.judge.seat, self._clock.now()
         result = await shadow.evaluate(self._db, engine, kind_of(files), live, now)
-        async with self._db.write(EVERY_TENANT) as conn:
+        async with self._db.write(ALL_TENANTS) as conn:
             await engine_uploads_store.set_shadow(conn, session.id, result.to_json())
         why = shadow.fault(result, force=force)
         if why is not None:
@@ -137,7 +137,7 @@ class Sessions:
         """
         await self._panel.refresh()
         self._panel.tell()
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             session = await engine_uploads_store.find(conn, session_id)
         if session is None:
             raise errors.SessionNotFound

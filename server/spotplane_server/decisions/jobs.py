@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from spotplane_server.decisions import engine_uploads_store
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 
 KEPT: Final = timedelta(days=30)
 
@@ -23,6 +23,6 @@ class SessionRetention:
 
     async def run_once(self, now: datetime) -> int:
         """Forget; answer how many sessions were."""
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             await engine_uploads_store.lock_state(conn)
             return await engine_uploads_store.delete_old(conn, now - KEPT)

@@ -28,7 +28,7 @@ from spotplane_server.decisions.recording import Ruling
 from spotplane_server.decisions.standby import Left
 from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
-from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, PERMANENT_ERRORS, Conn, Database
 from spotplane_server.kernel.errors import DomainError
 from spotplane_server.replicas.lifecycle import Replicas
 
@@ -75,7 +75,7 @@ class DecisionLoop:
         await self._let_go(now)
         ordered, after = 0, FIRST
         while True:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 keys = await agent_queries.list_eligible(conn, after, now=now, limit=BATCH)
             if keys:
                 ordered += await self._decide(keys, now)
@@ -85,7 +85,7 @@ class DecisionLoop:
 
     async def _decide(self, keys: Sequence[Key], now: datetime) -> int:
         history = self.panel.judge.seat.history
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             subjects = await agent_queries.list_subjects(conn, keys, now)
             seen = await snapshots.read(conn, subjects, now=now, history=history)
         engine = self.panel.judge.seat.name
@@ -119,14 +119,14 @@ class DecisionLoop:
         ]
         if not heads:
             return
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             await store.insert(conn, rows)
             await store.put_heads(conn, heads)
             await events.append_many(conn, news, now)
 
     async def _let_go(self, now: datetime) -> None:
         """End standbys of agents for which no engine that hedges decides any more."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await standby.list_left(conn, hedging=self.panel.judge.seat.hedges)
         for left in found:
             await self._guarded(left, self._end_left(left, now))
@@ -137,7 +137,7 @@ class DecisionLoop:
             return await step
         except DomainError as err:
             log.info("decision_not_applied", agent_id=str(whose.agent_id), reason=err.reason)
-        except DEFECTS:
+        except PERMANENT_ERRORS:
             log.exception("decision_defect", agent_id=str(whose.agent_id))
         return 0
 
@@ -224,7 +224,7 @@ class DecisionLoop:
         faults = [one.judged.fault for one in rulings if one.judged.fault is not None]
         if not rulings:
             return
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             state = await engine_uploads_store.read_state(conn)
             if state.active_fallback == bool(faults):
                 return

@@ -21,17 +21,17 @@ from spotplane_server.decisions.jobs import SessionRetention
 from spotplane_server.decisions.loop import DecisionLoop
 from spotplane_server.decisions.service import DecisionService
 from spotplane_server.decisions.validation import EngineFault
-from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, CONNECTION_ERRORS, Database
 from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.jobs.retention import Rule
-from spotplane_server.kernel.module import Kernel, Parts
+from spotplane_server.kernel.module import AppContext, FeatureModule
 
 log = structlog.get_logger(__name__)
 
 RETENTION: Final = (Rule("decisions", "decided_at", timedelta(days=30)),)
 
 
-def build_panel(kernel: Kernel) -> Panel:
+def build_panel(kernel: AppContext) -> Panel:
     """Build the holder of the engine that decides in this process.
 
     Raises:
@@ -40,7 +40,7 @@ def build_panel(kernel: Kernel) -> Panel:
     return Panel(kernel.db, kernel.clock, kernel.wakeups, kernel.config.decision_engine)
 
 
-def assemble(kernel: Kernel, panel: Panel) -> Parts:
+def assemble(kernel: AppContext, panel: Panel) -> FeatureModule:
     """Build the feature's service, jobs, and what keeps its engine in line."""
     db, clock = kernel.db, kernel.clock
     # It only issues: what commands do when they are done is not its concern.
@@ -50,7 +50,7 @@ def assemble(kernel: Kernel, panel: Panel) -> Parts:
         kernel.wakeups.signal(AGENTS_TOPIC, str(agent_id))
 
     service = DecisionService(db, clock, panel, Sessions(db, clock, panel), ledger)
-    return Parts(
+    return FeatureModule(
         services=[(decision_pb2_grpc.add_DecisionServiceServicer_to_server, service)],
         jobs=[DecisionLoop(db, panel, ledger, changed), SessionRetention(db)],
         background=[panel.run],
@@ -73,8 +73,8 @@ async def uploads_confined() -> bool:
 async def engine_works(db: Database) -> bool:
     """Whether the engine that should decide does; False while the database does not say."""
     try:
-        async with db.read(EVERY_TENANT) as conn:
+        async with db.connection(ALL_TENANTS) as conn:
             state = await engine_uploads_store.read_state(conn)
-    except (DomainError, asyncpg.PostgresError, *AWAY):
+    except (DomainError, asyncpg.PostgresError, *CONNECTION_ERRORS):
         return False
     return not state.active_fallback

@@ -28,7 +28,7 @@ from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import tenant_scope, wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import unit_of_work
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.rpc.interceptor import Context
 
 LISTED: Final = 10
@@ -53,7 +53,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         now = self._clock.now()
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             subject = await on_demand.get_subject(conn, agent_id, now)
             view = await on_demand.get_view(conn, self._panel, subject, now)
         if view is None:
@@ -80,7 +80,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         agent_id = access.agent_id(caller, request.agent_id)
         seen = requests.seen(request)
         now = self._clock.now()
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             subject = await on_demand.get_subject(conn, agent_id, now)
             view = await on_demand.get_view(conn, self._panel, subject, now, seen)
         if view is None:
@@ -97,7 +97,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     ) -> pb.ListAgentDecisionsResponse:
         tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         now = self._clock.now()
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenant_scope.check_tenant_exists(conn, tenant_id)
             rows = await overview_queries.list_agents(conn, tenant_id, now)
             ids = [row.id for row in rows]
@@ -178,14 +178,14 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await engine_uploads_store.list_sessions(conn, LISTED)
             return pb.ListSessionsResponse(sessions=await _with_files(conn, found))
 
     async def GetEngineStatus(
         self, request: pb.GetEngineStatusRequest, context: Context
     ) -> pb.GetEngineStatusResponse:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             roles = [
                 found
                 for role in engine_uploads_store.ROLES
@@ -198,7 +198,7 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
         )
 
     async def _engine_status(self) -> pb.EngineStatus:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             state = await engine_uploads_store.read_state(conn)
         judge = self._panel.judge
         return convert.engine_status(judge, stands_in=state.active_fallback or judge.failing)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from spotplane_server.decisions import inputs, market_queries, store
 from spotplane_server.decisions.engine import Decision, Engine, Snapshot
 from spotplane_server.decisions.engine_runners import Answer, InThread, Kind, Seat
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.prices import queries
 
 MOST: Final = 1000
@@ -56,7 +56,7 @@ async def evaluate(db: Database, engine: Engine, kind: Kind, live: Seat, now: da
     """Replay up to 1,000 stored inputs of the last 24 hours to both engines."""
     timed = _Timed(engine)
     candidate = InThread(kind, timed)
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         asked = await store.list_inputs(conn, now, MOST)
         snapshots = await _snapshots(conn, asked, max(candidate.history, live.history))
     answers = await candidate.ask(snapshots) if snapshots else []

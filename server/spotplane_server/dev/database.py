@@ -14,7 +14,7 @@ import asyncpg
 from spotplane_server.catalog import seed
 from spotplane_server.dev.children import StackError
 from spotplane_server.kernel.db import migrate, partitions
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 
 NAME: Final = "spotplane"
 EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"
@@ -69,7 +69,7 @@ async def prepare(url: str) -> bool:
         try:
             now = datetime.now(UTC)
             await partitions.PartitionJob(db).run_once(now)
-            async with db.transaction(EVERY_TENANT) as conn:
+            async with db.transaction(ALL_TENANTS) as conn:
                 # What both name is as the examples say, of which the demo is made.
                 for name in (seed.LIST_PRICES, seed.EXAMPLES):
                     await seed.import_catalog(conn, seed.shipped(name), now)

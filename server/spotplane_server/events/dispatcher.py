@@ -20,7 +20,7 @@ from spotplane_server.events import store
 from spotplane_server.events.store import Row
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.db import database
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database, Scope
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database, Scope
 from spotplane_server.kernel.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ class Listener:
 
     def offer(self, row: Row) -> None:
         """Queue a row, if it may be seen and there is room."""
-        if self._scope not in (EVERY_TENANT, row.tenant_id):
+        if self._scope not in (ALL_TENANTS, row.tenant_id):
             return
         # Once one was dropped, all that follow are: what is taken has no gaps.
         if self._behind or len(self._rows) >= QUEUE:
@@ -126,7 +126,7 @@ class EventHub:
                 await self._wake.wait()
             try:
                 more = await self._pass_on()
-            except (Unavailable, asyncpg.PostgresError, *database.AWAY):
+            except (Unavailable, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
                 log.warning("outbox_not_read", exc_info=True)
                 more = False
             await asyncio.sleep(0 if more else POLL_SECONDS)
@@ -162,7 +162,7 @@ class EventHub:
     async def _pass_on(self) -> bool:
         if self.place is None:
             return False
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             rows = await store.list_after(conn, self.place, limit=BATCH)
         for row in rows:
             for listener in self._listeners:
@@ -192,7 +192,7 @@ async def follow(
             end with, or None to read them from the database and go on.
     """
     while True:
-        async with db.read(EVERY_TENANT) as conn:
+        async with db.connection(ALL_TENANTS) as conn:
             newest = await store.newest(conn)
         with hub.listening(scope, newest) as listener:
             async for rows in _replay(db, hub, scope, cursor, listener.joined):
@@ -217,7 +217,7 @@ async def _replay(
     db: Database, hub: EventHub, scope: Scope, cursor: Cursor, until: Cursor
 ) -> AsyncIterator[list[Row]]:
     while cursor < until:
-        async with hub.replays, db.read(scope) as conn:
+        async with hub.replays, db.connection(scope) as conn:
             found = await store.list_after(conn, cursor, limit=REPLAY_BATCH)
         rows = [row for row in found if (row.txid, row.seq) <= until]
         if not rows:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from spotplane_server.events.store import Event, append
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
-from spotplane_server.kernel.ratelimit.enforcer import Reached
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
+from spotplane_server.kernel.ratelimit.enforcer import ThresholdReached
 from spotplane_server.kernel.request_context import Call
 
 _AGGREGATES = {"ENVIRONMENT_LIMIT": "environment_id", "TENANT_LIMIT": "tenant_id"}
@@ -21,16 +21,16 @@ class Thresholds:
         self._db = db
         self._clock = clock
 
-    async def tell(self, found: Sequence[Reached]) -> None:
+    async def tell(self, found: Sequence[ThresholdReached]) -> None:
         """Write events; the calls that filled the budgets are answered already."""
         now = self._clock.now()
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             for reached in found:
                 with request_context.serving(Call("", reached.correlation_id)):
                     await append(conn, _event(reached), now)
 
 
-def _event(reached: Reached) -> Event:
+def _event(reached: ThresholdReached) -> Event:
     caller, layer = reached.caller, reached.layer
     named = {
         "api_key_id": caller.id,

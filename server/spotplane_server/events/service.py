@@ -18,7 +18,7 @@ from spotplane_server.events.sse import cursor as cursor_of
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import tenant_scope, wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database, Scope
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database, Scope
 from spotplane_server.kernel.errors import Conflict, Invalid
 from spotplane_server.kernel.rpc.interceptor import Context
 
@@ -94,14 +94,14 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         caller = request_context.current().caller
         tenant_id = tenant_scope.tenant(caller, request)
         if tenant_id is None:
-            return EVERY_TENANT
+            return ALL_TENANTS
         if caller.tenant_id is None:
-            async with self._db.read(tenant_id) as conn:
+            async with self._db.connection(tenant_id) as conn:
                 await tenant_scope.check_tenant_exists(conn, tenant_id)
         return tenant_id
 
     async def _now(self) -> Cursor:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             return await store.head(conn)
 
     async def _start(self, request: pb.SubscribeRequest) -> tuple[Cursor, bool]:
@@ -110,7 +110,7 @@ class EventService(event_pb2_grpc.EventServiceServicer):
             return await self._now(), False
         found = cursor_of(request.last_event_id)
         if found is not None:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 if await store.resumable(conn, found, since=self._clock.now() - REPLAY):
                     return found, False
         return await self._now(), True

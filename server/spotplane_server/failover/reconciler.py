@@ -29,7 +29,13 @@ from spotplane_server.instances import store as instances
 from spotplane_server.instances.store import Instance
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Conn, Database, attempt
+from spotplane_server.kernel.db.database import (
+    ALL_TENANTS,
+    PERMANENT_ERRORS,
+    Conn,
+    Database,
+    retry_on_serialization_failure,
+)
 from spotplane_server.kernel.db.unit_of_work import after_commit
 from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
 from spotplane_server.replicas import placement
@@ -94,7 +100,7 @@ class Reconciler:
         Raises:
             AgentNotFound: There is none. AgentOffline: No instance serves or ever did.
         """
-        failover_id, is_open = await attempt(lambda: self._take(signal, now))
+        failover_id, is_open = await retry_on_serialization_failure(lambda: self._take(signal, now))
         if is_open:
             await self._carry(failover_id, speaking=signal.by_agent)
         return failover_id
@@ -105,7 +111,7 @@ class Reconciler:
 
     async def run_once(self, now: datetime) -> int:
         """Open failovers of silent primaries, carry all open ones on, bury what the cloud took."""
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             silences = await snapshot_queries.open_silences(
                 conn, now=now, after=self._offline_after
             )
@@ -113,7 +119,7 @@ class Reconciler:
                 step = "detected" if silence.fresh else "upgraded"
                 await store.add_step(conn, silence.tenant_id, silence.id, step, "silence", now)
         done = await self.reconcile()
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             await features.fill(conn, now)
         return done + await self._bury(now)
 
@@ -123,7 +129,7 @@ class Reconciler:
 
     async def _carry(self, only: UUID | None, *, speaking: bool = False) -> int:
         now = self._clock.now()
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             situations = await snapshot_queries.snapshot(
                 conn, now=now, offline_after=self._offline_after, only=only
             )
@@ -133,7 +139,7 @@ class Reconciler:
         done = 0
         for move in rules.plan(situations, now):
             try:
-                await attempt(lambda move=move: self._apply(move))  # type: ignore[misc]
+                await retry_on_serialization_failure(lambda move=move: self._apply(move))  # type: ignore[misc]
                 done += 1
             except asyncpg.LockNotAvailableError:
                 # The failovers of other agents must not wait; the next run tries again.
@@ -141,7 +147,7 @@ class Reconciler:
             except (Precondition, Conflict, NotFound) as err:
                 # Somebody was faster or things have changed: the next snapshot knows.
                 log.info("failover_step_lost", step=move.step, reason=err.reason)
-            except DEFECTS:
+            except PERMANENT_ERRORS:
                 failover_id = str(move.situation.failover_id)
                 log.exception("failover_step_defect", step=move.step, failover_id=failover_id)
         return done
@@ -313,7 +319,7 @@ class Reconciler:
             raise Conflict("the failover was closed meanwhile")
 
     async def _bury(self, now: datetime) -> int:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             taken = await snapshot_queries.list_taken(conn, now)
         for instance in taken:
             async with self._db.transaction(instance.tenant_id) as conn:

@@ -24,7 +24,7 @@ from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import paging, wire
 from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import NotFound
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.prices import risk
@@ -94,7 +94,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         instance_id = wire.optional_text(request, "instance_id", maximum=128)
         signal = Signal(agent.tenant_id, agent_id, instance_id, kind, deadline)
         failover_id = await self._reconciler.signal(signal, now)
-        async with self._db.read(agent.tenant_id) as conn:
+        async with self._db.connection(agent.tenant_id) as conn:
             found = await queries.find(conn, agent.tenant_id, agent_id, failover_id)
             steps = await queries.list_steps(conn, agent.tenant_id, failover_id)
         if found is None:
@@ -115,7 +115,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
             maximum=100,
             filters={"agent": agent_id, "status": status},
         )
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             agent = await access.get(conn, agent_id, self._clock.now())
             found = await queries.list_failovers(
                 conn, agent.tenant_id, agent_id, status=status, page=page
@@ -129,7 +129,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         failover_id = wire.uuid(request.failover_id, "failover_id", "failover ID")
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             agent = await access.get(conn, agent_id, self._clock.now())
             found = await queries.find(conn, agent.tenant_id, agent_id, failover_id)
             steps = await queries.list_steps(conn, agent.tenant_id, failover_id)
@@ -168,7 +168,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         weighed = 0.0
         if found.pool_id and found.mode != "ondemand":
             now = self._clock.now()
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 weighed = (await risk.assess(conn, [found.pool_id], now=now))[found.pool_id].value
         return convert_module.rebalance(found, weighed)
 
@@ -177,7 +177,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
     ) -> pb.GetEmergencyStatusResponse:
         caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             tenant_id = (await access.get(conn, agent_id, now)).tenant_id
             last = await queries.find_newest(conn, tenant_id, agent_id)
             around = await queries.count_around(conn, tenant_id, agent_id, now)
@@ -196,7 +196,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
     ) -> pb.ListEmergencyEventsResponse:
         days = wire.optional_integer(request, "days", 1, 365) or DEFAULT_DAYS
         since = self._clock.now() - timedelta(days=days)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await queries.list_emergencies(conn, since)
             summed = await queries.sum_emergencies(conn, since)
         return pb.ListEmergencyEventsResponse(
@@ -217,13 +217,13 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
         instance_id = wire.optional_text(request, "instance_id", maximum=128)
-        async with self._db.read(access.scope(call.caller)) as conn:
+        async with self._db.connection(access.scope(call.caller)) as conn:
             tenant_id = (await access.get(conn, agent_id, now)).tenant_id
         failover_id = await self._reconciler.signal(
             Signal(tenant_id, agent_id, instance_id, kind, deadline, by_agent=True, wanted=wanted),
             now,
         )
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             return await queries.get_outcome(conn, tenant_id, failover_id)
 
     async def on_notice(
@@ -259,7 +259,7 @@ class FailoverService(failover_pb2_grpc.FailoverServiceServicer):
         Raises:
             Invalid: No instance.
         """
-        async with self._db.read(origin.tenant_id) as conn:
+        async with self._db.connection(origin.tenant_id) as conn:
             primary = await instances.find_primary(conn, origin.tenant_id, origin.agent_id)
         if primary is not None and primary.id == report.instance_id:
             signal = Signal(origin.tenant_id, origin.agent_id, primary.id, "termination", now)
@@ -281,4 +281,4 @@ def _deadline(
         at = at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return at if wire.storable(at) else None
+    return at if wire.is_storable(at) else None

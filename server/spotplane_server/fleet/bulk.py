@@ -19,7 +19,12 @@ from spotplane_server.fleet.hooks import Standby
 from spotplane_server.instances import store as instances
 from spotplane_server.instances import termination_store
 from spotplane_server.kernel.api import wire
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database, attempt
+from spotplane_server.kernel.db.database import (
+    ALL_TENANTS,
+    Conn,
+    Database,
+    retry_on_serialization_failure,
+)
 from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.request_context import Call
 
@@ -108,14 +113,14 @@ class Bulk:
         """Do it to one item; a dry run does all of it and takes it back."""
 
         async def once() -> Outcome:
-            async with self._db.transaction(EVERY_TENANT) as conn:
+            async with self._db.transaction(ALL_TENANTS) as conn:
                 outcome = await self._do(conn, order.operation, item, call, now)
                 if order.dry_run:
                     raise _DryRunError(outcome)
                 return outcome
 
         try:
-            return await attempt(once)
+            return await retry_on_serialization_failure(once)
         except _DryRunError as dry:
             return replace(dry.outcome, signal=None)
         except DomainError as err:

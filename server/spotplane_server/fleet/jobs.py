@@ -10,7 +10,7 @@ from typing import Any, Final
 from spotplane_server import events
 from spotplane_server.fleet import termination_queries as store
 from spotplane_server.fleet.termination_queries import Zombie, waited
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.jobs import daily
 from spotplane_server.switches import store as switches
 
@@ -32,7 +32,7 @@ class ZombieReportJob:
 
     async def run_once(self, now: datetime) -> int:
         """Tell every tenant that has such instances; answer how many tenants."""
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             day = await daily.due(conn, self.name, ZOMBIE_REPORT_AT, now)
             if day is None:
                 return 0
@@ -57,7 +57,7 @@ class DowntimeJob:
 
     async def run_once(self, now: datetime) -> int:
         """Settle what can be; answer how many switches were."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             return await switches.settle_downtimes(conn, since=now - SETTLED_WITHIN)
 
 

@@ -39,7 +39,7 @@ from spotplane_server.kernel.api import paging, tenant_scope, wire
 from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.auth.policy import RoleForbidden
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import Conn, Database, attempt
+from spotplane_server.kernel.db.database import Conn, Database, retry_on_serialization_failure
 from spotplane_server.kernel.request_context import Caller, TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.prices import instance_prices
@@ -85,7 +85,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             maximum=500,
             filters={"tenant": tenant_id, "wanted": wanted},
         )
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             if tenant_id is None:
                 found = await queries_module.list_of_all(conn, wanted, page)
             else:
@@ -104,7 +104,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: pb.ListSwitchOptionsRequest, context: Context
     ) -> pb.ListSwitchOptionsResponse:
         caller = request_context.current().caller
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             found = await _instance(conn, caller, request)
             pools = await market.list_pools(
                 conn, found.region, found.instance_type, now=self._clock.now()
@@ -249,7 +249,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             maximum=500,
             filters={"tenant": tenant_id, "instance": instance_id},
         )
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await _must_exist(conn, caller, tenant_id)
             found = await queries.list_switches(conn, tenant_id, instance_id=instance_id, page=page)
         data, pagination = paging.answer(page, found, self._tokens, lambda s: (s.created_at, s.id))
@@ -260,12 +260,12 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     ) -> AsyncIterator[pb.ExportSwitchesResponse]:
         caller = request_context.current().caller
         tenant_id = tenant_scope.required_tenant(caller, request)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await _must_exist(conn, caller, tenant_id)
         last: queries.Switch | None = None
         while True:
             # A page at a time: whoever reads slowly holds no connection meanwhile.
-            async with self._db.read(tenant_id) as conn:
+            async with self._db.connection(tenant_id) as conn:
                 rows = await queries.next_switches(conn, tenant_id, last, limit=EXPORT_PAGE)
             if rows or last is None:
                 yield pb.ExportSwitchesResponse(rows=map(convert.switch, rows))
@@ -278,7 +278,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     ) -> pb.ListInstanceLogsResponse:
         caller, now = request_context.current().caller, self._clock.now()
         limit = wire.optional_integer(request, "limit", 1, 1000) or 100
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             found = await _instance(conn, caller, request)
             entries = await logs.read(conn, found, limit=limit, now=now)
         return pb.ListInstanceLogsResponse(logs=entries)
@@ -311,7 +311,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
                         conn, primary.agent_id, known, standby, why=ENDED, kind=None, now=now
                     )
 
-        await attempt(bury)
+        await retry_on_serialization_failure(bury)
 
 
 async def _must_exist(conn: Conn, caller: Caller, tenant_id: TenantId) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from spotplane_server.insights import platform_queries
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.savings import rules
 
 
@@ -27,5 +27,5 @@ class ActivityJob:
     async def run_once(self, now: datetime) -> int:
         """Write down today and yesterday; answer how many days of tenants were new."""
         yesterday = rules.before("daily", rules.period("daily", now))
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             return await platform_queries.note_activity(conn, since=yesterday)

@@ -26,7 +26,7 @@ from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import paging, tenant_scope, wire
 from spotplane_server.kernel.api.paging import PageTokens, Slice
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import Unavailable
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.savings import rules as calendar
@@ -54,7 +54,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     async def GetFleetStats(
         self, request: pb.GetFleetStatsRequest, context: Context
     ) -> pb.GetFleetStatsResponse:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await platform_queries.fleet_stats(conn, now=self._clock.now())
         return convert.fleet_stats(found)
 
@@ -62,7 +62,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         self, request: pb.ListTenantSummariesRequest, context: Context
     ) -> pb.ListTenantSummariesResponse:
         page = paging.read(request, self._tokens, default=PAGE, maximum=PAGE)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await tenant_queries.list_figures(
                 conn, after=page.after_instant(), limit=page.limit + 1, now=self._clock.now()
             )
@@ -79,7 +79,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     ) -> pb.GetTenantGrowthResponse:
         count = wire.optional_integer(request, "days", 1, 365) or DAYS_SHOWN
         days = calendar.days(self._clock.now(), count)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await platform_queries.tenant_growth(conn, first=days[0], last=days[-1])
         return pb.GetTenantGrowthResponse(
             days=[
@@ -97,7 +97,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         self, request: pb.ListActivityRequest, context: Context
     ) -> pb.ListActivityResponse:
         limit = wire.optional_integer(request, "limit", 1, 50) or 50
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await plane_queries.list_activity(conn, rules.ACTIVITY, limit=limit)
             names = await plane_queries.name_agents(conn, rules.agent_ids([e.data for e in found]))
         return pb.ListActivityResponse(
@@ -124,7 +124,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
             engine_version=judge.seat.version,
         )
         try:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 standing_in = await plane_queries.active_fallback(conn) or judge.failing
                 engines = await plane_queries.list_engines(conn)
         except Unavailable:
@@ -145,7 +145,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         now = self._clock.now()
         month, today = calendar.period("monthly", now), calendar.period("daily", now)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             found = await tenant_queries.find_figures(conn, tenant_id, now=now)
             if found is None:
                 raise TenantNotFound(tenant_id)
@@ -171,7 +171,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         caller, now = request_context.current().caller, self._clock.now()
         instance_id = wire.text(request.instance_id, "instance_id", maximum=128)
         since = calendar.days(now, DAYS_SHOWN)[0]
-        async with self._db.read(agents.scope(caller)) as conn:
+        async with self._db.connection(agents.scope(caller)) as conn:
             found = await details_queries.find_instance(
                 conn, caller.tenant_id, instance_id, now=now
             )
@@ -187,7 +187,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     ) -> pb.GetAgentStatisticsResponse:
         caller, now = request_context.current().caller, self._clock.now()
         agent_id = agents.agent_id(caller, request.agent_id)
-        async with self._db.read(agents.scope(caller)) as conn:
+        async with self._db.connection(agents.scope(caller)) as conn:
             agent = await agents.get(conn, agent_id, now)
             found = await details_queries.agent_statistics(conn, agent.tenant_id, agent_id, now=now)
         return convert.agent_statistics(str(agent_id), found)
@@ -197,7 +197,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
     ) -> AsyncIterator[pb.ExportGlobalStatsResponse]:
         now, after = self._clock.now(), (None, None)  # type: datetime, _Place
         while True:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 found = await tenant_queries.list_figures(conn, after=after, limit=PAGE, now=now)
             yield pb.ExportGlobalStatsResponse(rows=map(convert.export_row, found))
             if len(found) < PAGE:
@@ -211,7 +211,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         answer = pb.SearchResponse(query=text)
         if len(text) < 2:
             return answer
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             if "clients" in kinds:
                 tenants = await search_queries.find_tenants(conn, text, limit=limit)
                 answer.tenants.extend(map(convert.found_tenant, tenants))
@@ -227,7 +227,7 @@ class InsightService(insight_pb2_grpc.InsightServiceServicer):
         self, request: pb.GetOperationalMetricsRequest, context: Context
     ) -> pb.GetOperationalMetricsResponse:
         now = self._clock.now()
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await platform_queries.operations(
                 conn, now=now, today=calendar.period("daily", now)
             )

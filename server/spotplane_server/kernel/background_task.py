@@ -13,7 +13,9 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def owned(coroutine: Coroutine[Any, Any, Any], name: str) -> AsyncIterator[asyncio.Task[Any]]:
+async def task_scope(
+    coroutine: Coroutine[Any, Any, Any], name: str
+) -> AsyncIterator[asyncio.Task[Any]]:
     """Run a coroutine beside the block; cancel it with the block.
 
     Raises:

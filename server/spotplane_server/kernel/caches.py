@@ -16,7 +16,7 @@ T = TypeVar("T")
 ENTRY_BYTES: Final = 400
 
 
-class Kept:
+class TTLCache:
     """Values by key, for a lifetime; those unused longest go when all together are too large.
 
     Args:
@@ -67,7 +67,7 @@ class _Flight(Generic[T]):
     waiting: int = 0
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """Work under way, by key: whoever comes meanwhile waits for it instead of doing it again.
 
     The work belongs to all who wait for it: it goes on when one of them leaves, and ends when the

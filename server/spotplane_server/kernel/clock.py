@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, CONNECTION_ERRORS, Database
 from spotplane_server.kernel.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -101,13 +101,13 @@ class DatabaseClock:
             await asyncio.sleep(SYNCHRONIZE_SECONDS)
             try:
                 await self.synchronize(db)
-            except (Unavailable, asyncpg.PostgresError, *AWAY):
+            except (Unavailable, asyncpg.PostgresError, *CONNECTION_ERRORS):
                 log.warning("clock_not_synchronized", exc_info=True)
             self._compare()
 
     async def synchronize(self, db: Database) -> None:
         """Look at PostgreSQL's clock and follow it, if it is not where it was expected."""
-        async with db.read(EVERY_TENANT) as conn:
+        async with db.connection(ALL_TENANTS) as conn:
             before = self._elapsed()
             read: datetime = await conn.fetchval(READ_CLOCK, timeout=ANSWER_SECONDS)
             after = self._elapsed()

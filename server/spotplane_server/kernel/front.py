@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from spotplane_server.kernel.auth.call_authenticator import Prover
+from spotplane_server.kernel.auth.call_authenticator import CallAuthenticator
 from spotplane_server.kernel.errors import DomainError
-from spotplane_server.kernel.module import Kernel
-from spotplane_server.kernel.ratelimit.enforcer import Admission, Reached
-from spotplane_server.kernel.ratelimit.limiter import Limiter
+from spotplane_server.kernel.module import AppContext
+from spotplane_server.kernel.ratelimit.enforcer import RateLimitEnforcer, ThresholdReached
+from spotplane_server.kernel.ratelimit.limiter import LocalRateLimiter
 from spotplane_server.kernel.request_context import Call
-from spotplane_server.kernel.rpc.idempotency import Repeats
-from spotplane_server.kernel.rpc.interceptor import Gate
+from spotplane_server.kernel.rpc.idempotency import IdempotencyStore
+from spotplane_server.kernel.rpc.interceptor import ServerInterceptor
 from spotplane_server.kernel.rpc.message_limits import MIB
 from spotplane_server.kernel.rpc.stream_registry import StreamLimits
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 class Front:
     """The gate, and what has a life beside it."""
 
-    gate: Gate
-    admission: Admission
-    repeats: Repeats
+    gate: ServerInterceptor
+    admission: RateLimitEnforcer
+    repeats: IdempotencyStore
 
 
 def build(
-    kernel: Kernel,
+    kernel: AppContext,
     *,
     refused: Callable[[Call, DomainError], Awaitable[None]],
-    tell: Callable[[Sequence[Reached]], Awaitable[None]],
+    tell: Callable[[Sequence[ThresholdReached]], Awaitable[None]],
     traces: Traces | None,
 ) -> Front:
     """Build the gate.
@@ -45,17 +45,19 @@ def build(
         tell: Told of budgets that fill up.
         traces: Collects spans.
     """
-    config, clock, own = kernel.config, kernel.clock, Limiter()
-    prover = Prover(
+    config, clock, own = kernel.config, kernel.clock, LocalRateLimiter()
+    prover = CallAuthenticator(
         kernel.auth,
         kernel.tickets,
         own,
         clock,
         failures_per_minute=config.auth_failures_per_minute,
     )
-    admission = Admission(kernel.limits, own, clock, tenant_rpm=config.tenant_rpm, tell=tell)
-    repeats = Repeats(kernel.db, clock)
-    gate = Gate(
+    admission = RateLimitEnforcer(
+        kernel.limits, own, clock, tenant_rpm=config.tenant_rpm, tell=tell
+    )
+    repeats = IdempotencyStore(kernel.db, clock)
+    gate = ServerInterceptor(
         prover,
         admission,
         clock,

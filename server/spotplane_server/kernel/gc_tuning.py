@@ -54,7 +54,7 @@ class Policy:
     seconds_per_object: float = 0.0002
 
 
-async def tend(policy: Policy | None = None) -> None:
+async def run(policy: Policy | None = None) -> None:
     """Tend the collector of this process until cancelled."""
     policy = policy or Policy()
     freezer = _Freezer(policy.longest_pause_seconds)

@@ -13,16 +13,16 @@ from spotplane_server.kernel.auth.tickets import Tickets
 from spotplane_server.kernel.auth.trusted_proxies import TrustedProxies
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db.database import Database
-from spotplane_server.kernel.db.read_replica import Replica
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.db.read_replica import ReadReplica
+from spotplane_server.kernel.jobs.notify import Notifier
 from spotplane_server.kernel.jobs.retention import Rule
 from spotplane_server.kernel.jobs.runner import Job
-from spotplane_server.kernel.ratelimit.limiter import Limits
+from spotplane_server.kernel.ratelimit.limiter import RateLimiter
 from spotplane_server.kernel.ratelimit.redis_client import Client
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class AppContext:
     """What every feature is built from.
 
     Attributes:
@@ -36,17 +36,17 @@ class Kernel:
     clock: Clock
     tokens: PageTokens
     auth: Authenticator
-    wakeups: Wakeups
+    wakeups: Notifier
     server_id: str
     tickets: Tickets
-    limits: Limits
+    limits: RateLimiter
     proxies: TrustedProxies
     redis: Client | None = None
-    replica: Replica | None = None
+    replica: ReadReplica | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class FeatureModule:
     """What a feature gives to the process.
 
     Attributes:

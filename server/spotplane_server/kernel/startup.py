@@ -13,13 +13,13 @@ from spotplane_server.kernel.auth.tickets import Tickets
 from spotplane_server.kernel.auth.trusted_proxies import TrustedProxies
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import bootstrap, migrate
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
-from spotplane_server.kernel.db.read_replica import Replica
-from spotplane_server.kernel.jobs.notify import Wakeups
-from spotplane_server.kernel.module import Kernel
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
+from spotplane_server.kernel.db.read_replica import ReadReplica
+from spotplane_server.kernel.jobs.notify import Notifier
+from spotplane_server.kernel.module import AppContext
 from spotplane_server.kernel.ratelimit import redis_client
-from spotplane_server.kernel.ratelimit.limiter import Limiter, Limits
-from spotplane_server.kernel.ratelimit.redis_limiter import SharedLimits
+from spotplane_server.kernel.ratelimit.limiter import LocalRateLimiter, RateLimiter
+from spotplane_server.kernel.ratelimit.redis_limiter import RedisLimiter
 
 if TYPE_CHECKING:
     from asyncpg.connection import LoggedQuery
@@ -33,13 +33,13 @@ Configured: TypeAlias = Callable[[Conn, str, Sequence[str], int, datetime], Awai
 
 async def open_kernel(
     config: ServerConfig, db: Database, clock: Clock, server_id: str, configured: Configured
-) -> Kernel:
+) -> AppContext:
     """What every feature is built from; puts the first administrator in the database.
 
     Raises:
         MigrationRefused: The database is older or newer than this program.
     """
-    async with db.transaction(EVERY_TENANT) as conn:
+    async with db.transaction(ALL_TENANTS) as conn:
         if not await migrate.current(conn):
             raise migrate.MigrationRefused("the database is not migrated: run `spotplane migrate`")
         secret = await bootstrap.shared_secret(conn, "page_tokens")
@@ -47,13 +47,13 @@ async def open_kernel(
         if config.admin_token:
             await _put_first(conn, config.admin_token, config, clock.now(), configured)
     client = redis_client.connect(config.redis_url) if config.redis_url else None
-    return Kernel(
+    return AppContext(
         config,
         db,
         clock,
         PageTokens(secret),
         Authenticator(db, clock, config.admin_ip_allowlist),
-        Wakeups(config.database_url, server_id),
+        Notifier(config.database_url, server_id),
         server_id,
         tickets,
         _limits(config, client, server_id, clock),
@@ -64,7 +64,7 @@ async def open_kernel(
 
 async def open_replica(
     config: ServerConfig, on_statement: Callable[[LoggedQuery], None] | None
-) -> Replica | None:
+) -> ReadReplica | None:
     """The replica of the database, None where the operator has given none; it may be away."""
     if config.read_database_url is None:
         return None
@@ -75,7 +75,7 @@ async def open_replica(
         on_statement=on_statement,
         warm=0,
     )
-    return Replica(db)
+    return ReadReplica(db)
 
 
 async def _put_first(
@@ -88,8 +88,8 @@ async def _put_first(
 
 def _limits(
     config: ServerConfig, client: redis_client.Client | None, server_id: str, clock: Clock
-) -> Limits:
+) -> RateLimiter:
     if client is None:
-        return Limiter()
+        return LocalRateLimiter()
     lease = timedelta(seconds=config.concurrency_lease_seconds)
-    return SharedLimits(client, server_id, clock, lease=lease)
+    return RedisLimiter(client, server_id, clock, lease=lease)

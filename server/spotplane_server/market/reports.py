@@ -69,7 +69,7 @@ class AgentsPrices:
         return await self._reports.take(_reporter(found, agent_id), told, now)
 
     async def _reporter(self, scope: Scope, agent_id: UUID, named: str | None) -> Reporting:
-        async with self._db.read(scope) as conn:
+        async with self._db.connection(scope) as conn:
             found = await store.find_reporter(conn, agent_id, named)
         if found is None:
             raise AgentNotFound

@@ -20,7 +20,7 @@ from spotplane_server.fleet.queries import Found
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.market import convert
 from spotplane_server.market import queries as store
@@ -62,7 +62,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
         self, request: pb.GetInstancePricingRequest, context: Context
     ) -> pb.GetInstancePricingResponse:
         now = self._clock.now()
-        async with self._db.read(access.scope(request_context.current().caller)) as conn:
+        async with self._db.connection(access.scope(request_context.current().caller)) as conn:
             found = await _instance(conn, request.instance_id)
             pools = await market.list_pools(conn, found.region, found.instance_type, now=now)
             newest = await queries_module.list_newest(
@@ -79,7 +79,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
         days = wire.optional_integer(request, "days", 1, 90) or 7
         span = days * DAY if hours is None else timedelta(hours=hours)
         now = self._clock.now()
-        async with self._db.read(access.scope(request_context.current().caller)) as conn:
+        async with self._db.connection(access.scope(request_context.current().caller)) as conn:
             found = await _instance(conn, request.instance_id)
             on_demand = await _on_demand(conn, found)
             pools, points = await _points(
@@ -97,7 +97,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
         interval = _interval(request)
         days = wire.optional_integer(request, "days", 1, 30) or 7
         now = self._clock.now()
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             place = await store.find_agents_place(conn, agent_id, caller.tenant_id)
             if place is None:
                 raise AgentNotFound
@@ -117,7 +117,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
         self, request: pb.GetPoolStatisticsRequest, context: Context
     ) -> pb.GetPoolStatisticsResponse:
         now = self._clock.now()
-        async with self._db.read(access.scope(request_context.current().caller)) as conn:
+        async with self._db.connection(access.scope(request_context.current().caller)) as conn:
             return convert.statistics(
                 await statistics.list_all(conn, now),
                 await store.count_active(conn),
@@ -129,7 +129,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
         self, request: pb.GetPoolVolatilityRequest, context: Context
     ) -> pb.GetPoolVolatilityResponse:
         now = self._clock.now()
-        async with self._db.read(access.scope(request_context.current().caller)) as conn:
+        async with self._db.connection(access.scope(request_context.current().caller)) as conn:
             found = await _instance(conn, request.instance_id)
             pools = await market.list_pools(conn, found.region, found.instance_type, now=now)
         steady = await self._steadiness([pool.id for pool in pools], now)
@@ -140,7 +140,7 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
     ) -> pb.SimulateSwitchResponse:
         target = _target(request)
         now = self._clock.now()
-        async with self._db.read(access.scope(request_context.current().caller)) as conn:
+        async with self._db.connection(access.scope(request_context.current().caller)) as conn:
             found = await _instance(conn, request.instance_id)
             pools = {
                 pool.id: pool
@@ -170,14 +170,14 @@ class MarketService(market_pb2_grpc.MarketServiceServicer):
     ) -> pb.ListPipelineRunsResponse:
         days = wire.optional_integer(request, "days", 1, 90) or 7
         since = self._clock.now() - days * DAY
-        async with self._db.read(access.scope(request_context.current().caller)) as conn:
+        async with self._db.connection(access.scope(request_context.current().caller)) as conn:
             found = await job_runs.list_runs(conn, since)
             total = await job_runs.count_runs(conn, since)
         return pb.ListPipelineRunsResponse(runs=map(convert.run, found), total=total, days=days)
 
     async def _steadiness(self, pool_ids: list[str], now: datetime) -> dict[str, Steadiness]:
         """How steady pools are, counted over all tenants and attributed to none."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             newest = await queries_module.list_newest(
                 conn, pool_ids, now=now, within=volatility.DAY
             )

@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.jobs.notify import Notifier
 
 
 class Bells:
     """Bells of one topic. A hint may be lost, so whoever waits looks for itself now and then."""
 
-    def __init__(self, wakeups: Wakeups, topic: str) -> None:
+    def __init__(self, wakeups: Notifier, topic: str) -> None:
         self._wakeups = wakeups
         self._topic = topic
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)

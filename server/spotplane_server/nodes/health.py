@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database, Scope
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database, Scope
 from spotplane_server.nodes import events, launching, rules, store
 from spotplane_server.nodes.errors import NodeNotFound
 from spotplane_server.nodes.requests import Beat
@@ -37,7 +37,7 @@ async def hear(db: Database, scope: Scope, node_id: UUID, beat: Beat, now: datet
     after = rules.after_heartbeat(node.status, score)
     if after == node.status and not (after == "initializing" and node.launched_at is not None):
         return False
-    async with db.transaction(EVERY_TENANT) as conn:
+    async with db.transaction(ALL_TENANTS) as conn:
         if after != node.status:
             if not await store.move(conn, node_id, frm=node.status, to=after, why=None, now=now):
                 return False

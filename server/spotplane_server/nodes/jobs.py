@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.db.database import (
+    ALL_TENANTS,
+    PERMANENT_ERRORS,
+    Database,
+    retry_on_serialization_failure,
+)
 from spotplane_server.nodes import events, lifecycle, operations, operations_store, rules, store
 from spotplane_server.nodes.bells import Bells
 from spotplane_server.nodes.operations_store import Operation
@@ -30,14 +36,14 @@ class SilenceJob:
     async def run_once(self, now: datetime) -> int:
         """Move whom silence moves; answer how many nodes moved."""
         before = now - rules.SUSPECT_AFTER
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             silent = await store.list_silent(conn, before=before)
             abandoned = await store.list_abandoned(conn, before=before)
         moved = 0
         for found in silent:
             moved += await self._move(found, now)
         for node_id in abandoned:
-            async with self._db.transaction(EVERY_TENANT) as conn:
+            async with self._db.transaction(ALL_TENANTS) as conn:
                 node = await store.lock(conn, node_id)
                 if node is not None and node.status == "terminating":
                     await lifecycle.bury(conn, node, "its agent is silent", now)
@@ -50,7 +56,7 @@ class SilenceJob:
         if after == silent.status:
             return False
         why = f"silent for {int(silence.total_seconds())} s"
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             node = await store.lock(conn, silent.id)
             if node is None or node.status != silent.status:
                 return False
@@ -77,18 +83,18 @@ class OverdueJob:
 
     async def run_once(self, now: datetime) -> int:
         """Give up what is overdue; answer how many operations that were."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             overdue = await operations_store.list_overdue(conn, now)
         done = 0
         for found in overdue:
             try:
-                done += await attempt(lambda found=found: self._give_up(found, now))  # type: ignore[misc]
-            except DEFECTS:
+                done += await retry_on_serialization_failure(partial(self._give_up, found, now))
+            except PERMANENT_ERRORS:
                 log.exception("node_operation_defect", operation_id=str(found.id))
         return done
 
     async def _give_up(self, overdue: Operation, now: datetime) -> bool:
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             done = await operations.give_up(conn, overdue, now)
         self._work.ring(overdue.provider)
         return done
@@ -106,7 +112,7 @@ class FiguresJob:
 
     async def run_once(self, now: datetime) -> int:
         """Count; nothing is done that would be worth a line in the log."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             counts = await store.count_by_status(conn)
         metrics.NODES.clear()
         for provider, status, count in counts:

@@ -8,7 +8,7 @@ from spotplane.v1 import node_pb2 as pb
 
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import tenant_scope, wire
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.nodes import launching, operations_store, requests
 from spotplane_server.nodes.handlers import Handlers
@@ -52,7 +52,7 @@ class LaunchHandlers(Handlers):
         self, request: pb.GetLaunchStatusRequest, context: Context
     ) -> pb.GetLaunchStatusResponse:
         job_id = wire.uuid(request.job_id, "job_id", "job ID")
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await operations_store.find_launch(conn, job_id)
         if found is None:
             return pb.GetLaunchStatusResponse(job_id=request.job_id, status="not_found")
@@ -60,7 +60,7 @@ class LaunchHandlers(Handlers):
 
     async def _order(self, wanted: Order) -> Ordered:
         now = self._clock.now()
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             done = await launching.order(
                 conn, wanted, default_max=self._config.region_default_max_nodes, now=now
             )

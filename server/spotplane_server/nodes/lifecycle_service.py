@@ -7,7 +7,7 @@ from uuid import UUID
 from spotplane.v1 import node_pb2 as pb
 
 from spotplane_server.kernel import request_context
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn
 from spotplane_server.kernel.request_context import Caller
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.nodes import events, lifecycle, queries, requests, store
@@ -23,7 +23,7 @@ class DepartureHandlers(Handlers):
         self, request: pb.TerminateNodeRequest, context: Context
     ) -> pb.TerminateNodeResponse:
         name, now = requests.cluster_name(request.cluster_name), self._clock.now()
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             node = await store.lock_by_name(conn, name)
             if node is None:
                 raise await _unknown(conn, name)
@@ -39,7 +39,7 @@ class DepartureHandlers(Handlers):
     ) -> pb.DrainNodeResponse:
         node_id, why = requests.node_id(request.id), requests.reason(request)
         caller, now = request_context.current().caller, self._clock.now()
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             node = await _lock(conn, caller, node_id)
             if node.status == "dead":
                 raise NodeNotFound("the node is dead")
@@ -52,7 +52,7 @@ class DepartureHandlers(Handlers):
     ) -> pb.NodeReportTerminationResponse:
         node_id, why = requests.node_id(request.id), requests.reason(request)
         caller, now = request_context.current().caller, self._clock.now()
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             node = await _lock(conn, caller, node_id)
             if node.status == "dead":
                 raise NodeNotFound("the node is dead")
@@ -69,7 +69,7 @@ class DepartureHandlers(Handlers):
     ) -> pb.DeregisterNodeResponse:
         node_id, why = requests.node_id(request.id), requests.reason(request)
         caller, now = request_context.current().caller, self._clock.now()
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             node = await _lock(conn, caller, node_id)
             if node.status != "dead":
                 why = f"it has left: {why}" if why else "it has left"

@@ -12,7 +12,7 @@ from google.api import httpbody_pb2
 from spotplane.v1 import node_pb2 as pb
 
 from spotplane_server.kernel.api import http_body, wire
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.nodes import bells, logs_store, requests
 from spotplane_server.nodes.errors import NodeNotFound
@@ -35,7 +35,7 @@ class LogHandlers(Handlers):
     ) -> pb.ListNodeLogsResponse:
         node_id = requests.node_id(request.id)
         tail, since = requests.log_window(request, self._clock.now())
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             if await logs_store.find_state(conn, node_id) is None:
                 raise NodeNotFound
             lines = await logs_store.list_tail(conn, node_id, since=since, limit=tail)
@@ -53,14 +53,14 @@ class LogHandlers(Handlers):
             watch = _Watch(node_id, since)
             # The state before the lines: so every line of what led to it is among them.
             state = await self._state(node_id)
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 lines = await logs_store.list_tail(conn, node_id, since=since, limit=tail)
             was_launching = state.launching
             yield _body([watch.status(state), *watch.unseen(lines)])
             while follow and not _over(state, was_launching=was_launching):
                 await bells.wait(heard, LOOK_SECONDS)
                 state = await self._state(node_id)
-                async with self._db.read(EVERY_TENANT) as conn:
+                async with self._db.connection(ALL_TENANTS) as conn:
                     lines = await logs_store.list_after(conn, node_id, watch.floor, since=since)
                 frames = [*watch.unseen(lines), watch.status(state), watch.ping(LOOK_SECONDS)]
                 if any(frames):
@@ -68,7 +68,7 @@ class LogHandlers(Handlers):
             yield _body(_last(state))
 
     async def _state(self, node_id: UUID) -> State:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             state = await logs_store.find_state(conn, node_id)
         if state is None:
             raise NodeNotFound

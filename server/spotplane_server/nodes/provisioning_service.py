@@ -8,7 +8,7 @@ from typing import Final
 from spotplane.v1 import node_pb2 as pb
 
 from spotplane_server.kernel.api import wire
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.nodes import bells, operations, operations_store, requests, rules
 from spotplane_server.nodes.handlers import Handlers
@@ -33,7 +33,7 @@ class ProvisioningHandlers(Handlers):
         until = time.monotonic() + wait
         with self._work.hearing(providers) as heard:
             while True:
-                async with self._db.read(EVERY_TENANT) as conn:
+                async with self._db.connection(ALL_TENANTS) as conn:
                     leased = await operations_store.lease(
                         conn, holder, providers, limit=limit, now=self._clock.now()
                     )
@@ -49,7 +49,7 @@ class ProvisioningHandlers(Handlers):
         self, request: pb.ReportNodeOperationRequest, context: Context
     ) -> pb.ReportNodeOperationResponse:
         report = requests.report(request)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             taken = await operations.take(conn, report, self._clock.now())
         if taken.node_id is not None:
             self._lines.ring(taken.node_id)

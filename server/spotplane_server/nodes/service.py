@@ -8,7 +8,7 @@ from spotplane.v1 import node_pb2_grpc
 
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import http_body, paging, tenant_scope, wire
-from spotplane_server.kernel.db.database import EVERY_TENANT
+from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.nodes import convert, health, queries, registration, requests, rules
 from spotplane_server.nodes.errors import NodeNotFound
@@ -54,7 +54,7 @@ class NodeService(
         caller, now = request_context.current().caller, self._clock.now()
         tenant_id = tenant_scope.tenant(caller, request)
         wanted = requests.registration(request)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             done = await registration.register(conn, caller, tenant_id, wanted, now)
         self._lines.ring(done.node.id)
         if done.new:
@@ -69,7 +69,7 @@ class NodeService(
         caller, now = request_context.current().caller, self._clock.now()
         node_id = requests.node_id(request.id)
         beat = requests.beat(request, now)
-        if await health.hear(self._db, caller.tenant_id or EVERY_TENANT, node_id, beat, now):
+        if await health.hear(self._db, caller.tenant_id or ALL_TENANTS, node_id, beat, now):
             self._lines.ring(node_id)
         return pb.NodeHeartbeatResponse(status="ok")
 
@@ -83,7 +83,7 @@ class NodeService(
             maximum=100,
             filters={"statuses": ",".join(statuses), "provider": provider},
         )
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await queries.list_nodes(conn, page, statuses=statuses, provider=provider)
         rows, pagination = paging.answer(page, found, self._tokens, queries.key)
         now = self._clock.now()
@@ -92,7 +92,7 @@ class NodeService(
 
     async def _get(self, text: str) -> Listed:
         name = requests.cluster_name(text)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await queries.find_by_name(conn, name)
         if found is None:
             raise NodeNotFound

@@ -11,7 +11,7 @@ from uuid import UUID
 from spotplane_server import events
 from spotplane_server.events import store as outbox
 from spotplane_server.events.store import Row
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.notifications import alert_rules, alerts_store, mail, store, templates
 from spotplane_server.notifications.alerts_store import Watch
 from spotplane_server.prices import queries
@@ -40,7 +40,7 @@ class NotificationsJob:
         made = 0
         more = True
         while more:
-            async with self._db.transaction(EVERY_TENANT) as conn:
+            async with self._db.transaction(ALL_TENANTS) as conn:
                 cursor = await store.lock_cursor(conn, CONSUMER)
                 rows = await outbox.list_after(conn, cursor, limit=BATCH)
                 if rows:
@@ -93,7 +93,7 @@ class PriceAlertsJob:
         fired = 0
         more = True
         while more:
-            async with self._db.transaction(EVERY_TENANT) as conn:
+            async with self._db.transaction(ALL_TENANTS) as conn:
                 # Serializes two processes, which would both step an alert's state.
                 await alerts_store.lock_place(conn)
                 new = await alerts_store.claim_unevaluated(conn, BATCH)
@@ -103,7 +103,7 @@ class PriceAlertsJob:
                 more = len(new) == BATCH
         more = True
         while more:
-            async with self._db.transaction(EVERY_TENANT) as conn:
+            async with self._db.transaction(ALL_TENANTS) as conn:
                 place = await alerts_store.lock_place(conn)
                 news = await queries.list_clean_since(conn, place, BATCH)
                 if news:

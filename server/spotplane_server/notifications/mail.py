@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.request_context import TenantId
 
 log = structlog.get_logger(__name__)
@@ -150,7 +150,7 @@ class MailJob:
 
     async def run_once(self, now: datetime) -> int:
         """Send what is due; answer how many letters were taken."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             rows = await conn.fetch(CLAIM_EMAILS, now, now + CLAIM, BATCH)
         sent = 0
         for row in rows:
@@ -164,9 +164,9 @@ class MailJob:
             log.warning("mail_refused", attempt=email.attempts, error=type(err).__name__)
             gave_up = type(err).__name__ if email.attempts >= MOST_ATTEMPTS else None
             again = now + timedelta(minutes=2**email.attempts)
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 await conn.execute(MARK_REFUSED, email.tenant_id, email.id, again, gave_up)
             return False
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             await conn.execute(MARK_SENT, email.tenant_id, email.id, now)
         return True

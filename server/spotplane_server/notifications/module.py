@@ -8,7 +8,7 @@ from typing import Final
 from spotplane.v1 import notification_pb2_grpc
 
 from spotplane_server.kernel.jobs.retention import Rule
-from spotplane_server.kernel.module import Kernel, Parts
+from spotplane_server.kernel.module import AppContext, FeatureModule
 from spotplane_server.notifications.jobs import NotificationsJob, PriceAlertsJob
 from spotplane_server.notifications.mail import MailJob, MailServer
 from spotplane_server.notifications.service import NotificationService
@@ -20,11 +20,11 @@ RETENTION: Final = (
 )
 
 
-def assemble(kernel: Kernel) -> Parts:
+def assemble(kernel: AppContext) -> FeatureModule:
     """Build the feature's service and jobs; letters are sent where a mail server is set."""
     url, sender = kernel.config.smtp_url, kernel.config.smtp_sender
     mail = [MailJob(kernel.db, MailServer.parse(url, sender))] if url else []
-    return Parts(
+    return FeatureModule(
         services=[
             (
                 notification_pb2_grpc.add_NotificationServiceServicer_to_server,

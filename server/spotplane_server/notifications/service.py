@@ -15,7 +15,7 @@ from spotplane_server.kernel.api import paging, tenant_scope, wire
 from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import quotas
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.errors import NotFound, Precondition
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
@@ -67,7 +67,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         page = paging.read(
             request, self._tokens, default=10, maximum=100, filters={"tenant_id": tenant_id}
         )
-        async with self._db.read(tenant_id or EVERY_TENANT) as conn:
+        async with self._db.connection(tenant_id or ALL_TENANTS) as conn:
             await _check_claim(conn, reader, tenant_id)
             found = await store.list_page(conn, reader, tenant_id, page)
         items, pagination = paging.answer(
@@ -80,7 +80,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
     async def MarkRead(self, request: pb.MarkReadRequest, context: Context) -> pb.MarkReadResponse:
         reader = request_context.current().caller.tenant_id
         found = wire.uuid(request.notification_id, "notification_id", "notification ID")
-        async with self._db.transaction(reader or EVERY_TENANT) as conn:
+        async with self._db.transaction(reader or ALL_TENANTS) as conn:
             if not await store.mark_read(conn, reader, found, self._clock.now()):
                 raise NotificationNotFound("notification not found", notification_id=str(found))
             owner = reader or await store.find_owner(conn, found)
@@ -92,7 +92,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
     ) -> pb.MarkAllReadResponse:
         reader = request_context.current().caller.tenant_id
         tenant_id = tenant_scope.tenant(request_context.current().caller, request)
-        async with self._db.transaction(tenant_id or EVERY_TENANT) as conn:
+        async with self._db.transaction(tenant_id or ALL_TENANTS) as conn:
             await _check_claim(conn, reader, tenant_id)
             marked = await store.mark_all_read(conn, reader, tenant_id, self._clock.now())
             await self._audit_reading(conn, "*", tenant_id, marked)
@@ -121,7 +121,7 @@ class NotificationService(notification_pb2_grpc.NotificationServiceServicer):
         self, request: pb.ListPricingAlertsRequest, context: Context
     ) -> pb.ListPricingAlertsResponse:
         tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenant_scope.check_tenant_exists(conn, tenant_id)
             found = await alerts_store.list_all(conn, tenant_id)
         return pb.ListPricingAlertsResponse(alerts=[_alert(alert) for alert in found])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.prices import job_runs, rules
 from spotplane_server.prices.job_runs import Counts
 
@@ -83,7 +83,7 @@ class FeaturesJob:
             return total
 
     async def _compute(self, frm: datetime, to: datetime, now: datetime) -> int:
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             status: str = await conn.execute(
                 PUT_FEATURES, frm, to, SIGMA_WINDOW, HOUR, DAY, rules.BUCKET, TRUSTED
             )

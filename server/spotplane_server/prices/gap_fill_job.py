@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from typing import Final
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.jobs import daily
 from spotplane_server.prices import clean, gap_filling, job_runs, rules
 from spotplane_server.prices.gap_filling import Filled, Known
@@ -75,12 +75,12 @@ class GapFillJob:
     async def run_once(self, now: datetime) -> int:
         """Fill what can be filled; answer how many prices were worked out or corrected."""
         async with job_runs.noting_failure(self._db, self.name, now):
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 day = await daily.due(conn, FULL_NAME, FULL_AT, now)
             if day is None:
                 return await self.fill(now - WINDOW, now, now)
             done = await self.fill_all(now)
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 await daily.mark_done(conn, FULL_NAME, day)
             return done
 
@@ -97,7 +97,7 @@ class GapFillJob:
             rules.bucket(frm) - gap_filling.CONTEXT,
             rules.bucket(to) + gap_filling.CONTEXT,
         )
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             kinds = await conn.fetch(
                 LIST_WITH_GAPS,
                 since,
@@ -107,7 +107,7 @@ class GapFillJob:
             )
         done = 0
         for kind in kinds:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 known = await _known(conn, kind["region"], kind["instance_type"], since, until)
             done += await self._put(_filled(known, rules.bucket(frm), to), now)
         return done
@@ -115,7 +115,7 @@ class GapFillJob:
     async def _put(self, filled: Sequence[tuple[str, Filled]], now: datetime) -> int:
         if not filled:
             return 0
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             status: str = await conn.execute(
                 PUT_FILLED,
                 await clean.next_revision(conn),

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4, uuid5
 
 import asyncpg
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 
 # Runs that begin within the same half minute are one row: a busy fleet makes one a second.
 SLOT: Final = timedelta(seconds=30)
@@ -110,7 +110,7 @@ async def noting_failure(db: Database, job: str, now: datetime) -> AsyncIterator
     try:
         yield
     except asyncpg.PostgresError as err:
-        async with db.read(EVERY_TENANT) as conn:
+        async with db.connection(ALL_TENANTS) as conn:
             await conn.execute(INSERT_FAILURE, uuid4(), job, now, type(err).__name__)
         raise
 

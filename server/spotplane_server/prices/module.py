@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from spotplane_server.kernel.jobs.retention import Rule
-from spotplane_server.kernel.module import Kernel, Parts
+from spotplane_server.kernel.module import AppContext, FeatureModule
 from spotplane_server.prices.features import FeaturesJob
 from spotplane_server.prices.gap_fill_job import GapFillJob
 from spotplane_server.prices.pipeline import PipelineJob
@@ -22,9 +22,9 @@ RETENTION: Final = (
 )
 
 
-def assemble(kernel: Kernel) -> Parts:
+def assemble(kernel: AppContext) -> FeatureModule:
     """Build the feature's jobs. Its service needs instances and is built by `fleet`."""
-    return Parts(
+    return FeatureModule(
         jobs=[
             PipelineJob(kernel.db, kernel.wakeups),
             GapFillJob(kernel.db),

@@ -8,8 +8,8 @@ from typing import Final
 import structlog
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
+from spotplane_server.kernel.jobs.notify import Notifier
 from spotplane_server.prices import clean, job_runs
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class PipelineJob:
     period = timedelta(seconds=10)
     singleton = True
 
-    def __init__(self, db: Database, wakeups: Wakeups, *, batch: int = BATCH) -> None:
+    def __init__(self, db: Database, wakeups: Notifier, *, batch: int = BATCH) -> None:
         self._db = db
         self._wakeups = wakeups
         self._batch = batch
@@ -41,13 +41,13 @@ class PipelineJob:
     async def _take_all(self, now: datetime) -> int:
         total = 0
         while True:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 if not await clean.has_pending(conn):
                     return total
             total += await self._take(now)
 
     async def _take(self, now: datetime) -> int:
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             revision = await clean.next_revision(conn)
             batch = await clean.take(conn, revision, limit=self._batch)
             await job_runs.record(conn, self.name, batch.counts, started_at=now)

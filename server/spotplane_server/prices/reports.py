@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from spotplane_server.kernel.db.database import Conn, Database
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.jobs.notify import Notifier
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.prices import instance_prices, raw_store, rules, store
 from spotplane_server.prices.instance_prices import OwnPrices
@@ -85,7 +85,7 @@ class Taken:
 class PriceReports:
     """Takes reports into the market's history and wakes the pipeline."""
 
-    def __init__(self, db: Database, wakeups: Wakeups) -> None:
+    def __init__(self, db: Database, wakeups: Notifier) -> None:
         self._db = db
         self._wakeups = wakeups
 

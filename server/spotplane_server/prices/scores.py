@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.prices import job_runs, risk, volatility
 from spotplane_server.prices.job_runs import Counts
 from spotplane_server.prices.risk import Risk
@@ -81,7 +81,7 @@ class PoolRiskJob:
         async with job_runs.noting_failure(self._db, self.name, now):
             total, last = 0, ""
             while True:
-                async with self._db.transaction(EVERY_TENANT) as conn:
+                async with self._db.transaction(ALL_TENANTS) as conn:
                     ids = [row["id"] for row in await conn.fetch(LIST_POOL_IDS, last, BATCH)]
                     if not ids:
                         return total

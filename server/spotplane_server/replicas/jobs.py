@@ -12,7 +12,7 @@ from spotplane_server import events
 from spotplane_server.agents import store as agents
 from spotplane_server.agents.commands.service import Ledger
 from spotplane_server.instances import store as instances
-from spotplane_server.kernel.db.database import DEFECTS, EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, PERMANENT_ERRORS, Conn, Database
 from spotplane_server.kernel.errors import Conflict, NotFound, Precondition
 from spotplane_server.replicas import coordinator_queries, placement, rules, store
 from spotplane_server.replicas.coordinator_queries import Found, Uncovered
@@ -57,7 +57,7 @@ class CoordinatorJob:
 
     async def run_once(self, now: datetime) -> int:
         """Cover, clear and confirm; answer how many replicas something was done about."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             await coordinator_queries.accrue_costs(conn, now)
             work: list[tuple[Step, list[Found]]] = [
                 (self._order_again, await coordinator_queries.list_unconfirmed(conn, now)),
@@ -88,7 +88,7 @@ class CoordinatorJob:
         except (Precondition, Conflict, NotFound) as err:
             log.info("replica_step_skipped", agent_id=str(agent_id), reason=err.reason)
             return 0
-        except DEFECTS:
+        except PERMANENT_ERRORS:
             log.exception("replica_step_defect", agent_id=str(agent_id))
             return 0
         self._changed(agent_id)
@@ -131,7 +131,7 @@ class CoordinatorJob:
         await self._replicas.end(conn, replica, now)
 
     async def _tell_unconfirmed(self, now: datetime) -> int:
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             told = await coordinator_queries.tell_unconfirmed(conn, now)
             for one in told:
                 data = {

@@ -97,7 +97,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
             filters={"agent": agent_id, "status": status, "all": request.include_terminated},
         )
         wanted = queries.Wanted((status,) if status else statuses)
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             agent = await access.get(conn, agent_id, now)
             found = await queries.list_replicas(
                 conn, agent.tenant_id, agent_id, wanted=wanted, page=page, now=now
@@ -109,7 +109,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
         replica_id = wire.uuid(request.replica_id, "replica_id", "replica ID")
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             tenant_id = await access_module.find(conn, agent_id, now)
             found = await queries.find(conn, tenant_id, agent_id, replica_id, now)
         if found is None:
@@ -170,7 +170,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     ) -> pb.ListTenantReplicasResponse:
         now = self._clock.now()
         tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenants.get_tenant(conn, tenant_id)
             found = await queries.list_live_of_tenant(conn, tenant_id, now)
         return pb.ListTenantReplicasResponse(replicas=map(convert.tenant_replica, found))
@@ -180,7 +180,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     ) -> pb.GetReplicaConfigResponse:
         caller, now = request_context.current().caller, self._clock.now()
         agent_id = access.agent_id(caller, request.agent_id)
-        async with self._db.read(access.scope(caller)) as conn:
+        async with self._db.connection(access.scope(caller)) as conn:
             agent = await access.get(conn, agent_id, now)
             primary = await instances.find_primary(conn, agent.tenant_id, agent_id)
             best = await placement.list_preferred(conn, primary, now) if primary else []
@@ -291,7 +291,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
 
     async def _answer(self, replica: Replica) -> pb.Replica:
         """What was committed."""
-        async with self._db.read(replica.tenant_id) as conn:
+        async with self._db.connection(replica.tenant_id) as conn:
             found = await queries.find(
                 conn, replica.tenant_id, replica.agent_id, replica.id, self._clock.now()
             )
@@ -302,7 +302,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     async def _tell(self, tenant_id: TenantId, agent_id: UUID) -> None:
         """Have the agent's instances look at their parts and orders again."""
         self._sessions.signal_agent(agent_id)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             primary = await instances.find_primary(conn, tenant_id, agent_id)
         if primary is not None:
             self._ledger.wake(tenant_id, primary.id)

@@ -7,7 +7,7 @@ from typing import Final
 
 from spotplane_server import events
 from spotplane_server.kernel.db import partitions
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.savings import ledger, rules
 from spotplane_server.savings.rules import Step
 
@@ -47,7 +47,7 @@ class SavingsJob:
         """Bring the ledger up to now; answer how many buckets have changed."""
         taken = False
         while not taken:
-            async with self._db.transaction(EVERY_TENANT) as conn:
+            async with self._db.transaction(ALL_TENANTS) as conn:
                 taken = await ledger.take_changes(conn, now=now, limit=self._changes)
         changed, done = 0, False
         while not done:
@@ -57,7 +57,7 @@ class SavingsJob:
 
     async def _move(self, now: datetime) -> int | None:
         """Move some agents on; None when there are none to move."""
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             claimed = await ledger.claim(conn, now=now, limit=self._agents)
             if not claimed:
                 return None
@@ -75,7 +75,7 @@ class SavingsJob:
         On a connection of its own, so that nobody waits for the transaction.
         """
         months = {month for step in steps for month in _months(step)} - self._months
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             for month in sorted(months):
                 end = partitions.month(month, 1)
                 await conn.fetchval(partitions.ENSURE, TABLE, month, end)

@@ -35,7 +35,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     ) -> pb.GetSavingsResponse:
         tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         span = _RANGES[wire.optional_one_of(request, "range", _RANGES) or "monthly"]
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenant_scope.check_tenant_exists(conn, tenant_id)
             periods = await self._periods(conn, tenant_id, span)
         return pb.GetSavingsResponse(periods=periods)
@@ -45,7 +45,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
     ) -> pb.GetChartsResponse:
         tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         days = rules.days(self._clock.now(), DAYS_SHOWN)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenant_scope.check_tenant_exists(conn, tenant_id)
             trend = await self._periods(conn, tenant_id, "monthly")
             modes = await store.count_modes(conn, tenant_id)
@@ -63,7 +63,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
         self, request: pb.ExportSavingsRequest, context: Context
     ) -> pb.ExportSavingsResponse:
         tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenant_scope.check_tenant_exists(conn, tenant_id)
             found = await store.sums(
                 conn, tenant_id, "monthly", since=_BEGINNING, now=self._clock.now()
@@ -76,7 +76,7 @@ class SavingsService(savings_pb2_grpc.SavingsServiceServicer):
         tenant_id = tenant_scope.required_tenant(request_context.current().caller, request)
         window = timedelta(days=wire.optional_integer(request, "days", 1, 365) or DAYS_SHOWN)
         now = self._clock.now()
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenant_scope.check_tenant_exists(conn, tenant_id)
             found = await store.downtimes(conn, tenant_id, since=now - window, until=now)
             before = await store.downtimes(

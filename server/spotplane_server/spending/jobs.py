@@ -6,7 +6,11 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database, attempt
+from spotplane_server.kernel.db.database import (
+    ALL_TENANTS,
+    Database,
+    retry_on_serialization_failure,
+)
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.spending import enforcement, rules, store
 from spotplane_server.spending.store import Named
@@ -33,7 +37,7 @@ class BudgetsJob:
         """Look at all of them; answer how many things were told of, stopped or let go on."""
         done, after = 0, _FIRST
         while True:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 batch = await store.following(conn, after, limit=BATCH)
                 found = await store.read(conn, batch, now) if batch else []
             for standing in found:
@@ -49,4 +53,4 @@ class BudgetsJob:
                 standing = await store.lock(conn, named, now)
                 return 0 if standing is None else await enforcement.act(conn, standing, now)
 
-        return await attempt(once)
+        return await retry_on_serialization_failure(once)

@@ -60,7 +60,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.Budget:
         named, now = requests.named(request), self._clock.now()
-        async with self._db.read(TenantId(named.tenant_id)) as conn:
+        async with self._db.connection(TenantId(named.tenant_id)) as conn:
             found = await store.read(conn, [named], now)
         if not found:
             raise BudgetNotFound(named.id)
@@ -117,7 +117,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
             maximum=100,
             filters={"tenant_id": tenant_id, "api_key_id": key_id},
         )
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenants_store.get_tenant(conn, tenant_id)
             found = await store.list_page(conn, tenant_id, key_id, page)
             standings = {row.id: row for row in await store.read(conn, found.items, now)}

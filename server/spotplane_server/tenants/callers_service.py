@@ -13,7 +13,7 @@ from spotplane_server.kernel.api import tenant_scope, wire
 from spotplane_server.kernel.auth import policy
 from spotplane_server.kernel.auth.tickets import VALID, Tickets
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants import store, ticket_paths
@@ -36,7 +36,7 @@ class CallerService(caller_pb2_grpc.CallerServiceServicer):
         caller = request_context.current().caller
         if caller.tenant_id is None:
             return pb.ValidateCallerResponse(name=caller.name, role="platform_admin")
-        async with self._db.read(caller.tenant_id) as conn:
+        async with self._db.connection(caller.tenant_id) as conn:
             tenant = await store.get_tenant(conn, caller.tenant_id)
         return pb.ValidateCallerResponse(
             tenant_id=str(tenant.id),
@@ -52,7 +52,7 @@ class CallerService(caller_pb2_grpc.CallerServiceServicer):
         asked = wire.text(request.path, "path", maximum=MAX_PATH, required=True)
         path = ticket_paths.checked(call.caller, asked)
         named = ticket_paths.named_tenants(path)
-        async with self._db.transaction(call.caller.tenant_id or EVERY_TENANT) as conn:
+        async with self._db.transaction(call.caller.tenant_id or ALL_TENANTS) as conn:
             for tenant_id in named:
                 await tenant_scope.check_tenant_exists(conn, TenantId(tenant_id))
             ticket = await self._tickets.mint(

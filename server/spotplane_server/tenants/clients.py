@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from spotplane_server import audit, events
 from spotplane_server.kernel import request_context
-from spotplane_server.kernel.auth.encryption import Box
+from spotplane_server.kernel.auth.encryption import SecretBox
 from spotplane_server.kernel.db.database import Conn
 from spotplane_server.tenants import clients_store, errors, key_lifecycle, keys_store, rules, store
 from spotplane_server.tenants.key_lifecycle import Issued
@@ -43,7 +43,7 @@ async def insert(conn: Conn, name: str, email: str | None, *, now: datetime) -> 
 
 
 async def issue_token(
-    conn: Conn, tenant_id: UUID, *, rpm: int, concurrency: int, box: Box | None, now: datetime
+    conn: Conn, tenant_id: UUID, *, rpm: int, concurrency: int, box: SecretBox | None, now: datetime
 ) -> Issued:
     """Give a tenant its first client token."""
     draft = keys_store.Draft(
@@ -55,7 +55,7 @@ async def issue_token(
 
 
 async def rotate_token(
-    conn: Conn, tenant_id: UUID, *, grace_seconds: int, box: Box | None, now: datetime
+    conn: Conn, tenant_id: UUID, *, grace_seconds: int, box: SecretBox | None, now: datetime
 ) -> Issued | None:
     """Replace a tenant's client token; None when there is no live one.
 
@@ -76,7 +76,7 @@ async def rotate_token(
 
 
 async def keep_copy(
-    conn: Conn, tenant_id: UUID, issued: Issued, box: Box | None, *, now: datetime
+    conn: Conn, tenant_id: UUID, issued: Issued, box: SecretBox | None, *, now: datetime
 ) -> None:
     """Keep an encrypted copy of a token, if the operator wants copies."""
     if box is not None:
@@ -85,7 +85,7 @@ async def keep_copy(
 
 
 async def reveal(
-    conn: Conn, tenant_id: UUID, *, box: Box | None, now: datetime
+    conn: Conn, tenant_id: UUID, *, box: SecretBox | None, now: datetime
 ) -> tuple[str, bool]:
     """A tenant's client token, and whether it is masked.
 

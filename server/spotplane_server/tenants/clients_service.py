@@ -10,9 +10,9 @@ from spotplane.v1 import tenant_pb2 as pb
 from spotplane.v1 import tenant_pb2_grpc
 
 from spotplane_server.kernel.api import wire
-from spotplane_server.kernel.auth.encryption import Box
+from spotplane_server.kernel.auth.encryption import SecretBox
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants import clients, rules, store, tenant_setup
@@ -34,7 +34,7 @@ class ClientSettings:
     region_code: str
     rpm: int
     concurrency: int
-    box: Box | None
+    box: SecretBox | None
 
 
 class ClientsService(tenant_pb2_grpc.TenantServiceServicer):
@@ -48,9 +48,9 @@ class ClientsService(tenant_pb2_grpc.TenantServiceServicer):
         self, request: pb.CreateClientRequest, context: Context
     ) -> pb.CreateClientResponse:
         name = wire.text(request.name.strip(), "name", maximum=MAX_NAME, required=True)
-        email = wire.email(request.email) if wire.given(request, "email") else None
+        email = wire.email(request.email) if wire.has_field(request, "email") else None
         now, settings = self._clock.now(), self._clients
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             tenant = await clients.insert(conn, name, email, now=now)
             await tenant_setup.furnish(conn, tenant, settings.region_code)
             issued = await clients.issue_token(

@@ -35,7 +35,7 @@ class EnvironmentsService(tenant_pb2_grpc.TenantServiceServicer):
         page = paging.read(
             request, self._tokens, default=50, maximum=100, filters={"tenant_id": tenant_id}
         )
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await store.get_tenant(conn, tenant_id)
             found = await environments_store.list_environments(conn, page, tenant_id)
         items, pagination = paging.answer(
@@ -49,7 +49,7 @@ class EnvironmentsService(tenant_pb2_grpc.TenantServiceServicer):
         self, request: pb.GetEnvironmentRequest, context: Context
     ) -> pb.Environment:
         tenant_id, environment_id = _tenant_id(request), _environment_id(request)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await store.get_tenant(conn, tenant_id)
             found = await environments_store.find_environment(conn, tenant_id, environment_id)
         if found is None:

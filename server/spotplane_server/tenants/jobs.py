@@ -7,7 +7,7 @@ from uuid import UUID
 
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.auth.authenticator import Authenticator
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.tenants import clients_store, keys_store, store
 
 
@@ -32,7 +32,7 @@ class LastUsedJob:
         if not used:
             return 0
         try:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 return await keys_store.touch_keys(conn, used)
         except BaseException:
             self._pending = used | self._pending
@@ -51,7 +51,7 @@ class FiguresJob:
 
     async def run_once(self, now: datetime) -> int:
         """Count; nothing is done that would be worth a line in the log."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             counts = await store.count_by_status(conn)
         for kind, gauge in (("tenant", metrics.TENANTS), ("api_key", metrics.API_KEYS)):
             gauge.clear()
@@ -78,7 +78,7 @@ class EscrowJob:
 
     async def run_once(self, now: datetime) -> int:
         """Forget; answer how many."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             if not self._keeps:
                 return await clients_store.drop_copies(conn)
             return await clients_store.drop_dead_copies(conn, now=now)

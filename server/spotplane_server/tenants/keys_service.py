@@ -16,7 +16,7 @@ from spotplane_server.kernel.api import http_body, paging, wire
 from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.auth.authenticator import bump_epoch
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants import events, key_lifecycle, keys_store, rules, store
@@ -79,7 +79,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         self, request: pb.RevokeApiKeyRequest, context: Context
     ) -> pb.RevokeApiKeyResponse:
         key_id = _key_id(request)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             key, _ = await _locked(conn, key_id, None)
             await key_lifecycle.revoke(conn, key, now=self._clock.now())
         return pb.RevokeApiKeyResponse(status="revoked", message="API key revoked")
@@ -87,7 +87,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     async def UpdateApiKey(self, request: pb.UpdateApiKeyRequest, context: Context) -> pb.ApiKey:
         key_id, now = _key_id(request), self._clock.now()
         changed = _changes(request, now)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             before, _ = await _locked(conn, key_id, None)
             rules.check_not_revoked(before.status)
             after = await keys_store.update_key(conn, replace(before, **changed), now=now)
@@ -113,7 +113,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     async def SuspendApiKey(self, request: pb.SuspendApiKeyRequest, context: Context) -> pb.ApiKey:
         key_id = _key_id(request)
         reason = wire.optional_text(request, "reason", maximum=MAX_REASON)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             key, _ = await _locked(conn, key_id, None)
             rules.check_can_suspend_key(key.status, key.suspension_id)
             verb = ("suspend", "suspended")
@@ -127,7 +127,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
     ) -> pb.ApiKey:
         key_id = _key_id(request)
         reason = wire.optional_text(request, "reason", maximum=MAX_REASON)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             key, tenant_status = await _locked(conn, key_id, None)
             rules.check_can_activate_key(key.status, tenant_status)
             verb = ("activate", "activated")
@@ -178,7 +178,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         key_id, now = _key_id(request), self._clock.now()
         grace = wire.optional_integer(request, "grace_period_seconds", 0, rules.MAX_GRACE_SECONDS)
         expires_at = wire.future(request, "expires_at", now)
-        async with self._db.transaction(owner or EVERY_TENANT) as conn:
+        async with self._db.transaction(owner or ALL_TENANTS) as conn:
             key, _ = await _locked(conn, key_id, owner)
             _check_may_manage(key.role)
             rotation = await key_lifecycle.rotate(
@@ -197,7 +197,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         status = wire.optional_one_of(request, "status", rules.KEY_STATUSES)
         filters = {"tenant_id": tenant_id, "status": status}
         page = paging.read(request, self._tokens, default=default, maximum=maximum, filters=filters)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             # Whoever calls with a tenant's key has been proven to have a tenant.
             own = request_context.current().caller.tenant_id == tenant_id
             if not own:

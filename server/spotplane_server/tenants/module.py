@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from spotplane.v1 import api_key_pb2_grpc, caller_pb2_grpc, tenant_pb2_grpc
 
-from spotplane_server.kernel.auth.encryption import Box
+from spotplane_server.kernel.auth.encryption import SecretBox
 from spotplane_server.kernel.jobs.retention import Rule
-from spotplane_server.kernel.module import Kernel, Parts
+from spotplane_server.kernel.module import AppContext, FeatureModule
 from spotplane_server.kernel.rpc import idempotency
 from spotplane_server.tenants.callers_service import CallerService
 from spotplane_server.tenants.clients_service import ClientSettings
@@ -18,10 +18,10 @@ from spotplane_server.tenants.keys_service import ApiKeyService, Defaults
 from spotplane_server.tenants.service import TenantService
 
 
-def assemble(kernel: Kernel) -> Parts:
+def assemble(kernel: AppContext) -> FeatureModule:
     """Build the feature's services and jobs."""
     config, common = kernel.config, (kernel.db, kernel.clock, kernel.tokens)
-    box = None if config.token_escrow_key is None else Box(config.token_escrow_key)
+    box = None if config.token_escrow_key is None else SecretBox(config.token_escrow_key)
     settings = ClientSettings(
         config.default_region_code, config.key_default_rpm, config.key_default_concurrency, box
     )
@@ -30,7 +30,7 @@ def assemble(kernel: Kernel) -> Parts:
         *common, defaults=Defaults(config.key_default_rpm, config.key_default_concurrency)
     )
     callers = CallerService(kernel.db, kernel.clock, kernel.tickets)
-    return Parts(
+    return FeatureModule(
         services=[
             (tenant_pb2_grpc.add_TenantServiceServicer_to_server, tenants),
             (api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys),

@@ -16,7 +16,7 @@ from spotplane_server.kernel.api import paging, wire
 from spotplane_server.kernel.api.paging import PageTokens
 from spotplane_server.kernel.auth.authenticator import bump_epoch
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.errors import Conflict
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
@@ -92,7 +92,7 @@ class TenantService(ClientsService, EnvironmentsService):
         draft = Draft(
             uuid4(), name or rules.name_from_email(email), email, rules.DEFAULT_TIER, {}, {}
         )
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             for _ in range(MAX_RESOLVE_ATTEMPTS):
                 if (found := await store.find_by_email(conn, email)) is not None:
                     return pb.ResolveTenantResponse(id=str(found[0]), status=found[1])
@@ -117,7 +117,7 @@ class TenantService(ClientsService, EnvironmentsService):
             maximum=100,
             filters={"status": status, "search": search},
         )
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             found = await store.list_tenants(conn, page, status=status, search=search)
             totals = await store.sum_totals(conn, [tenant.id for tenant in found.items])
         items, pagination = paging.answer(
@@ -129,7 +129,7 @@ class TenantService(ClientsService, EnvironmentsService):
 
     async def GetTenant(self, request: pb.GetTenantRequest, context: Context) -> pb.Tenant:
         tenant_id = _id(request)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             return await _with_totals(conn, await store.get_tenant(conn, tenant_id))
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Context) -> pb.Tenant:

@@ -19,10 +19,10 @@ import orjson
 from google.protobuf.message import Message
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.caches import Flights, Kept
+from spotplane_server.kernel.caches import SingleFlight, TTLCache
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db.database import Conn, Database
-from spotplane_server.kernel.db.read_replica import Replica
+from spotplane_server.kernel.db.read_replica import ReadReplica
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.tenants.errors import TenantNotFound
 from spotplane_server.usage.redis_cache import RedisCache
@@ -79,8 +79,8 @@ class CachedQueries:
         self,
         db: Database,
         clock: Clock,
-        cache: Kept,
-        replica: Replica | None = None,
+        cache: TTLCache,
+        replica: ReadReplica | None = None,
         shared_cache: RedisCache | None = None,
     ) -> None:
         self._db = db
@@ -88,7 +88,7 @@ class CachedQueries:
         self._cache = cache
         self._replica = replica
         self._shared_cache = shared_cache
-        self._flights: Flights[bytes] = Flights()
+        self._flights: SingleFlight[bytes] = SingleFlight()
 
     async def fetch(self, query: CacheableQuery[R, M]) -> M:
         """Return the result of a query; the caller may change its copy.
@@ -96,7 +96,7 @@ class CachedQueries:
         Raises:
             TenantNotFound: There is no such tenant.
         """
-        async with self._db.read(query.tenant_id) as conn:
+        async with self._db.connection(query.tenant_id) as conn:
             revision = await find_revision(conn, query.tenant_id)
         if revision is None:
             raise TenantNotFound(query.tenant_id)

@@ -49,7 +49,7 @@ class DeadLetterHandlers(usage_pb2_grpc.UsageServiceServicer):
             maximum=MAX_PAGE,
             filters={"tenant_id": tenant_id, "code": code},
         )
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenants.get_tenant(conn, tenant_id)
             found = await dead_letters.list_page(conn, tenant_id, code, page)
         rows, pagination = paging.answer(

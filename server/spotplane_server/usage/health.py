@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.usage.time_windows import DAY
 
 # Partitions of a month that must exist.
@@ -75,7 +75,7 @@ async def rollups_work(db: Database, sample: UUID, now: datetime) -> bool:
         sample: The tenant that comes first from this id on is looked at, if it was used today.
         now: The time.
     """
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         partitions = [name.format(f"{now:%Y%m}") for name in PARTITIONS]
         if await conn.fetchval(COUNT_PARTITIONS, partitions) < len(partitions):
             return False

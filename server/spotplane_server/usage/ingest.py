@@ -12,10 +12,10 @@ from uuid import UUID
 from spotplane.v1 import usage_pb2 as pb
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.errors import Invalid, Semantic, Violation
 from spotplane_server.kernel.ratelimit import policy as rate_limit_policy
-from spotplane_server.kernel.ratelimit.limiter import Limits
+from spotplane_server.kernel.ratelimit.limiter import RateLimiter
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage import dead_letters, store
 from spotplane_server.usage.dead_letters import Refused, Sender
@@ -67,7 +67,7 @@ async def ingest(
     *,
     window: AcceptedWindow | None = None,
     atomic: bool = False,
-    limits: Limits | None = None,
+    limits: RateLimiter | None = None,
     sender: Sender | None = None,
 ) -> Result:
     """Store a batch in one transaction; safe to repeat.
@@ -99,7 +99,7 @@ async def ingest(
         if drafts or (sender and batch.result.errors):
             # A stream of batches lasts longer than a transaction may stay open, and a record that
             # is sent again is a duplicate.
-            async with db.transaction(tenant_id or EVERY_TENANT, is_independent=True) as conn:
+            async with db.transaction(tenant_id or ALL_TENANTS, is_independent=True) as conn:
                 if drafts:
                     unpriced = await store_drafts(conn, batch, drafts, default, now)
                 batch.refuse_if_atomic()

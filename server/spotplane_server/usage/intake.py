@@ -12,8 +12,8 @@ from spotplane.v1 import usage_pb2 as pb
 
 from spotplane_server.kernel.db.database import Database
 from spotplane_server.kernel.jobs.pacer import Pacer
-from spotplane_server.kernel.module import Kernel
-from spotplane_server.kernel.ratelimit.limiter import Limits
+from spotplane_server.kernel.module import AppContext
+from spotplane_server.kernel.ratelimit.limiter import RateLimiter
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.usage.dead_letters import Sender
 from spotplane_server.usage.fair_semaphore import FairSemaphore
@@ -39,13 +39,13 @@ class Intake:
     """
 
     db: Database
-    limits: Limits
+    limits: RateLimiter
     slots: FairSemaphore
     window: AcceptedWindow
     taken: Pacer
 
     @classmethod
-    def of(cls, kernel: Kernel) -> Intake:
+    def of(cls, kernel: AppContext) -> Intake:
         """That of a process."""
         config = kernel.config
         late, future = timedelta(days=config.usage_late_days), config.usage_future_minutes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 
 # Beyond the oldest record that is taken, so that its resend is still recognised.
 KEPT: Final = timedelta(days=40)
@@ -31,7 +31,7 @@ class RequestIdRetention:
         """Delete all that is due; answer how many ids that were."""
         total = 0
         while True:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 deleted = await delete_old_request_ids(conn, before=now - KEPT, limit=BATCH)
             total += deleted
             if deleted < BATCH:

@@ -7,8 +7,8 @@ from typing import Final
 
 from spotplane.v1 import usage_pb2_grpc
 
-from spotplane_server.kernel.caches import Kept
-from spotplane_server.kernel.module import Kernel, Parts
+from spotplane_server.kernel.caches import TTLCache
+from spotplane_server.kernel.module import AppContext, FeatureModule
 from spotplane_server.usage import dead_letters
 from spotplane_server.usage.cached_queries import LIFETIME, CachedQueries
 from spotplane_server.usage.intake import Intake
@@ -19,19 +19,19 @@ from spotplane_server.usage.service import UsageService
 MIB: Final = 1024 * 1024
 
 
-def assemble(kernel: Kernel, intake: Intake) -> Parts:
+def assemble(kernel: AppContext, intake: Intake) -> FeatureModule:
     """Build the feature's service and jobs."""
     # Disabling the cache of the process disables the shared one too.
     shared_cache = _redis_cache(kernel) if kernel.config.analytics_cache_mib else None
     queries = CachedQueries(
         kernel.db,
         kernel.clock,
-        Kept(kernel.config.analytics_cache_mib * MIB, LIFETIME),
+        TTLCache(kernel.config.analytics_cache_mib * MIB, LIFETIME),
         kernel.replica,
         shared_cache,
     )
     service = UsageService(kernel.db, queries, kernel.clock, kernel.tokens, intake)
-    return Parts(
+    return FeatureModule(
         services=[(usage_pb2_grpc.add_UsageServiceServicer_to_server, service)],
         jobs=[RequestIdRetention(kernel.db)],
         background=[intake.taken.run],
@@ -39,7 +39,7 @@ def assemble(kernel: Kernel, intake: Intake) -> Parts:
     )
 
 
-def _redis_cache(kernel: Kernel) -> RedisCache | None:
+def _redis_cache(kernel: AppContext) -> RedisCache | None:
     if kernel.redis is None:
         return None
     # Derived from a secret of the database: installations that share a Redis cannot read each

@@ -14,7 +14,7 @@ from spotplane_server import audit
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import Database, attempt
+from spotplane_server.kernel.db.database import Database, retry_on_serialization_failure
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.tenants import store as tenants
 from spotplane_server.usage import rollup_repair, time_windows
@@ -75,7 +75,7 @@ class RollupRepairHandlers(usage_pb2_grpc.UsageServiceServicer):
                 await audit.record(conn, request_context.current(), change, now)
                 return rebuilt
 
-        return await attempt(once)
+        return await retry_on_serialization_failure(once)
 
     async def _days(
         self, request: pb.VerifyRollupsRequest | pb.RefreshRollupsRequest, now: datetime
@@ -83,7 +83,7 @@ class RollupRepairHandlers(usage_pb2_grpc.UsageServiceServicer):
         tenant_id = TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
         window = time_windows.read(request, now)
         time_windows.check_exact(window.whole_days, now, days=time_windows.MAX_REBUILT_DAYS)
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             await tenants.get_tenant(conn, tenant_id)
         return tenant_id, list(_each_day(window.whole_days))
 

@@ -17,7 +17,7 @@ from spotplane_server.kernel.api.paging import PageTokens, Slice
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db.database import Conn, Database
 from spotplane_server.kernel.request_context import TenantId
-from spotplane_server.kernel.rpc.read_ahead import gathered
+from spotplane_server.kernel.rpc.read_ahead import read_ahead
 from spotplane_server.usage import convert, group_queries, rollup_queries, time_windows
 from spotplane_server.usage.cached_queries import CacheableQuery, CachedQueries
 from spotplane_server.usage.convert_totals import windows, with_fields
@@ -64,7 +64,7 @@ class UsageService(QueryHandlers, MetricsHandlers, RollupRepairHandlers, DeadLet
         self, request_iterator: AsyncIterator[pb.IngestUsageRequest], context: Context
     ) -> pb.IngestUsageResponse:
         response, first = pb.IngestUsageResponse(), 0
-        async with gathered(_chunks(request_iterator), MAX_CHUNKS) as batches:
+        async with read_ahead(_chunks(request_iterator), MAX_CHUNKS) as batches:
             async for batch in batches:
                 records = [record for chunk in batch for record in chunk.records]
                 result = await self._ingest(records, keep_refused=True)

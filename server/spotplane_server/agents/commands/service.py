@@ -22,7 +22,7 @@ from spotplane_server.agents.switch_requests import Asked, Queued, Target
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.db.database import Conn, Database
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.jobs.notify import Notifier
 from spotplane_server.kernel.request_context import TenantId
 
 LEASE: Final = rules.LEASE
@@ -52,7 +52,7 @@ class Ledger:
         wakeups: To have sessions fetch what waits.
     """
 
-    def __init__(self, db: Database, wakeups: Wakeups) -> None:
+    def __init__(self, db: Database, wakeups: Notifier) -> None:
         self._db = db
         self._wakeups = wakeups
         self._effects: dict[str, Effect] = {}
@@ -129,7 +129,7 @@ class Ledger:
         self, tenant_id: TenantId, instance_id: str, session_id: UUID, now: datetime
     ) -> list[Command]:
         """Lease what waits for an instance to its session."""
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             claimed = await store.claim(
                 conn,
                 tenant_id,
@@ -202,7 +202,7 @@ class Ledger:
             Invalid: No command id, or no stage.
         """
         command_id = wire.uuid(progress.command_id, "command_progress.command_id", "command ID")
-        async with self._db.read(tenant_id) as conn:
+        async with self._db.connection(tenant_id) as conn:
             if progress.stage == pb.CommandProgress.STAGE_RECEIVED:
                 issued = await store.mark_received(conn, tenant_id, command_id, agent_id, now)
                 if issued is not None:

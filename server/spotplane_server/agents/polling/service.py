@@ -20,7 +20,7 @@ from spotplane_server.agents.rules import Dialect
 from spotplane_server.agents.sessions import store as store_module
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import wire
-from spotplane_server.kernel.db.database import Conn, attempt
+from spotplane_server.kernel.db.database import Conn, retry_on_serialization_failure
 from spotplane_server.kernel.rpc.interceptor import Context
 
 # What agents in the field do anyway.
@@ -51,7 +51,7 @@ class PollingHandlers(Handlers):
                 waiting = await queries.has_waiting(conn, heard.tenant_id, agent_id, now)
             return heard, view, waiting
 
-        heard, view, waiting = await attempt(take)
+        heard, view, waiting = await retry_on_serialization_failure(take)
         if heard.moved:
             self._sessions.signal_agent(agent_id)
         return pb.HeartbeatResponse(
@@ -66,7 +66,7 @@ class PollingHandlers(Handlers):
     ) -> agent_stream_pb2.AgentConfig:
         call, now = request_context.current(), self._clock.now()
         agent_id = access.agent_id(call.caller, request.agent_id)
-        async with self._db.read(access.scope(call.caller)) as conn:
+        async with self._db.connection(access.scope(call.caller)) as conn:
             view = await access.get(conn, agent_id, now)
             poll = await self._poll(conn, agent_id, request)
         config = convert.config(view, agent_id)
@@ -93,7 +93,7 @@ class PollingHandlers(Handlers):
                 )
         if not poll.waiting or poll.streams or not _speaks_for_primary(poll, request):
             return pb.LeaseCommandsResponse()
-        leased = await attempt(lambda: self._lease(poll, request, dialect))
+        leased = await retry_on_serialization_failure(lambda: self._lease(poll, request, dialect))
         return pb.LeaseCommandsResponse(commands=[leased] if leased else [])
 
     async def CompleteCommand(
@@ -102,7 +102,7 @@ class PollingHandlers(Handlers):
         caller = request_context.current().caller
         agent_id = access.agent_id(caller, request.agent_id)
         command_id = requests.command_id(request)
-        done = await attempt(
+        done = await retry_on_serialization_failure(
             lambda: self._complete(access.scope(caller), agent_id, command_id, request)
         )
         self._sessions.signal_agent(agent_id)

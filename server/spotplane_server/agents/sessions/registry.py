@@ -27,9 +27,9 @@ from spotplane_server.kernel import metrics
 from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import database
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import Unavailable
-from spotplane_server.kernel.jobs.notify import Wakeups
+from spotplane_server.kernel.jobs.notify import Notifier
 from spotplane_server.kernel.request_context import TenantId
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ SWEEP_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.5
 
 # What the database raises when it is away, or goes away in the middle of a statement.
-TROUBLE: Final = (Unavailable, asyncpg.PostgresError, *database.AWAY)
+TROUBLE: Final = (Unavailable, asyncpg.PostgresError, *database.CONNECTION_ERRORS)
 
 
 _Take: TypeAlias = Callable[[Any, Any, datetime], Awaitable[None]]
@@ -60,7 +60,7 @@ class Sessions:
         self,
         db: Database,
         clock: Clock,
-        wakeups: Wakeups,
+        wakeups: Notifier,
         ledger: Ledger,
         *,
         server_id: str,
@@ -196,7 +196,7 @@ class Sessions:
                 self._failing_since, self._refusing = None, False
 
     async def _keep_collecting(self) -> None:
-        async with self._db.write(EVERY_TENANT) as conn:
+        async with self._db.write(ALL_TENANTS) as conn:
             await sessions_store.keep_collecting(
                 conn,
                 self._server_id,
@@ -229,7 +229,7 @@ class Sessions:
                 continue
             try:
                 older_than = self._clock.now() - timedelta(seconds=1)
-                async with self._db.read(EVERY_TENANT) as conn:
+                async with self._db.connection(ALL_TENANTS) as conn:
                     waiting = await queries.list_waiting(conn, older_than=older_than)
             except TROUBLE:
                 continue
@@ -242,7 +242,7 @@ class Sessions:
             return
         beats, self._beats = self._beats, {}
         try:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 flushed = await sessions_store.flush(conn, list(beats.values()), self._clock.now())
         except BaseException:
             self._beats = beats | self._beats
@@ -312,7 +312,7 @@ class Sessions:
         metrics.SESSIONS.set(len(self._sessions))
 
     async def _desired(self, session: Session) -> list[pb.ConnectResponse]:
-        async with self._db.read(session.tenant_id) as conn:
+        async with self._db.connection(session.tenant_id) as conn:
             desired = await queries_module.load_desired(
                 conn, session.tenant_id, session.agent_id, session.instance_id
             )

@@ -22,11 +22,15 @@ from spotplane_server.agents.sessions.session import Session
 from spotplane_server.kernel import errors as kernel_errors
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.api import wire
-from spotplane_server.kernel.background_task import owned
+from spotplane_server.kernel.background_task import task_scope
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import DEFECTS, Database, attempt
+from spotplane_server.kernel.db.database import (
+    PERMANENT_ERRORS,
+    Database,
+    retry_on_serialization_failure,
+)
 from spotplane_server.kernel.errors import Conflict, DeadlineExceeded, DomainError, Unavailable
-from spotplane_server.kernel.ratelimit.limiter import Layer, Limiter
+from spotplane_server.kernel.ratelimit.limiter import Layer, LocalRateLimiter
 from spotplane_server.kernel.ratelimit.policy import AGENT_CALLS, WINDOW_SECONDS
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.kernel.rpc.failures import as_domain
@@ -75,7 +79,7 @@ class AgentStream:
         self._sessions = sessions
         self._ledger = ledger
         self._stall_seconds = stall_seconds
-        self._opened = Limiter()
+        self._opened = LocalRateLimiter()
         self._reports = {"command_result": self._command_result, **reports}
 
     async def connect(
@@ -95,7 +99,7 @@ class AgentStream:
         self._count_stream(caller.tenant_id, hello.instance_id)
         async with (
             self._sessions.attach(caller.tenant_id, hello, agent_id) as session,
-            owned(self._read(requests, session, caller.environment_id), "reader"),
+            task_scope(self._read(requests, session, caller.environment_id), "reader"),
         ):
             # A session is limited by its instance, which has one.
             with stream.uncounted():
@@ -199,13 +203,15 @@ class AgentStream:
             if handler is None or kind is None:
                 raise errors.UnknownMessage("a report of no known kind", field="report.kind")
             message = getattr(report, kind)
-            await attempt(lambda: handler(origin, message, self._clock.now()))
+            await retry_on_serialization_failure(
+                lambda: handler(origin, message, self._clock.now())
+            )
         except (Unavailable, Conflict):
             raise
         except DomainError as err:
             log.info("report_refused", kind=kind, reason=err.reason, message=err.message)
             return kernel_errors.to_status(err, request_context.correlation_id() or "")
-        except DEFECTS as err:  # or it would come back for ever, and hold up all behind it
+        except PERMANENT_ERRORS as err:  # or it would come back for ever, and hold up all behind it
             log.error("report_defect", kind=kind, exc_info=err)
             return kernel_errors.to_status(
                 kernel_errors.Internal(), request_context.correlation_id() or ""

@@ -166,14 +166,14 @@ async def _import(context: typer.Context, document: dict[str, Any]) -> Report:
 
     from spotplane_server.catalog import seed
     from spotplane_server.kernel.db import partitions
-    from spotplane_server.kernel.db.database import EVERY_TENANT
+    from spotplane_server.kernel.db.database import ALL_TENANTS
 
     now = datetime.now(UTC)
     async with database_of(context) as db:
         # Audit rows and events need their month's partitions, also before any server ran.
         await partitions.PartitionJob(db).run_once(now)
         try:
-            async with db.transaction(EVERY_TENANT) as conn:
+            async with db.transaction(ALL_TENANTS) as conn:
                 return await seed.import_catalog(conn, document, now)
         except seed.BadDocument as err:
             fail(err.message)

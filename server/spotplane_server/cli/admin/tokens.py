@@ -119,12 +119,12 @@ class _Rules:
 async def _put(context: typer.Context, name: str, token: str, rules: _Rules) -> None:
     from spotplane_server import audit
     from spotplane_server.kernel.db import bootstrap
-    from spotplane_server.kernel.db.database import EVERY_TENANT
+    from spotplane_server.kernel.db.database import ALL_TENANTS
 
     now = datetime.now(UTC)
     if rules.expires_at is not None and rules.expires_at <= now:
         fail("--expires-at is past", status=MISUSED)
-    async with database_of(context) as db, db.transaction(EVERY_TENANT) as conn:
+    async with database_of(context) as db, db.transaction(ALL_TENANTS) as conn:
         await bootstrap.put_admin(
             conn,
             name,
@@ -141,9 +141,9 @@ async def _put(context: typer.Context, name: str, token: str, rules: _Rules) -> 
 
 async def _list(context: typer.Context) -> list[tuple[str, ...]]:
     from spotplane_server.kernel.db import bootstrap
-    from spotplane_server.kernel.db.database import EVERY_TENANT
+    from spotplane_server.kernel.db.database import ALL_TENANTS
 
-    async with database_of(context) as db, db.read(EVERY_TENANT) as conn:
+    async with database_of(context) as db, db.connection(ALL_TENANTS) as conn:
         found = await bootstrap.list_admins(conn)
     return [
         (
@@ -162,10 +162,10 @@ async def _list(context: typer.Context) -> list[tuple[str, ...]]:
 async def _revoke(context: typer.Context, name: str) -> bool:
     from spotplane_server import audit
     from spotplane_server.kernel.db import bootstrap
-    from spotplane_server.kernel.db.database import EVERY_TENANT
+    from spotplane_server.kernel.db.database import ALL_TENANTS
 
     now = datetime.now(UTC)
-    async with database_of(context) as db, db.transaction(EVERY_TENANT) as conn:
+    async with database_of(context) as db, db.transaction(ALL_TENANTS) as conn:
         revoked = await bootstrap.revoke_admin(conn, name, now=now)
         if revoked:
             await audit.record_own(conn, "console", audit.credential_revoked(name), now)

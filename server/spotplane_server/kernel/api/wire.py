@@ -26,7 +26,7 @@ _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _BARE_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def given(request: Message, field: str) -> bool:
+def has_field(request: Message, field: str) -> bool:
     """Whether an optional or message field was sent."""
     return request.HasField(field)
 
@@ -199,7 +199,7 @@ def instant(value: str, field: str) -> datetime:
         at = parsed.astimezone(UTC)
     except (ValueError, OverflowError):  # the latter: beyond the first or the last year
         parsed = None
-    if parsed is None or parsed.tzinfo is None or "T" not in value.upper() or not storable(at):
+    if parsed is None or parsed.tzinfo is None or "T" not in value.upper() or not is_storable(at):
         bare = _BARE_DATE.fullmatch(value) is not None
         raise Invalid(
             f"{field} must be an RFC 3339 date-time with a zone",
@@ -210,7 +210,7 @@ def instant(value: str, field: str) -> datetime:
     return at
 
 
-def storable(at: datetime) -> bool:
+def is_storable(at: datetime) -> bool:
     """Whether the database keeps an instant as what it is."""
     return at not in _INFINITE
 
@@ -299,7 +299,7 @@ def from_timestamp(value: timestamp_pb2.Timestamp) -> datetime:
         at = value.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as err:
         raise Invalid("a time must lie in the years 1 to 9999", reason="OUT_OF_RANGE") from err
-    if not storable(at):
+    if not is_storable(at):
         raise Invalid("a time must lie within the years 1 to 9999", reason="OUT_OF_RANGE")
     return at
 

@@ -21,9 +21,9 @@ import asyncpg
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.auth import secrets
 from spotplane_server.kernel.auth.client_address import Network, check_allowed
-from spotplane_server.kernel.auth.spend_limits import Stop
+from spotplane_server.kernel.auth.spend_limits import SpendBlock
 from spotplane_server.kernel.clock import Clock
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.db.shared_reads import SharedReads
 from spotplane_server.kernel.errors import Forbidden, Unauthenticated
 from spotplane_server.kernel.request_context import Caller, Role, TenantId
@@ -149,7 +149,7 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class RateLimits:
     """What a caller may use, of its key and of its environment; None where a layer does not apply.
 
     Attributes:
@@ -172,7 +172,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedCaller:
     """A caller whose right was proven under ``epoch``; ``expires_at`` is checked at each use.
 
     ``hashed`` is the credential's hash, by which the right can be proven again; ``cidrs`` are where
@@ -181,19 +181,19 @@ class Verified:
     """
 
     caller: Caller
-    budget: Budget
+    budget: RateLimits
     epoch: int
     expires_at: datetime | None = None
     hashed: bytes = b""
     cidrs: tuple[Network, ...] = ()
-    stop: Stop | None = None
+    stop: SpendBlock | None = None
 
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 # The epoch under which a credential was looked up, and what it proves.
-_Found: TypeAlias = tuple[int, Verified | None]
+_Found: TypeAlias = tuple[int, VerifiedCaller | None]
 _Loader: TypeAlias = Callable[[Conn, bytes], Awaitable[_Found]]
 
 
@@ -236,13 +236,13 @@ class Authenticator:
         self._admin_networks = admin_networks
         self._epochs = EpochReader(db)
         self._existing = SharedReads(db, _find_credentials, EPOCH_SECONDS)
-        self._cache: OrderedDict[bytes, Verified] = OrderedDict()
+        self._cache: OrderedDict[bytes, VerifiedCaller] = OrderedDict()
         # Credentials that were refused, each with the epoch under which it was looked up.
         self._refused: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._used: dict[UUID, datetime] = {}
         self._hits, self._misses = (metrics.AUTH_CACHE.labels(to) for to in ("hit", "miss"))
 
-    async def admin(self, token: str | None, address: str | None) -> Verified:
+    async def admin(self, token: str | None, address: str | None) -> VerifiedCaller:
         """Prove an administrator who calls from an address.
 
         Raises:
@@ -255,7 +255,7 @@ class Authenticator:
             raise AdminTokenMissing("missing admin token")
         return await self._admin(secrets.hash_of(token), address)
 
-    async def bearer(self, token: str | None) -> Verified:
+    async def bearer(self, token: str | None) -> VerifiedCaller:
         """Prove a tenant key, or an agent's own credential.
 
         Raises:
@@ -270,7 +270,7 @@ class Authenticator:
         hashed = secrets.hash_of(token)
         return await (self._agent(hashed) if label == secrets.AGENT_LABEL else self._key(hashed))
 
-    async def again(self, kind: str, hashed: bytes, address: str | None) -> Verified:
+    async def again(self, kind: str, hashed: bytes, address: str | None) -> VerifiedCaller:
         """Prove a credential by its hash: one that was proven before, or that a ticket stands for.
 
         Args:
@@ -294,7 +294,7 @@ class Authenticator:
         hashed = secrets.hash_of(token)
         return hashed in self._cache or await self._existing.get(hashed)
 
-    async def _admin(self, hashed: bytes, address: str | None) -> Verified:
+    async def _admin(self, hashed: bytes, address: str | None) -> VerifiedCaller:
         verified = await self._verify(hashed, "admin", self._load_admin)
         if verified is not None:
             check_allowed(address, verified.cidrs)
@@ -302,13 +302,13 @@ class Authenticator:
             raise AdminTokenInvalid("invalid admin token")
         return verified
 
-    async def _agent(self, hashed: bytes) -> Verified:
+    async def _agent(self, hashed: bytes) -> VerifiedCaller:
         verified = await self._verify(hashed, "agent", self._load_agent)
         if verified is None:
             raise AgentCredentialInvalid("invalid agent credential")
         return verified
 
-    async def _key(self, hashed: bytes) -> Verified:
+    async def _key(self, hashed: bytes) -> VerifiedCaller:
         verified = await self._verify(hashed, "tenant", self._load_key)
         if verified is None:
             raise ApiKeyInvalid("invalid API key")
@@ -326,10 +326,10 @@ class Authenticator:
         used, self._used = self._used, {}
         return used
 
-    def _expired(self, verified: Verified) -> bool:
+    def _expired(self, verified: VerifiedCaller) -> bool:
         return verified.expires_at is not None and verified.expires_at <= self._clock.now()
 
-    async def _verify(self, hashed: bytes, kind: str, load: _Loader) -> Verified | None:
+    async def _verify(self, hashed: bytes, kind: str, load: _Loader) -> VerifiedCaller | None:
         known = self._cache.get(hashed)
         if known is not None and known.epoch == await self._epochs.current():
             self._hits.inc()
@@ -341,7 +341,7 @@ class Authenticator:
             return None
         self._misses.inc()
         self._cache.pop(hashed, None)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             epoch, verified = await load(conn, hashed)
         if verified is not None:
             _keep(self._cache, hashed, verified)
@@ -359,7 +359,7 @@ class Authenticator:
         if not expired:
             _refuse_suspended(row)
         role: Role = row["role"]
-        verified = Verified(
+        verified = VerifiedCaller(
             Caller(
                 "tenant",
                 str(row["id"]),
@@ -368,7 +368,7 @@ class Authenticator:
                 row["environment_id"],
                 role,
             ),
-            Budget(
+            RateLimits(
                 row["rate_limit_rpm"],
                 row["environment_rpm"],
                 row["concurrency_limit"],
@@ -380,7 +380,7 @@ class Authenticator:
             row["epoch"],
             row["expires_at"],
             hashed,
-            stop=Stop(row["stopped_by"], row["stopped_until"]) if row["stopped_by"] else None,
+            stop=SpendBlock(row["stopped_by"], row["stopped_until"]) if row["stopped_by"] else None,
         )
         return verified.epoch, verified
 
@@ -388,9 +388,9 @@ class Authenticator:
         row = await _look_up(conn, FIND_ADMIN, hashed)
         if row["id"] is None or row["revoked_at"] is not None:
             return row["epoch"], None
-        verified = Verified(
+        verified = VerifiedCaller(
             Caller("admin", str(row["id"]), row["name"], scopes=frozenset(row["scopes"])),
-            Budget(row["rate_limit_rpm"]),
+            RateLimits(row["rate_limit_rpm"]),
             row["epoch"],
             row["expires_at"],
             hashed,
@@ -404,9 +404,9 @@ class Authenticator:
             return row["epoch"], None
         if row["tenant_status"] == "suspended":
             raise TenantSuspended("the tenant is suspended")
-        verified = Verified(
+        verified = VerifiedCaller(
             Caller("agent", str(row["id"]), row["logical_agent_id"], TenantId(row["tenant_id"])),
-            Budget(),
+            RateLimits(),
             row["epoch"],
             hashed=hashed,
         )

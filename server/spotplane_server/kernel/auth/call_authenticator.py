@@ -12,7 +12,7 @@ from spotplane_server.kernel.auth.authenticator import (
     ApiKeyInvalid,
     ApiKeyMissing,
     Authenticator,
-    Verified,
+    VerifiedCaller,
 )
 from spotplane_server.kernel.auth.secrets import label_of
 from spotplane_server.kernel.auth.ticket_routes import target
@@ -21,14 +21,14 @@ from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.errors import Unauthenticated
 from spotplane_server.kernel.ratelimit import limiter as limiter_module
 from spotplane_server.kernel.ratelimit import policy as rate_limit_policy
-from spotplane_server.kernel.ratelimit.limiter import Layer, Limiter, Verdict
+from spotplane_server.kernel.ratelimit.limiter import Layer, LocalRateLimiter, RateLimitDecision
 from spotplane_server.kernel.request_context import Call
 
 # No credential came: nobody tried anything.
 MISSING: Final = (ApiKeyMissing, AdminTokenMissing)
 
 
-class Tokens(NamedTuple):
+class CallCredentials(NamedTuple):
     """What a call carries; at most one of them is looked at.
 
     Attributes:
@@ -53,12 +53,12 @@ class Tokens(NamedTuple):
         return self.admin or self.bearer or self.ticket
 
 
-def tokens(metadata: Mapping[str, str]) -> Tokens:
+def read_credentials(metadata: Mapping[str, str]) -> CallCredentials:
     """Read a call's metadata."""
     authorization = metadata.get("authorization", "").strip()
     scheme, _, rest = authorization.partition(" ")
     bearer = rest.strip() if scheme.lower() == "bearer" else authorization
-    return Tokens(
+    return CallCredentials(
         metadata.get("x-admin-token"),
         bearer or metadata.get("x-client-token"),
         metadata.get("x-spotplane-ticket"),
@@ -67,7 +67,7 @@ def tokens(metadata: Mapping[str, str]) -> Tokens:
     )
 
 
-class Prover:
+class CallAuthenticator:
     """Proves callers by what their calls carry.
 
     Args:
@@ -82,7 +82,7 @@ class Prover:
         self,
         auth: Authenticator,
         tickets: Tickets,
-        limiter: Limiter,
+        limiter: LocalRateLimiter,
         clock: Clock,
         *,
         failures_per_minute: int,
@@ -93,7 +93,9 @@ class Prover:
         self._clock = clock
         self._failures = failures_per_minute
 
-    async def prove(self, access: policy.Access, call: Call, given: Tokens) -> Verified:
+    async def prove(
+        self, access: policy.Access, call: Call, given: CallCredentials
+    ) -> VerifiedCaller:
         """Prove a caller.
 
         Failures are charged to the address, and one beyond its limit is reported as such. Until
@@ -119,18 +121,18 @@ class Prover:
             limiter_module.check([failures], verdict, now.timestamp())
             raise
 
-    def _charge(self, failures: Layer, now: datetime, *, charge: bool = True) -> Verdict:
+    def _charge(self, failures: Layer, now: datetime, *, charge: bool = True) -> RateLimitDecision:
         return self._limiter.decide([failures], now.timestamp(), charge=charge)
 
-    async def _check_exists(self, given: Tokens) -> None:
+    async def _check_exists(self, given: CallCredentials) -> None:
         # A made-up ticket or a damaged key costs no look-up.
         token = given.admin or given.bearer
         if token and label_of(token) is not None and not await self.auth.exists(token):
             raise ApiKeyInvalid("invalid API key")
 
     async def _by_any(
-        self, access: policy.Access, call: Call, given: Tokens, now: datetime
-    ) -> Verified:
+        self, access: policy.Access, call: Call, given: CallCredentials, now: datetime
+    ) -> VerifiedCaller:
         if given.ticket is None or given.admin or given.bearer:
             return await self._by_token(access, given, call.client_ip)
         call.ticket = target(given.path)
@@ -140,8 +142,8 @@ class Prover:
         return await self.auth.again(behind.kind, behind.hashed, call.client_ip)
 
     async def _by_token(
-        self, access: policy.Access, given: Tokens, address: str | None
-    ) -> Verified:
+        self, access: policy.Access, given: CallCredentials, address: str | None
+    ) -> VerifiedCaller:
         admin, bearer = given.admin, given.bearer
         if admin or (access.admin_only and not given.either):
             return await self.auth.admin(admin or _admin_bearer(bearer), address)

@@ -14,11 +14,11 @@ KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 
 
-class Box:
+class SecretBox:
     """Seals under one key of 32 bytes.
 
     Args:
-        key: Random, or made by `derived`.
+        key: Random, or made by `derive_key`.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -37,6 +37,6 @@ class Box:
             return None
 
 
-def derived(secret: str, purpose: bytes) -> bytes:
+def derive_key(secret: str, purpose: bytes) -> bytes:
     """A key that whoever has a random secret can make again, and nobody else."""
     return hmac.digest(secret.encode(), purpose, hashlib.sha256)

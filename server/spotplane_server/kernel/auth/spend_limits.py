@@ -1,7 +1,7 @@
-"""Hard stops of spend budgets: whom a used-up budget keeps from what.
+"""Enforces spend budgets: which keys are blocked, and for which methods.
 
-A stop stands with the key in what `kernel.auth.authenticator` reads and keeps under the epoch of rights, so it
-holds at once; that it lapses with the budget's period is seen by the clock at each use.
+A block is loaded with the key and cached under the credential epoch, so it takes effect at once.
+Its end, at the end of the budget's period, is compared with the clock at each use.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class BudgetExceeded(Exhausted):
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class SpendBlock:
     """What stops a key: a budget, until its period ends, or until the limit is raised."""
 
     budget_id: UUID
     until: datetime | None
 
 
-def check(access: policy.Access, stop: Stop | None, now: datetime) -> None:
+def check(access: policy.Access, stop: SpendBlock | None, now: datetime) -> None:
     """Refuse a stopped key whatever does more than read.
 
     Raises:

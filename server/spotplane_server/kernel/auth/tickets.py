@@ -16,7 +16,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from spotplane_server.kernel.db import quotas
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.errors import Unauthenticated
 from spotplane_server.kernel.request_context import Caller
 
@@ -110,7 +110,7 @@ class Tickets:
         """
         body = self._body(ticket)
         tenant_id, ticket_id = UUID(bytes=body[:_ID_BYTES]), UUID(bytes=body[_ID_BYTES:])
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             row = await conn.fetchrow(USE_TICKET, tenant_id, ticket_id, path, now)
         if row is None:
             raise TicketInvalid

@@ -17,11 +17,10 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from spotplane_server.kernel.db import connections, unit_of_work
+from spotplane_server.kernel.db import connections, transactions, unit_of_work
 from spotplane_server.kernel.db.connections import ScopedConnection
 from spotplane_server.kernel.db.pool import PROBE_SECONDS, Pool
 from spotplane_server.kernel.db.transactions import (
-    CONNECTION_ERRORS,
     SET_SCOPE,
     TransactionLost,
     begin,
@@ -44,14 +43,14 @@ T = TypeVar("T")
 # did nothing; running it again is right.
 MAX_ATTEMPTS: Final = 4
 MAX_LOST: Final = 2
-EVERY_TENANT: Final = "*"
+ALL_TENANTS: Final = "*"
 Scope: TypeAlias = TenantId | Literal["*"]
 
-AWAY: Final = CONNECTION_ERRORS
+CONNECTION_ERRORS: Final = transactions.CONNECTION_ERRORS
 
 # What content that nobody foresaw leads to. It would do so again at every try, so whoever works on
 # many things goes on with the next one.
-DEFECTS: Final = (
+PERMANENT_ERRORS: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     ArithmeticError,
@@ -82,7 +81,7 @@ async def _prepare(conn: ScopedConnection) -> None:
 _AT_REST: Final = (asyncpg.PostgresError, DomainError)
 
 
-class Lease:
+class ScopedConnectionContext:
     """A connection for a block, scoped; for single statements, each its own transaction."""
 
     __slots__ = ("_conn", "_pool", "_scope")
@@ -97,7 +96,7 @@ class Lease:
         if conn is None:
             try:
                 conn = await self._pool.take(self._scope)
-            except AWAY as err:
+            except CONNECTION_ERRORS as err:
                 raise database_unavailable() from err
         if conn.scope != self._scope:
             try:
@@ -184,7 +183,7 @@ class Database:
         """Close, waiting 5 s for connections in use."""
         await self._pool.close()
 
-    def read(self, scope: Scope) -> AbstractAsyncContextManager[Conn]:
+    def connection(self, scope: Scope) -> AbstractAsyncContextManager[Conn]:
         """A connection for single statements that only read, each its own transaction.
 
         In a unit of work that has written, it sees what was written.
@@ -192,7 +191,7 @@ class Database:
         unit = unit_of_work.current()
         if unit is not None and unit.is_open:
             return unit.block(str(scope))
-        return Lease(self._pool, scope)
+        return ScopedConnectionContext(self._pool, scope)
 
     def write(self, scope: Scope) -> AbstractAsyncContextManager[Conn]:
         """A connection for one statement that writes, in a transaction of its own.
@@ -200,7 +199,9 @@ class Database:
         In a unit of work it is a part of that instead. Use `transaction` for several statements.
         """
         unit = unit_of_work.current()
-        return Lease(self._pool, scope) if unit is None else unit.block(str(scope))
+        return (
+            ScopedConnectionContext(self._pool, scope) if unit is None else unit.block(str(scope))
+        )
 
     def transaction(
         self,
@@ -233,13 +234,13 @@ class Database:
     async def _transaction(
         self, scope: Scope, isolation: Isolation, *, readonly: bool
     ) -> AsyncIterator[Conn]:
-        async with Lease(self._pool, scope) as conn:
+        async with ScopedConnectionContext(self._pool, scope) as conn:
             transaction = conn.transaction(isolation=isolation, readonly=readonly)
             await begin(conn, transaction)
             try:
                 yield conn
             except BaseException as err:
-                if not await roll_back(conn, transaction) and isinstance(err, AWAY):
+                if not await roll_back(conn, transaction) and isinstance(err, CONNECTION_ERRORS):
                     raise TransactionLost from err
                 raise
             if conn.is_closed():
@@ -250,14 +251,16 @@ class Database:
         self, on_early_commit: Callable[[UnitOfWork, object], Awaitable[None]]
     ) -> UnitOfWork:
         """A unit of work of the running task; see `unit_of_work.entered`."""
-        return UnitOfWork(lambda scope: Lease(self._pool, cast(Scope, scope)), on_early_commit)
+        return UnitOfWork(
+            lambda scope: ScopedConnectionContext(self._pool, cast(Scope, scope)), on_early_commit
+        )
 
     def stats(self) -> dict[str, int]:
         """Connections by state, for metrics."""
         return self._pool.stats()
 
 
-async def attempt(action: Callable[[], Awaitable[T]]) -> T:
+async def retry_on_serialization_failure(action: Callable[[], Awaitable[T]]) -> T:
     """Run a transaction again when PostgreSQL ended it without effect.
 
     Raises:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 
 MONTHS_BACK: Final = 2
 MONTHS_AHEAD: Final = 3
@@ -48,7 +48,7 @@ class PartitionJob:
     async def run_once(self, now: datetime) -> int:
         """Create what is missing; answer how many were."""
         made = 0
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             for table in await _list_tables(conn):
                 for offset in range(-MONTHS_BACK, self._ahead + 1):
                     start, end = month(now, offset), month(now, offset + 1)
@@ -60,7 +60,7 @@ class PartitionJob:
 
 async def ready(db: Database, now: datetime) -> bool:
     """Whether next month's partitions exist."""
-    async with db.read(EVERY_TENANT) as conn:
+    async with db.connection(ALL_TENANTS) as conn:
         for table in await _list_tables(conn):
             if not await conn.fetchval(COUNT_AHEAD, table, f"{table}_{now:%Y%m}"):
                 return False

@@ -9,7 +9,13 @@ from typing import Final, TypeVar
 import asyncpg
 import structlog
 
-from spotplane_server.kernel.db.database import AWAY, EVERY_TENANT, Conn, Database, Scope
+from spotplane_server.kernel.db.database import (
+    ALL_TENANTS,
+    CONNECTION_ERRORS,
+    Conn,
+    Database,
+    Scope,
+)
 from spotplane_server.kernel.errors import Unavailable
 
 T = TypeVar("T")
@@ -22,7 +28,7 @@ PROBE: Final = "SELECT 1"
 
 # Besides being away: a statement was in the way of replay, or the schema is not there yet.
 _UNFIT: Final = (
-    *AWAY,
+    *CONNECTION_ERRORS,
     Unavailable,
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
@@ -31,7 +37,7 @@ _UNFIT: Final = (
 )
 
 
-class Replica:
+class ReadReplica:
     """Runs what reads on the replica, and says when it could not.
 
     Args:
@@ -54,16 +60,16 @@ class Replica:
                 return await action(conn)
         except _UNFIT as err:
             log.warning("replica_failed", error=type(err).__name__)
-            if isinstance(err, (*AWAY, Unavailable)):
+            if isinstance(err, (*CONNECTION_ERRORS, Unavailable)):
                 self._paused_until = loop.time() + PAUSE_SECONDS
             return None
 
     async def answers(self) -> bool:
         """Whether the replica can be reached; when it can it is used again."""
         try:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 await conn.fetchval(PROBE)
-        except (*AWAY, Unavailable, asyncpg.PostgresError):
+        except (*CONNECTION_ERRORS, Unavailable, asyncpg.PostgresError):
             return False
         self._paused_until = 0.0
         return True

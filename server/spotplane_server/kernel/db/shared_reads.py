@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -63,7 +63,7 @@ class SharedReads(Generic[K, V]):
                 # While requests keep coming the connection is kept, so that none waits for one.
                 async with AsyncExitStack() as stack:
                     async with asyncio.timeout(self._seconds):
-                        conn = await stack.enter_async_context(self._db.read(EVERY_TENANT))
+                        conn = await stack.enter_async_context(self._db.connection(ALL_TENANTS))
                     while batch:
                         values = await self._read(conn, [key for key, _ in batch])
                         for (_, waiting), value in zip(batch, values, strict=True):

@@ -33,7 +33,7 @@ PROBE_EVERY_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 2.0
 
 
-class Wakeups:
+class Notifier:
     """Signals by topic and key, to this process and the others."""
 
     def __init__(self, url: str, process_id: str) -> None:
@@ -63,7 +63,7 @@ class Wakeups:
                 conn = await connections.connect(
                     self._url, "spotplane-wakeups", answer_seconds=PROBE_SECONDS
                 )
-            except (asyncpg.PostgresError, *database.AWAY):
+            except (asyncpg.PostgresError, *database.CONNECTION_ERRORS):
                 log.warning("wakeups_not_connected", exc_info=True)
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
@@ -71,7 +71,7 @@ class Wakeups:
                 conn.add_termination_listener(lambda _conn: self._due.set())
                 await conn.add_listener(CHANNEL, self._receive)
                 await self._send(conn)
-            except (asyncpg.PostgresError, *database.AWAY):
+            except (asyncpg.PostgresError, *database.CONNECTION_ERRORS):
                 log.warning("wakeups_cut", exc_info=True)
                 await asyncio.sleep(RECONNECT_SECONDS)
             finally:

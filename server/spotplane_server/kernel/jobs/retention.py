@@ -1,6 +1,6 @@
 """Forgetting what has been kept long enough, daily at 02:00 UTC.
 
-A feature says in its ``Parts`` what of its own is to be forgotten:
+A feature says in its ``FeatureModule`` what of its own is to be forgotten:
 ``Parts(…, retention=[Rule("decisions", "decided_at", timedelta(days=30))])``. Tables partitioned by
 month are not named here; how long their months are kept stands in ``partitioned_tables.kept_for``,
 and beside it for how much longer a part of each, as administrators' actions in the audit trail.
@@ -17,7 +17,7 @@ import asyncpg
 import structlog
 
 from spotplane_server.kernel import metrics
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.jobs import daily
 
 log = structlog.get_logger(__name__)
@@ -84,12 +84,12 @@ class RetentionJob:
 
     async def run_once(self, now: datetime) -> int:
         """Do the day's work if it is due; answer how many rows and months went."""
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             day = await daily.due(conn, self.name, AT, now)
         if day is None:
             return 0
         done = await self.forget(now)
-        async with self._db.transaction(EVERY_TENANT) as conn:
+        async with self._db.transaction(ALL_TENANTS) as conn:
             await daily.mark_done(conn, self.name, day)
             if done and self._tell is not None:
                 await self._tell(conn, done, now)
@@ -106,7 +106,7 @@ class RetentionJob:
         total = 0
         while True:
             # Every batch is a transaction of its own: nobody waits for long, nothing is done twice.
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 deleted: int = await conn.fetchval(
                     DELETE_BEFORE, rule.table, rule.column, now - rule.keep, BATCH
                 )
@@ -116,7 +116,7 @@ class RetentionJob:
                 return total
 
     async def _drop_months(self, now: datetime) -> int:
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             expired = await conn.fetch(LIST_EXPIRED, now.astimezone(UTC))
             dropped = 0
             for row in expired:

@@ -14,7 +14,7 @@ import structlog
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import database
-from spotplane_server.kernel.db.database import EVERY_TENANT, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Database
 from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.jobs import leases
 
@@ -86,7 +86,7 @@ class JobRunner:
             if job.singleton and not await self._lead(job):
                 return
             done = await job.run_once(self._clock.now())
-        except (DomainError, asyncpg.PostgresError, *database.AWAY):
+        except (DomainError, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
             # The next run is the retry.
             metrics.JOB_RUNS.labels(job.name, "failed").inc()
             log.warning("job_failed", job=job.name, exc_info=True)
@@ -101,7 +101,7 @@ class JobRunner:
 
     async def _lead(self, job: Job) -> bool:
         ttl = max(LEASE_TTL, 2 * job.period)
-        async with self._db.read(EVERY_TENANT) as conn:
+        async with self._db.connection(ALL_TENANTS) as conn:
             token = await leases.acquire(
                 conn, f"job:{job.name}", self._holder, now=self._clock.now(), ttl=ttl
             )
@@ -109,9 +109,9 @@ class JobRunner:
 
     async def _release(self) -> None:
         try:
-            async with self._db.read(EVERY_TENANT) as conn:
+            async with self._db.connection(ALL_TENANTS) as conn:
                 await leases.release_all(conn, self._holder, now=self._clock.now())
-        except (DomainError, asyncpg.PostgresError, *database.AWAY):
+        except (DomainError, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
             log.warning("leases_not_released", exc_info=True)
 
 

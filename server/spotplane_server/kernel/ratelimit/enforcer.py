@@ -11,17 +11,17 @@ import structlog
 
 from spotplane_server.kernel import metrics
 from spotplane_server.kernel.auth import policy, spend_limits
-from spotplane_server.kernel.auth.authenticator import CACHE_SIZE, Verified
+from spotplane_server.kernel.auth.authenticator import CACHE_SIZE, VerifiedCaller
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.ratelimit import limiter
 from spotplane_server.kernel.ratelimit import policy as rate_limit_policy
 from spotplane_server.kernel.ratelimit.limiter import (
     Layer,
-    Limiter,
-    LimitReached,
-    Limits,
+    LocalRateLimiter,
     Permit,
-    Verdict,
+    RateLimitDecision,
+    RateLimiter,
+    RateLimitExceeded,
 )
 from spotplane_server.kernel.ratelimit.redis_limiter import LimiterUnavailable
 from spotplane_server.kernel.request_context import Call, Caller
@@ -33,7 +33,7 @@ MAX_UNTOLD: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class ThresholdReached:
     """A window that is filled up to the threshold.
 
     Attributes:
@@ -49,7 +49,7 @@ class Reached:
     correlation_id: str
 
 
-class Admission:
+class RateLimitEnforcer:
     """Draws on budgets.
 
     Args:
@@ -62,22 +62,24 @@ class Admission:
 
     def __init__(
         self,
-        shared: Limits,
-        own: Limiter,
+        shared: RateLimiter,
+        own: LocalRateLimiter,
         clock: Clock,
         *,
         tenant_rpm: int,
-        tell: Callable[[Sequence[Reached]], Awaitable[None]],
+        tell: Callable[[Sequence[ThresholdReached]], Awaitable[None]],
     ) -> None:
         self._shared = shared
         self._own = own
         self._clock = clock
         self._tenant_rpm = tenant_rpm
         self._tell = tell
-        self._layers: dict[tuple[bytes, bool], tuple[Verified, list[Layer]]] = {}
-        self._reached: asyncio.Queue[Reached] = asyncio.Queue(MAX_UNTOLD)
+        self._layers: dict[tuple[bytes, bool], tuple[VerifiedCaller, list[Layer]]] = {}
+        self._reached: asyncio.Queue[ThresholdReached] = asyncio.Queue(MAX_UNTOLD)
 
-    async def admit(self, access: policy.Access, call: Call, verified: Verified) -> Permit | None:
+    async def admit(
+        self, access: policy.Access, call: Call, verified: VerifiedCaller
+    ) -> Permit | None:
         """Charge a call to all its budgets, or to none; give its permit to `leave`.
 
         A call of the fleet is charged by `charge_fleet`; here its credential's budget must not be
@@ -109,7 +111,11 @@ class Admission:
         return permit
 
     def charge_fleet(
-        self, access: policy.Access | None, call: Call, verified: Verified | None, agent_id: str
+        self,
+        access: policy.Access | None,
+        call: Call,
+        verified: VerifiedCaller | None,
+        agent_id: str,
     ) -> None:
         """Charge a call of the fleet to its credential and its agent, or to neither.
 
@@ -124,12 +130,14 @@ class Admission:
         layers = rate_limit_policy.fleet(access, verified, agent_id)
         self._check(call, layers, self._own.decide(layers, now), now)
 
-    def _check(self, call: Call, layers: Sequence[Layer], verdict: Verdict, now: float) -> None:
+    def _check(
+        self, call: Call, layers: Sequence[Layer], verdict: RateLimitDecision, now: float
+    ) -> None:
         if call.caller.kind == "tenant" or verdict.refused:
             call.headers.update(limiter.headers(layers, verdict))
         try:
             limiter.check(layers, verdict, now)
-        except LimitReached as err:
+        except RateLimitExceeded as err:
             metrics.LIMITED.labels(err.reason).inc()
             raise
 
@@ -149,7 +157,7 @@ class Admission:
             except Exception:
                 log.warning("thresholds_not_told", count=len(found), exc_info=True)
 
-    def _of(self, verified: Verified, endless: bool) -> list[Layer]:
+    def _of(self, verified: VerifiedCaller, endless: bool) -> list[Layer]:
         known = self._layers.get((verified.hashed, endless))
         if known is not None and known[0] is verified:
             return known[1]
@@ -159,9 +167,9 @@ class Admission:
         self._layers[verified.hashed, endless] = verified, found
         return found
 
-    def _note(self, call: Call, layers: Sequence[Layer], verdict: Verdict) -> None:
+    def _note(self, call: Call, layers: Sequence[Layer], verdict: RateLimitDecision) -> None:
         for layer, standing in zip(layers, verdict.standings, strict=True):
             if standing.reached and call.caller.kind == "tenant" and not self._reached.full():
                 self._reached.put_nowait(
-                    Reached(call.caller, layer, standing.used, call.correlation_id)
+                    ThresholdReached(call.caller, layer, standing.used, call.correlation_id)
                 )

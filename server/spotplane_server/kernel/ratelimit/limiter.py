@@ -1,6 +1,6 @@
-"""Budgets of calls: windows and permits, all checked in their order before any is charged.
+"""Rate limits of calls: windows and permits, all checked in order before any is charged.
 
-`Limiter` keeps them in this process. Servers that share a Redis share them, see `shared_limits`.
+`LocalRateLimiter` keeps them in this process; `redis_limiter` keeps them for all servers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MESSAGES: Final = {
 Counts: TypeAlias = Literal["calls", "tokens", "running"]
 
 
-class LimitReached(Exhausted):
+class RateLimitExceeded(Exhausted):
     """One layer's budget is used up; nothing was charged anywhere."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Standing(NamedTuple):
     reached: bool = False
 
 
-class Verdict(NamedTuple):
+class RateLimitDecision(NamedTuple):
     """What became of a call.
 
     Attributes:
@@ -109,14 +109,16 @@ class Permit:
     name: str
 
 
-class Limits(Protocol):
+class RateLimiter(Protocol):
     """Where budgets are kept."""
 
     def permit(self, layers: Sequence[Layer]) -> Permit | None:
         """A permit to ask for, when one of the layers counts what runs."""
         ...
 
-    async def admit(self, layers: Sequence[Layer], permit: Permit | None, now: float) -> Verdict:
+    async def admit(
+        self, layers: Sequence[Layer], permit: Permit | None, now: float
+    ) -> RateLimitDecision:
         """Charge all layers, or none.
 
         Raises:
@@ -177,7 +179,7 @@ class Window:
         return True
 
 
-class Limiter:
+class LocalRateLimiter:
     """The windows and permits of this process.
 
     Args:
@@ -194,11 +196,15 @@ class Limiter:
         keys = tuple([layer.key for layer in layers if layer.counts == "running"])
         return Permit(keys, "") if keys else None
 
-    async def admit(self, layers: Sequence[Layer], permit: Permit | None, now: float) -> Verdict:
+    async def admit(
+        self, layers: Sequence[Layer], permit: Permit | None, now: float
+    ) -> RateLimitDecision:
         """Charge all layers, or none."""
         return self.decide(layers, now)
 
-    def decide(self, layers: Sequence[Layer], now: float, *, charge: bool = True) -> Verdict:
+    def decide(
+        self, layers: Sequence[Layer], now: float, *, charge: bool = True
+    ) -> RateLimitDecision:
         """Charge all layers, or none; with ``charge`` off only look."""
         windows: list[Window | None] = []
         refused = 0
@@ -213,7 +219,7 @@ class Limiter:
             if full and not refused:
                 refused = number
         charged = charge and not refused
-        return Verdict(
+        return RateLimitDecision(
             refused,
             [
                 self._settle(layer, window, now, charged)
@@ -269,7 +275,7 @@ def seconds_of(key: str) -> float:
     return DAY_SECONDS if key.startswith(DAY_PREFIX) else WINDOW_SECONDS
 
 
-def headers(layers: Sequence[Layer], verdict: Verdict) -> dict[str, str]:
+def headers(layers: Sequence[Layer], verdict: RateLimitDecision) -> dict[str, str]:
     """The `x-ratelimit-*` headers: of the layer of requests with the least left."""
     least: tuple[int, Layer, Standing] | None = None
     for layer, standing in zip(layers, verdict.standings, strict=True):
@@ -286,7 +292,7 @@ def headers(layers: Sequence[Layer], verdict: Verdict) -> dict[str, str]:
     }
 
 
-def check(layers: Sequence[Layer], verdict: Verdict, now: float) -> None:
+def check(layers: Sequence[Layer], verdict: RateLimitDecision, now: float) -> None:
     """Let an admitted call pass.
 
     Raises:
@@ -294,6 +300,6 @@ def check(layers: Sequence[Layer], verdict: Verdict, now: float) -> None:
     """
     if verdict.refused:
         layer, standing = layers[verdict.refused - 1], verdict.standings[verdict.refused - 1]
-        raise LimitReached(
+        raise RateLimitExceeded(
             layer.reason, standing.frees_at - now, layer.limit, headers(layers, verdict)
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from spotplane_server.kernel.auth import policy
-from spotplane_server.kernel.auth.authenticator import Verified
+from spotplane_server.kernel.auth.authenticator import VerifiedCaller
 from spotplane_server.kernel.ratelimit.limiter import DAY_PREFIX, DAY_SECONDS, Layer
 
 # Of the fleet: 10 a second and bursts of 50 for one agent under a credential, 500 a second for the
@@ -16,7 +16,7 @@ AGENT_CALLS: Final = 50
 CREDENTIAL_CALLS: Final = 2500
 
 
-def layers(verified: Verified, *, tenant_rpm: int, endless: bool) -> list[Layer]:
+def layers(verified: VerifiedCaller, *, tenant_rpm: int, endless: bool) -> list[Layer]:
     """The budgets of a proven call that is not of the fleet.
 
     Args:
@@ -52,7 +52,7 @@ def layers(verified: Verified, *, tenant_rpm: int, endless: bool) -> list[Layer]
     return found
 
 
-def fleet(access: policy.Access, verified: Verified, agent_id: str = "") -> list[Layer]:
+def fleet(access: policy.Access, verified: VerifiedCaller, agent_id: str = "") -> list[Layer]:
     """The budgets of a call of the fleet: the credential's and, with an agent id, the agent's.
 
     Emergencies have budgets of their own, so that no polling ever starves one.

@@ -26,11 +26,11 @@ from spotplane_server.kernel.ratelimit.limiter import (
     STEPS,
     Layer,
     Permit,
+    RateLimitDecision,
     Standing,
-    Verdict,
     seconds_of,
 )
-from spotplane_server.kernel.ratelimit.redis_pipeline import Away, Pipe
+from spotplane_server.kernel.ratelimit.redis_pipeline import RedisPipeline, RedisUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class _Asked:
         self.verdict: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
 
 
-class SharedLimits:
+class RedisLimiter:
     """The budgets of all servers of one Redis; `run` it beside their use.
 
     Args:
@@ -81,7 +81,7 @@ class SharedLimits:
     def __init__(
         self, client: redis_client.Client, server_id: str, clock: Clock, *, lease: timedelta = LEASE
     ) -> None:
-        self._pipe = Pipe(client, self._on_connect)
+        self._pipe = RedisPipeline(client, self._on_connect)
         self._clock = clock
         self._lease = lease
         self._lasts = int(lease.total_seconds() * 1000)
@@ -97,7 +97,9 @@ class SharedLimits:
         keys = tuple([PREFIX + layer.key for layer in layers if layer.counts == "running"])
         return Permit(keys, next(self._names)) if keys else None
 
-    async def admit(self, layers: Sequence[Layer], permit: Permit | None, now: float) -> Verdict:
+    async def admit(
+        self, layers: Sequence[Layer], permit: Permit | None, now: float
+    ) -> RateLimitDecision:
         """Charge all layers, or none; ask together with all others that ask now.
 
         Raises:
@@ -122,7 +124,7 @@ class SharedLimits:
         ]
         if permit is not None and not answer[0]:
             self._running.add(permit)
-        return Verdict(answer[0], standings)
+        return RateLimitDecision(answer[0], standings)
 
     def leave(self, permit: Permit) -> None:
         """Give a permit back; the command is sent before this returns."""
@@ -159,7 +161,7 @@ class SharedLimits:
             asyncio.get_running_loop().call_soon(self._send)
         try:
             return await asked.verdict
-        except Away:
+        except RedisUnavailable:
             raise LimiterUnavailable from None
 
     def _send(self) -> None:
@@ -174,7 +176,7 @@ class SharedLimits:
                 answer = self._pipe.send(
                     "EVALSHA", SHA, len(keys), *keys, now, self._lasts, *arguments
                 )
-            except Away:
+            except RedisUnavailable:
                 for asked in batch:
                     _fail(asked.verdict)
                 continue
@@ -196,7 +198,7 @@ class SharedLimits:
             for key in permit.keys:
                 answer = self._pipe.send("ZREM", key, permit.name)
                 answer.add_done_callback(partial(self._given_back, permit))
-        except Away:
+        except RedisUnavailable:
             self._owed.append(permit)
 
     def _given_back(self, permit: Permit, answer: asyncio.Future[Any]) -> None:
@@ -227,7 +229,7 @@ class SharedLimits:
                 for key in permit.keys:
                     self._pipe.send("ZADD", key, until, permit.name).add_done_callback(_heard)
                     self._pipe.send("PEXPIRE", key, self._lasts + 60_000).add_done_callback(_heard)
-        except Away:
+        except RedisUnavailable:
             return  # whoever connects prolongs
 
 
@@ -237,7 +239,7 @@ def _millis(now: float) -> int:
 
 def _fail(verdict: asyncio.Future[Any]) -> None:
     if not verdict.done():
-        verdict.set_exception(Away())
+        verdict.set_exception(RedisUnavailable())
 
 
 def _heard(answer: asyncio.Future[Any]) -> None:

@@ -24,11 +24,11 @@ ANSWER_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 0.2
 
 
-class Away(Exception):
+class RedisUnavailable(Exception):
     """Redis does not answer."""
 
 
-class Pipe:
+class RedisPipeline:
     """Keeps a connection for as long as `run` runs.
 
     Args:
@@ -53,7 +53,7 @@ class Pipe:
             Away: There is no connection.
         """
         if self._connection is None:
-            raise Away
+            raise RedisUnavailable
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         self._connection._writer.write(hiredis.pack_command(command))
@@ -94,17 +94,17 @@ class Pipe:
             await connection.disconnect(nowait=True)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        parser = hiredis.Reader(notEnoughData=Away)
+        parser = hiredis.Reader(notEnoughData=RedisUnavailable)
         while data := await reader.read(65536):
             parser.feed(data)
-            while (answer := parser.gets()) is not Away:
+            while (answer := parser.gets()) is not RedisUnavailable:
                 if isinstance(answer, hiredis.PushNotification):
                     continue
                 self._deadlines.popleft()
                 future = self._waiting.popleft()
                 if isinstance(answer, hiredis.ReplyError):
                     # A script that Redis has forgotten, a full memory: start over.
-                    future.set_exception(Away())
+                    future.set_exception(RedisUnavailable())
                     raise ConnectionError(str(answer))
                 _settle(future, answer)
 
@@ -125,7 +125,7 @@ class Pipe:
         self._deadlines.clear()
         for future in waiting:
             if not future.done():
-                future.set_exception(Away())
+                future.set_exception(RedisUnavailable())
                 future.exception()  # retrieved: not everybody waits
 
     def _tell(self, err: BaseException) -> None:

@@ -75,7 +75,7 @@ def as_domain(err: Exception) -> DomainError:
         return err
     if isinstance(err, asyncpg.QueryCanceledError):
         return errors.DeadlineExceeded("the database took too long")
-    if isinstance(err, database.AWAY):
+    if isinstance(err, database.CONNECTION_ERRORS):
         log.warning("database_away", exc_info=err)
         return database.database_unavailable()
     log.error("unforeseen_error", exc_info=err)

@@ -1,8 +1,8 @@
 """Idempotency keys: a keyed call takes effect once, and its repeats receive the first answer.
 
 A key is claimed by an attempt in a transaction of its own. The answer is stored by the transaction
-that holds the effects of the call (`kernel.db.unit_of_work`), and only while the attempt still holds
-the claim. So a call whose COMMIT received no answer can be decided: the key has an answer, or the
+that holds the effects of the call (`unit_of_work`), and only while the attempt still holds the
+claim. So a call whose COMMIT received no answer can be decided: the key has an answer, or the
 call had no effect. A server that was paused beyond its claim rolls back.
 
 An answer may contain a new token, which is stored as a hash only. So it is encrypted under the
@@ -31,10 +31,10 @@ from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 
-from spotplane_server.kernel.auth.encryption import Box, derived
+from spotplane_server.kernel.auth.encryption import SecretBox, derive_key
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import database, unit_of_work
-from spotplane_server.kernel.db.database import EVERY_TENANT, Conn, Database
+from spotplane_server.kernel.db.database import ALL_TENANTS, Conn, Database
 from spotplane_server.kernel.db.unit_of_work import CommitUnknown, UnitOfWork
 from spotplane_server.kernel.errors import (
     AlreadyExists,
@@ -153,7 +153,7 @@ class ClaimLost(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class IdempotencyKey:
     """The idempotency key of a call.
 
     Attributes:
@@ -168,7 +168,9 @@ class Wish:
     loose: bool
 
 
-def wish(metadata: Mapping[str, str], method: str, request: Message | None) -> Wish | None:
+def read_key(
+    metadata: Mapping[str, str], method: str, request: Message | None
+) -> IdempotencyKey | None:
     """Read a call's metadata; None when it names no key.
 
     The resource is that of the path of the legacy API, which says so in `x-idempotency-scope`.
@@ -190,7 +192,7 @@ def wish(metadata: Mapping[str, str], method: str, request: Message | None) -> W
         raise Invalid("the key must be 8 to 128 printable characters", field="idempotency-key")
     path = metadata.get("x-idempotency-scope")
     resource = (path,) if path else _path_values(method, request)
-    return Wish(key, resource, metadata.get("x-idempotency-alias") == "x-request-id")
+    return IdempotencyKey(key, resource, metadata.get("x-idempotency-alias") == "x-request-id")
 
 
 def _path_values(method: str, request: Message | None) -> tuple[str, ...]:
@@ -231,7 +233,7 @@ class _Attempt:
     tenant_id: UUID
     scope: bytes
     request_hash: bytes
-    box: Box
+    box: SecretBox
     id: UUID
 
     @property
@@ -244,7 +246,7 @@ class _Attempt:
         return self.box.seal(orjson.dumps(answer), self.scope)
 
 
-class Repeats:
+class IdempotencyStore:
     """Runs each keyed call once, and answers its repeats."""
 
     def __init__(self, db: Database, clock: Clock) -> None:
@@ -256,7 +258,7 @@ class Repeats:
         self,
         call: Call,
         secret: str,
-        wanted: Wish,
+        wanted: IdempotencyKey,
         request: bytes,
         run: Callable[[], Awaitable[Any]],
         write: Callable[[Any], bytes],
@@ -279,7 +281,7 @@ class Repeats:
             DomainError: The first run's refusal.
         """
         attempt, now = _new_attempt(call, secret, wanted, request), self._clock.now()
-        async with self._db.write(EVERY_TENANT) as conn:
+        async with self._db.write(ALL_TENANTS) as conn:
             claimed = await conn.fetchval(
                 CLAIM_KEY, attempt.tenant_id, attempt.scope, attempt.request_hash, attempt.id,
                 CLAIM, now, now - KEEP,
@@ -338,7 +340,7 @@ class Repeats:
         has_effects = unit.is_open
         try:
             await self._commit(unit, attempt, sealed)
-        except (Unavailable, asyncpg.PostgresError, *database.AWAY):
+        except (Unavailable, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
             await self._release(attempt)
             if has_effects:
                 raise
@@ -351,7 +353,7 @@ class Repeats:
                 raise ClaimLost
 
         try:
-            await unit.commit(EVERY_TENANT, complete)
+            await unit.commit(ALL_TENANTS, complete)
         except CommitUnknown as err:
             if not await self._took_effect(attempt):
                 raise database.database_unavailable() from err
@@ -365,11 +367,11 @@ class Repeats:
         deadline = time.monotonic() + RESOLVE_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             try:
-                async with self._db.write(EVERY_TENANT) as conn:
+                async with self._db.write(ALL_TENANTS) as conn:
                     if await conn.fetchval(RELEASE_KEY, *attempt.row, timeout=left):
                         return False
                     return bool(await conn.fetchval(IS_COMPLETED, *attempt.row, timeout=left))
-            except (Unavailable, asyncpg.PostgresError, *database.AWAY):
+            except (Unavailable, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
                 log.warning("commit_outcome_unknown", exc_info=True)
             await asyncio.sleep(_RESOLVE_PAUSE_SECONDS)
         return False
@@ -380,36 +382,36 @@ class Repeats:
             return
         try:
             await unit.rollback()
-        except (asyncpg.PostgresError, *database.AWAY):
+        except (asyncpg.PostgresError, *database.CONNECTION_ERRORS):
             log.warning("rollback_failed", exc_info=True)
         await self._release(attempt)
 
     async def _replace(self, attempt: _Attempt, sealed: bytes) -> None:
         try:
-            async with self._db.write(EVERY_TENANT) as conn:
+            async with self._db.write(ALL_TENANTS) as conn:
                 await conn.execute(REPLACE_ANSWER, *attempt.row, sealed)
-        except (DomainError, asyncpg.PostgresError, *database.AWAY):
+        except (DomainError, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
             # Repeats receive the provisional answer.
             log.warning("answer_not_replaced", exc_info=True)
 
     async def _release(self, attempt: _Attempt) -> None:
         try:
-            async with self._db.write(EVERY_TENANT) as conn:
+            async with self._db.write(ALL_TENANTS) as conn:
                 await conn.execute(RELEASE_KEY, *attempt.row)
-        except (DomainError, asyncpg.PostgresError, *database.AWAY):
+        except (DomainError, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
             log.warning("key_not_released", exc_info=True)
 
 
-def _new_attempt(call: Call, secret: str, wanted: Wish, request: bytes) -> _Attempt:
+def _new_attempt(call: Call, secret: str, wanted: IdempotencyKey, request: bytes) -> _Attempt:
     request_hash = hashlib.sha256(request).digest()
-    box_key = derived(secret, _PURPOSE)
+    box_key = derive_key(secret, _PURPOSE)
     scope = hashlib.sha256(box_key)
     for part in (call.caller.kind, call.caller.id, call.method, *wanted.resource, wanted.key):
         scope.update(len(part).to_bytes(4, "big") + part.encode())
     if wanted.loose:
         scope.update(request_hash)
     tenant_id = call.caller.tenant_id or NO_TENANT
-    return _Attempt(tenant_id, scope.digest(), request_hash, Box(box_key), uuid4())
+    return _Attempt(tenant_id, scope.digest(), request_hash, SecretBox(box_key), uuid4())
 
 
 def _again(call: Call, attempt: _Attempt, found: asyncpg.Record | None) -> bytes:

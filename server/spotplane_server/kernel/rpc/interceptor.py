@@ -21,23 +21,23 @@ import grpc.aio
 
 from spotplane_server.kernel import errors, logs, metrics, request_context
 from spotplane_server.kernel.auth import call_authenticator, policy
-from spotplane_server.kernel.auth.authenticator import Verified
+from spotplane_server.kernel.auth.authenticator import VerifiedCaller
 from spotplane_server.kernel.auth.tickets import TicketInvalid
 from spotplane_server.kernel.auth.trusted_proxies import Origin, TrustedProxies
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import database, unit_of_work
 from spotplane_server.kernel.errors import DomainError
-from spotplane_server.kernel.ratelimit.enforcer import Admission
-from spotplane_server.kernel.ratelimit.limiter import LimitReached, Permit
+from spotplane_server.kernel.ratelimit.enforcer import RateLimitEnforcer
+from spotplane_server.kernel.ratelimit.limiter import Permit, RateLimitExceeded
 from spotplane_server.kernel.request_context import Call
 from spotplane_server.kernel.rpc import deserialization
 from spotplane_server.kernel.rpc.failures import Failure, detached
-from spotplane_server.kernel.rpc.idempotency import Repeats, wish
+from spotplane_server.kernel.rpc.idempotency import IdempotencyStore, read_key
 from spotplane_server.kernel.rpc.stream_registry import (
     OpenStream,
-    OpenStreams,
     SlowConsumer,
     StreamLimits,
+    StreamRegistry,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-class Gate(grpc.aio.ServerInterceptor):
+class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Stands before every method.
 
     Args:
@@ -66,12 +66,12 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        prover: call_authenticator.Prover,
-        admission: Admission,
+        prover: call_authenticator.CallAuthenticator,
+        admission: RateLimitEnforcer,
         clock: Clock,
         *,
         refused: Callable[[Call, DomainError], Awaitable[None]],
-        repeats: Repeats,
+        repeats: IdempotencyStore,
         proxies: TrustedProxies,
         largest_message: int,
         subscriptions: StreamLimits,
@@ -87,7 +87,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._traces = traces
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._stall_seconds = stall_seconds
-        self._streams = OpenStreams(prover.auth, clock, subscriptions)
+        self._streams = StreamRegistry(prover.auth, clock, subscriptions)
 
     async def intercept_service(
         self,
@@ -165,7 +165,7 @@ class Gate(grpc.aio.ServerInterceptor):
         method: _Method,
         call: Call,
         metadata: dict[str, str],
-        verified: Verified | None,
+        verified: VerifiedCaller | None,
         context: Context,
     ) -> Any:
         request = await self._request(method, call, verified, context)
@@ -184,11 +184,15 @@ class Gate(grpc.aio.ServerInterceptor):
             return await method.behaviour(request, context)
 
         return await self._answer(
-            call, metadata, request, lambda: database.attempt(once), method.write
+            call,
+            metadata,
+            request,
+            lambda: database.retry_on_serialization_failure(once),
+            method.write,
         )
 
     async def _request(
-        self, method: _Method, call: Call, verified: Verified | None, context: Context
+        self, method: _Method, call: Call, verified: VerifiedCaller | None, context: Context
     ) -> Any:
         """The request of an admitted call, or the stream of its requests."""
         if method.stream_in:
@@ -218,14 +222,14 @@ class Gate(grpc.aio.ServerInterceptor):
         ``sent`` is None for a stream, which is not compared: there the key alone decides, and a
         sticky one does not count.
         """
-        wanted = wish(metadata, call.method, sent)
+        wanted = read_key(metadata, call.method, sent)
         if (
             wanted is None
             or call.caller is request_context.ANONYMOUS
             or (sent is None and wanted.loose)
         ):
             return await run()
-        secret = call_authenticator.tokens(metadata).secret or ""
+        secret = call_authenticator.read_credentials(metadata).secret or ""
         body = b"" if sent is None else sent.SerializeToString(deterministic=True)
         return await self._repeats.answer(call, secret, wanted, body, run, write)
 
@@ -280,7 +284,7 @@ class Gate(grpc.aio.ServerInterceptor):
         method: _Method,
         call: Call,
         metadata: dict[str, str],
-        verified: Verified | None,
+        verified: VerifiedCaller | None,
         context: Context,
     ) -> None:
         stream = self._streams.add(method.access or policy.PUBLIC, verified, call)
@@ -332,20 +336,22 @@ class Gate(grpc.aio.ServerInterceptor):
 
     async def _admit(
         self, access: policy.Access | None, call: Call, origin: Origin
-    ) -> tuple[Verified | None, Permit | None]:
+    ) -> tuple[VerifiedCaller | None, Permit | None]:
         if access is None:
             raise policy.ScopeForbidden("the method has no policy", scope="none")
         if access.public:
             return None, None
         try:
             verified = await self._prover.prove(
-                access, call, call_authenticator.tokens(origin.metadata)
+                access, call, call_authenticator.read_credentials(origin.metadata)
             )
             call.caller, call.credential_hash = verified.caller, verified.hashed
             policy.check(access, verified.caller)
         except DomainError as err:
             metrics.AUTH.labels("admin" if access.admin_only else "tenant", err.reason).inc()
-            if not isinstance(err, (*call_authenticator.MISSING, errors.Unavailable, LimitReached)):
+            if not isinstance(
+                err, (*call_authenticator.MISSING, errors.Unavailable, RateLimitExceeded)
+            ):
                 await self._refused(call, err)
             raise
         metrics.authenticated(verified.caller.kind).inc()

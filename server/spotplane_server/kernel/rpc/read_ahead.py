@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from spotplane_server.kernel.background_task import owned
+from spotplane_server.kernel.background_task import task_scope
 
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def gathered(source: AsyncIterator[T], most: int) -> AsyncIterator[AsyncIterator[list[T]]]:
+async def read_ahead(source: AsyncIterator[T], most: int) -> AsyncIterator[AsyncIterator[list[T]]]:
     """Read a stream within the block, at most ``most`` items ahead of who takes them.
 
     Args:
@@ -52,5 +52,5 @@ async def gathered(source: AsyncIterator[T], most: int) -> AsyncIterator[AsyncIt
             if ended:
                 return
 
-    async with owned(read(), "gather") as reading:
+    async with task_scope(read(), "gather") as reading:
         yield hand_over(reading)

@@ -14,7 +14,7 @@ import structlog
 
 from spotplane_server.kernel import errors, metrics
 from spotplane_server.kernel.auth import policy, spend_limits
-from spotplane_server.kernel.auth.authenticator import Authenticator, Verified
+from spotplane_server.kernel.auth.authenticator import Authenticator, VerifiedCaller
 from spotplane_server.kernel.clock import Clock
 from spotplane_server.kernel.db import database
 from spotplane_server.kernel.errors import DomainError, Exhausted
@@ -86,7 +86,7 @@ class OpenStream:
     """
 
     access: policy.Access
-    verified: Verified | None
+    verified: VerifiedCaller | None
     task: asyncio.Task[Any]
     address: str | None
     keys: Sequence[str]
@@ -135,7 +135,7 @@ class OpenStream:
             self.end(self._late())
 
 
-class OpenStreams:
+class StreamRegistry:
     """All open streams of this process.
 
     Args:
@@ -152,7 +152,7 @@ class OpenStreams:
         self._counts: Counter[str] = Counter()
         self._epoch: int | None = None
 
-    def add(self, access: policy.Access, verified: Verified | None, call: Call) -> OpenStream:
+    def add(self, access: policy.Access, verified: VerifiedCaller | None, call: Call) -> OpenStream:
         """Register the stream of the current task.
 
         Raises:
@@ -184,12 +184,12 @@ class OpenStreams:
                 stream.end_if_late(now)
             try:
                 await self._recheck()
-            except (errors.Unavailable, asyncpg.PostgresError, *database.AWAY):
+            except (errors.Unavailable, asyncpg.PostgresError, *database.CONNECTION_ERRORS):
                 self._epoch = None  # nothing was checked for sure: all are, the next time
                 log.warning("streams_not_rechecked", exc_info=True)
 
     def _admit(
-        self, access: policy.Access, verified: Verified | None, call: Call
+        self, access: policy.Access, verified: VerifiedCaller | None, call: Call
     ) -> tuple[str, ...]:
         kind, limits = self._kind(access)
         if verified is None:
