@@ -12,6 +12,7 @@ from spotplane_server.kernel.module import AppContext
 from spotplane_server.kernel.ratelimit.enforcer import RateLimitEnforcer, ThresholdReached
 from spotplane_server.kernel.ratelimit.limiter import LocalRateLimiter
 from spotplane_server.kernel.request_context import Call
+from spotplane_server.kernel.rpc.deserialization import READ_SECONDS
 from spotplane_server.kernel.rpc.idempotency import IdempotencyStore
 from spotplane_server.kernel.rpc.interceptor import ServerInterceptor
 from spotplane_server.kernel.rpc.message_limits import MIB
@@ -36,6 +37,7 @@ def build(
     refused: Callable[[Call, DomainError], Awaitable[None]],
     tell: Callable[[Sequence[ThresholdReached]], Awaitable[None]],
     traces: Traces | None,
+    read_seconds: float = READ_SECONDS,
 ) -> Front:
     """Build the gate.
 
@@ -44,6 +46,7 @@ def build(
         refused: Told of callers that may not call, or that failed to prove themselves.
         tell: Told of budgets that fill up.
         traces: Collects spans.
+        read_seconds: How long the request of a call that has one may take to arrive.
     """
     config, clock, own = kernel.config, kernel.clock, LocalRateLimiter()
     prover = CallAuthenticator(
@@ -69,6 +72,7 @@ def build(
             config.subscriptions_per_credential, config.subscriptions_per_tenant
         ),
         stall_seconds=config.stream_stall_seconds,
+        read_seconds=read_seconds,
         traces=traces,
     )
     return Front(gate, admission, repeats)
