@@ -77,7 +77,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         largest_message: int,
         subscriptions: StreamLimits,
         stall_seconds: float,
-        read_seconds: float = messages.READ_SECONDS,
+        read_seconds: float = deserialization.READ_SECONDS,
         traces: Traces | None = None,
     ) -> None:
         self._prover = prover
