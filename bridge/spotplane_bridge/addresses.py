@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Address(NamedTuple):
-    """Where to listen or what to call; port 0 lets the system choose."""
+    """An address to listen on or to connect to; port 0 lets the system choose."""
 
     host: str
     port: int
@@ -32,10 +32,10 @@ class Address(NamedTuple):
 
 
 def parse_upstreams(text: str) -> tuple[Address, ...]:
-    """Read ``host:port`` or several, separated by commas, as peers to call.
+    """Parse ``host:port`` or several, separated by commas, as upstream addresses.
 
     Raises:
-        ValueError: One is not an address to call, or occurs twice.
+        ValueError: An item is not an address with a port, or occurs twice.
     """
     found: list[Address] = []
     for part in (part.strip() for part in text.split(",")):

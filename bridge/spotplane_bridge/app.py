@@ -1,4 +1,4 @@
-"""A bridge process: builds it, serves, and ends it in order."""
+"""The bridge process: builds the application, serves it and shuts it down in order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from spotplane_bridge.endpoints import endpoint_of
 from spotplane_bridge.legacy import handlers, registry
 from spotplane_bridge.listener import Runner
 from spotplane_bridge.metrics import Metrics
-from spotplane_bridge.middleware import Endpoint, Gateway
+from spotplane_bridge.middleware import Endpoint, RequestMiddleware
 from spotplane_bridge.ops import Health, ops_endpoints
 from spotplane_bridge.request_bodies import Bodies
 from spotplane_bridge.routes import Router, load_routes
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("spotplane_bridge")
 
-GATEWAY: Final = web.AppKey("gateway", Gateway)
+MIDDLEWARE: Final = web.AppKey("middleware", RequestMiddleware)
 HEALTH: Final = web.AppKey("health", Health)
 METRICS: Final = web.AppKey("metrics", Metrics)
-# Set when a background task has ended, without which the bridge must not go on.
+# Set when a background task that the bridge needs has ended.
 FAILED: Final = web.AppKey("failed", asyncio.Event)
 
-# Longer than Envoy keeps an idle connection to us, so that it never writes into one we just closed.
+# Longer than Envoy keeps an idle connection to us, so that it never writes into one we just
+# closed.
 _KEEPALIVE_S: Final = 75.0
 _MIB: Final = 1024 * 1024
 
@@ -50,7 +51,7 @@ _MIB: Final = 1024 * 1024
 def create_app(config: BridgeConfig) -> web.Application:
     """Build the application. Call it in the event loop that will run it.
 
-    The server need not be there yet: requests get 503 until it is.
+    The server need not be reachable yet: requests get 503 until it is.
     """
     upstream = Upstream(config.grpc_target, config.channels)
     metrics = Metrics()
@@ -77,7 +78,7 @@ def create_app(config: BridgeConfig) -> web.Application:
             handlers.endpoint_of(of_field, methods, upstream, config, bodies, event_streams),
         )
     traces = _traces(config)
-    gateway = Gateway(config, router, metrics, traces)
+    middleware = RequestMiddleware(config, router, metrics, traces)
     metrics.count_event_streams(lambda: len(event_streams))
 
     async def end_event_streams(_app: web.Application) -> None:
@@ -96,7 +97,7 @@ def create_app(config: BridgeConfig) -> web.Application:
             await traces.close()
 
     app = web.Application()
-    app[GATEWAY], app[HEALTH], app[METRICS], app[FAILED] = gateway, health, metrics, failed
+    app[MIDDLEWARE], app[HEALTH], app[METRICS], app[FAILED] = middleware, health, metrics, failed
     app.cleanup_ctx.append(connected)
     app.on_shutdown.append(end_event_streams)
     return app
@@ -112,15 +113,15 @@ def _traces(config: BridgeConfig) -> Traces | None:
 
 @asynccontextmanager
 async def running(config: BridgeConfig, app: web.Application | None = None) -> AsyncIterator[int]:
-    """Serve while the block runs, and give it the bound port.
+    """Serve while the block runs, and yield the bound port.
 
-    On leaving, `/ready` answers 503, no new connection is accepted, and open requests have the
+    On leaving, `/ready` returns 503, no new connection is accepted, and open requests have the
     drain time to finish.
     """
     app = app or create_app(config)
     runner = Runner(
         app,
-        app[GATEWAY].handle,
+        app[MIDDLEWARE].handle,
         config.max_connections,
         access_log=None,
         keepalive_timeout=_KEEPALIVE_S,
@@ -141,10 +142,10 @@ async def running(config: BridgeConfig, app: web.Application | None = None) -> A
 
 
 async def serve(config: BridgeConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the notice at once.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the drain notice at once.
 
     Raises:
-        BackgroundTaskEnded: The bridge stopped because it could not go on.
+        BackgroundTaskEnded: A background task that the bridge needs has ended.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -159,14 +160,15 @@ async def serve(config: BridgeConfig) -> None:
         log.info("bridge_started", host=config.host, port=port, grpc_target=config.grpc_target)
         if config.port_file is not None:
             _write_whole(config.port_file, f"{port}\n")
-        # Everything so far lives as long as the process. A collection started by a large body would
-        # otherwise traverse it, which holds the event loop for 25 ms.
+        # Move every object so far to the permanent generation: they live as long as the process,
+        # and a collection started by a large body would otherwise traverse them and block the event
+        # loop for 25 ms.
         gc.collect()
         gc.freeze()
         await _first_of(stop, app[FAILED])
         log.info("bridge_draining")
         app[HEALTH].draining = True
-        # Load balancers see 503 of `/ready` and send their next requests elsewhere.
+        # Load balancers see the 503 of `/ready` and send their next requests elsewhere.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), config.drain_notice_s)
     log.info("bridge_stopped")
@@ -175,7 +177,7 @@ async def serve(config: BridgeConfig) -> None:
 
 
 def run(config: BridgeConfig) -> None:
-    """Run a bridge process until it is told to stop."""
+    """Run a bridge process until SIGTERM or SIGINT."""
     logs.configure(config.log_level)
     uvloop.run(serve(config))
 
@@ -191,7 +193,7 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file in one step, so that nobody reads half of it."""
+    """Write a file atomically, so that no reader sees half of it."""
     staged = path.with_name(f".{path.name}.new")
     staged.write_text(text, encoding="utf-8")
     os.replace(staged, path)

@@ -10,9 +10,10 @@ from typing import Final
 
 from spotplane_bridge.errors import Failure
 
-# Of the total, for one caller: a caller that sends its bodies slowly leaves the rest to others.
+# Share of the total that one caller may use, so that a caller that sends its bodies slowly leaves
+# the rest to others.
 CALLERS_SHARE: Final = 4
-# Longest wait for memory that other requests use; clients retry after the answer.
+# Longest wait for memory that other requests use; clients retry after the response.
 _WAIT_SECONDS: Final = 5.0
 # A waiting request holds a connection and at most 128 KiB of its body.
 _MAX_WAITING: Final = 128
@@ -26,10 +27,10 @@ class _Request:
 
 
 class MemoryBudget:
-    """Bytes that large bodies may use at one time, in all and for each caller.
+    """Limit on the bytes that large bodies use at one time, in total and per caller.
 
     Args:
-        total: Bytes in all; a caller may use a quarter of them.
+        total: Bytes in total; a caller may use a quarter of them.
     """
 
     def __init__(self, total: int) -> None:

@@ -17,7 +17,7 @@ _SERVICE: Final = descriptor_pb2.ServiceDescriptorProto
 
 
 def load_comments() -> dict[str, str]:
-    """Comments by the full name of what they stand at; paragraphs parted by an empty line."""
+    """Return the comments by full name of the element; an empty line separates paragraphs."""
     data = (files("spotplane") / "descriptors.binpb").read_bytes()
     comments: dict[str, str] = {}
     for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:

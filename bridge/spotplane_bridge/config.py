@@ -21,7 +21,7 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class ConfigError(ValueError):
-    """Some variables cannot be used.
+    """Some variables have unusable values.
 
     Args:
         problems: One line for each, starting with the variable's name.
@@ -43,9 +43,9 @@ class BridgeConfig:
         reuse_port: Let several bridge processes share the port.
         grpc_target: The servers: ``host:port`` or several, separated by commas.
         channels: gRPC connections to each server.
-        cors_origins: Origins whose pages may call, e.g. `https://console.example.com`.
-        trusted_proxies: Networks whose `X-Forwarded-For` is believed.
-        max_connections: Open at one time, event streams included.
+        cors_origins: Origins that browsers may call from, e.g. `https://console.example.com`.
+        trusted_proxies: Networks from which `X-Forwarded-For` is trusted.
+        max_connections: Open connections at one time, event streams included.
         max_body_mib: Largest request body of any route other than uploads, in MiB.
         body_memory_mib: Memory of all bodies above 64 KiB at one time, in MiB; a caller may use a
             quarter of it.
@@ -53,13 +53,14 @@ class BridgeConfig:
             of their call.
         unary_timeout_s: Deadline of a call, in seconds.
         analytics_timeout_s: Deadline of a read of usage or metrics, in seconds.
-        stream_idle_timeout_s: Longest silence of a streamed answer, in seconds.
-        stream_write_timeout_s: How long a client may take to read what is sent of a streamed
-            answer, in seconds.
-        drain_notice_s: How long requests are still accepted after SIGTERM, while `/ready` is 503.
-        drain_timeout_s: How long open requests may go on after SIGTERM, in seconds.
-        otlp_endpoint: Where traces go, by OTLP over gRPC; without it there are none.
-        log_level: Least level that is logged; WARNING turns the line per request off.
+        stream_idle_timeout_s: Longest time without a message in a streamed response, in seconds.
+        stream_write_timeout_s: Longest time that a client may take to read what was sent of a
+            streamed response, in seconds.
+        drain_notice_s: Time in which requests are still accepted after SIGTERM, while `/ready` is
+            503, in seconds.
+        drain_timeout_s: Time for open requests to finish after SIGTERM, in seconds.
+        otlp_endpoint: Collector of traces, by OTLP over gRPC; without it there are no traces.
+        log_level: Lowest level that is logged; WARNING disables the line per request.
     """
 
     host: str = "127.0.0.1"
@@ -89,10 +90,10 @@ class BridgeConfig:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> BridgeConfig:
-        """Read the settings; what is not set, or set to nothing, has its default.
+        """Read the settings; an unset or empty variable has its default.
 
         Raises:
-            ConfigError: Names every variable that cannot be used, not only the first.
+            ConfigError: Names every unusable variable, not only the first.
         """
         read, usual = _Reader(env), cls()
         config = cls(
@@ -139,7 +140,7 @@ class BridgeConfig:
 
 
 class _Reader:
-    """Reads variables and collects what is wrong with them."""
+    """Reads variables and collects their errors."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -206,7 +207,7 @@ def _collector(text: str) -> str | None:
 def _origins(text: str) -> tuple[str, ...]:
     origins = _items(text)
     for origin in origins:
-        # Credentials are allowed, and browsers refuse them together with a wildcard.
+        # Responses allow credentials, and browsers reject credentials together with a wildcard.
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin!r} is not an origin like https://console.example.com")
     return origins

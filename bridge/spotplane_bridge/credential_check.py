@@ -14,25 +14,26 @@ from spotplane_bridge import errors
 from spotplane_bridge.headers import Metadata
 from spotplane_bridge.upstream import Upstream
 
-# How long a verified credential may send large bodies without being verified again. The call that
-# the body belongs to authenticates anew, so a credential that is revoked within these seconds can
-# make this process read bodies and cannot have any effect. Without it, every upload would use two
-# of the credential's requests per minute.
-REMEMBERED_SECONDS: Final = 10.0
-# Of 32 bytes and a timestamp each.
-_MAX_REMEMBERED: Final = 10_000
+# Time for which a verified credential may send large bodies without being verified again. The
+# call that the body belongs to authenticates anew, so a credential that is revoked within these
+# seconds can make this process read bodies and cannot have any effect. Without it, every upload
+# would use two of the credential's requests per minute.
+CACHE_SECONDS: Final = 10.0
+# Entries of 32 bytes and a timestamp each.
+_MAX_CACHED: Final = 10_000
 _TIMEOUT_SECONDS: Final = 5.0
 _CREDENTIALS: Final = frozenset(
     {"authorization", "x-admin-token", "x-client-token", "x-spotplane-ticket", "x-forwarded-for"}
 )
-# The caller is known and may not call the RPC that verifies it; what it may call is decided later.
+# The server authenticated the caller but does not permit it the verifying RPC; the call itself
+# decides its permission later.
 _AUTHENTICATED: Final = frozenset({"ROLE_FORBIDDEN", "SCOPE_FORBIDDEN"})
 
 
 class CallerVerifier:
-    """Asks the server whether a credential is valid, and remembers success for a few seconds.
+    """Verifies credentials at the server and caches success for a few seconds.
 
-    Failures are not remembered, so that the server counts and throttles every one of them.
+    Failures are not cached, so that the server counts and throttles every one of them.
 
     Args:
         upstream: The server.
@@ -62,7 +63,7 @@ class CallerVerifier:
         try:
             await self._call(
                 caller_pb2.ValidateCallerRequest(),
-                # An idempotency key belongs to the call that follows.
+                # The idempotency key belongs to the call that follows.
                 metadata=tuple(m for m in metadata if "idempotency" not in m[0]),
                 timeout=_TIMEOUT_SECONDS,
             )
@@ -70,15 +71,15 @@ class CallerVerifier:
             failure = errors.from_rpc(err)
             if failure.code not in _AUTHENTICATED:
                 raise failure from err
-        self._verified[identity] = time.monotonic() + REMEMBERED_SECONDS
+        self._verified[identity] = time.monotonic() + CACHE_SECONDS
         self._verified.move_to_end(identity)
-        if len(self._verified) > _MAX_REMEMBERED:
+        if len(self._verified) > _MAX_CACHED:
             self._verified.popitem(last=False)
         return identity
 
 
 def identity_of(metadata: Metadata) -> bytes:
-    """A digest of the credentials and the address in a call's metadata."""
+    """Return a digest of the credentials and the address in a call's metadata."""
     digest = hashlib.sha256()
     for key, value in sorted(pair for pair in metadata if pair[0] in _CREDENTIALS):
         digest.update(f"{key}={value}\n".encode())

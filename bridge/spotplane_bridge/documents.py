@@ -1,4 +1,4 @@
-"""The routes that serve the API's description: JSON, YAML and a page to read."""
+"""Routes that serve the API's description as JSON, YAML and an HTML page."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import yaml
 from aiohttp import web
 
 from spotplane_bridge import openapi
-from spotplane_bridge.legacy.routes import DialectRoute
-from spotplane_bridge.middleware import Exchange
+from spotplane_bridge.legacy.routes import LegacyRoute
+from spotplane_bridge.middleware import RequestContext
 from spotplane_bridge.ops import OpsEndpoint
 from spotplane_bridge.routes import Route
 
@@ -36,9 +36,9 @@ td{padding:.15rem .8rem .15rem 0;vertical-align:top}
 
 
 def document_endpoints(
-    routes: Sequence[Route], declared: Sequence[DialectRoute]
+    routes: Sequence[Route], declared: Sequence[LegacyRoute]
 ) -> list[OpsEndpoint]:
-    """The endpoints of the API's description; each text is made once, when first asked for."""
+    """Return the endpoints of the API's description; each text is built once, on first request."""
     document = _Once(lambda: openapi.build(routes, declared))
 
     async def as_json() -> bytes:
@@ -60,7 +60,7 @@ def document_endpoints(
 
 
 class _Once:
-    """Makes a value in a thread when it is first asked for."""
+    """A value that is computed once, in a thread, on first use."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -74,22 +74,22 @@ class _Once:
 
 def _text(
     kind: str, make: Callable[[], Awaitable[bytes]], policy: str | None = None
-) -> Callable[[Exchange], Awaitable[web.StreamResponse]]:
+) -> Callable[[RequestContext], Awaitable[web.StreamResponse]]:
     made: bytes | None = None
 
-    async def answer(exchange: Exchange) -> web.StreamResponse:
+    async def response(exchange: RequestContext) -> web.StreamResponse:
         nonlocal made
         if made is None:
             made = await make()
         if policy is not None:
             exchange.headers["Content-Security-Policy"] = policy
-        return exchange.answer_bytes(200, kind, made)
+        return exchange.bytes_response(200, kind, made)
 
-    return answer
+    return response
 
 
 def _yaml(document: dict[str, Any]) -> bytes:
-    # The C dumper is ten times faster, and not part of every build.
+    # The C dumper is ten times faster, but not every build has it.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text: str = yaml.dump(
         orjson.loads(orjson.dumps(document)), Dumper=dumper, sort_keys=False, allow_unicode=True
@@ -98,7 +98,7 @@ def _yaml(document: dict[str, Any]) -> bytes:
 
 
 def page(document: dict[str, Any]) -> str:
-    """The document as one self-contained HTML page, without scripts."""
+    """Return the document as one self-contained HTML page, without scripts."""
     operations: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
     for path, item in document["paths"].items():
         for method, operation in item.items():
@@ -124,14 +124,14 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         for p in operation.get("parameters", ())
     )
     body = _example("Request", operation.get("requestBody", {}))
-    answers = "".join(
-        _example(f"{status}", answer) if status.startswith("2") else _line(status, answer)
-        for status, answer in operation["responses"].items()
+    responses = "".join(
+        _example(f"{status}", response) if status.startswith("2") else _line(status, response)
+        for status, response in operation["responses"].items()
     )
     return (
         f"<details><summary><b>{method}</b> <code>{html.escape(path)}</code> "
         f"{_inline(operation['summary'])}</summary>{_prose(operation.get('description', ''))}"
-        f"<table>{rows}</table>{body}{answers}</details>"
+        f"<table>{rows}</table>{body}{responses}</details>"
     )
 
 
@@ -146,8 +146,8 @@ def _example(title: str, holder: dict[str, Any]) -> str:
     return "".join(parts)
 
 
-def _line(status: str, answer: dict[str, Any]) -> str:
-    return f"<p><b>{status}</b> {_inline(answer['description'])}</p>"
+def _line(status: str, response: dict[str, Any]) -> str:
+    return f"<p><b>{status}</b> {_inline(response['description'])}</p>"
 
 
 def _prose(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The endpoints of annotated RPCs: one request in, one call, one answer out."""
+"""Endpoints of annotated RPCs: convert the request, make the call, convert the response."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from aiohttp import web
 
 from spotplane_bridge import body_limits, errors, headers, transcode
 from spotplane_bridge.config import BridgeConfig
-from spotplane_bridge.middleware import Endpoint, Exchange
-from spotplane_bridge.parser import filler
+from spotplane_bridge.middleware import Endpoint, RequestContext
+from spotplane_bridge.parser import compile_parser
 from spotplane_bridge.request_bodies import Bodies
 from spotplane_bridge.routes import Route
-from spotplane_bridge.serializer import printer
+from spotplane_bridge.serializer import compile_serializer
 from spotplane_bridge.upstream import END, Upstream
 
 log = structlog.get_logger("spotplane_bridge")
 
-# What ends the reading of a stream before its end.
+# Errors that end the reading of a stream early.
 _BROKEN: Final = (grpc.aio.AioRpcError, TimeoutError)
 
 
 def endpoint_of(route: Route, upstream: Upstream, config: BridgeConfig, bodies: Bodies) -> Endpoint:
-    """The endpoint that serves a route."""
+    """Return the endpoint of a route."""
     reader = RequestReader(route, bodies)
     if route.server_streaming:
         return StreamEndpoint(route, upstream, reader, config)
@@ -38,20 +38,20 @@ def endpoint_of(route: Route, upstream: Upstream, config: BridgeConfig, bodies: 
 
 
 class RequestReader:
-    """Reads the requests of one route as messages of its RPC."""
+    """Converts the requests of one route into messages of its RPC."""
 
     def __init__(self, route: Route, bodies: Bodies) -> None:
-        # Compiled here, since requests are converted in more than one thread.
-        filler(route.descriptor.input_type)
+        # Compiled here, because several threads convert requests.
+        compile_parser(route.descriptor.input_type)
         self._route = route
         self._bodies = bodies
         self._limit = body_limits.body_bytes(route.rpc)
 
-    async def read(self, exchange: Exchange) -> Any:
+    async def read(self, exchange: RequestContext) -> Any:
         """Read a request and its body, if the route has one.
 
         Raises:
-            Failure: The request or its body cannot be accepted; see `Bodies`.
+            Failure: The request or its body is rejected; see `Bodies`.
         """
         route, body = self._route, b""
         if route.body:
@@ -66,7 +66,7 @@ class RequestReader:
 
 
 class UnaryEndpoint:
-    """Serves an RPC that answers once."""
+    """Serves a unary RPC."""
 
     def __init__(
         self, route: Route, upstream: Upstream, reader: RequestReader, timeout_s: float
@@ -80,33 +80,34 @@ class UnaryEndpoint:
             route.response_class,
             idempotent=route.method == "GET",
         )
-        self._print = printer(route.descriptor.output_type)
+        self._print = compile_serializer(route.descriptor.output_type)
         self._timeout_s = timeout_s
 
-    async def serve(self, exchange: Exchange) -> web.StreamResponse:
-        """Answer one request; see `Endpoint`."""
+    async def serve(self, exchange: RequestContext) -> web.StreamResponse:
+        """Handle one request; see `Endpoint`."""
         message = await self._reader.read(exchange)
         call = self._call(message, metadata=exchange.metadata(), timeout=self._timeout_s)
         try:
             response = await call
-            # The answer is complete, so that it does not matter where a header came: trailers cost
-            # the server nothing, initial metadata an operation more.
-            said = (*await call.initial_metadata(), *await call.trailing_metadata())
+            # The response is complete, so a header may come in either: trailers cost the server
+            # nothing, initial metadata one operation more.
+            metadata = (*await call.initial_metadata(), *await call.trailing_metadata())
         except grpc.aio.AioRpcError as err:
             raise errors.from_rpc(err) from err
-        status = headers.take_metadata(said, exchange.headers)
+        status = headers.metadata_to_headers(metadata, exchange.headers)
         if status == 204:
-            return exchange.answer_bytes(204, "", b"")
+            return exchange.bytes_response(204, "", b"")
         if self._route.is_raw:
-            return exchange.answer_bytes(status, response.content_type, response.data)
-        return exchange.answer(status, self._print(response))
+            return exchange.bytes_response(status, response.content_type, response.data)
+        return exchange.json_response(status, self._print(response))
 
 
 class StreamEndpoint:
-    """Serves an RPC that answers with a stream: of raw chunks, or of messages as lines of JSON.
+    """Serves a server-streaming RPC, as raw chunks or as JSON lines of messages.
 
-    The first message decides between an error answer and a success. A failure after that breaks the
-    connection, since the status is sent already; a client must not take half an answer for all.
+    The first message decides between an error response and a success. A later failure breaks the
+    connection, because the status is sent already and the client must not take a partial response
+    for a complete one.
     """
 
     def __init__(
@@ -116,12 +117,12 @@ class StreamEndpoint:
         self._route = route
         self._reader = reader
         self._call = upstream.stream(route.rpc, route.request_class, route.response_class)
-        self._print = printer(route.descriptor.output_type)
+        self._print = compile_serializer(route.descriptor.output_type)
         self._idle_timeout_s = config.stream_idle_timeout_s
         self._write_timeout_s = config.stream_write_timeout_s
 
-    async def serve(self, exchange: Exchange) -> web.StreamResponse:
-        """Answer one request; see `Endpoint`."""
+    async def serve(self, exchange: RequestContext) -> web.StreamResponse:
+        """Handle one request; see `Endpoint`."""
         message = await self._reader.read(exchange)
         call = self._call(message, metadata=exchange.metadata())
         try:
@@ -131,18 +132,19 @@ class StreamEndpoint:
             raise errors.from_rpc(err) from err
         except TimeoutError as err:
             raise errors.Failure(504, "DEADLINE_EXCEEDED", "the server did not answer") from err
-        status = headers.take_metadata(initial, exchange.headers)
+        status = headers.metadata_to_headers(initial, exchange.headers)
         exchange.headers["Content-Type"] = self._content_type(first)
         response = web.StreamResponse(status=status, headers=exchange.headers)
         try:
             await self._pass_on(exchange, call, first, response)
         finally:
-            # Without effect on a call that has ended; else nobody reads the rest.
+            # No effect on a call that has ended; otherwise the rest of the stream would never be
+            # read.
             call.cancel()
         return response
 
     async def _pass_on(
-        self, exchange: Exchange, call: Any, first: Any, response: web.StreamResponse
+        self, exchange: RequestContext, call: Any, first: Any, response: web.StreamResponse
     ) -> None:
         try:
             await response.prepare(exchange.request)

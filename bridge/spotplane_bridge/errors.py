@@ -1,7 +1,7 @@
-"""Failures and their two JSON shapes: the API's own, and that of `/api/**`.
+"""Failures and their two JSON formats: the API's own, and that of `/api/**`.
 
-The server says an error as `google.rpc.Status` and, for the REST doors, as a line of JSON in the
-trailing metadata. Whatever carries neither comes from gRPC itself and is shown by its code only, so
+The server sends an error as `google.rpc.Status` and, for the REST frontends, as a line of JSON in
+the trailing metadata. An error with neither comes from gRPC itself; only its code is reported, so
 that nothing internal leaks.
 """
 
@@ -18,7 +18,7 @@ import orjson
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-# Trailing metadata that becomes headers of the answer.
+# Trailing metadata that becomes headers of the response.
 _HEADERS: Final = {
     "idempotent-replayed": "Idempotent-Replayed",
     "retry-after": "Retry-After",
@@ -47,8 +47,8 @@ _KINDS: Final[dict[int, tuple[str, str]]] = {
     504: ("timeout_error", "timeout"),
 }
 
-# What a status means that came without a reason: HTTP status, code, text.
-_PLAIN: Final[dict[grpc.StatusCode, tuple[int, str, str]]] = {
+# HTTP status, code and text of a gRPC status without a reason.
+_BY_GRPC_CODE: Final[dict[grpc.StatusCode, tuple[int, str, str]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, "INVALID_FIELD", "the request is not acceptable"),
     grpc.StatusCode.OUT_OF_RANGE: (400, "OUT_OF_RANGE", "a value is out of range"),
     grpc.StatusCode.UNAUTHENTICATED: (401, "API_KEY_INVALID", "invalid API key"),
@@ -73,33 +73,33 @@ _PLAIN: Final[dict[grpc.StatusCode, tuple[int, str, str]]] = {
 _UNKNOWN: Final = (500, "INTERNAL", "internal error")
 
 
-class Family(enum.Enum):
-    """Which conventions a path follows."""
+class ErrorFormat(enum.Enum):
+    """The error format of a path."""
 
     CANONICAL = "canonical"
-    FLEET = "fleet"
+    LEGACY = "legacy"
 
 
-def family_of(path: str) -> Family:
-    """The conventions of a path: `/api/**` has its own, but for `/api/v1/admin/**`."""
+def error_format_of(path: str) -> ErrorFormat:
+    """Return the error format of a path: `/api/**` has its own, except `/api/v1/admin/**`."""
     if path.startswith("/api/") and not path.startswith("/api/v1/admin/"):
-        return Family.FLEET
-    return Family.CANONICAL
+        return ErrorFormat.LEGACY
+    return ErrorFormat.CANONICAL
 
 
 @dataclass(eq=False)
 class Failure(Exception):
-    """An answer other than success.
+    """An error response.
 
     Attributes:
         status: HTTP status.
-        code: Reason, from `error_reason.proto` or of REST's own.
-        message: For a person.
-        details: Fields at fault, each with `field` and `description`.
-        suggestion: What to do instead.
-        headers: Of the answer, e.g. `Retry-After`.
-        metadata: What is variable in the message, as the server said it.
-        members: Members that this error has besides the usual ones, under `/api/**`.
+        code: A reason from `error_reason.proto`, or one that only REST has.
+        message: Human-readable text.
+        details: Invalid fields, each with `field` and `description`.
+        suggestion: Advice to the caller.
+        headers: Response headers, e.g. `Retry-After`.
+        metadata: Variable parts of the message, as the server sent them.
+        members: Additional members of this error under `/api/**`.
     """
 
     status: int
@@ -111,10 +111,10 @@ class Failure(Exception):
     metadata: dict[str, str] = field(default_factory=dict)
     members: dict[str, Any] = field(default_factory=dict)
 
-    def body(self, family: Family, correlation_id: str) -> dict[str, Any]:
-        """The JSON object that says it in the conventions of ``family``."""
-        if family is Family.FLEET:
-            return _fleet_body(self, correlation_id)
+    def body(self, error_format: ErrorFormat, correlation_id: str) -> dict[str, Any]:
+        """Return the JSON object in the given format."""
+        if error_format is ErrorFormat.LEGACY:
+            return _legacy_body(self, correlation_id)
         kind, category = _KINDS.get(self.status, ("internal_error", "server"))
         error: dict[str, Any] = {
             "message": self.message,
@@ -130,29 +130,29 @@ class Failure(Exception):
             error["details"] = self.details
         return {"error": error}
 
-    def status_in(self, family: Family) -> int:
-        """The HTTP status in the conventions of ``family``."""
-        if family is Family.FLEET:
+    def status_in(self, error_format: ErrorFormat) -> int:
+        """Return the HTTP status in the given format."""
+        if error_format is ErrorFormat.LEGACY:
             usual = 400 if self.status == 422 else self.status
-            return _FLEET_STATUS.get(fleet_code(self.code), usual)
+            return _LEGACY_STATUS.get(legacy_code(self.code), usual)
         return self.status
 
 
 def invalid(code: str, name: str, description: str) -> Failure:
-    """One field or parameter of a request that cannot be used."""
+    """Return the failure for one invalid field or parameter."""
     return Failure(
         400, code, f"{name}: {description}", [{"field": name, "description": description}]
     )
 
 
 def from_rpc(err: grpc.aio.AioRpcError) -> Failure:
-    """What a failed call is to the REST caller."""
-    # Through `iter`, since the type looks like a mapping and is none: its keys are pairs.
+    """Convert a failed call into a REST failure."""
+    # Through `iter`, because the type looks like a mapping but its keys are pairs.
     trailing: dict[str, Any] = dict(iter(err.trailing_metadata() or ()))
-    said = _from_status(trailing)
-    failure = _from_line(trailing) or said or _too_large(err) or _from_code(err.code())
-    if said is not None:
-        failure.metadata = said.metadata
+    detailed = _from_status(trailing)
+    failure = _from_line(trailing) or detailed or _too_large(err) or _from_code(err.code())
+    if detailed is not None:
+        failure.metadata = detailed.metadata
     for key, name in _HEADERS.items():
         if key in trailing:
             failure.headers[name] = str(trailing[key])
@@ -162,7 +162,7 @@ def from_rpc(err: grpc.aio.AioRpcError) -> Failure:
 
 
 def _from_line(trailing: dict[str, Any]) -> Failure | None:
-    """Read `x-spotplane-error`, the error object as the server printed it."""
+    """Parse `x-spotplane-error`, the server's error object as JSON."""
     try:
         error = orjson.loads(trailing["x-spotplane-error"])
         error = error.get("error", error)
@@ -181,7 +181,7 @@ def _from_line(trailing: dict[str, Any]) -> Failure | None:
 
 
 def _from_status(trailing: dict[str, Any]) -> Failure | None:
-    """Read `google.rpc.Status` with its details; None without an `ErrorInfo` of ours."""
+    """Parse `google.rpc.Status` with its details; None without an `ErrorInfo` of ours."""
     data = trailing.get("grpc-status-details-bin")
     if not isinstance(data, bytes):
         return None
@@ -216,7 +216,7 @@ def _from_status(trailing: dict[str, Any]) -> Failure | None:
 
 
 def _too_large(err: grpc.aio.AioRpcError) -> Failure | None:
-    """Read a refusal of gRPC itself, which has one code for limits of size and of rate."""
+    """Convert a rejection by gRPC itself, which has one code for limits of size and of rate."""
     if err.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
         return None
     text = (err.details() or "").lower()
@@ -228,19 +228,19 @@ def _too_large(err: grpc.aio.AioRpcError) -> Failure | None:
 
 
 def _plain_status(number: int) -> int:
-    for code, (status, _, _) in _PLAIN.items():
+    for code, (status, _, _) in _BY_GRPC_CODE.items():
         if code.value[0] == number:
             return status
     return 500
 
 
 def _from_code(code: grpc.StatusCode) -> Failure:
-    return Failure(*_PLAIN.get(code, _UNKNOWN))
+    return Failure(*_BY_GRPC_CODE.get(code, _UNKNOWN))
 
 
-# --- the conventions of /api/** ---
+# --- the format of /api/** ---
 
-_FLEET_CODES: Final = {
+_LEGACY_CODES: Final = {
     "API_KEY_MISSING": "UNAUTHORIZED",
     "ADMIN_TOKEN_MISSING": "UNAUTHORIZED",
     "API_KEY_INVALID": "INVALID_TOKEN",
@@ -283,15 +283,16 @@ _FLEET_CODES: Final = {
     "TENANT_LIMIT": "RATE_LIMIT_EXCEEDED",
     "ADMIN_RATE_LIMIT": "RATE_LIMIT_EXCEEDED",
 }
-# Texts that clients in the field compare.
-_FLEET_TEXTS: Final = {
+# Texts that existing clients compare.
+_LEGACY_TEXTS: Final = {
     "UNAUTHORIZED": "Missing client token",
     "INVALID_TOKEN": "Invalid client token",
-    # One text for what is another tenant's, unknown and malformed.
+    # One text for another tenant's, unknown and malformed ids.
     "NOT_FOUND": "There is no such resource",
 }
-# State and mode errors that gRPC says as a failed precondition and these routes as a bad request.
-_FLEET_STATUS: Final = {
+# State and mode errors that gRPC reports as a failed precondition and these routes as a bad
+# request.
+_LEGACY_STATUS: Final = {
     **dict.fromkeys(
         (
             "VALIDATION_ERROR",
@@ -321,18 +322,18 @@ _FLEET_STATUS: Final = {
 }
 
 
-def fleet_code(code: str) -> str:
-    """What a reason is called under `/api/**`."""
+def legacy_code(code: str) -> str:
+    """Return the code of a reason under `/api/**`."""
     if code.endswith("_NOT_FOUND") and code != "ROUTE_NOT_FOUND":
         return "NOT_FOUND"
-    return _FLEET_CODES.get(code, code)
+    return _LEGACY_CODES.get(code, code)
 
 
-def _fleet_body(failure: Failure, correlation_id: str) -> dict[str, Any]:
-    code = fleet_code(failure.code)
+def _legacy_body(failure: Failure, correlation_id: str) -> dict[str, Any]:
+    code = legacy_code(failure.code)
     body: dict[str, Any] = {
         "status": "error",
-        "error": _FLEET_TEXTS.get(code, failure.message),
+        "error": _LEGACY_TEXTS.get(code, failure.message),
         "data": None,
         "code": code,
         "correlation_id": correlation_id,

@@ -1,4 +1,4 @@
-"""Headers: what every answer carries, CORS, ids, who calls, and what goes on to the server."""
+"""HTTP headers and gRPC metadata: response headers, CORS, request ids and caller metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import uuid4
 from multidict import CIMultiDict
 
 from spotplane_bridge.config import Network
-from spotplane_bridge.errors import Family, invalid
+from spotplane_bridge.errors import ErrorFormat, invalid
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -26,7 +26,7 @@ SECURITY: Final[Mapping[str, str]] = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     # The HTTP library would otherwise name itself and its version.
     "Server": "spotplane",
-    # An answer to one origin must not be given to another one from a cache.
+    # A cache must not serve the response for one origin to another one.
     "Vary": "Origin",
 }
 
@@ -63,7 +63,7 @@ _EXPOSE_HEADERS: Final = ", ".join(
 )
 _MAX_AGE_SECONDS: Final = "300"
 
-# Metadata that becomes headers of a success, as the contract spells them.
+# Metadata that becomes headers of a success, with the contract's spelling.
 _PASSED: Final = {
     "content-disposition": "Content-Disposition",
     "idempotent-replayed": "Idempotent-Replayed",
@@ -77,7 +77,7 @@ _PASSED: Final = {
 }
 _HTTP_STATUS: Final = "x-spotplane-http-status"
 
-# Request headers that go on as metadata, with the most characters that may.
+# Request headers that are forwarded as metadata, with their maximum length in characters.
 _FORWARDED: Final = {
     "Authorization": ("authorization", 1024),
     "X-Admin-Token": ("x-admin-token", 1024),
@@ -98,22 +98,22 @@ class Ids:
 
     Attributes:
         request: The caller's, echoed as `X-Request-ID`.
-        correlation: Of logs, audit rows, events and errors.
+        correlation: The id in logs, audit rows, events and errors.
     """
 
     request: str
     correlation: str
 
 
-def ids_of(headers: Mapping[str, str], family: Family, method: str) -> Ids:
-    """Take over the caller's ids where they are well-formed, else make them.
+def ids_of(headers: Mapping[str, str], error_format: ErrorFormat, method: str) -> Ids:
+    """Return the caller's ids where they are well-formed, else new ones.
 
-    Under `/api/**` a write's `X-Request-ID` makes it repeatable, and clients may send one value
-    for ever, so that it says nothing about this request.
+    Under `/api/**` a write's `X-Request-ID` makes it idempotent, and clients may send one value for
+    every request, so it does not identify this request.
     """
     request = _well_formed(headers.get("X-Request-ID"))
     correlation = _well_formed(headers.get("X-Correlation-ID"))
-    if family is Family.CANONICAL:
+    if error_format is ErrorFormat.CANONICAL:
         chosen = request or correlation or str(uuid4())
         return Ids(chosen, chosen)
     if correlation is None and method == "GET":
@@ -132,7 +132,7 @@ def _trace(value: str | None) -> str | None:
 
 
 def client_ip(peer: str | None, forwarded: Iterable[str], trusted: Sequence[Network]) -> str | None:
-    """The right-most hop that is no trusted proxy; None for a peer without an address.
+    """Return the right-most hop that is no trusted proxy; None for a peer without an address.
 
     Args:
         peer: Address of the connection's other end.
@@ -162,10 +162,11 @@ def _is_in(text: str, networks: Sequence[Network]) -> bool:
 
 
 def forwarded_metadata(headers: Mapping[str, str], ids: Ids, client: str | None) -> Metadata:
-    """Metadata of a call in the caller's name.
+    """Return the metadata of a call in the caller's name.
 
-    What is not ASCII cannot be sent as metadata and cannot be a valid credential either; it is sent
-    changed, so that the server refuses it as it refuses any other bad one.
+    Text outside ASCII cannot be sent as metadata and cannot be a valid credential either; it is
+    sent
+    with those characters replaced, so that the server rejects it like any other invalid credential.
     """
     metadata = [("x-request-id", ids.correlation)]
     for name, (key, longest) in _FORWARDED.items():
@@ -178,7 +179,7 @@ def forwarded_metadata(headers: Mapping[str, str], ids: Ids, client: str | None)
 
 
 def trace_metadata(headers: Mapping[str, str]) -> Metadata:
-    """Metadata that says which trace a request is part of; empty when the caller names none."""
+    """Return the metadata of the request's trace; empty when the caller names none."""
     parent = headers.get("traceparent")
     if _trace(parent) is None or parent is None:
         return ()
@@ -191,7 +192,7 @@ def trace_metadata(headers: Mapping[str, str]) -> Metadata:
 def anonymous_metadata(
     headers: Mapping[str, str], ids: Ids, client: str | None
 ) -> list[tuple[str, str]]:
-    """Metadata of a call whose credential is chosen elsewhere."""
+    """Return the metadata of a call that gets its credential elsewhere."""
     metadata = [("x-request-id", ids.correlation)]
     agent = headers.get("User-Agent")
     if agent is not None:
@@ -201,19 +202,19 @@ def anonymous_metadata(
     return metadata
 
 
-def repeatable(
+def idempotency_metadata(
     headers: Mapping[str, str], where: str, *, by_request_id: bool
 ) -> list[tuple[str, str]]:
-    """Metadata of a write that may be repeated under a key; empty when the caller names none.
+    """Return the metadata of an idempotent write; empty when the caller sends no key.
 
     Args:
-        headers: Of the request.
+        headers: Headers of the request.
         where: Method and path, which the key belongs to.
         by_request_id: Whether `X-Request-ID` is such a key too. Some clients send one value for
-            ever, so that another body under it is another request.
+            every request, so that another body under it is another request.
 
     Raises:
-        Failure: 400, for a key that cannot be one.
+        Failure: 400, for a malformed key.
     """
     key = headers.get("Idempotency-Key")
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
@@ -226,20 +227,20 @@ def repeatable(
 
 
 def key_prefix(headers: Mapping[str, str]) -> str | None:
-    """First 12 characters of the key, for logs; None unless it is long enough to stay secret."""
+    """Return the first 12 characters of the key, for logs; None if the key is short."""
     key = headers.get("Authorization", "").removeprefix("Bearer ") or headers.get(
         "X-Client-Token", ""
     )
     return key[:12] if _OWN_KEY.fullmatch(key) else None
 
 
-def answer_headers(ids: Ids, origin: str | None, allowed: frozenset[str]) -> CIMultiDict[str]:
-    """Headers that every answer carries.
+def response_headers(ids: Ids, origin: str | None, allowed: frozenset[str]) -> CIMultiDict[str]:
+    """Return the headers that every response carries.
 
     Args:
-        ids: Of the request.
-        origin: The page that asks, if a browser says so.
-        allowed: Origins whose pages may read the answer.
+        ids: Ids of the request.
+        origin: The page's origin, if the browser sent one.
+        allowed: Origins that may read the response.
     """
     headers = CIMultiDict(SECURITY)
     headers["X-Request-ID"] = ids.request
@@ -252,17 +253,19 @@ def answer_headers(ids: Ids, origin: str | None, allowed: frozenset[str]) -> CIM
 
 
 def preflight_headers(headers: CIMultiDict[str]) -> None:
-    """Add what a browser asks before a call, if the origin may call at all."""
+    """Add the headers of a CORS preflight response, if the origin is allowed."""
     if "Access-Control-Allow-Origin" in headers:
         headers["Access-Control-Allow-Methods"] = _ALLOW_METHODS
         headers["Access-Control-Allow-Headers"] = _ALLOW_HEADERS
         headers["Access-Control-Max-Age"] = _MAX_AGE_SECONDS
 
 
-def take_metadata(said: Iterable[tuple[str, str | bytes]], headers: CIMultiDict[str]) -> int:
-    """Turn the metadata of a success into headers, and answer the HTTP status it asks for."""
+def metadata_to_headers(
+    metadata: Iterable[tuple[str, str | bytes]], headers: CIMultiDict[str]
+) -> int:
+    """Convert the metadata of a success into headers, and return the requested HTTP status."""
     status = 200
-    for key, value in said:
+    for key, value in metadata:
         if key in _PASSED and isinstance(value, str):
             headers[_PASSED[key]] = value
         elif key == _HTTP_STATUS and str(value).isdecimal():

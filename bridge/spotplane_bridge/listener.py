@@ -1,4 +1,4 @@
-"""aiohttp's server with our answer to what is not even HTTP."""
+"""aiohttp's server, with error objects for requests that are not valid HTTP."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
-from spotplane_bridge.errors import Failure, Family
-from spotplane_bridge.headers import Ids, answer_headers
+from spotplane_bridge.errors import ErrorFormat, Failure
+from spotplane_bridge.headers import Ids, response_headers
 
 log = structlog.get_logger("spotplane_bridge")
 
@@ -24,8 +24,8 @@ Handler: TypeAlias = Callable[[Any], Awaitable[web.StreamResponse]]
 class _Protocol(RequestHandler):
     """One connection.
 
-    What cannot be parsed never reaches the gateway; aiohttp's own answer would name the library,
-    quote the request, and lack the headers that every answer carries.
+    A request that cannot be parsed never reaches the middleware; aiohttp's own response would name
+    the library, quote the request, and lack the headers that every response carries.
     """
 
     __slots__ = ()
@@ -42,7 +42,7 @@ class _Protocol(RequestHandler):
         if not isinstance(error, web.RequestPayloadError):
             super().log_exception(*args, **kw)
             return
-        # What is left of a broken body breaks once more, after the answer: no defect of ours.
+        # The rest of a malformed body fails again after the response; that is no defect of ours.
         log.info("body_broken", error=type(error.__cause__).__name__)
 
     def handle_error(
@@ -65,21 +65,21 @@ class _Protocol(RequestHandler):
             client_ip=request.remote,
             error=type(exc).__name__,
         )
-        headers = answer_headers(Ids(identity, identity), None, frozenset())
+        headers = response_headers(Ids(identity, identity), None, frozenset())
         headers["Content-Type"] = "application/json"
-        body = orjson.dumps(failure.body(Family.CANONICAL, identity))
+        body = orjson.dumps(failure.body(ErrorFormat.CANONICAL, identity))
         response = web.Response(status=failure.status, body=body, headers=headers)
         response.force_close()
         return response
 
 
 def _is_about_size(exc: BaseException | None) -> bool:
-    # For the number of headers aiohttp has no exception of its own.
+    # aiohttp has no exception of its own for the number of headers.
     return isinstance(exc, LineTooLong) or "Too many headers" in str(exc)
 
 
 class _Server(web.Server):
-    """Makes our protocol for each connection."""
+    """Creates our protocol for each connection."""
 
     def __init__(
         self, inner: web.Server, handler: Handler, max_connections: int, options: dict[str, Any]
@@ -95,20 +95,20 @@ class _Server(web.Server):
 class Runner(web.AppRunner):
     """Runs an application on our server.
 
-    Every request goes to one handler. The application's own router is not used: it would answer
-    some requests itself, in the library's name, and ask for bodies that nothing has admitted.
+    Every request goes to one handler. The application's own router is not used: it would respond to
+    some requests itself, in the library's name, and request bodies before admission.
 
     Args:
         app: Owner of the resources.
-        handler: Answers each request.
-        max_connections: At one time; one more is closed at once.
-        options: Of `aiohttp.web.AppRunner` and of its connections.
+        handler: Handles each request.
+        max_connections: Open connections at one time; one more is closed at once.
+        options: Options of `aiohttp.web.AppRunner` and of its connections.
     """
 
     def __init__(
         self, app: web.Application, handler: Handler, max_connections: int, **options: Any
     ) -> None:
-        # Compressed bodies are refused by their header; nothing is decompressed before.
+        # Compressed bodies are rejected by their header; nothing is decompressed before.
         super().__init__(app, auto_decompress=False, **options)
         self._handler = handler
         self._max_connections = max_connections

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, on standard error."""
+"""Structured logs: one JSON object per line, on standard error."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def configure(level: str) -> None:
             ],
         )
     )
-    # Our libraries' chatter about single requests would repeat the line that we write ourselves.
+    # The libraries' lines about single requests would repeat our own line per request.
     logging.basicConfig(handlers=[handler], level=max(numeric, logging.WARNING), force=True)
-    # Failures of our own code are logged by the gateway; what is left there are clients that send
-    # rubbish, with a traceback each.
+    # The middleware logs failures of our own code; aiohttp logs only malformed requests here, each
+    # with a traceback.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 

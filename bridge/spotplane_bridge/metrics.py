@@ -16,7 +16,7 @@ from prometheus_client import (
 
 
 class Metrics:
-    """What one process counts, in a registry of its own."""
+    """The metrics of one process, in a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -66,11 +66,11 @@ class Metrics:
             ("service",),
             registry=self._registry,
         )
-        # Looking a label set up takes a lock and a sort; each is looked up once.
+        # The lookup of a label takes a lock and a sort; each is looked up once.
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, method: str, template: str, status: int, seconds: float) -> None:
-        """Count one answer."""
+        """Count one response."""
         known = self._known.get((method, template, status))
         if known is None:
             known = self._known[method, template, status] = (
@@ -81,17 +81,17 @@ class Metrics:
         known[1].observe(seconds)
 
     def count_connections(self, count: Callable[[], float]) -> None:
-        """Ask ``count`` for the open connections whenever somebody looks."""
+        """Call ``count`` for the number of open connections at every scrape."""
         self._connections.labels("rest").set_function(count)
 
     def count_event_streams(self, count: Callable[[], float]) -> None:
-        """Ask ``count`` for the open event streams whenever somebody looks."""
+        """Call ``count`` for the number of open event streams at every scrape."""
         self._event_streams.set_function(count)
 
     def set_dependency(self, service: str, *, up: bool) -> None:
-        """Note whether a dependency answered."""
+        """Record whether a dependency works."""
         self._dependency.labels(service).set(1 if up else 0)
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

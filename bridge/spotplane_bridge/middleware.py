@@ -1,4 +1,4 @@
-"""What every request goes through, whatever answers it: ids, routing, errors, metrics, log line."""
+"""Middleware of every request: ids, routing, errors, metrics and the log line."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from spotplane_bridge.config import BridgeConfig
-from spotplane_bridge.errors import Failure, Family, family_of
+from spotplane_bridge.errors import ErrorFormat, Failure, error_format_of
 from spotplane_bridge.headers import (
     Ids,
     Metadata,
-    answer_headers,
     client_ip,
     forwarded_metadata,
     ids_of,
     key_prefix,
     preflight_headers,
+    response_headers,
     trace_metadata,
 )
 from spotplane_bridge.metrics import Metrics
@@ -36,33 +36,33 @@ if TYPE_CHECKING:
 log = structlog.get_logger("spotplane_bridge")
 
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"})
-# Stands for the template of paths that have none, so that nobody can fill the metrics with paths.
+# Template of paths without a route, so that unknown paths cannot create unlimited metric labels.
 _UNMATCHED: Final = "unmatched"
 
 
 @dataclass(slots=True)
-class Exchange:
-    """One request on its way to an answer.
+class RequestContext:
+    """One request from its arrival to the end of its response.
 
     Attributes:
-        request: As aiohttp read it.
+        request: aiohttp's request.
         path: As it was sent, without the query.
         query: As it was sent, without the question mark.
-        family: The path's conventions.
-        ids: Of the request.
-        client_ip: Where it comes from, past trusted proxies.
-        headers: Of the answer.
-        values: Of the path's variables, decoded.
-        template: Of the path, once it is found.
-        trace: Metadata that says which trace a call is part of.
-        span: Of the request, None where nobody collects traces.
-        at_end: Called once when the answer is complete.
+        error_format: Format of errors on this path.
+        ids: Ids of the request.
+        client_ip: The client's address, past trusted proxies.
+        headers: Headers of the response.
+        values: Values of the path's variables, decoded.
+        template: Template of the path, once it is found.
+        trace: Metadata of the trace that a call belongs to.
+        span: Span of the request, None without a trace collector.
+        at_end: Called once when the response is complete.
     """
 
     request: web.Request
     path: str
     query: str
-    family: Family
+    error_format: ErrorFormat
     ids: Ids
     client_ip: str | None
     headers: CIMultiDict[str]
@@ -72,18 +72,18 @@ class Exchange:
     span: Span | None = None
     at_end: list[Callable[[], None]] = field(default_factory=list)
 
-    def answer(self, status: int, body: Any) -> web.Response:
-        """Answer with a JSON value."""
-        return self.answer_bytes(status, "application/json", orjson.dumps(body))
+    def json_response(self, status: int, body: Any) -> web.Response:
+        """Return a response with a JSON value."""
+        return self.bytes_response(status, "application/json", orjson.dumps(body))
 
-    def answer_bytes(self, status: int, content_type: str, body: bytes) -> web.Response:
-        """Answer with a body that is made already."""
+    def bytes_response(self, status: int, content_type: str, body: bytes) -> web.Response:
+        """Return a response with a serialized body."""
         if status != 204:
             self.headers["Content-Type"] = content_type
         return web.Response(status=status, body=body, headers=self.headers)
 
     def metadata(self) -> Metadata:
-        """Metadata of a call in the caller's name."""
+        """Return the metadata of a call in the caller's name."""
         return (
             *forwarded_metadata(self.request.headers, self.ids, self.client_ip),
             *self.trace,
@@ -91,27 +91,27 @@ class Exchange:
 
 
 class Endpoint(Protocol):
-    """Answers the requests of one route."""
+    """Handles the requests of one route."""
 
     @property
     def template(self) -> str:
         """The route's path, with its variables."""
 
-    async def serve(self, exchange: Exchange) -> web.StreamResponse:
-        """Answer one request.
+    async def serve(self, exchange: RequestContext) -> web.StreamResponse:
+        """Handle one request.
 
         Raises:
-            Failure: The answer is an error.
+            Failure: The response is an error.
         """
 
 
-class Gateway:
+class RequestMiddleware:
     """Handles every request of a bridge process.
 
     Args:
         config: Origins and proxies.
         router: All endpoints.
-        metrics: Counts answers.
+        metrics: Counts responses.
         traces: Collects spans.
     """
 
@@ -129,7 +129,7 @@ class Gateway:
         self._traces = traces
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one request; an exception ends in a 500 that says nothing of it."""
+        """Handle one request; an exception becomes a 500 without details."""
         started = time.perf_counter()
         exchange = self._begin(request)
         try:
@@ -143,7 +143,7 @@ class Gateway:
         self._finish(exchange, response.status, time.perf_counter() - started)
         return response
 
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, exchange: RequestContext) -> web.StreamResponse:
         try:
             return await self._serve(exchange)
         except Failure as failure:
@@ -151,9 +151,9 @@ class Gateway:
             return _fail(exchange, failure)
         except (web.RequestPayloadError, ConnectionError) as err:
             _release_frames(err)
-            # The client sent something else than it said, or left; it may not even read this.
+            # The client sent a malformed body or disconnected; it may not even read this response.
             response = _fail(exchange, Failure(400, "INVALID_JSON", "the body broke off"))
-            # Where the next request begins nobody knows.
+            # The beginning of the next request on this connection is unknown.
             response.force_close()
             return response
         except Exception as err:
@@ -161,32 +161,32 @@ class Gateway:
             _release_frames(err)
             return _fail(exchange, Failure(500, "INTERNAL", "internal error"))
 
-    def _begin(self, request: web.Request) -> Exchange:
+    def _begin(self, request: web.Request) -> RequestContext:
         target = request.raw_path
         if not target.startswith("/"):
-            # A client that takes us for a proxy names the whole address.
+            # A client that uses us as a proxy sends an absolute URL.
             target = request.rel_url.raw_path_qs
         path, _, query = target.partition("?")
         received = request.headers
-        family = family_of(path)
-        ids = ids_of(received, family, request.method)
+        error_format = error_format_of(path)
+        ids = ids_of(received, error_format, request.method)
         peer = request.transport.get_extra_info("peername") if request.transport else None
-        return Exchange(
+        return RequestContext(
             request=request,
             path=path,
             query=query,
-            family=family,
+            error_format=error_format,
             ids=ids,
             client_ip=client_ip(
                 peer[0] if isinstance(peer, tuple) else None,
                 received.getall("X-Forwarded-For", ()),
                 self._trusted,
             ),
-            headers=answer_headers(ids, received.get("Origin"), self._origins),
+            headers=response_headers(ids, received.get("Origin"), self._origins),
             values=[],
         )
 
-    async def _serve(self, exchange: Exchange) -> web.StreamResponse:
+    async def _serve(self, exchange: RequestContext) -> web.StreamResponse:
         request = exchange.request
         if request.method == "OPTIONS":
             return self._options(exchange)
@@ -202,18 +202,18 @@ class Gateway:
             )
         return await endpoint.serve(exchange)
 
-    def _options(self, exchange: Exchange) -> web.Response:
-        """Answer a browser's question before a call, or anybody's about a path."""
+    def _options(self, exchange: RequestContext) -> web.Response:
+        """Handle OPTIONS: a CORS preflight request, or the methods of a path."""
         if "Access-Control-Request-Method" in exchange.request.headers:
             preflight_headers(exchange.headers)
-            return exchange.answer_bytes(204, "", b"")
+            return exchange.bytes_response(204, "", b"")
         allowed = self._router.allowed(exchange.path)
         if not allowed:
             raise self._not_found(exchange)
         exchange.headers["Allow"] = ", ".join([*allowed, "OPTIONS"])
-        return exchange.answer_bytes(204, "", b"")
+        return exchange.bytes_response(204, "", b"")
 
-    def _not_found(self, exchange: Exchange) -> Failure:
+    def _not_found(self, exchange: RequestContext) -> Failure:
         method, allowed = exchange.request.method, self._router.allowed(exchange.path)
         if not allowed:
             return Failure(404, "ROUTE_NOT_FOUND", "there is no such route")
@@ -224,7 +224,7 @@ class Gateway:
             headers={"Allow": ", ".join([*allowed, "OPTIONS"])},
         )
 
-    def _finish(self, exchange: Exchange, status: int, elapsed: float) -> None:
+    def _finish(self, exchange: RequestContext, status: int, elapsed: float) -> None:
         if self._traces is not None and exchange.span is not None:
             self._traces.end(exchange.span, status)
         method = exchange.request.method
@@ -246,8 +246,8 @@ class Gateway:
 def _release_frames(error: BaseException | None) -> None:
     """Remove the frames that an exception and its causes passed, and the links between them.
 
-    A frame whose variable holds the exception, and the stream of a broken body, which does so too,
-    are part of a cycle otherwise. It keeps the body until the next garbage collection.
+    Otherwise a frame whose variable holds the exception is part of a cycle, as is the stream of a
+    malformed body. The cycle would hold the body in memory until the next garbage collection.
     """
     while error is not None:
         cause = error.__cause__ or error.__context__
@@ -256,9 +256,9 @@ def _release_frames(error: BaseException | None) -> None:
         error = cause
 
 
-def _fail(exchange: Exchange, failure: Failure) -> web.Response:
+def _fail(exchange: RequestContext, failure: Failure) -> web.Response:
     exchange.headers.update(failure.headers)
-    return exchange.answer(
-        failure.status_in(exchange.family),
-        failure.body(exchange.family, exchange.ids.correlation),
+    return exchange.json_response(
+        failure.status_in(exchange.error_format),
+        failure.body(exchange.error_format, exchange.ids.correlation),
     )

@@ -1,7 +1,7 @@
-"""The OpenAPI 3.1 document of all routes, made from descriptors and the comments of the API files.
+"""The OpenAPI 3.1 document of all routes, built from descriptors and the comments of the API files.
 
-What the comments say in words becomes structure where a convention allows it: "Answers 201", a
-leading "Required", reasons in backquotes, and the status in each reason's own comment.
+Prose of the comments becomes structure where a convention allows it: "Answers 201", a leading
+"Required", reasons in backquotes, and the status in each reason's own comment.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from spotplane.v1 import error_reason_pb2
 
 from spotplane_bridge import transcode
 from spotplane_bridge.comments import load_comments
-from spotplane_bridge.errors import Failure, family_of
+from spotplane_bridge.errors import Failure, error_format_of
 from spotplane_bridge.legacy import documents, registry
-from spotplane_bridge.legacy.routes import DialectRoute
+from spotplane_bridge.legacy.routes import LegacyRoute
 from spotplane_bridge.ops import CHECKS, installed_version
 from spotplane_bridge.routes import Route
 from spotplane_bridge.schemas import EXAMPLE_UUID, Schemas
@@ -27,7 +27,7 @@ _REASON: Final = re.compile(r"`([A-Z][A-Z_]+)`")
 _STATUS: Final = re.compile(r"\b([45]\d\d)\b")
 _PREFIX: Final = "ERROR_REASON_"
 
-# What any call may meet, besides what its own comment names.
+# Errors of every call, besides those in its own comment.
 _ALWAYS: Final = {
     400: ("INVALID_JSON", "INVALID_FIELD", "OUT_OF_RANGE", "UNKNOWN_PARAMETER"),
     401: ("API_KEY_MISSING", "API_KEY_INVALID", "ADMIN_TOKEN_MISSING", "ADMIN_TOKEN_INVALID"),
@@ -105,8 +105,8 @@ _INTRODUCTION: Final = (
 )
 
 
-def build(routes: Sequence[Route], declared: Sequence[DialectRoute] = ()) -> dict[str, Any]:
-    """The document of these routes, of those of the field, and of the bridge's own."""
+def build(routes: Sequence[Route], declared: Sequence[LegacyRoute] = ()) -> dict[str, Any]:
+    """Return the document of these routes, the legacy routes and the bridge's own."""
     return _Builder(load_comments()).document(routes, declared)
 
 
@@ -114,17 +114,17 @@ class _Builder:
     def __init__(self, comments: dict[str, str]) -> None:
         self._comments = comments
         self._schemas = Schemas(comments)
-        # HTTP status of each reason, as the comment of the reason says it.
+        # HTTP status of each reason, from the comment of the reason.
         self._reasons = {
             value.name.removeprefix(_PREFIX): int(status[1])
             for value in error_reason_pb2.ErrorReason.DESCRIPTOR.values
             if (status := _STATUS.search(comments.get(f"{_enum_scope()}.{value.name}", "")))
         }
 
-    def document(self, routes: Sequence[Route], declared: Sequence[DialectRoute]) -> dict[str, Any]:
+    def document(self, routes: Sequence[Route], declared: Sequence[LegacyRoute]) -> dict[str, Any]:
         paths: dict[str, Any] = {}
         for route in sorted(routes, key=lambda r: r.template):
-            # OpenAPI has no pattern for the rest of a path; the name alone must do.
+            # OpenAPI has no pattern for the rest of a path; the variable's name has to suffice.
             path = re.sub(r"=\*\*?\}", "}", route.template)
             paths.setdefault(path, {})[route.method.lower()] = self._operation(route)
         services = {route.service: route.descriptor.containing_service for route in routes}
@@ -153,7 +153,7 @@ class _Builder:
                 "schemas": {
                     **dict(sorted(self._schemas.components.items())),
                     "Error": _ERROR_SCHEMA,
-                    **({"FieldError": documents.FAMILY_ERROR} if declared else {}),
+                    **({"LegacyError": documents.LEGACY_ERROR} if declared else {}),
                 },
                 "securitySchemes": _SECURITY,
             },
@@ -222,14 +222,14 @@ class _Builder:
         }
 
     def _successes(self, route: Route, comment: str) -> dict[str, Any]:
-        answer = {"description": "Success.", "content": self._content(route, comment)}
+        response = {"description": "Success.", "content": self._content(route, comment)}
         found = _SUCCESS.search(comment)
         if found is None:
-            return {"200": answer}
+            return {"200": response}
         if found[2] == "204":
             return {"204": {"description": "Success, without a body."}}
-        created = {**answer, "description": "Created."}
-        return {"201": created} if found[1] == "Answers " else {"200": answer, "201": created}
+        created = {**response, "description": "Created."}
+        return {"201": created} if found[1] == "Answers " else {"200": response, "201": created}
 
     def _content(self, route: Route, comment: str) -> dict[str, Any]:
         descriptor = route.descriptor.output_type
@@ -239,7 +239,7 @@ class _Builder:
         if twin is not None:
             items = twin.fields_by_name["data"].message_type
             bare = {"type": "array", "items": self._schemas.answer(items)}
-            # The second is what `envelope=true` asks for.
+            # The second is the response under `envelope=true`.
             schema = {"oneOf": [bare, self._schemas.answer(twin)]}
             example = self._schemas.example(items, frozenset(), of_request=False)
             return {"application/json": {"schema": schema, "example": [example]}}
@@ -286,14 +286,14 @@ def _error(route: Route, status: int, codes: list[str]) -> dict[str, Any]:
         "content": {
             "application/json": {
                 "schema": {"$ref": "#/components/schemas/Error"},
-                "example": failure.body(family_of(route.template), EXAMPLE_UUID),
+                "example": failure.body(error_format_of(route.template), EXAMPLE_UUID),
             }
         },
     }
 
 
 def _typed_twin(route: Route) -> Descriptor | None:
-    """The answer of the typed RPC beside one that prints a bare list by itself."""
+    """Return the response of the typed RPC beside one that returns a bare list."""
     name = route.descriptor.name
     methods = route.descriptor.containing_service.methods_by_name
     twin = methods.get(name.removesuffix("Flat")) if name.endswith("Flat") else None

@@ -15,19 +15,19 @@ from aiohttp import web
 from grpc_health.v1 import health_pb2
 
 from spotplane_bridge.metrics import Metrics
-from spotplane_bridge.middleware import Exchange
+from spotplane_bridge.middleware import RequestContext
 from spotplane_bridge.upstream import Upstream
 
 # Checks that the server publishes as services of gRPC's health protocol.
 CHECKS: Final = ("database", "migrations", "partitions", "rollups", "jobs", "trusted-proxies")
 DECISIONS: Final = "spotplane.v1.DecisionService"
-# Likewise, but a server whose check fails here does its work; the text is what callers read.
+# Likewise, but a server with a failed check of these still works; callers read the text.
 WARNINGS: Final = {
     "sandbox": "uploaded models and rule sets are not confined by this machine's kernel",
     "clock": "the clock of a server's machine differs from the database's by more than a second",
 }
 CHECK_TIMEOUT_S: Final = 2.0
-# `/health` is at most so much older than `/ready`. A round is three small calls.
+# `/health` is at most this much older than `/ready`. A round is three small calls.
 CHECK_PERIOD_S: Final = 1.0
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
@@ -35,7 +35,7 @@ _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def installed_version() -> str:
-    """Version of the installed distribution."""
+    """Return the version of the installed distribution."""
     try:
         return version("spotplane")
     except PackageNotFoundError:
@@ -44,13 +44,13 @@ def installed_version() -> str:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the server reported at one time.
+    """The server's health at one time.
 
     Attributes:
-        reachable: Whether it answered at all.
+        reachable: Whether it responded at all.
         checks: By name, `server` for all of them together.
-        engine: Whether the engine that should decide does.
-        warnings: What impairs it without keeping it from its work.
+        engine: Whether the configured decision engine decides.
+        warnings: Conditions that impair the server without stopping its work.
     """
 
     reachable: bool
@@ -72,7 +72,7 @@ class State:
         if not self.checks["server"] and len(failed) in {0, len(CHECKS)}:
             return "the server is starting or stopping"
         if "database" in failed:
-            # The server cannot check the others without it.
+            # The server cannot check the other components without it.
             failed = ["database"]
         if not failed and not self.engine:
             failed = ["decision engine"]
@@ -80,10 +80,10 @@ class State:
 
 
 class Health:
-    """Asks the server for its health, and keeps the last report.
+    """Queries the server's health, and stores the last report.
 
     Args:
-        upstream: Where to ask.
+        upstream: The server.
         metrics: Records whether the server works.
     """
 
@@ -96,13 +96,14 @@ class Health:
         )
         self._metrics = metrics
         self.draining = False
-        # The last report, whatever asked for it; None before the first.
+        # The last report of any query; None before the first.
         self.last: State | None = None
 
     async def ask(self) -> State:
-        """Ask the server now.
+        """Query the server now.
 
-        Single checks are asked for only when the server as a whole does not work; one that it does
+        Single checks are queried only when the server as a whole does not work; a check that it
+        does
         not publish follows its overall status, which covers it.
         """
         names = ("", DECISIONS, *WARNINGS)
@@ -131,10 +132,10 @@ class Health:
             await asyncio.sleep(CHECK_PERIOD_S)
 
     def verdict(self) -> tuple[str, str | None]:
-        """The status, and what is wrong, if anything is.
+        """Return the status and the faults.
 
-        `unhealthy` whenever `/ready` would answer 503. Before the first report all that is known is
-        that this process answers.
+        `unhealthy` whenever `/ready` would return 503. Before the first report only this process is
+        known to work.
         """
         if self.draining:
             return "unhealthy", "this process is stopping"
@@ -143,7 +144,7 @@ class Health:
         return "degraded" if self.last.ready else "unhealthy", self.last.fault
 
     async def _serving(self, service: str) -> bool | None:
-        """Whether a service serves; None when the server does not know it, or does not answer."""
+        """Return whether a service serves; None when it is unknown or unreachable."""
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             response = await self._check(request, timeout=CHECK_TIMEOUT_S)
@@ -153,23 +154,23 @@ class Health:
 
 
 class OpsEndpoint:
-    """Answers an operations route by a function; these routes have no parameters."""
+    """Serves an operations route by a function; these routes have no parameters."""
 
     def __init__(
-        self, template: str, answer: Callable[[Exchange], Awaitable[web.StreamResponse]]
+        self, template: str, handler: Callable[[RequestContext], Awaitable[web.StreamResponse]]
     ) -> None:
         self.template = template
-        self._answer = answer
+        self._handler = handler
 
-    async def serve(self, exchange: Exchange) -> web.StreamResponse:
-        """Answer one request; see `Endpoint`."""
-        return await self._answer(exchange)
+    async def serve(self, exchange: RequestContext) -> web.StreamResponse:
+        """Handle one request; see `Endpoint`."""
+        return await self._handler(exchange)
 
 
 def ops_endpoints(health: Health, metrics: Metrics) -> list[OpsEndpoint]:
-    """The endpoints of `/health`, `/ready` and `/metrics`."""
+    """Return the endpoints of `/health`, `/ready` and `/metrics`."""
 
-    async def alive(exchange: Exchange) -> web.StreamResponse:
+    async def alive(exchange: RequestContext) -> web.StreamResponse:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         status, error = health.verdict()
         last = health.last or State(False, dict.fromkeys(CHECKS, False))
@@ -183,19 +184,19 @@ def ops_endpoints(health: Health, metrics: Metrics) -> list[OpsEndpoint]:
             "decision_engine_loaded": last.engine,
             **_warnings(last),
         }
-        return exchange.answer(200, body if error is None else {**body, "error": error})
+        return exchange.json_response(200, body if error is None else {**body, "error": error})
 
-    async def ready(exchange: Exchange) -> web.StreamResponse:
+    async def ready(exchange: RequestContext) -> web.StreamResponse:
         state = await health.ask()
         is_ready = state.ready and not health.draining
         status = "ready" if is_ready else "draining" if health.draining else "not_ready"
         checks = {name: "ok" if works else "failed" for name, works in state.checks.items()}
-        return exchange.answer(
+        return exchange.json_response(
             200 if is_ready else 503, {"status": status, "checks": checks, **_warnings(state)}
         )
 
-    async def counted(exchange: Exchange) -> web.StreamResponse:
-        return exchange.answer_bytes(200, _PROMETHEUS, metrics.text())
+    async def counted(exchange: RequestContext) -> web.StreamResponse:
+        return exchange.bytes_response(200, _PROMETHEUS, metrics.text())
 
     return [
         OpsEndpoint("/health", alive),

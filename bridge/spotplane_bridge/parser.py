@@ -1,7 +1,7 @@
-"""JSON values and texts into protobuf fields; a writer is compiled once per message type.
+"""Parses JSON values and texts into protobuf fields; a writer is compiled once per message type.
 
 Follows the proto JSON mapping, except that unknown members are ignored, null means absent, and
-numbers that are not finite are refused.
+numbers that are not finite are rejected.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _DECIMAL: Final = re.compile(r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?")
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.IGNORECASE
 )
-_SPAN: Final = re.compile(r"-?\d{1,12}(\.\d{1,9})?s")
+_DURATION: Final = re.compile(r"-?\d{1,12}(\.\d{1,9})?s")
 
 
-class Refused(ValueError):
-    """A value cannot be used.
+class ParseError(ValueError):
+    """An unusable value.
 
     Attributes:
-        path: Where it stands, e.g. `records[2].prompt_tokens`.
+        path: Its position, e.g. `records[2].prompt_tokens`.
         code: Reason, None when the value is simply of another type.
-        description: What is expected.
+        description: The expected value.
     """
 
     def __init__(self, path: str, description: str, code: str | None = None) -> None:
@@ -53,7 +53,7 @@ class Writer:
     Attributes:
         name: The field's name.
         repeated: Whether it holds a list.
-        takes_text: Whether a path or a query parameter can say its value.
+        takes_text: Whether a path or a query parameter can express its value.
     """
 
     def __init__(self, field: FieldDescriptor) -> None:
@@ -63,7 +63,7 @@ class Writer:
         self.repeated = bool(field.is_repeated) and self._map is None
         self.takes_text = self._map is None and (kind is None or kind.full_name in _WELL_KNOWN)
         self._convert = None if kind is not None else scalar(field)
-        self._fill = None if kind is None or self._map else filler(kind)
+        self._fill = None if kind is None or self._map else compile_parser(kind)
         self._is_bool = field.cpp_type == FieldDescriptor.CPPTYPE_BOOL
         self._is_json = kind is not None and kind.full_name in _JSON_TYPES
         union = field.containing_oneof
@@ -73,28 +73,28 @@ class Writer:
     def write(self, message: Any, value: Any, path: str) -> None:
         """Write a JSON value other than null."""
         if self._union and message.WhichOneof(self._union) not in {None, self.name}:
-            raise Refused(path, f"only one member of {self._union} may be given", "INVALID_JSON")
+            raise ParseError(path, f"only one member of {self._union} may be given", "INVALID_JSON")
         if self._map is not None:
             _write_map(getattr(message, self.name), self._map, value, path)
         elif not self.repeated:
             self._write_single(message, value, path)
         elif not isinstance(value, list):
-            raise Refused(path, "must be a list")
+            raise ParseError(path, "must be a list")
         else:
             for index, item in enumerate(value):
                 self._append(message, item, f"{path}[{index}]")
 
     def write_text(self, message: Any, text: str, path: str) -> None:
-        """Write what a path or a query says; repeated fields take one more item."""
+        """Write a text of a path or a query; repeated fields append it."""
         value: Any = text
         if self._is_bool:
-            # JSON's own booleans are the only ones, in whatever part of a request.
+            # JSON's own booleans are the only ones, in every part of a request.
             value = {"true": True, "false": False}.get(text, text)
         elif self._is_json:
             try:
                 value = orjson.loads(text)
             except orjson.JSONDecodeError as err:
-                raise Refused(path, "must be JSON", "INVALID_JSON") from err
+                raise ParseError(path, "must be JSON", "INVALID_JSON") from err
         if self.repeated:
             self._append(message, value, path)
         else:
@@ -120,18 +120,18 @@ _writers: dict[str, dict[str, Writer]] = {}
 
 
 def writers(descriptor: Descriptor) -> dict[str, Writer]:
-    """The writers of a message's fields by the names JSON may use for them; compiled once."""
+    """Return the writers of a message's fields by their accepted JSON names; compiled once."""
     found = _writers.get(descriptor.full_name)
     if found is None:
-        # Known before it is complete, for a message that contains itself.
+        # Registered before it is complete, for a message that contains itself.
         found = _writers[descriptor.full_name] = {}
         for field in descriptor.fields:
             found[field.name] = found[field.json_name] = Writer(field)
     return found
 
 
-def filler(descriptor: Descriptor) -> Fill:
-    """What fills messages of this type from JSON values."""
+def compile_parser(descriptor: Descriptor) -> Fill:
+    """Return the function that fills messages of this type from JSON values."""
     known = _WELL_KNOWN.get(descriptor.full_name)
     if known is not None:
         return known
@@ -141,7 +141,7 @@ def filler(descriptor: Descriptor) -> Fill:
 
     def fill(message: Any, value: Any, path: str) -> None:
         if not isinstance(value, dict):
-            raise Refused(path, "must be an object")
+            raise ParseError(path, "must be an object")
         prefix = f"{path}." if path else ""
         for name, item in value.items():
             writer = members.get(name)
@@ -154,13 +154,13 @@ def filler(descriptor: Descriptor) -> Fill:
 def _converted(convert: Convert, value: Any, path: str) -> Any:
     try:
         return convert(value)
-    except Refused as err:
-        raise Refused(path, err.description, err.code) from err
+    except ParseError as err:
+        raise ParseError(path, err.description, err.code) from err
 
 
 def _write_map(container: Any, entry: Descriptor, value: Any, path: str) -> None:
     if not isinstance(value, dict):
-        raise Refused(path, "must be an object")
+        raise ParseError(path, "must be an object")
     key_type, value_type = entry.fields_by_name["key"], entry.fields_by_name["value"]
     convert_key = scalar(key_type)
     is_bool = key_type.cpp_type == FieldDescriptor.CPPTYPE_BOOL
@@ -169,15 +169,15 @@ def _write_map(container: Any, entry: Descriptor, value: Any, path: str) -> None
         text = {"true": True, "false": False}.get(name, name) if is_bool else name
         key = _converted(convert_key, text, where)
         if value_type.message_type is not None:
-            filler(value_type.message_type)(container[key], item, where)
+            compile_parser(value_type.message_type)(container[key], item, where)
         else:
             container[key] = _converted(scalar(value_type), item, where)
 
 
 def scalar(field: FieldDescriptor) -> Convert:
-    """What turns a JSON value into a value of this field.
+    """Return the function that converts a JSON value into a value of this field.
 
-    The function raises `Refused` with an empty path.
+    The function raises `ParseError` with an empty path.
     """
     if field.enum_type is not None:
         names = {v.name: v.number for v in field.enum_type.values}
@@ -197,9 +197,9 @@ def _integer(value: Any, low: int, high: int) -> int:
     if is_text or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise Refused("", "must be an integer")
+        raise ParseError("", "must be an integer")
     if not low <= value <= high:
-        raise Refused("", f"must be an integer in {low}..{high}", "OUT_OF_RANGE")
+        raise ParseError("", f"must be an integer in {low}..{high}", "OUT_OF_RANGE")
     return value
 
 
@@ -207,33 +207,33 @@ def _number(value: Any, bound: float = math.inf) -> float:
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         value = float(value)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise Refused("", "must be a number")
+        raise ParseError("", "must be a number")
     number = float(value)
     if not math.isfinite(number) or abs(number) > bound:
-        raise Refused("", "must be a finite number", "OUT_OF_RANGE")
+        raise ParseError("", "must be a finite number", "OUT_OF_RANGE")
     return number
 
 
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise Refused("", "must be true or false")
+        raise ParseError("", "must be true or false")
     return value
 
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise Refused("", "must be a string")
+        raise ParseError("", "must be a string")
     return value
 
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, str):
-        raise Refused("", "must be a string in base64")
+        raise ParseError("", "must be a string in base64")
     try:
         text = value.replace("-", "+").replace("_", "/").rstrip("=")
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except binascii.Error as err:
-        raise Refused("", "must be a string in base64", "INVALID_FIELD") from err
+        raise ParseError("", "must be a string in base64", "INVALID_FIELD") from err
 
 
 def _enum(value: Any, names: dict[str, int]) -> int:
@@ -241,41 +241,41 @@ def _enum(value: Any, names: dict[str, int]) -> int:
         return names[value]
     if isinstance(value, int) and not isinstance(value, bool) and value in names.values():
         return value
-    raise Refused("", f"must be one of {', '.join(names)}", "UNKNOWN_ENUM")
+    raise ParseError("", f"must be one of {', '.join(names)}", "UNKNOWN_ENUM")
 
 
 def _timestamp(message: Any, value: Any, path: str) -> None:
     if not isinstance(value, str):
-        raise Refused(path, "must be a string")
+        raise ParseError(path, "must be a string")
     try:
         if not _INSTANT.fullmatch(value):
             raise ValueError(value)
         message.FromJsonString(value.upper())
     except ValueError as err:
-        raise Refused(path, "must be RFC 3339 with a zone", "INVALID_DATE") from err
+        raise ParseError(path, "must be RFC 3339 with a zone", "INVALID_DATE") from err
 
 
 def _duration(message: Any, value: Any, path: str) -> None:
     if not isinstance(value, str):
-        raise Refused(path, "must be a string")
+        raise ParseError(path, "must be a string")
     try:
-        if not _SPAN.fullmatch(value):
+        if not _DURATION.fullmatch(value):
             raise ValueError(value)
         message.FromJsonString(value)
     except ValueError as err:
-        raise Refused(path, "must be seconds like 3.5s", "OUT_OF_RANGE") from err
+        raise ParseError(path, "must be seconds like 3.5s", "OUT_OF_RANGE") from err
 
 
 def _struct(message: Any, value: Any, path: str) -> None:
     if not isinstance(value, dict):
-        raise Refused(path, "must be an object")
+        raise ParseError(path, "must be an object")
     _check_free(value, path, 1)
     message.update(value)
 
 
 def _list(message: Any, value: Any, path: str) -> None:
     if not isinstance(value, list):
-        raise Refused(path, "must be a list")
+        raise ParseError(path, "must be a list")
     _check_free(value, path, 1)
     message.extend(value)
 
@@ -297,7 +297,7 @@ def _value(message: Any, value: Any, path: str) -> None:
 
 def _check_free(value: Any, path: str, depth: int) -> None:
     if depth > MAX_FREE_DEPTH:
-        raise Refused(path, f"nested deeper than {MAX_FREE_DEPTH} levels", "OUT_OF_RANGE")
+        raise ParseError(path, f"nested deeper than {MAX_FREE_DEPTH} levels", "OUT_OF_RANGE")
     for item in value.values() if isinstance(value, dict) else value:
         if isinstance(item, (dict, list)):
             _check_free(item, path, depth + 1)
@@ -330,7 +330,7 @@ _WELL_KNOWN: Final[dict[str, Fill]] = {
         for name in ("Bool", "Int32", "Int64", "UInt32", "UInt64", "Float", "Double", "String")
     },
 }
-# Types whose text form is JSON; the others are said as they stand.
+# Types whose text form is JSON; the text form of the others is the plain value.
 _JSON_TYPES: Final = frozenset(
     {
         "google.protobuf.Struct",

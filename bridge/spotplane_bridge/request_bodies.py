@@ -1,4 +1,4 @@
-"""Reading of request bodies, bounded in size, values, time and memory.
+"""Reads request bodies, bounded in size, values, time and memory.
 
 The server verifies the credential of a request before more than `SMALL_BYTES` of its body are read,
 and before more than `INLINE_VALUES` JSON values of it are converted.
@@ -20,15 +20,15 @@ from spotplane_bridge.body_memory import MemoryBudget
 from spotplane_bridge.credential_check import CallerVerifier
 from spotplane_bridge.errors import Failure
 from spotplane_bridge.headers import Metadata
-from spotplane_bridge.middleware import Exchange
+from spotplane_bridge.middleware import RequestContext
 
 T = TypeVar("T")
 
 # JSON values of one body. The longest list of the API has 1,000 items; this leaves 65 values to
-# each. orjson needs at most 0.11 us for a value, and holds the interpreter lock meanwhile: 8 ms.
+# each. orjson needs at most 0.11 us per value, and holds the interpreter lock meanwhile: 8 ms.
 MAX_VALUES: Final = 65_536
-# JSON values that are converted on the event loop, at about 2 us each: 1 ms, which a request
-# without a valid credential may cost.
+# JSON values that are converted on the event loop, at about 2 us each: 1 ms, the most that a
+# request without a valid credential can cost.
 INLINE_VALUES: Final = 500
 # Longest time for the first `SMALL_BYTES`, which are a few packets.
 SMALL_SECONDS: Final = 10.0
@@ -60,13 +60,15 @@ class Bodies:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
-    async def read(self, exchange: Exchange, limit: int, metadata: Callable[[], Metadata]) -> bytes:
-        """Read a body whole; empty when the request has none.
+    async def read(
+        self, exchange: RequestContext, limit: int, metadata: Callable[[], Metadata]
+    ) -> bytes:
+        """Read a whole body; empty when the request has none.
 
         Args:
-            exchange: The request, which keeps the memory of a large body until its end.
+            exchange: The request, which holds the memory of a large body until its end.
             limit: Largest body of the route.
-            metadata: Makes the metadata of the request's call.
+            metadata: Returns the metadata of the request's call.
 
         Raises:
             Failure: The body is too large, too slow or compressed; the credential is not valid;
@@ -95,9 +97,9 @@ class Bodies:
         return b"".join(chunks)
 
     async def begin_upload(
-        self, exchange: Exchange, limit: int, metadata: Callable[[], Metadata]
+        self, exchange: RequestContext, limit: int, metadata: Callable[[], Metadata]
     ) -> None:
-        """Admit a request whose body will be read in chunks, by its endpoint.
+        """Admit a request with a body that its endpoint will read in chunks.
 
         Raises:
             Failure: As `read` does.
@@ -153,21 +155,21 @@ class Bodies:
             return await asyncio.get_running_loop().run_in_executor(self._thread, bounded)
 
     def close(self) -> None:
-        """End the thread; no request may be open."""
+        """Stop the thread; no request may be open."""
         self._thread.shutdown()
 
-    async def _admit(self, exchange: Exchange, metadata: Metadata, size: int) -> None:
+    async def _admit(self, exchange: RequestContext, metadata: Metadata, size: int) -> None:
         caller = await self._verifier.verify(metadata)
         exchange.at_end.append(await self._memory.reserve(caller, size))
 
 
 def count_values(data: bytes) -> int:
-    """At least as many values as a JSON text has; characters inside of its strings count too."""
+    """Return an upper bound of the number of values in a JSON text."""
     return data.count(b",") + data.count(b"{") + data.count(b"[") + 1
 
 
 def _check_encoding(request: web.Request) -> None:
-    """Refuse compressed bodies: a few KiB of them can become gigabytes.
+    """Reject compressed bodies: a few KiB of them can become gigabytes.
 
     Raises:
         Failure: 415.
@@ -177,7 +179,7 @@ def _check_encoding(request: web.Request) -> None:
 
 
 async def _continue(request: web.Request) -> None:
-    """Ask the client for the body, if it waits for that."""
+    """Send `100 Continue` to a client that waits for it."""
     waits = request.headers.get("Expect", "").lower() == "100-continue"
     if waits and request.version == HttpVersion11 and not request.content.total_bytes:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Which RPC answers which path: read from the `google.api.http` options of the API."""
+"""Routes of annotated RPCs, read from the API's `google.api.http` options, and the router."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Route:
         template: Path with its variables, e.g. `/admin/tenants/{id}`.
         variables: Names of the request's fields in the path, left to right.
         body: `*` when the body is the request, a field's name when it is that field, or empty.
-        rpc: The RPC, as gRPC's `:path` says it.
-        descriptor: The RPC.
-        request_class: Of messages to send.
-        response_class: Of messages to receive.
+        rpc: The RPC in the form of gRPC's `:path`.
+        descriptor: The RPC's descriptor.
+        request_class: Class of the request.
+        response_class: Class of the response.
         binding: 0 for the first binding of the RPC, counting up for additional ones.
     """
 
@@ -56,22 +56,22 @@ class Route:
 
     @property
     def server_streaming(self) -> bool:
-        """Whether the answer is a stream."""
+        """Whether the RPC streams its response."""
         return bool(self.descriptor.server_streaming)
 
     @property
     def is_raw(self) -> bool:
-        """Whether the RPC makes the body itself, as `google.api.HttpBody`."""
+        """Whether the RPC builds the body itself, as `google.api.HttpBody`."""
         return bool(self.descriptor.output_type.full_name == "google.api.HttpBody")
 
     @property
     def is_analytics(self) -> bool:
-        """Whether this is a read over usage, which may take longer."""
+        """Whether this is a read over usage, which has a longer deadline."""
         return self.method == "GET" and self.service == "UsageService"
 
 
 def load_services() -> list[ServiceDescriptor]:
-    """Every service of the API, by full name."""
+    """Return every service of the API, by full name."""
     services: list[ServiceDescriptor] = []
     for module in pkgutil.iter_modules(spotplane.v1.__path__, "spotplane.v1."):
         if module.name.endswith("_pb2"):
@@ -81,10 +81,10 @@ def load_services() -> list[ServiceDescriptor]:
 
 
 def load_routes(services: Iterable[ServiceDescriptor] | None = None) -> list[Route]:
-    """Every route of the given services, or of the whole API, in the order of their files.
+    """Return every route of the given services, or of the whole API, in the order of their files.
 
     Raises:
-        ValueError: An annotation uses something that this bridge cannot serve.
+        ValueError: An annotation uses a feature that this bridge cannot serve.
     """
     chosen = load_services() if services is None else services
     return [
@@ -94,7 +94,7 @@ def load_routes(services: Iterable[ServiceDescriptor] | None = None) -> list[Rou
 
 def _bindings(method: MethodDescriptor) -> Iterator[Route]:
     options = method.GetOptions()
-    # The stubs of the annotations know the extension under another type than it has.
+    # The stubs of the annotations declare the extension with another type than it has.
     extension: Any = annotations_pb2.http
     if not options.HasExtension(extension):
         return
@@ -130,11 +130,11 @@ def _route(method: MethodDescriptor, rule: http_pb2.HttpRule, number: int) -> Ro
 
 @dataclass(slots=True)
 class _Node(Generic[T]):
-    """One place in the tree of path segments."""
+    """One node of the tree of path segments."""
 
     literals: dict[str, _Node[T]] = field(default_factory=dict)
     variable: _Node[T] | None = None
-    # Targets by method for paths that end here, and for paths of which a `**` takes the rest.
+    # Targets by method of paths that end here, and of paths with a `**` for the rest.
     ends: dict[str, T] = field(default_factory=dict)
     rest: dict[str, T] = field(default_factory=dict)
 
@@ -149,7 +149,7 @@ class Router(Generic[T]):
         """Add a target.
 
         Raises:
-            ValueError: The template is not one, or its shape is taken for this method.
+            ValueError: The template is malformed, or its shape exists already for this method.
         """
         node = self._root
         segments = template.removeprefix("/").split("/")
@@ -170,7 +170,7 @@ class Router(Generic[T]):
         _take(node.ends, method, target, template)
 
     def find(self, method: str, path: str) -> tuple[T, list[str]] | None:
-        """The target and the values of its variables, decoded; None when there is none.
+        """Return the target and the values of its variables, decoded; None when there is none.
 
         Args:
             method: HTTP method, upper-case.
@@ -182,7 +182,7 @@ class Router(Generic[T]):
         return None
 
     def allowed(self, path: str) -> list[str]:
-        """Methods that the path has, sorted; empty when there is no such path."""
+        """Return the methods of the path, sorted; empty when there is no such path."""
         return sorted({method for targets, _ in self._matches(path) for method in targets})
 
     def _matches(self, path: str) -> Iterator[tuple[dict[str, T], list[str]]]:
@@ -204,7 +204,7 @@ def _take(targets: dict[str, T], method: str, target: T, template: str) -> None:
 def _walk(
     node: _Node[T], segments: list[str], at: int, values: list[str]
 ) -> Iterator[tuple[dict[str, T], list[str]]]:
-    """Yield what the path can mean, the most literal first."""
+    """Yield the nodes that match the path, the most literal first."""
     if at == len(segments):
         if node.ends:
             yield node.ends, values

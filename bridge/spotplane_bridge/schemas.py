@@ -1,4 +1,4 @@
-"""JSON schemas and examples of messages, as the bridge reads and prints them."""
+"""JSON schemas and examples of messages, as the bridge parses and serializes them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _WELL_KNOWN: Final[dict[str, tuple[dict[str, Any], Any]]] = {
     "google.protobuf.Value": ({}, "anything"),
     "google.protobuf.ListValue": ({"type": "array", "items": {}}, []),
 }
-# The field's comment says it in words; the first word decides.
+# The first word of a field's comment marks it as required.
 _REQUIRED: Final = re.compile(r"^Required\b")
 _UUID: Final = re.compile(r"\bUUIDs?\b")
 _QUOTED: Final = re.compile(r"`([^`]+)`")
 _RANGE: Final = re.compile(r"(?<![\d.])(\d+)\.\.(\d+)(?! characters)\b")
 
 EXAMPLE_UUID: Final = "0198c5a2-7f3e-7c41-9d2b-5e6f7a8b9c0d"
-# What a field of this name usually holds, where neither type nor comment says it.
+# Typical values by field name, where neither type nor comment gives one.
 TYPICAL: Final[dict[str, Any]] = {
     "az": "us-east-1a",
     "city": "Ashburn",
@@ -72,8 +72,8 @@ TYPICAL: Final[dict[str, Any]] = {
 class Schemas:
     """Collects the schemas of messages as components of one document.
 
-    A message is another schema as a request (a member may be left out) than as an answer (every
-    member is there, and null says absent).
+    A message has another schema as a request (a member may be left out) than as a response (every
+    member is present, and null means absent).
 
     Args:
         comments: Comments of the API by full name.
@@ -84,17 +84,17 @@ class Schemas:
         self.components: dict[str, Any] = {}
 
     def answer(self, descriptor: Descriptor) -> dict[str, Any]:
-        """A reference to the schema of an answer."""
+        """Return a reference to the schema of a response."""
         return self._reference(descriptor, of_request=False)
 
     def body(self, descriptor: Descriptor, without: frozenset[str]) -> dict[str, Any]:
-        """A reference to the schema of a request's body, which lacks the fields of the path."""
+        """Return a reference to the schema of a request's body, without the fields of the path."""
         name = _name(descriptor)
         self.components.setdefault(name, self._object(descriptor, without, of_request=True))
         return {"$ref": f"#/components/schemas/{name}"}
 
     def field(self, field: FieldDescriptor, *, of_request: bool) -> dict[str, Any]:
-        """The schema of one field, its comment included."""
+        """Return the schema of one field, its comment included."""
         schema = self._type(field, of_request=of_request)
         entry = field.message_type
         if entry is not None and entry.GetOptions().map_entry:
@@ -108,11 +108,11 @@ class Schemas:
         return {**schema, "description": comment} if comment else schema
 
     def is_required(self, field: FieldDescriptor) -> bool:
-        """Whether a request without the field is refused."""
+        """Return whether a request without the field is rejected."""
         return bool(_REQUIRED.match(self._comment(field)))
 
     def example(self, descriptor: Descriptor, without: frozenset[str], *, of_request: bool) -> Any:
-        """A message as an example; one of a request holds what is required, or the first member."""
+        """Return an example message; a request has its required members, or the first one."""
         known = _WELL_KNOWN.get(descriptor.full_name)
         if known is not None:
             return known[1]
@@ -123,7 +123,7 @@ class Schemas:
         return {field.name: self.field_example(field, of_request=of_request) for field in fields}
 
     def field_example(self, field: FieldDescriptor, *, of_request: bool) -> Any:
-        """One field's value as an example."""
+        """Return an example value of one field."""
         if field.message_type is not None:
             value = self.example(field.message_type, frozenset(), of_request=of_request)
         else:
@@ -148,7 +148,7 @@ class Schemas:
             return dict(known[0])
         name = _name(descriptor) + ("Input" if of_request else "")
         if name not in self.components:
-            # Known before it is complete, for a message that contains itself.
+            # Registered before it is complete, for a message that contains itself.
             self.components[name] = {}
             self.components[name] = self._object(descriptor, frozenset(), of_request=of_request)
         return {"$ref": f"#/components/schemas/{name}"}

@@ -18,43 +18,45 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-Printer: TypeAlias = Callable[[Any], Any]
+Serializer: TypeAlias = Callable[[Any], Any]
 
-# Integers beyond this lose digits in a double, so they are shown as the double they are.
+# Integers beyond this lose digits in a double, so they are printed as the double.
 _EXACT_INTEGERS: Final = 2**53
 
-_printers: dict[str, Printer] = {}
+_serializers: dict[str, Serializer] = {}
 
 
-def printer(descriptor: Descriptor) -> Printer:
-    """The function that turns messages of this type into JSON values; compiled on first use."""
-    found = _printers.get(descriptor.full_name)
+def compile_serializer(descriptor: Descriptor) -> Serializer:
+    """Return the conversion of this message type into JSON; compiled on first use."""
+    found = _serializers.get(descriptor.full_name)
     if found is None:
         found = _WELL_KNOWN.get(descriptor.full_name) or _compile(descriptor)
-        _printers[descriptor.full_name] = found
+        _serializers[descriptor.full_name] = found
     return found
 
 
 def to_json(message: Message) -> Any:
-    """Turn any message into a JSON value."""
+    """Convert any message into a JSON value."""
     descriptor: Any = message.DESCRIPTOR
-    return printer(descriptor)(message)
+    return compile_serializer(descriptor)(message)
 
 
-def _compile(descriptor: Descriptor) -> Printer:
+def _compile(descriptor: Descriptor) -> Serializer:
     if descriptor.full_name.startswith("google.protobuf."):
         return json_format.MessageToDict
 
     def print_later(message: Any) -> Any:
-        return _printers[descriptor.full_name](message)
+        return _serializers[descriptor.full_name](message)
 
-    # For a message that contains itself, whose printer is not known before it is complete.
-    _printers[descriptor.full_name] = print_later
+    # For a message that contains itself: its printer is not registered before it is complete.
+    _serializers[descriptor.full_name] = print_later
     fields = list(descriptor.fields)
     names = tuple(field.name for field in fields)
     read = _reader(names)
     change = tuple((f.name, fix) for f in fields if (fix := _fix(f)) is not None)
-    nested = tuple((f.name, printer(f.message_type)) for f in fields if _is_single_message(f))
+    nested = tuple(
+        (f.name, compile_serializer(f.message_type)) for f in fields if _is_single_message(f)
+    )
     optional = tuple(f.name for f in fields if f.has_presence and f.message_type is None)
 
     def print_message(message: Any) -> dict[str, Any]:
@@ -85,21 +87,25 @@ def _is_single_message(field: FieldDescriptor) -> bool:
     return field.message_type is not None and not field.is_repeated
 
 
-def _fix(field: FieldDescriptor) -> Printer | None:
-    """What turns the field's value into JSON, None when it is JSON already."""
+def _fix(field: FieldDescriptor) -> Serializer | None:
+    """Return the conversion of the field's value into JSON, None when it is JSON already."""
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return _map(field.message_type)
     if not field.is_repeated:
         return None if field.message_type is not None else _scalar(field)
-    each = printer(field.message_type) if field.message_type is not None else _scalar(field)
+    each = (
+        compile_serializer(field.message_type) if field.message_type is not None else _scalar(field)
+    )
     return list if each is None else lambda values: [each(value) for value in values]
 
 
-def _map(entry: Descriptor) -> Printer:
+def _map(entry: Descriptor) -> Serializer:
     value_field = entry.fields_by_name["value"]
     key_is_bool = entry.fields_by_name["key"].cpp_type == FieldDescriptor.CPPTYPE_BOOL
     message_type = value_field.message_type
-    fix = (printer(message_type) if message_type is not None else _scalar(value_field)) or _as_is
+    fix = (
+        compile_serializer(message_type) if message_type is not None else _scalar(value_field)
+    ) or _as_is
 
     def print_map(values: Any) -> dict[str, Any]:
         return {
@@ -110,7 +116,7 @@ def _map(entry: Descriptor) -> Printer:
     return print_map
 
 
-def _scalar(field: FieldDescriptor) -> Printer | None:
+def _scalar(field: FieldDescriptor) -> Serializer | None:
     if field.type == FieldDescriptor.TYPE_BYTES:
         return lambda value: base64.b64encode(value).decode()
     if field.type == FieldDescriptor.TYPE_FLOAT:
@@ -127,7 +133,7 @@ def _as_is(value: Any) -> Any:
 
 
 def timestamp(message: Any) -> str:
-    """RFC 3339 in UTC with `Z` and 0, 3, 6 or 9 fraction digits, as few as say it exactly."""
+    """Format RFC 3339 in UTC with `Z` and the fewest exact fraction digits of 0, 3, 6 or 9."""
     year, month, day, hour, minute, second = time.gmtime(message.seconds)[:6]
     text = f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
     nanos = message.nanos
@@ -141,14 +147,14 @@ def timestamp(message: Any) -> str:
 
 
 def struct(message: Any) -> dict[str, Any]:
-    """A free JSON object, by name; numbers without a fraction are integers again."""
-    # The fields are kept in no order, and another one in every process.
+    """Convert a free JSON object, by name; numbers without a fraction become integers again."""
+    # The order of the fields is random and differs between processes.
     fields = message.fields
     return {name: value(fields[name]) for name in sorted(fields)}
 
 
 def value(message: Any) -> Any:
-    """A free JSON value."""
+    """Convert a free JSON value."""
     kind = message.WhichOneof("kind")
     if kind == "number_value":
         return _number(message.number_value)
@@ -167,7 +173,7 @@ def _list(message: Any) -> list[Any]:
 
 def _number(number: float) -> int | float:
     is_whole = number.is_integer() and abs(number) <= _EXACT_INTEGERS
-    # No integer says -0.0.
+    # Integers have no -0.0.
     if is_whole and (number or math.copysign(1.0, number) > 0):
         return int(number)
     return number
@@ -177,7 +183,7 @@ def _wrapped(message: Any) -> Any:
     return message.value
 
 
-_WELL_KNOWN: Final[dict[str, Printer]] = {
+_WELL_KNOWN: Final[dict[str, Serializer]] = {
     "google.protobuf.Timestamp": timestamp,
     "google.protobuf.Duration": lambda message: message.ToJsonString(),
     "google.protobuf.Struct": struct,

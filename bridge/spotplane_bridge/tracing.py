@@ -1,6 +1,6 @@
-"""Traces: a span for each request, which the server's own spans are below, sent by OTLP.
+"""Traces: one span per request, the parent of the server's spans, exported by OTLP.
 
-Imported only where a collector is named, so that nobody else pays. Samplers, headers and
+Imported only with a configured collector, because the import is slow. Samplers, headers and
 certificates are set by the variables of OpenTelemetry's own SDK.
 """
 
@@ -22,7 +22,7 @@ class Traces:
     """The spans of one bridge process.
 
     Args:
-        endpoint: The collector's gRPC door, ``http://host:port`` or ``https://host:port``.
+        endpoint: The collector's gRPC address, ``http://host:port`` or ``https://host:port``.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -38,12 +38,13 @@ class Traces:
         """Begin the span of a request.
 
         Args:
-            method: Of the request.
-            template: Of its path; never the path itself, which has as many values as resources.
-            trace: Which trace the caller says it is part of.
+            method: Method of the request.
+            template: Template of its path; never the path itself, which has as many values as
+            resources.
+            trace: The caller's trace context.
 
         Returns:
-            The span, and the metadata that puts calls below it.
+            The span, and the metadata that makes it the parent of the call's spans.
         """
         span = self._tracer.start_span(
             f"{method} {template}",
@@ -63,5 +64,5 @@ class Traces:
         span.end()
 
     async def close(self) -> None:
-        """Send what is left; a collector that is away holds this up for some seconds."""
+        """Export the remaining spans; an unreachable collector delays this by some seconds."""
         await asyncio.to_thread(self._provider.shutdown)

@@ -1,7 +1,7 @@
-"""HTTP requests as the requests of their RPCs.
+"""Converts HTTP requests into requests of their RPCs.
 
-Members of a body that are not known are ignored; query parameters that are not known are refused,
-so that a mistyped filter never widens an answer.
+Unknown members of a body are ignored; unknown query parameters are rejected, so that a mistyped
+filter never widens a result.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from spotplane_bridge.errors import Failure, invalid
-from spotplane_bridge.parser import Refused, Writer, filler, writers
+from spotplane_bridge.parser import ParseError, Writer, compile_parser, writers
 from spotplane_bridge.routes import Route
 
 MAX_PARAMETERS: Final = 100
 
-# Reason of a text that is not of its field's type, where it is not a number.
+# Reason for a text that is not of its field's type, other than a number.
 _TEXT_CODES: Final = {
     FieldDescriptor.CPPTYPE_BOOL: "UNKNOWN_ENUM",
     FieldDescriptor.CPPTYPE_ENUM: "UNKNOWN_ENUM",
@@ -33,13 +33,13 @@ def read_request(route: Route, values: Sequence[str], query: str, body: bytes) -
     """Build the RPC's request.
 
     Args:
-        route: Where the request arrived.
+        route: The matched route.
         values: Values of the path's variables, decoded, in the route's order.
         query: Query string, without the question mark.
         body: Body as it was sent; empty is `{}`. Ignored by routes that have none.
 
     Raises:
-        Failure: 400, with the field or parameter at fault in its details.
+        Failure: 400, with the invalid field or parameter in its details.
     """
     message = route.request_class()
     if route.body and body:
@@ -54,7 +54,7 @@ def read_request(route: Route, values: Sequence[str], query: str, body: bytes) -
 
 
 def check_media_type(content_type: str | None) -> None:
-    """Accept no media type at all and every spelling of JSON.
+    """Accept an absent media type and every spelling of JSON.
 
     Raises:
         Failure: 415.
@@ -64,7 +64,7 @@ def check_media_type(content_type: str | None) -> None:
 
 
 def parameters(route: Route) -> list[FieldDescriptor]:
-    """Fields of the request that the query may hold, in their order."""
+    """Return the fields of the request that the query may hold, in their order."""
     by_name = writers(route.descriptor.input_type)
     return [
         field
@@ -94,10 +94,10 @@ def _read_body(route: Route, message: Message, body: bytes) -> None:
     descriptor = route.descriptor.input_type
     try:
         if route.body == "*":
-            filler(descriptor)(message, members, "")
+            compile_parser(descriptor)(message, members, "")
         else:
             writers(descriptor)[route.body].write(message, members, route.body)
-    except Refused as err:
+    except ParseError as err:
         raise invalid(err.code or "INVALID_JSON", err.path, err.description) from err
 
 
@@ -133,5 +133,5 @@ def _unknown_parameter(route: Route, name: str) -> Failure:
 def _write_text(message: Message, writer: Writer, text: str, code: str) -> None:
     try:
         writer.write_text(message, text, writer.name)
-    except Refused as err:
+    except ParseError as err:
         raise invalid(err.code or code, err.path, err.description) from err

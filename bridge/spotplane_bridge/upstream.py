@@ -1,4 +1,4 @@
-"""Connections to the servers: which one a call goes to, and when it is sent again elsewhere."""
+"""Connections to the servers: load balancing, health checks and retries of calls."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
-# A callable of grpc.aio: a request, its metadata and timeout in, a call out.
+# A callable of grpc.aio: takes a request, its metadata and timeout, and returns a call.
 Stub: TypeAlias = Callable[..., Any]
 
-# What reading a stream answers at its end.
+# The value that reading a stream returns at its end.
 END: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]
 
 # A draining server keeps serving for `SPOTPLANE_DRAIN_NOTICE_SECONDS`, several of these periods.
 CHECK_SECONDS: Final = 1.0
 
-# Calls on one connection before a further one is opened. The server refuses streams above 128 at a
+# Calls on one connection before another one is opened. The server rejects streams above 128 at a
 # time, among them those that have ended and are not yet released.
 CALLS_PER_CONNECTION: Final = 100
-# To one server. Event streams are calls too, so this limits them as well.
+# Connections to one server. Event streams are calls too, so this limits them as well.
 MAX_CONNECTIONS: Final = 64
 
 _OPTIONS: Final = (
-    # A server that comes back is found again within two seconds.
+    # A server that comes back is used again within two seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A connection that died silently is noticed within 15 s, also while calls wait on it.
+    # A broken connection is detected within 15 s, also while calls wait on it.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     # Channels would otherwise share one connection to the same target.
@@ -51,7 +51,8 @@ class Upstream:
     """Connections to the servers.
 
     With several servers a call goes to one that is connected and SERVING; when there is none, to
-    any. A call whose connection breaks is sent to another server if that cannot run a change twice.
+    any. A call on a broken connection is retried on another server if that cannot apply a change
+    twice.
 
     Args:
         target: A gRPC target, e.g. ``127.0.0.1:50051``, or ``host:port`` addresses separated by
@@ -70,13 +71,13 @@ class Upstream:
         *,
         idempotent: bool = False,
     ) -> Stub:
-        """A stub for an RPC with one request and one response.
+        """Return a stub for an RPC with one request and one response.
 
         Args:
             rpc: ``/package.Service/Method``.
             request: Its request's class.
             response: Its response's class.
-            idempotent: A call without an idempotency key may be sent again as well.
+            idempotent: Whether a call without an idempotency key may be retried as well.
         """
         chooser = self._chooser("unary_unary", rpc, request, response)
         tries = len(self._servers)
@@ -89,11 +90,11 @@ class Upstream:
         return call
 
     def stream(self, rpc: str, request: type[Message], response: type[Message]) -> Stub:
-        """A stub for an RPC with one request and a stream of responses."""
+        """Return a stub for an RPC with one request and a stream of responses."""
         return self._chooser("unary_stream", rpc, request, response).call
 
     def upload(self, rpc: str, request: type[Message], response: type[Message]) -> Stub:
-        """A stub for an RPC with a stream of requests and one response."""
+        """Return a stub for an RPC with a stream of requests and one response."""
         return self._chooser("stream_unary", rpc, request, response).call
 
     async def watch(self) -> None:
@@ -105,7 +106,7 @@ class Upstream:
                 group.create_task(server.watch())
 
     async def close(self) -> None:
-        """End the connections; calls that are still open fail."""
+        """Close the connections; open calls fail."""
         for server in self._servers:
             await server.close()
 
@@ -118,7 +119,7 @@ class Upstream:
 
 
 class _Server:
-    """One server: its connections and what its last health check returned."""
+    """One server: its connections and the result of its last health check."""
 
     def __init__(self, target: str, channels: int) -> None:
         self.serving = True
@@ -155,8 +156,8 @@ class _Server:
         )
         while True:
             try:
-                answer = await check(health_pb2.HealthCheckRequest(), timeout=CHECK_SECONDS)
-                self.serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+                response = await check(health_pb2.HealthCheckRequest(), timeout=CHECK_SECONDS)
+                self.serving = response.status == health_pb2.HealthCheckResponse.SERVING
             except grpc.aio.AioRpcError as err:
                 self.serving = err.code() is grpc.StatusCode.UNIMPLEMENTED
             await asyncio.sleep(CHECK_SECONDS)
@@ -185,7 +186,7 @@ class _Connection:
 
 
 def _serializer(kind: type[Message]) -> Callable[[Message | bytes], bytes]:
-    """What makes bytes of a message; large ones were serialized beside the event loop."""
+    """Return the serializer of messages; large ones are serialized in a thread before."""
     serialize = kind.SerializeToString
     return lambda message: message if isinstance(message, bytes) else serialize(message)
 
@@ -202,7 +203,7 @@ class _Chooser:
         return self.choose()(sent, **options)
 
     def choose(self, tried: Container[Stub] = ()) -> Stub:
-        """The stub for the next call, of a server that has not been tried."""
+        """Return the stub for the next call, of a server that has not been tried."""
         if len(self._stubs) == 1:
             return self._stubs[0][1]
         start = next(self._turn) % len(self._stubs)
@@ -214,9 +215,10 @@ class _Chooser:
 
 
 class _RetriedCall:
-    """A unary call that is sent to another server when its connection breaks.
+    """A unary call that is retried on another server when its connection breaks.
 
-    It offers what callers use of a call of grpc.aio: awaiting it, and its metadata afterwards.
+    It offers the parts of a grpc.aio call that callers use: awaiting it, and its metadata
+    afterwards.
     """
 
     def __init__(
@@ -260,7 +262,7 @@ class _RetriedCall:
 
 
 def _connection_broke(err: grpc.aio.AioRpcError) -> bool:
-    """Whether gRPC itself ended the call: a server's own UNAVAILABLE carries details."""
+    """Return whether gRPC itself ended the call: a server's own UNAVAILABLE carries details."""
     if err.code() is not grpc.StatusCode.UNAVAILABLE:
         return False
     return all(key != _DETAILS for key, _ in err.trailing_metadata() or ())

@@ -8,14 +8,20 @@ import pytest
 from spotplane.v1 import agent_pb2, agent_stream_pb2, usage_pb2
 from spotplane_bridge.errors import Failure
 from spotplane_bridge.legacy.credentials import credential_of
-from spotplane_bridge.legacy.requests import Reader, TextReader, instant_text, take, taken
+from spotplane_bridge.legacy.requests import (
+    Reader,
+    TextReader,
+    as_parameter,
+    instant_text,
+    parameter,
+)
 
 CONFIG = agent_pb2.UpdateAgentConfigRequest
 
 
 def _read(kind: Any, members: list[Any], body: dict[str, Any]) -> Any:
     message = kind()
-    Reader(kind.DESCRIPTOR, [taken(member) for member in members]).from_json(message, body)
+    Reader(kind.DESCRIPTOR, [as_parameter(member) for member in members]).from_json(message, body)
     return message
 
 
@@ -57,7 +63,7 @@ def test_null_and_nothing_are_absent_and_unknown_members_are_ignored() -> None:
 
 def test_the_first_name_that_is_given_counts() -> None:
     """Null does not count as given."""
-    members = [take("logical_agent_id", "name", "agent_name")]
+    members = [parameter("logical_agent_id", "name", "agent_name")]
     kind = agent_pb2.RegisterRequest
     assert _read(kind, members, {"agent_name": "c", "name": "b"}).logical_agent_id == "b"
     said = _read(kind, members, {"logical_agent_id": None, "agent_name": "c"})
@@ -67,10 +73,10 @@ def test_the_first_name_that_is_given_counts() -> None:
 def test_money_is_said_in_dollars() -> None:
     """Exactly, also in lists of objects."""
     members = [
-        take(
+        parameter(
             "pools",
             field="spot",
-            of=["az", take("price", field="price_nanousd_per_hour"), "instance_type"],
+            of=["az", parameter("price", field="price_nanousd_per_hour"), "instance_type"],
         )
     ]
     body = {"pools": [{"az": "a", "price": "0.0416"}, None, {"az": "b", "price": 0.1}]}
@@ -102,7 +108,7 @@ def test_an_instant_without_offset_is_utc(value: str) -> None:
 )
 def test_what_is_no_instant_is_refused(value: object) -> None:
     """By the name that the caller used."""
-    members = [take("collected_at", field="observed_at")]
+    members = [parameter("collected_at", field="observed_at")]
     code, field = _refused(agent_stream_pb2.PriceReport, members, {"collected_at": value})
     assert (code, field) == ("INVALID_DATE", "collected_at")
 
@@ -112,7 +118,8 @@ def test_texts_have_an_end() -> None:
     kind = agent_pb2.RegisterRequest
     assert _read(kind, ["hostname"], {"hostname": 17}).hostname == "17"
     assert (
-        _refused(kind, [take("hostname", max_length=3)], {"hostname": "abcd"})[0] == "OUT_OF_RANGE"
+        _refused(kind, [parameter("hostname", max_length=3)], {"hostname": "abcd"})[0]
+        == "OUT_OF_RANGE"
     )
     assert _refused(kind, ["hostname"], {"hostname": "x" * 20_000})[1] == "hostname"
 
@@ -122,9 +129,11 @@ def test_all_and_nothing_are_no_filter(word: str) -> None:
     """Unless the parameter is a search for just that."""
     kind = agent_pb2.ListAgentsRequest
     message = kind()
-    TextReader(kind.DESCRIPTOR, [take("status")]).from_text(message, {"status": word})
+    TextReader(kind.DESCRIPTOR, [parameter("status")]).from_text(message, {"status": word})
     assert not message.HasField("status")
-    TextReader(kind.DESCRIPTOR, [take("search", exact=True)]).from_text(message, {"search": word})
+    TextReader(kind.DESCRIPTOR, [parameter("search", exact=True)]).from_text(
+        message, {"search": word}
+    )
     assert message.search == word
 
 
@@ -132,14 +141,14 @@ def test_a_cursor_is_a_page_token() -> None:
     """By the name that the lists of the field have."""
     kind = agent_pb2.ListAgentsRequest
     message = kind()
-    TextReader(kind.DESCRIPTOR, [take("cursor")]).from_text(message, {"cursor": "abc"})
+    TextReader(kind.DESCRIPTOR, [parameter("cursor")]).from_text(message, {"cursor": "abc"})
     assert message.page_token == "abc"
 
 
 def test_a_member_without_a_field_stops_the_start() -> None:
     """It would be lost in silence."""
     with pytest.raises(ValueError, match="nope"):
-        Reader(usage_pb2.IngestUsageRequest.DESCRIPTOR, [take("nope")])
+        Reader(usage_pb2.IngestUsageRequest.DESCRIPTOR, [parameter("nope")])
 
 
 @pytest.mark.parametrize(

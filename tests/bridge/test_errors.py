@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from spotplane_bridge.errors import Failure, Family, family_of
+from spotplane_bridge.errors import ErrorFormat, Failure, error_format_of
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,10 @@ def test_reasons_have_the_codes_that_clients_know(
 ) -> None:
     """One catalogue of reasons, two spellings."""
     failure = Failure(status, code, "text")
-    assert failure.status_in(Family.FLEET) == fleet_status
-    assert failure.status_in(Family.CANONICAL) == status
-    assert failure.body(Family.FLEET, "c")["code"] == fleet_code
-    assert failure.body(Family.CANONICAL, "c")["error"]["code"] == code
+    assert failure.status_in(ErrorFormat.LEGACY) == fleet_status
+    assert failure.status_in(ErrorFormat.CANONICAL) == status
+    assert failure.body(ErrorFormat.LEGACY, "c")["code"] == fleet_code
+    assert failure.body(ErrorFormat.CANONICAL, "c")["error"]["code"] == code
 
 
 def test_the_fleets_error_has_all_its_members() -> None:
@@ -43,7 +43,7 @@ def test_the_fleets_error_has_all_its_members() -> None:
     failure = Failure(
         401, "API_KEY_INVALID", "invalid API key", [{"field": "f", "description": "d"}], "try"
     )
-    assert failure.body(Family.FLEET, "c-1") == {
+    assert failure.body(ErrorFormat.LEGACY, "c-1") == {
         "status": "error",
         "error": "Invalid client token",
         "data": None,
@@ -57,13 +57,13 @@ def test_the_fleets_error_has_all_its_members() -> None:
 @pytest.mark.parametrize(
     ("path", "family"),
     [
-        ("/api/agents/register", Family.FLEET),
-        ("/api/v1/admin/models", Family.CANONICAL),
-        ("/admin/tenants", Family.CANONICAL),
-        ("/v1/agents", Family.CANONICAL),
-        ("/apis", Family.CANONICAL),
+        ("/api/agents/register", ErrorFormat.LEGACY),
+        ("/api/v1/admin/models", ErrorFormat.CANONICAL),
+        ("/admin/tenants", ErrorFormat.CANONICAL),
+        ("/v1/agents", ErrorFormat.CANONICAL),
+        ("/apis", ErrorFormat.CANONICAL),
     ],
 )
-def test_a_path_tells_its_family(path: str, family: Family) -> None:
+def test_a_path_tells_its_family(path: str, family: ErrorFormat) -> None:
     """By its prefix, whether the route exists or not."""
-    assert family_of(path) is family
+    assert error_format_of(path) is family

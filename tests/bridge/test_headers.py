@@ -6,37 +6,37 @@ import ipaddress
 
 import pytest
 from multidict import CIMultiDict
-from spotplane_bridge.errors import Family
+from spotplane_bridge.errors import ErrorFormat
 from spotplane_bridge.headers import Ids, client_ip, forwarded_metadata, ids_of, key_prefix
 
 PROXIES = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1"))
 KEY = "sp_live_0123456789ABCDEFGHIJKLMNOPQRSTUV_2aCHuP"
 
 
-def ids(family: Family, method: str = "GET", **headers: str) -> Ids:
+def ids(family: ErrorFormat, method: str = "GET", **headers: str) -> Ids:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return ids_of(CIMultiDict(named), family, method)
 
 
 def test_well_formed_ids_are_taken_over() -> None:
     """Of the two names the first one counts."""
-    both = ids(Family.CANONICAL, X_Request_ID="a.b-1", X_Correlation_ID="c")
+    both = ids(ErrorFormat.CANONICAL, X_Request_ID="a.b-1", X_Correlation_ID="c")
     assert both == Ids("a.b-1", "a.b-1")
-    assert ids(Family.CANONICAL, X_Correlation_ID="c") == Ids("c", "c")
+    assert ids(ErrorFormat.CANONICAL, X_Correlation_ID="c") == Ids("c", "c")
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "ä", "x" * 129, "a\tb", "<script>"])
 def test_other_ids_are_replaced(bad: str) -> None:
     """A log line must not carry what a caller makes up."""
-    assert ids(Family.CANONICAL, X_Request_ID=bad).request != bad
+    assert ids(ErrorFormat.CANONICAL, X_Request_ID=bad).request != bad
 
 
 def test_a_fleet_writes_request_id_is_no_correlation_id() -> None:
     """Some agents send one request id for ever; it would tie all their calls together."""
-    assert ids(Family.FLEET, "POST", X_Request_ID="sticky").correlation != "sticky"
-    assert ids(Family.FLEET, "GET", X_Request_ID="read").correlation == "read"
+    assert ids(ErrorFormat.LEGACY, "POST", X_Request_ID="sticky").correlation != "sticky"
+    assert ids(ErrorFormat.LEGACY, "GET", X_Request_ID="read").correlation == "read"
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    assert ids(Family.FLEET, "POST", traceparent=trace).correlation == trace[3:35]
+    assert ids(ErrorFormat.LEGACY, "POST", traceparent=trace).correlation == trace[3:35]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Write Envoy's configuration into a directory: ``python -m spotplane_bridge.edge DIRECTORY``.
 
-Settings come from ``SPOTPLANE_*``. ``--as PATH`` says where the directory will be on the machine
-that runs Envoy, when that is not here.
+Settings come from ``SPOTPLANE_*``. ``--as PATH`` is the directory's path on the machine that runs
+Envoy, when that is another one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from spotplane_bridge.edge.generate import write
 
 
 def main() -> None:
-    """Read the command line and write the files."""
+    """Parse the command line and write the files."""
     parser = argparse.ArgumentParser(prog="python -m spotplane_bridge.edge", description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--as", dest="place", type=PurePosixPath, metavar="PATH")

@@ -1,4 +1,4 @@
-"""Upstream clusters of the edge: servers and bridges, their health checks and their balancing."""
+"""Upstream clusters of the edge: servers and bridges, their health checks and load balancing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ type_url: Final = "type.googleapis.com/{}".format
 GRPC_CLUSTER: Final = "grpc"
 BRIDGE_CLUSTER: Final = "bridge"
 BUFFER_BYTES: Final = 32 * 1024
-# The server's worker processes share one port, and the kernel hands out connections, not streams.
-# Few streams per connection spread the agents over the workers.
+# The server's worker processes share one port, and the kernel distributes connections, not
+# streams. Few streams per connection spread the agents over the workers.
 STREAMS_PER_CONNECTION: Final = 100
 
 HTTP2_WINDOWS: Final[dict[str, object]] = {
@@ -22,24 +22,25 @@ HTTP2_WINDOWS: Final[dict[str, object]] = {
     "initial_connection_window_size": 1024 * 1024,
 }
 
-# A draining host answers NOT_SERVING (503 at a bridge), which takes it out after one check.
-# Servers and bridges keep serving for longer than this while they drain (`drain_notice_seconds`).
+# A draining host reports NOT_SERVING (503 at a bridge), which removes it after one check. Servers
+# and bridges keep serving for longer than this while they drain (`drain_notice_seconds`).
 HEALTH_INTERVAL: Final = "1s"
-# Checks that time out or are refused count; a busy host may miss two.
+# Timed-out and refused checks count; a busy host may miss two.
 HEALTH_FAILURES: Final = 3
-# With no healthy host, requests go to all of them: a host that has just come back is used at once,
-# and the error of a host that is up but not ready names its cause.
+# With no healthy host, requests go to all of them: a restarted host is used at once, and the
+# error of a host that is up but not ready names its cause.
 PANIC_PERCENT: Final = 1
-# Of the active requests of a cluster: half of them may be on the one of two hosts that dies.
+# Share of a cluster's active requests that may be retries: with two hosts, half of them may be on
+# the one that fails.
 RETRY_BUDGET_PERCENT: Final = 50
 MIN_RETRY_CONCURRENCY: Final = 100
-# Finds a host that is paused or unreachable while requests wait for it. The servers' TCP stacks
-# acknowledge for a paused process, so that TCP probes alone would not.
+# Detects a host that is paused or unreachable while requests wait for it. The kernel of a paused
+# process still acknowledges TCP, so TCP probes alone would not.
 HTTP2_PING: Final = {"interval": "10s", "timeout": "5s"}
 
 
 def grpc_cluster(upstreams: Sequence[Address]) -> dict[str, object]:
-    """The servers, over HTTP/2 without TLS."""
+    """Return the cluster of servers, over HTTP/2 without TLS."""
     http2 = {
         "max_concurrent_streams": STREAMS_PER_CONNECTION,
         **HTTP2_WINDOWS,
@@ -50,14 +51,14 @@ def grpc_cluster(upstreams: Sequence[Address]) -> dict[str, object]:
 
 
 def bridge_cluster(upstreams: Sequence[Address]) -> dict[str, object]:
-    """The bridges, over HTTP/1.1."""
-    # Longer than a bridge waits for its server's answer.
+    """Return the cluster of bridges, over HTTP/1.1."""
+    # Longer than a bridge waits for its server's response.
     check: dict[str, object] = {"http_health_check": {"path": "/ready"}, "timeout": "3s"}
     return _cluster(BRIDGE_CLUSTER, upstreams, {"http_protocol_options": {}}, check)
 
 
 def socket_address(address: Address) -> dict[str, object]:
-    """An address as Envoy spells it."""
+    """Return an address in Envoy's form."""
     return {"socket_address": {"address": address.host, "port_value": address.port}}
 
 
@@ -78,7 +79,7 @@ def _cluster(
         "common_lb_config": {"healthy_panic_threshold": {"value": PANIC_PERCENT}},
         "health_checks": [_health_check(health_check)],
         "outlier_detection": _outlier_detection(),
-        # A request is a stream: the limits leave room for agents that hold theirs for days.
+        # A request is a stream: the limits leave room for agents that hold their streams for days.
         "circuit_breakers": {
             "thresholds": [
                 {
@@ -129,7 +130,8 @@ def _outlier_detection() -> dict[str, object]:
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": 3,
         "enforcing_consecutive_local_origin_failure": 100,
-        # Statuses are left to the health check: one tenant's failing calls say nothing of a host.
+        # Statuses are left to the health check: the failing calls of one tenant are no evidence
+        # about a host.
         "enforcing_consecutive_5xx": 0,
         "enforcing_consecutive_gateway_failure": 0,
         "enforcing_success_rate": 0,

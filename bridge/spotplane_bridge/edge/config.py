@@ -21,7 +21,7 @@ BRIDGE_UPSTREAMS: Final = (Address("127.0.0.1", 8081),)
 
 
 class Exposed(StrEnum):
-    """Parts of the API that the public address has only when they are configured."""
+    """Parts of the API that the public address serves only when they are configured."""
 
     METRICS = "metrics"
     DOCS = "docs"
@@ -32,30 +32,30 @@ ADMIN: Final = Address("127.0.0.1", 9901)
 
 
 class EdgeConfigError(ValueError):
-    """Settings that cannot be used, each named by its variable."""
+    """Unusable settings, each named by its variable."""
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeConfig:
-    """What the generated Envoy configuration depends on.
+    """Settings of the generated Envoy configuration.
 
     Attributes:
         listen: The one public address, for REST and gRPC.
         grpc_upstreams: The servers; a name is resolved by DNS and may stand for many addresses.
         bridge_upstreams: The bridges, likewise.
         admin: Envoy's own admin interface; keep it on loopback, it can stop the process.
-        tls_cert_file: PEM chain; with ``tls_key_file`` the listener speaks TLS only.
+        tls_cert_file: PEM chain; with ``tls_key_file`` the listener accepts TLS only.
         tls_key_file: PEM key.
         cors_origins: Origins that browsers may call from, exactly.
-        max_body_bytes: Largest JSON request body; larger is 413.
-        max_response_bytes: Largest unary answer that is transcoded; larger is 500.
+        max_body_bytes: Largest JSON request body; a larger one is 413.
+        max_response_bytes: Largest unary response that is transcoded; a larger one is 500.
         max_connections: Downstream connections over all listeners; each agent holds one.
-        max_connections_per_address: Of them from one address, counted together with the other
-            addresses of its group (see `connections`); 0 for no limit.
-        exposed: What else the public address has.
-        max_heap_bytes: Heap from which requests are refused.
-        trusted_hops: Proxies before this one whose ``X-Forwarded-For`` entries are believed.
-        body_timeout_seconds: How long the body of a request may take to arrive.
+        max_connections_per_address: Downstream connections from one address, counted together with
+            the other addresses of its group (see `connections`); 0 for no limit.
+        exposed: Optional parts of the API on the public address.
+        max_heap_bytes: Heap size from which requests are rejected.
+        trusted_hops: Proxies in front of this one that append to ``X-Forwarded-For`` truthfully.
+        body_timeout_seconds: Time for the body of a request to arrive.
         unary_timeout_seconds: Deadline of transcoded calls.
         analytics_timeout_seconds: Deadline of transcoded calls to the usage service.
     """
@@ -84,10 +84,10 @@ class EdgeConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> EdgeConfig:
-        """Read ``SPOTPLANE_*``; what is absent or empty keeps its default.
+        """Read ``SPOTPLANE_*``; an absent or empty variable has its default.
 
         Raises:
-            EdgeConfigError: One or more values are unusable; all are named.
+            EdgeConfigError: Names every unusable variable, not only the first.
         """
         read = _Reader(environ)
         default = cls()
@@ -121,7 +121,7 @@ class EdgeConfig:
 
 
 class _Reader:
-    """Reads variables and collects what is wrong with them, so that all is told at once."""
+    """Reads variables and collects their errors, so that all are reported together."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -177,7 +177,7 @@ class _Reader:
             return default
         found = tuple(word for word in (part.strip() for part in text.split(",")) if word)
         for origin in found:
-            # Credentials are allowed, and browsers refuse them together with a wildcard.
+            # Responses allow credentials, and browsers reject credentials together with a wildcard.
             if not re.fullmatch(r"https?://[^/*?#\s]+", origin):
                 self.problems.append(f"SPOTPLANE_{name}: {origin!r} is not like https://x.example")
         return found

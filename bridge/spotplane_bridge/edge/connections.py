@@ -8,7 +8,7 @@ from spotplane_bridge.edge.clusters import type_url
 from spotplane_bridge.edge.config import EdgeConfig
 
 # Envoy 1.40 counts connections per filter chain and not per address. So each address is hashed
-# into one of these groups, and each group has a filter chain with a counter of its own: an address
+# into one of these groups, and each group has a filter chain with its own counter: an address
 # that opens connections without limit exhausts its own group only. A chain costs 7 MiB.
 GROUPS: Final = 8
 
@@ -18,13 +18,13 @@ _LIMIT: Final = "envoy.extensions.filters.network.connection_limit.v3.Connection
 
 
 class Shared(dict[str, object]):
-    """A part of the configuration that occurs in several places and is written once."""
+    """A part of the configuration that is used in several places and written once."""
 
 
 def filter_chains(config: EdgeConfig, chain: dict[str, object]) -> dict[str, object]:
-    """The listener's filter chains: one, or one for each group of client addresses.
+    """Return the listener's filter chains: one, or one per group of client addresses.
 
-    There are no groups behind other proxies, whose addresses all connections have.
+    Behind other proxies all connections come from the proxies' addresses, so there are no groups.
 
     Args:
         config: The settings.
@@ -62,7 +62,7 @@ def _limit(connections: int) -> dict[str, object]:
 
 
 def _matcher() -> dict[str, object]:
-    """The chain of a connection: of the last group whose number the address's hash reaches."""
+    """Choose a connection's chain: the last group that the hash of its address reaches."""
     matchers = [
         {"predicate": _reaches(number), "on_match": _chosen(number)}
         for number in range(GROUPS - 1, 0, -1)

@@ -1,4 +1,4 @@
-"""What the API's descriptors say about the edge: services, paths, streams."""
+"""Services, paths and streams of the API, read from its descriptors for the edge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Binding:
         verb: HTTP method in upper case.
         template: The path template, ``/admin/tenants/{id}``.
         body: ``*``, a field's name, or empty when the body is not read.
-        streams_response: The RPC answers a stream.
+        streams_response: Whether the RPC streams its response.
     """
 
     service: str
@@ -45,13 +45,13 @@ class Binding:
 
 @cache
 def descriptor_set() -> descriptor_pb2.FileDescriptorSet:
-    """The API's descriptors with comments; they ship with the stubs."""
+    """Return the API's descriptors with comments; they ship with the stubs."""
     packed = (files("spotplane") / "descriptors.binpb").read_bytes()
     return descriptor_pb2.FileDescriptorSet.FromString(packed)
 
 
 def bindings() -> list[Binding]:
-    """Every annotated route, additional bindings included, in the order of the files."""
+    """Return every annotated route, additional bindings included, in the order of the files."""
     return [
         found
         for file in descriptor_set().file
@@ -62,7 +62,7 @@ def bindings() -> list[Binding]:
 
 
 def stream_paths() -> list[str]:
-    """Paths of the RPCs that stream requests or responses, sorted."""
+    """Return the paths of the RPCs that stream requests or responses, sorted."""
     found = [
         f"/{file.package}.{service.name}/{method.name}"
         for file in descriptor_set().file
@@ -74,12 +74,12 @@ def stream_paths() -> list[str]:
 
 
 def annotated_services() -> list[str]:
-    """Full names of the services with at least one route, sorted."""
+    """Return the full names of the services with at least one route, sorted."""
     return sorted({binding.service for binding in bindings()})
 
 
 def transcoded_prefixes() -> list[str]:
-    """Path prefixes of whole segments that the transcoder serves, sorted.
+    """Return the path prefixes (whole segments) that the transcoder serves, sorted.
 
     A template outside the owned prefixes contributes its literal beginning.
     """
@@ -92,10 +92,10 @@ def transcoded_prefixes() -> list[str]:
 
 
 def edge_descriptors() -> bytes:
-    """The descriptor set as Envoy needs it.
+    """Return the descriptor set that Envoy needs.
 
-    Without comments, which it never reads, and with the error detail types, without which it
-    cannot print a `google.rpc.Status` that carries them.
+    It omits the comments, which Envoy never reads, and adds the error detail types, without which
+    Envoy cannot serialize a `google.rpc.Status` that carries them.
     """
     slim = descriptor_pb2.FileDescriptorSet()
     slim.CopyFrom(descriptor_set())
@@ -109,7 +109,7 @@ def edge_descriptors() -> bytes:
 
 
 def _bindings(service: str, method: descriptor_pb2.MethodDescriptorProto) -> Iterator[Binding]:
-    http: Any = annotations_pb2.http  # its stub does not say what it extends
+    http: Any = annotations_pb2.http  # the stub does not declare the extended type
     if not method.options.HasExtension(http):
         return
     rule: http_pb2.HttpRule = method.options.Extensions[http]

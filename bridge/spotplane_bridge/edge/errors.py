@@ -1,25 +1,25 @@
-"""What the edge says when it answers by itself, in the words of the API's error object."""
+"""Error objects of responses that the edge itself produces."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-# On routes to the bridge only the client's own id is left in X-Request-ID.
+# On routes to the bridge, X-Request-ID holds the client's own id only.
 REQUEST_ID: Final = "%REQ(X-EDGE-REQUEST-ID?X-REQUEST-ID)%"
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeError:
-    """The fixed half of an error object; nothing in it tells what stands behind the edge.
+    """The constant part of an error object; it reveals nothing about the upstreams.
 
     Attributes:
         status: HTTP status.
         type: As in the contract's table.
         category: As in the contract's table.
         code: A reason of `error_reason.proto`.
-        message: For a person.
-        outside: Envoy says it outside of transcoded routes too.
+        message: Human-readable text.
+        outside: Envoy produces it outside of transcoded routes too.
     """
 
     status: int
@@ -30,8 +30,8 @@ class EdgeError:
     outside: bool = False
 
 
-# One per status that Envoy, or gRPC below it, can produce on its own. Any other 4xx is told as
-# 400 and any other 5xx as 500.
+# One per status that Envoy, or gRPC below it, can produce on its own. Any other 4xx is reported
+# as 400 and any other 5xx as 500.
 EDGE_ERRORS: Final = (
     EdgeError(
         400,
@@ -89,7 +89,7 @@ EDGE_ERRORS: Final = (
 
 
 def lua_table() -> str:
-    """The errors as a Lua table constructor, keyed by status."""
+    """Return the errors as a Lua table constructor, keyed by status."""
     rows = [
         f'  [{e.status}] = {{ type = "{e.type}", category = "{e.category}", '
         f'code = "{e.code}", message = "{e.message}" }},'
@@ -99,7 +99,7 @@ def lua_table() -> str:
 
 
 def json_format(error: EdgeError) -> dict[str, object]:
-    """An error object as Envoy's substitution format: only the correlation id is filled in."""
+    """Return an error object in Envoy's substitution format; the correlation id is variable."""
     return {
         "error": {
             "message": error.message,

@@ -30,12 +30,12 @@ INTERNAL_PREFIX: Final = "x-spotplane-"
 METADATA: Final = "spotplane.edge"
 _CHOSEN_ID: Final = "x-spotplane-chosen-id"
 _ID: Final = "request.headers['{0}']"
-# Envoy refuses a CEL regular expression that counts to 128: its program would be too large.
+# Envoy rejects a CEL regular expression with a repetition of 128: its program would be too large.
 _VALID: Final = "{0}.matches('^[A-Za-z0-9._-]+$') && size({0}) <= 128"
 
 
 def listener(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
-    """The listener with its filter chains."""
+    """Return the listener with its filter chains."""
     chain: dict[str, object] = {
         "filters": [
             {
@@ -50,8 +50,9 @@ def listener(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
         "name": "edge",
         "address": socket_address(config.listen),
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        # Two Envoys would share the port silently, each with half of the connections. Without it
-        # the second one does not start; the workers then share one socket, and are balanced here.
+        # With port reuse, two Envoys would share the port silently, each with half of the
+        # connections. Without it the second one does not start; the workers then share one socket,
+        # and are balanced here.
         "enable_reuse_port": False,
         "connection_balance_config": {"exact_balance": {}},
         **filter_chains(config, chain),
@@ -83,7 +84,7 @@ def _connection_manager(config: EdgeConfig, descriptor_file: str) -> dict[str, o
 
 
 def _trust(config: EdgeConfig) -> dict[str, object]:
-    """Whom to believe about where a request came from."""
+    """Return the settings for trusting proxies' `X-Forwarded-For`."""
     return {
         "use_remote_address": True,
         "xff_num_trusted_hops": config.trusted_hops,
@@ -93,14 +94,14 @@ def _trust(config: EdgeConfig) -> dict[str, object]:
 def _limits() -> dict[str, object]:
     return {
         "request_headers_timeout": "10s",
-        # Ends when the response begins, so that it does not concern an agent's stream; but a
+        # This timeout ends when the response begins, so it does not affect an agent's stream; but a
         # stream of usage records has its response at the end. Routes have shorter limits, and the
         # bridge has its own.
         "request_timeout": "3600s",
         "stream_idle_timeout": STREAM_IDLE,
         "max_request_headers_kb": 32,
         "common_http_protocol_options": {
-            # Of connections without a request.
+            # For connections without a request.
             "idle_timeout": "300s",
             "max_headers_count": 100,
             "headers_with_underscores_action": "REJECT_REQUEST",
@@ -108,7 +109,7 @@ def _limits() -> dict[str, object]:
         "http2_protocol_options": {
             "max_concurrent_streams": 100,
             **HTTP2_WINDOWS,
-            # Finds agents that vanished without a word.
+            # Detects agents that vanished without closing their connection.
             "connection_keepalive": {"interval": "60s", "timeout": "20s"},
         },
     }
@@ -117,7 +118,7 @@ def _limits() -> dict[str, object]:
 def _paths() -> dict[str, object]:
     return {
         "normalize_path": True,
-        # The bridge does not merge them either: such a path is unknown.
+        # The bridge does not merge slashes either: such a path is unknown.
         "merge_slashes": False,
         # A model's name may contain an escaped slash, which is not a separator.
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
@@ -125,10 +126,10 @@ def _paths() -> dict[str, object]:
 
 
 def _request_id() -> dict[str, object]:
-    """Keep a client's id if it is well-formed, else make a UUID; answer with it.
+    """Keep a well-formed id of the client, else generate a UUID; return it in the response.
 
-    An early mutation moves the acceptable id, if any, into place; where it leaves none, the
-    connection manager generates one. X-Correlation-ID is a synonym, X-Request-ID wins.
+    An early mutation moves an acceptable id into place; without one, the connection manager
+    generates it. X-Correlation-ID is a synonym; X-Request-ID has precedence.
     """
     return {
         "generate_request_id": True,
@@ -137,7 +138,7 @@ def _request_id() -> dict[str, object]:
         "request_id_extension": {
             "typed_config": {
                 "@type": type_url("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"),
-                # It would write the trace decision into a client's UUID.
+                # Envoy would otherwise write the trace decision into a client's UUID.
                 "pack_trace_reason": False,
             }
         },
@@ -162,7 +163,7 @@ def _id_mutations() -> list[dict[str, object]]:
     good_synonym = f"'x-correlation-id' in request.headers && {_VALID.format(synonym)}"
     chosen = f"{good} ? {sent} : {good_synonym} ? {synonym} : ''"
     return [
-        # Between our own processes these carry what a caller must not choose.
+        # Headers between our own processes, whose values a caller must not choose.
         {"remove_on_match": {"key_matcher": {"prefix": INTERNAL_PREFIX, "ignore_case": True}}},
         {"remove": EDGE_ID},
         set_header(CLIENT_ID, f"%CEL({good} ? {sent} : '')%"),
@@ -193,7 +194,7 @@ def _http_filters(config: EdgeConfig, descriptor_file: str) -> list[dict[str, ob
             "disabled": True,
             "typed_config": {
                 "@type": type_url("envoy.extensions.filters.http.buffer.v3.Buffer"),
-                # Routes have their own.
+                # Routes have their own limits.
                 "max_request_bytes": config.max_body_bytes,
             },
         },
@@ -213,7 +214,7 @@ def _http_filters(config: EdgeConfig, descriptor_file: str) -> list[dict[str, ob
 
 
 def _script() -> str:
-    """The Lua filter with what the descriptors and the error table say."""
+    """Return the Lua filter, with its tables from the descriptors and the error table."""
     script = (files("spotplane_bridge.edge") / "edge.lua").read_text(encoding="utf-8")
     variables = [
         f'  {{ "{pattern}", {{ {", ".join(f"{name} = true" for name in names)} }} }},'
@@ -225,7 +226,7 @@ def _script() -> str:
 
 
 def _answer_headers() -> dict[str, object]:
-    """Headers of every answer over REST, whoever gave it; listed first, so it speaks last."""
+    """Set the headers of every REST response; listed first, so that it runs last on responses."""
     mutations = [set_header(key, value) for key, value in SECURITY_HEADERS.items()]
     return {
         "@type": type_url("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"),
@@ -261,7 +262,7 @@ def _transcoder(config: EdgeConfig, descriptor_file: str) -> dict[str, object]:
 
 
 def _local_reply(error: errors.EdgeError) -> dict[str, object]:
-    """Envoy's own answer as an error object, unless gRPC or the Lua filter says it."""
+    """Format Envoy's own responses as error objects, except those of gRPC or the Lua filter."""
     added = {**SECURITY_HEADERS, "x-request-id": errors.REQUEST_ID}
     if error.status == 503:
         added["retry-after"] = "1"
@@ -284,7 +285,7 @@ def _local_reply(error: errors.EdgeError) -> dict[str, object]:
 
 
 def _unsent_reply() -> dict[str, object]:
-    """503 instead of 507, Envoy's status for a body too large to be kept for a retry."""
+    """Return 503 instead of 507, Envoy's status for a body too large to be buffered for a retry."""
     unavailable = next(error for error in errors.EDGE_ERRORS if error.status == 503)
     reply = _local_reply(replace(unavailable, status=507))
     return {
@@ -311,7 +312,7 @@ def _not_grpc_filter() -> dict[str, object]:
 
 
 def _not_transcoded_filter() -> dict[str, object]:
-    # The matcher's own `invert` is not honoured here.
+    # The matcher ignores its own `invert` here.
     matcher = {
         "filter": METADATA,
         "path": [{"key": "transcoded"}],
@@ -321,7 +322,7 @@ def _not_transcoded_filter() -> dict[str, object]:
 
 
 def _access_log() -> dict[str, object]:
-    """One JSON line per request: no query, no credentials, no bodies."""
+    """Log one JSON line per request, without query, credentials and bodies."""
     return {
         "name": "envoy.access_loggers.stdout",
         "typed_config": {

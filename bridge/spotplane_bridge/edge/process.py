@@ -22,14 +22,14 @@ _ADMIN_NAME: Final = "admin.address"
 
 
 class EnvoyError(Exception):
-    """Envoy is not there, or ended before it was ready; the text ends with its last lines."""
+    """Envoy was not found, or ended before it was ready; the text ends with its last log lines."""
 
 
 class Envoy:
     """A running Envoy.
 
     Attributes:
-        listen: Where it really listens.
+        listen: The bound public address.
         admin: Its admin interface.
     """
 
@@ -42,20 +42,20 @@ class Envoy:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Return the process id."""
         return self._process.pid
 
     async def wait(self) -> int:
-        """Wait until it ends, and return its exit status."""
+        """Wait for the process to end, and return its exit status."""
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """End it: politely, then not. May be repeated."""
+        """Stop the process by SIGTERM, then by SIGKILL; may be repeated."""
         await _stop(self._process)
 
 
 def find_envoy() -> str:
-    """The `envoy` command: this environment's, else the first on the path.
+    """Return the path of `envoy`: this environment's, else the first on the path.
 
     Raises:
         EnvoyError: There is none.
@@ -70,16 +70,16 @@ def find_envoy() -> str:
 async def start_envoy(
     config: EdgeConfig, directory: Path, log_path: Path, *, concurrency: int = 2
 ) -> Envoy:
-    """Write the configuration into ``directory``, run Envoy with it, and wait until it serves.
+    """Write the configuration into ``directory``, start Envoy with it, and wait until it serves.
 
     Args:
         config: Port 0 in ``listen`` or ``admin`` takes a free port.
-        directory: Keeps the configuration; two Envoys need two.
+        directory: Holds the configuration; two Envoys need two directories.
         log_path: Receives its log and its access log, appended.
-        concurrency: Its worker threads.
+        concurrency: Number of worker threads.
 
     Raises:
-        EnvoyError: It did not come up.
+        EnvoyError: It did not start.
     """
     path = write(config, directory)
     admin_file = directory / _ADMIN_NAME
@@ -92,12 +92,13 @@ async def start_envoy(
             *("--log-level", "warning"),
             *("--admin-address-path", str(admin_file)),
             *("--file-flush-interval-msec", "500"),
-            # Without it two Envoys on one machine share memory, and the second one refuses.
+            # Without a base id of its own, two Envoys on one machine share memory, and the second
+            # one does not start.
             "--disable-hot-restart",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=asyncio.subprocess.STDOUT,
-            # Ctrl-C is the parent's to handle, which stops its children in order.
+            # The parent handles Ctrl-C and stops its children in order.
             start_new_session=True,
         )
     try:
@@ -113,7 +114,8 @@ async def start_envoy(
 async def _until_ready(process: asyncio.subprocess.Process, admin_file: Path) -> Envoy:
     async with aiohttp.ClientSession() as session:
         while process.returncode is None:
-            # Until it is up there is no file, then half a file, then nobody listening.
+            # During startup the file is absent, then incomplete, then names a port that does not
+            # accept connections yet.
             with contextlib.suppress(OSError, aiohttp.ClientError, ValueError):
                 admin = Address.parse(admin_file.read_text(encoding="ascii").strip())
                 listen = await _listening(session, admin)
@@ -124,7 +126,7 @@ async def _until_ready(process: asyncio.subprocess.Process, admin_file: Path) ->
 
 
 async def _listening(session: aiohttp.ClientSession, admin: Address) -> Address | None:
-    """The public listener's address; None while Envoy is not live."""
+    """Return the public listener's address; None while Envoy is not live."""
     base = f"http://{admin.host}:{admin.port}"
     async with session.get(f"{base}/ready") as ready:
         if ready.status != 200:

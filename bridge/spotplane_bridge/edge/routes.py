@@ -1,4 +1,4 @@
-"""Which request goes where."""
+"""Envoy's route table: the upstream, deadline, body limit and retries of every path."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ TRANSCODER: Final = "envoy.filters.http.grpc_json_transcoder"
 BUFFER: Final = "envoy.filters.http.buffer"
 HEADERS: Final = "envoy.filters.http.header_mutation"
 CORS: Final = "envoy.filters.http.cors"
-# Agents' streams are kept alive by heartbeats, watches by their own.
+# Heartbeats keep the streams of agents alive; watches have heartbeats of their own.
 STREAM_IDLE: Final = "300s"
-# The server answers an expired call itself, with its error object; this is for when it cannot.
+# The server itself ends an expired call with its error object; this timeout applies when the
+# server cannot.
 TIMEOUT_SLACK_SECONDS: Final = 2
 ANALYTICS_SERVICE: Final = "spotplane.v1.UsageService"
 
@@ -26,37 +27,37 @@ ANALYTICS_SERVICE: Final = "spotplane.v1.UsageService"
 CLIENT_ID: Final = "x-spotplane-client-id"
 # The id under which the edge logs a request to the bridge.
 EDGE_ID: Final = "x-edge-request-id"
-# Asks the server for headers before its answer: the transcoder drops what comes after.
-DOOR: Final = "x-spotplane-door"
-# `Server` is the connection manager's to set.
+# Requests the server's headers before its response: the transcoder drops later ones.
+FRONTEND: Final = "x-spotplane-door"
+# The connection manager sets `Server`.
 SECURITY_HEADERS: Final = {
     name.lower(): value for name, value in headers.SECURITY.items() if name != "Server"
 }
 
-# A client that names its id so is answered so.
+# Echoes X-Correlation-ID to clients that sent it.
 _CORRELATION_ECHO: Final = (
     "%CEL('x-correlation-id' in request.headers ? request.headers['x-request-id'] : '')%"
 )
 
 Route = dict[str, object]
 
-# A path that Envoy would merge and the bridge does not know; the query is not part of it.
+# A path that Envoy would merge and the bridge does not have; the query is not part of it.
 EMPTY_SEGMENT: Final = ".*//.*"
 BRIDGE_PATHS: Final = {
     Exposed.METRICS: ("/metrics",),
     Exposed.DOCS: ("/openapi.json", "/api/v1/admin/openapi.yaml", "/api-docs"),
 }
 
-# Nothing of the request reached a host, or the host said that it did not process it.
+# No part of the request reached a host, or the host reported that it did not process it.
 UNSENT: Final = "connect-failure,refused-stream,reset-before-request"
-# Requests that may be processed twice are sent again after a broken connection as well.
+# For requests that may be processed twice: retried after a broken connection as well.
 REPEATABLE: Final = f"{UNSENT},reset,unavailable"
-# AIP-131 and AIP-132: these have no side effects.
+# Methods without side effects (AIP-131 and AIP-132).
 READ_RPCS: Final = r"/spotplane\.v1\.\w+/(Get|List|Search|Validate)\w*"
 
 
 def virtual_host(config: EdgeConfig) -> dict[str, object]:
-    """All routes, first match wins."""
+    """Return all routes; the first match is used."""
     return {
         "name": "spotplane",
         "domains": ["*"],
@@ -64,7 +65,7 @@ def virtual_host(config: EdgeConfig) -> dict[str, object]:
         "routes": [
             *_grpc_routes(config),
             *_hidden_routes(config),
-            # The bridge answers these for both public addresses.
+            # The bridge serves these on both public addresses.
             _preflight_route(),
             _at(_bridge_route(), {"safe_regex": {"regex": EMPTY_SEGMENT}}),
             *_stream_routes(config),
@@ -88,12 +89,12 @@ def virtual_host(config: EdgeConfig) -> dict[str, object]:
 
 
 def set_header(key: str, value: str) -> dict[str, object]:
-    """A mutation that sets a header, or leaves it alone when the value comes out empty."""
+    """Set a header, or leave it unchanged when the value is empty."""
     return {"append": header_options({key: value})[0]}
 
 
 def header_options(values: dict[str, str]) -> list[dict[str, object]]:
-    """Headers to set, over whatever the upstream said."""
+    """Set headers, replacing those of the upstream."""
     return [
         {
             "header": {"key": key, "value": value},
@@ -104,13 +105,13 @@ def header_options(values: dict[str, str]) -> list[dict[str, object]]:
 
 
 def _by_method(route: Route) -> list[Route]:
-    """The route for reads, for writes with an idempotency key, and for all other requests."""
+    """Split a route by method: reads, writes with an idempotency key, and all other requests."""
     reads = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
     return [_repeatable(_matching(route, reads)), *_keyed(route)]
 
 
 def _keyed(route: Route) -> list[Route]:
-    """The route for requests with an idempotency key, and for all others."""
+    """Split a route: requests with an idempotency key, and all others."""
     return [
         _repeatable(_matching(route, {"name": "idempotency-key", "present_match": True})),
         route,
@@ -123,19 +124,19 @@ def _matching(route: Route, header: Mapping[str, object]) -> Route:
 
 
 def _at(route: Route, path: Mapping[str, object]) -> Route:
-    """The route at other paths."""
+    """Return the route at other paths."""
     match: Any = route["match"]
     return {**route, "match": {**path, **{key: match[key] for key in match if key != "prefix"}}}
 
 
 def _repeatable(route: Route) -> Route:
-    """The route, for requests that may be processed twice."""
+    """Return the route for requests that may be processed twice."""
     action: Any = route["route"]
     return {**route, "route": {**action, "retry_policy": _retry_policy(REPEATABLE)}}
 
 
 def _retry_policy(conditions: str) -> dict[str, object]:
-    """Send a request again, to a host that has not failed it; the cluster has a budget for it."""
+    """Retry a request at a host that has not failed it, within the cluster's retry limit."""
     return {
         "retry_on": conditions,
         "num_retries": 2,
@@ -149,14 +150,14 @@ def _retry_policy(conditions: str) -> dict[str, object]:
                 },
             }
         ],
-        # A dead host has the fewest requests, so that three of four choices between two hosts
-        # fall on it.
+        # A failed host has the fewest requests, so that three of four choices between two hosts
+        # select it.
         "host_selection_retry_max_attempts": 32,
     }
 
 
 def _grpc_routes(config: EdgeConfig) -> list[Route]:
-    """Streams last as long as they are used, all other calls for a limited time."""
+    """Return gRPC routes: streams without a deadline, other calls with one."""
     route = _grpc_route()
     action: Any = route["route"]
     seconds = config.body_timeout_seconds + config.analytics_timeout_seconds
@@ -174,7 +175,7 @@ def _grpc_routes(config: EdgeConfig) -> list[Route]:
 
 
 def _hidden_routes(config: EdgeConfig) -> list[Route]:
-    """Paths of the bridge that the public address does not have unless they are configured."""
+    """Return 404 routes for the bridge's paths that the public address does not expose."""
     return [
         _hidden(path)
         for what, paths in BRIDGE_PATHS.items()
@@ -189,7 +190,7 @@ def _hidden(path: str, *, grpc: bool = False) -> Route:
 
 
 def _preflight_route() -> Route:
-    """A browser's question before a call, which the bridge answers for every path."""
+    """Return the route of CORS preflight requests, which the bridge handles for every path."""
     route = _bridge_route()
     filters: Any = route["typed_per_filter_config"]
     options = {"name": ":method", "string_match": {"exact": "OPTIONS"}}
@@ -204,10 +205,10 @@ def _disabled() -> dict[str, object]:
 
 
 def _large_body_routes(config: EdgeConfig) -> list[Route]:
-    """Routes that take larger bodies than others: small ones here, all others at the bridge.
+    """Return routes with larger bodies than others: small bodies here, others at the bridge.
 
-    The transcoder holds a body whole before anything is known of the caller. The bridge verifies
-    the credential first and has one memory budget for all large bodies.
+    The transcoder buffers a whole body before the caller is authenticated. The bridge verifies the
+    credential first and has one memory limit for all large bodies.
     """
     small: dict[str, object] = {
         "name": "content-length",
@@ -233,7 +234,7 @@ def _large_body_routes(config: EdgeConfig) -> list[Route]:
 
 
 def _with_body_limit(routes: list[Route], limit: int) -> list[Route]:
-    """The routes with a largest body; a longer one is rejected by its announced length at once."""
+    """Limit the body of routes; a longer one is rejected at once by its announced length."""
     announced: dict[str, object] = {
         "name": "content-length",
         "range_match": {"start": limit + 1, "end": 2**63 - 1},
@@ -250,7 +251,7 @@ def _with_body_limit(routes: list[Route], limit: int) -> list[Route]:
 def _buffered(route: Route, limit: int) -> Route:
     buffer = {
         "@type": type_url("envoy.extensions.filters.http.buffer.v3.BufferPerRoute"),
-        # The transcoder's own limit does not count what it translates while reading.
+        # The transcoder's own limit does not count what it transcodes while reading.
         "buffer": {"max_request_bytes": limit},
     }
     filters: Any = route["typed_per_filter_config"]
@@ -269,7 +270,7 @@ def _grpc_route() -> Route:
             "retry_policy": _retry_policy(UNSENT),
         },
         "request_headers_to_remove": [CLIENT_ID],
-        # What browsers are told is of no use to gRPC.
+        # Headers for browsers are of no use to gRPC.
         "typed_per_filter_config": {HEADERS: _disabled()},
     }
 
@@ -278,7 +279,7 @@ def _bridge_route() -> Route:
     return {
         "name": "bridge",
         "match": {"prefix": "/"},
-        # The bridge sets a deadline on every call itself, and its event streams have none.
+        # The bridge sets a deadline on every call itself, and its event streams have no deadline.
         "route": {
             "cluster": BRIDGE_CLUSTER,
             "timeout": "0s",
@@ -290,7 +291,7 @@ def _bridge_route() -> Route:
 
 
 def _bridge_ids() -> dict[str, object]:
-    """Hand on the client's X-Request-ID only: under `/api/**` it makes a write repeatable."""
+    """Forward the client's X-Request-ID only: under `/api/**` it makes a write idempotent."""
     return {
         "@type": type_url(
             "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute"
@@ -307,7 +308,7 @@ def _bridge_ids() -> dict[str, object]:
 
 
 def _stream_routes(config: EdgeConfig) -> list[Route]:
-    """Streamed answers have no deadline, only the idle timeout."""
+    """Return the routes of streamed responses: no deadline, only the idle timeout."""
     return [
         _buffered(_transcoded(config, _exact(binding), None), body_limits.SMALL_BYTES)
         for binding in descriptors.bindings()
@@ -335,10 +336,10 @@ def _exact(binding: descriptors.Binding) -> dict[str, object]:
 
 
 def path_variables() -> list[tuple[str, list[str]]]:
-    """Lua patterns of paths that have variables, each with the variables' names.
+    """Return Lua patterns of the paths with variables, each with the names of the variables.
 
-    Only of routes without a body; names are lower-case without underscores, which matches
-    both spellings that the transcoder takes.
+    Covers only routes without a body; names are lower-case without underscores, which matches
+    both spellings that the transcoder accepts.
     """
     found: dict[str, set[str]] = {}
     for binding in descriptors.bindings():
@@ -353,7 +354,7 @@ def path_variables() -> list[tuple[str, list[str]]]:
 
 
 def template_regex(template: str) -> str:
-    """A path template as a regular expression for a whole path without its query."""
+    """Return a path template as a regular expression for a whole path without its query."""
 
     def segment(part: str) -> str:
         if not part.startswith("{"):
@@ -364,9 +365,9 @@ def template_regex(template: str) -> str:
 
 
 def _transcoded(config: EdgeConfig, match: dict[str, object], seconds: int | None) -> Route:
-    """A route through the transcoder to the server.
+    """Return a route through the transcoder to the server.
 
-    The deadline travels as `grpc-timeout`; a client's own is replaced, REST has no such header.
+    The deadline travels as `grpc-timeout`, which replaces the client's: REST has no such header.
     """
     enabled = {"@type": type_url("envoy.config.route.v3.FilterConfig"), "config": {}}
     route: Route = {
@@ -382,7 +383,7 @@ def _transcoded(config: EdgeConfig, match: dict[str, object], seconds: int | Non
         "response_headers_to_add": header_options({"x-correlation-id": _CORRELATION_ECHO}),
         "typed_per_filter_config": {LUA: enabled, BUFFER: enabled, TRANSCODER: enabled},
     }
-    added = {DOOR: "edge"}
+    added = {FRONTEND: "edge"}
     if seconds is None:
         route["request_headers_to_remove"] = [CLIENT_ID, "grpc-timeout"]
     else:
@@ -407,6 +408,6 @@ def _cors_policy(config: EdgeConfig) -> dict[str, object]:
         "X-RateLimit-Reset, X-Request-ID, X-Total-Count",
         "max_age": "300",
         "allow_credentials": True,
-        # Another origin's preflight gets no permission, and no route's answer either.
+        # A preflight request of another origin gets no permission, and no response to it either.
         "forward_not_matching_preflights": False,
     }

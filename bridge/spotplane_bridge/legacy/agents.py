@@ -1,18 +1,18 @@
-"""Agents: how they register and live, and what dashboards show and change of them."""
+"""Routes of agents: registration, configuration, heartbeats, and their lists for dashboards."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from spotplane_bridge.body_limits import LIST_BYTES
-from spotplane_bridge.legacy.requests import take
+from spotplane_bridge.legacy.requests import parameter
 from spotplane_bridge.legacy.response_shapes import Array, Shape, default, each, nested, optional
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 
-_INSTANCE: Final = take("instance_id", max_length=128)
-_INSTANCE_HEADER: Final = take("X-Instance-Id", field="instance_id", max_length=128)
+_INSTANCE: Final = parameter("instance_id", max_length=128)
+_INSTANCE_HEADER: Final = parameter("X-Instance-Id", field="instance_id", max_length=128)
 
-# Everything that an agent is to follow, of an `AgentConfig`.
+# The settings that an agent has to follow, from an `AgentConfig`.
 CONFIG: Final = Shape(
     agent_id="agent_id",
     enabled="enabled",
@@ -30,7 +30,7 @@ CONFIG: Final = Shape(
     config_version="config_version",
 )
 
-# What a change of the configuration has led to.
+# The result of a change of the configuration.
 CHANGED: Final = Shape(
     success=True,
     auto_switch_enabled="auto_switch_enabled",
@@ -170,18 +170,18 @@ HEALTH: Final = Shape(
 )
 
 
-def _inventory(said: Any) -> Any:
-    """The listed instances; a snapshot may be empty."""
-    return said.get("instances") if isinstance(said, dict) else None
+def _inventory(snapshot: Any) -> Any:
+    """Return the listed instances; a snapshot may be empty."""
+    return snapshot.get("instances") if isinstance(snapshot, dict) else None
 
 
-def _load(said: Any, of: str) -> Any:
-    """A percentage among the health metrics; what is no number says nothing."""
-    value = said.get(f"{of}_percent") if isinstance(said, dict) else None
+def _load(metrics: Any, of: str) -> Any:
+    """Return a percentage of the health metrics; None when it is not a number."""
+    value = metrics.get(f"{of}_percent") if isinstance(metrics, dict) else None
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "7",
         "GET /api/admin/agents",
@@ -201,8 +201,8 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         ),
         query=(
             "status",
-            take("client_id", field="tenant_id"),
-            take("search", max_length=255),
+            parameter("client_id", field="tenant_id"),
+            parameter("search", max_length=255),
             "limit",
             "cursor",
         ),
@@ -219,21 +219,21 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             agent_token=optional("agent_token"),
         ),
         body=(
-            take("logical_agent_id", max_length=255),
+            parameter("logical_agent_id", max_length=255),
             _INSTANCE,
-            take("instance_type", max_length=64),
-            take("region", max_length=64),
-            take("az", "availability_zone", max_length=64),
-            take("hostname", max_length=255),
-            take("ami_id", field="image_id", max_length=64),
-            take("agent_version", "version", max_length=32),
-            take("mode", "current_mode", max_length=64),
-            take("private_ip", max_length=45),
-            take("public_ip", max_length=45),
-            take("cloud_account", max_length=128),
-            take("project_id", max_length=128),
-            take("issue_agent_token"),
-            take("client_id", field="tenant_id"),
+            parameter("instance_type", max_length=64),
+            parameter("region", max_length=64),
+            parameter("az", "availability_zone", max_length=64),
+            parameter("hostname", max_length=255),
+            parameter("ami_id", field="image_id", max_length=64),
+            parameter("agent_version", "version", max_length=32),
+            parameter("mode", "current_mode", max_length=64),
+            parameter("private_ip", max_length=45),
+            parameter("public_ip", max_length=45),
+            parameter("cloud_account", max_length=128),
+            parameter("project_id", max_length=128),
+            parameter("issue_agent_token"),
+            parameter("client_id", field="tenant_id"),
         ),
     ),
     route(
@@ -248,17 +248,21 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             next_heartbeat_seconds="next_heartbeat_seconds",
         ),
         body=(
-            take("status", max_length=64),
+            parameter("status", max_length=64),
             "monitored_instances",
             _INSTANCE,
-            take("instance_type", max_length=64),
-            take("mode", "current_mode", max_length=64),
-            take("az", max_length=64),
-            take("current_pool_id", field="pool_id", max_length=128),
-            take("inventory_snapshot", field="inventory", convert=_inventory),
-            take("health_metrics", field="cpu_percent", convert=lambda said: _load(said, "cpu")),
-            take(
-                "health_metrics", field="memory_percent", convert=lambda said: _load(said, "memory")
+            parameter("instance_type", max_length=64),
+            parameter("mode", "current_mode", max_length=64),
+            parameter("az", max_length=64),
+            parameter("current_pool_id", field="pool_id", max_length=128),
+            parameter("inventory_snapshot", field="inventory", convert=_inventory),
+            parameter(
+                "health_metrics", field="cpu_percent", convert=lambda metrics: _load(metrics, "cpu")
+            ),
+            parameter(
+                "health_metrics",
+                field="memory_percent",
+                convert=lambda metrics: _load(metrics, "memory"),
             ),
         ),
         max_body_bytes=LIST_BYTES,
@@ -303,10 +307,12 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "AgentService.UpdateAgentConfig",
         CHANGED,
         body=(
-            take("autoSwitchEnabled", field="auto_switch_enabled"),
-            take("manualReplicaEnabled", field="manual_replica_enabled"),
-            take("autoTerminateEnabled", field="auto_terminate_enabled"),
-            take("terminateWaitMinutes", "terminate_wait_minutes", field="terminate_wait_minutes"),
+            parameter("autoSwitchEnabled", field="auto_switch_enabled"),
+            parameter("manualReplicaEnabled", field="manual_replica_enabled"),
+            parameter("autoTerminateEnabled", field="auto_terminate_enabled"),
+            parameter(
+                "terminateWaitMinutes", "terminate_wait_minutes", field="terminate_wait_minutes"
+            ),
         ),
     ),
     route(
@@ -336,9 +342,9 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         DONE,
         body=(
             _INSTANCE,
-            take("reason", max_length=500),
-            take("termination_type", max_length=64),
-            take("timestamp", field="occurred_at"),
+            parameter("reason", max_length=500),
+            parameter("termination_type", max_length=64),
+            parameter("timestamp", field="occurred_at"),
         ),
     ),
     route(
@@ -353,7 +359,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "POST /api/agents/{agent_id}/shutdown",
         "AgentService.ReportShutdown",
         DONE,
-        body=(take("cloud_instance_id", "instance_id", field="instance_id", max_length=128),),
+        body=(parameter("cloud_instance_id", "instance_id", field="instance_id", max_length=128),),
     ),
     route(
         "X18",
@@ -363,9 +369,9 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         body=(
             "agent_id",
             _INSTANCE,
-            take("logical_agent_id", max_length=255),
-            take("reason", max_length=500),
-            take("client_id", field="tenant_id"),
+            parameter("logical_agent_id", max_length=255),
+            parameter("reason", max_length=500),
+            parameter("client_id", field="tenant_id"),
         ),
     ),
 )

@@ -1,16 +1,16 @@
-"""Commands of agents that poll, in the loop and in the action dialect, and their results."""
+"""Routes of the command queue for polling agents, in the loop and the action format."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from spotplane_bridge.body_limits import OBJECT_BYTES
-from spotplane_bridge.legacy.requests import Incoming, take
+from spotplane_bridge.legacy.requests import Incoming, parameter
 from spotplane_bridge.legacy.response_shapes import Array, Shape, default, each, optional
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 
-_INSTANCE: Final = take("instance_id", max_length=128)
-_INSTANCE_HEADER: Final = take("X-Instance-Id", field="instance_id", max_length=128)
+_INSTANCE: Final = parameter("instance_id", max_length=128)
+_INSTANCE_HEADER: Final = parameter("X-Instance-Id", field="instance_id", max_length=128)
 
 COMMAND: Final = Shape(
     id="id",
@@ -39,11 +39,11 @@ ACTION: Final = Shape(
 DONE: Final = Shape(success=True)
 
 
-def _action_dialect(_request: Incoming, message: Any) -> None:
+def _use_action_dialect(_request: Incoming, message: Any) -> None:
     message.dialect = "action"
 
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "53",
         "GET /api/agents/{agent_id}/pending-commands",
@@ -60,7 +60,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         body=(
             "success",
             "message",
-            take("status", field="outcome", max_length=64),
+            parameter("status", field="outcome", max_length=64),
             "error",
             "duration_seconds",
             "result",
@@ -81,7 +81,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         Shape(commands=each("commands", ACTION)),
         query=(_INSTANCE,),
         headers=(_INSTANCE_HEADER,),
-        fill=_action_dialect,
+        fill=_use_action_dialect,
     ),
     route(
         "X12",
@@ -89,11 +89,11 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "AgentService.CompleteCommand",
         DONE,
         body=(
-            take("request_id", field="command_id"),
-            take("result", field="outcome", max_length=64),
-            take("cloud_instance_id", field="instance_id", max_length=128),
-            take("error_message", field="error"),
-            take("metadata", field="result"),
+            parameter("request_id", field="command_id"),
+            parameter("result", field="outcome", max_length=64),
+            parameter("cloud_instance_id", field="instance_id", max_length=128),
+            parameter("error_message", field="error"),
+            parameter("metadata", field="result"),
         ),
         max_body_bytes=OBJECT_BYTES,
     ),

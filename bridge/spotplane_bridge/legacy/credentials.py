@@ -1,6 +1,6 @@
-"""Which of a request's credentials counts, and what of the request goes on to the server.
+"""Select the credential of a request and the metadata to forward.
 
-The first source present decides, and a bad one does not fall through to the next.
+The first source present decides; if its credential is invalid, the next one is not tried.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from spotplane_bridge.errors import Failure
 
-# Tells the server which conventions the caller expects; it opens nothing.
-FAMILY: Final = ("x-spotplane-family", "fleet")
+# The error format that the caller expects; the server grants nothing for it.
+LEGACY_ERROR_FORMAT: Final = ("x-spotplane-family", "fleet")
 LONGEST: Final = 1024
 
 _BEARER: Final = re.compile(r"[Bb]earer +(\S+)\s*")
@@ -37,12 +37,12 @@ class Credential:
 def credential_of(
     headers: Mapping[str, str], body: Mapping[str, Any], query: Mapping[str, str]
 ) -> Credential:
-    """The credential that counts.
+    """Return the credential that applies.
 
-    An administrator's header is looked at before all others and can only make an administrator.
+    The administrator's header has precedence and can only authenticate an administrator.
 
     Raises:
-        Failure: 401, when there is none or the header cannot be read.
+        Failure: 401, when there is none or the header is malformed.
     """
     if admin := headers.get("X-Admin-Token", "").strip():
         return _credential("x-admin-token", admin)
@@ -71,6 +71,7 @@ def _bearer(token: str) -> Credential:
 
 
 def _credential(key: str, value: str) -> Credential:
-    # What is not ASCII cannot be sent as metadata and is no credential of ours either: it is sent
-    # changed, so that the server refuses it as it refuses any other bad one.
+    # Text outside ASCII cannot be sent as metadata and is no valid credential either: it is sent
+    # with those characters replaced, so that the server rejects it like any other invalid
+    # credential.
     return Credential(key, _NOT_ASCII.sub("?", value[:LONGEST]))

@@ -1,4 +1,4 @@
-"""Recommendations, switches by hand, decisions, and engines (contract, 4.3.3 and 4.7)."""
+"""Routes of recommendations, manual switches, decisions and engines (contract, 4.3.3 and 4.7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1 import decision_pb2 as pb
 
 from spotplane_bridge.body_limits import OBJECT_BYTES
-from spotplane_bridge.legacy.requests import Take, take
+from spotplane_bridge.legacy.requests import Parameter, parameter
 from spotplane_bridge.legacy.response_shapes import (
     Array,
     Computed,
@@ -23,7 +23,7 @@ from spotplane_bridge.legacy.response_shapes import (
     optional,
     usd,
 )
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 from spotplane_bridge.legacy.uploads import Upload
 
 _TEXT: Final = {"type": "string"}
@@ -35,7 +35,7 @@ def _healthy(is_healthy: bool) -> str:
 
 
 def _text(name: str) -> Computed:
-    """A number as the text that this family has for it; null when it is not known."""
+    """Return a number as this API's text; None when it is not known."""
 
     def get(message: Any) -> str | None:
         return f"{round(getattr(message, name), 6):g}" if message.HasField(name) else None
@@ -96,10 +96,10 @@ _DECIDED: Final = Shape(
     confidence=number("confidence", decimals=4),
     reasoning="reason",
 )
-_SEEN_POOLS: Final[tuple[Take | str, ...]] = (
-    take("pool_id", "id", max_length=128),
-    take("az", "availability_zone", max_length=32),
-    take("price", "spot_price", field="price_nanousd"),
+_SEEN_POOLS: Final[tuple[Parameter | str, ...]] = (
+    parameter("pool_id", "id", max_length=128),
+    parameter("az", "availability_zone", max_length=32),
+    parameter("price", "spot_price", field="price_nanousd"),
 )
 
 # Decisions of agents, section 4.3.3.
@@ -123,23 +123,23 @@ def _elapsed(agent: pb.AgentDecisions, since: Timestamp) -> timedelta:
     return max(timedelta(), agent.read_at.ToDatetime(UTC) - since.ToDatetime(UTC))
 
 
-def _span(elapsed: timedelta) -> dict[str, Any]:
-    """A span in the largest unit that it fills."""
+def _largest_unit(elapsed: timedelta) -> dict[str, Any]:
+    """Return a duration in its largest whole unit."""
     minutes = int(elapsed.total_seconds() // 60)
     for unit, size in (("day", 1440), ("hr", 60)):
         if minutes >= size:
-            return _said(minutes // size, unit, minutes)
-    return _said(minutes, "min", minutes)
+            return _duration(minutes // size, unit, minutes)
+    return _duration(minutes, "min", minutes)
 
 
-def _said(value: int, unit: str, minutes: int) -> dict[str, Any]:
+def _duration(value: int, unit: str, minutes: int) -> dict[str, Any]:
     return {"value": value, "unit": unit, "minutes": minutes, "formatted": f"{value} {unit}"}
 
 
 def _last_heartbeat(agent: pb.AgentDecisions) -> str:
     if not agent.HasField("last_heartbeat_at"):
         return "Never"
-    return f"{_span(_elapsed(agent, agent.last_heartbeat_at))['formatted']} ago"
+    return f"{_largest_unit(_elapsed(agent, agent.last_heartbeat_at))['formatted']} ago"
 
 
 def _last_decision(agent: pb.AgentDecisions) -> dict[str, Any] | None:
@@ -147,7 +147,11 @@ def _last_decision(agent: pb.AgentDecisions) -> dict[str, Any] | None:
         return None
     last = agent.decisions[0]
     at = last.decided_at.ToJsonString()
-    return {"type": last.type, "time": at, "elapsed": _span(_elapsed(agent, last.decided_at))}
+    return {
+        "type": last.type,
+        "time": at,
+        "elapsed": _largest_unit(_elapsed(agent, last.decided_at)),
+    }
 
 
 _AGENT: Final = Shape(
@@ -224,7 +228,7 @@ _SESSION: Final = Shape(
     ),
 )
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "22",
         "GET /api/client/{client_id}/agents/decisions",
@@ -243,9 +247,9 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "DecisionService.IssueSwitch",
         Either(lambda m: m.success, _ISSUED, _THERE_ALREADY),
         body=(
-            take("target_mode", max_length=32),
-            take("target_pool_id", "pool_id", max_length=128),
-            take("reason", max_length=500),
+            parameter("target_mode", max_length=32),
+            parameter("target_pool_id", "pool_id", max_length=128),
+            parameter("reason", max_length=500),
             "priority",
         ),
         errors={"AUTO_SWITCH_DISABLED": {"auto_switch_enabled": False}},
@@ -256,27 +260,27 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "DecisionService.Decide",
         _DECIDED,
         body=(
-            take(
+            parameter(
                 "instance",
                 of=(
-                    take("instance_id", max_length=128),
-                    take("instance_type", max_length=64),
-                    take("region", max_length=64),
-                    take("current_mode", "mode", max_length=32),
-                    take("current_pool_id", "pool_id", max_length=128),
+                    parameter("instance_id", max_length=128),
+                    parameter("instance_type", max_length=64),
+                    parameter("region", max_length=64),
+                    parameter("current_mode", "mode", max_length=32),
+                    parameter("current_pool_id", "pool_id", max_length=128),
                 ),
             ),
-            take(
+            parameter(
                 "pricing",
                 of=(
-                    take("on_demand_price", "ondemand_price", field="on_demand_price_nanousd"),
-                    take("current_spot_price", field="current_spot_price_nanousd"),
-                    take("spot_pools", of=_SEEN_POOLS),
+                    parameter("on_demand_price", "ondemand_price", field="on_demand_price_nanousd"),
+                    parameter("current_spot_price", field="current_spot_price_nanousd"),
+                    parameter("spot_pools", of=_SEEN_POOLS),
                 ),
             ),
-            take("spot_pools", field="pricing.spot_pools", of=_SEEN_POOLS),
-            take("ondemand_price", "on_demand_price", field="pricing.on_demand_price_nanousd"),
-            take("current_az", max_length=32),
+            parameter("spot_pools", field="pricing.spot_pools", of=_SEEN_POOLS),
+            parameter("ondemand_price", "on_demand_price", field="pricing.on_demand_price_nanousd"),
+            parameter("current_az", max_length=32),
         ),
         max_body_bytes=OBJECT_BYTES,
     ),
@@ -323,7 +327,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             restarting=False,
             model_status=_ENGINE,
         ),
-        body=(take("sessionId", "session_id", "model_id", field="session_id"), "force"),
+        body=(parameter("sessionId", "session_id", "model_id", field="session_id"), "force"),
     ),
     route(
         "51",

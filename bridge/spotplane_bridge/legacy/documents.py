@@ -1,4 +1,4 @@
-"""Declared routes in the OpenAPI document: what they read and what they answer, as declared."""
+"""Build the OpenAPI operations of declared routes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
-from spotplane_bridge.errors import Failure, Family, family_of
+from spotplane_bridge.errors import ErrorFormat, Failure, error_format_of
 from spotplane_bridge.legacy.exports import Table
 from spotplane_bridge.legacy.handlers import BoundCall, bind
-from spotplane_bridge.legacy.paths import takes
-from spotplane_bridge.legacy.requests import Take
+from spotplane_bridge.legacy.paths import parameters
+from spotplane_bridge.legacy.requests import Parameter
 from spotplane_bridge.legacy.response_shapes import Schema, enum_names
-from spotplane_bridge.legacy.routes import Call, DialectRoute
+from spotplane_bridge.legacy.routes import Call, LegacyRoute
 from spotplane_bridge.schemas import EXAMPLE_UUID, TYPICAL
 
-FAMILY_ERROR: Final[Schema] = {
+LEGACY_ERROR: Final[Schema] = {
     "type": "object",
     "description": "Why a request under `/api/**` failed; some routes add members.",
     "required": ["status", "error", "data", "code", "correlation_id"],
@@ -54,14 +54,14 @@ _ERRORS: Final = {
     504: ("DEADLINE_EXCEEDED", "The deadline passed; whether the change took effect is unknown."),
 }
 _OF_BODIES: Final = frozenset({408, 413, 415})
-_ERROR_SCHEMAS: Final = {Family.CANONICAL: "Error", Family.FLEET: "FieldError"}
+_ERROR_SCHEMAS: Final = {ErrorFormat.CANONICAL: "Error", ErrorFormat.LEGACY: "LegacyError"}
 _INSTANT: Final = "2026-03-01T12:00:00Z"
 
 
 def operation(
-    route: DialectRoute, methods: Mapping[str, MethodDescriptor], comments: Mapping[str, str]
+    route: LegacyRoute, methods: Mapping[str, MethodDescriptor], comments: Mapping[str, str]
 ) -> dict[str, Any]:
-    """One declared route as an operation of the document."""
+    """Return the OpenAPI operation of one declared route."""
     bound = bind(route, methods)
     usual = bound[-1]
     service = usual.method.containing_service.name
@@ -81,19 +81,19 @@ def operation(
     return {key: value for key, value in described.items() if value != []}
 
 
-def _security(route: DialectRoute) -> list[dict[str, list[str]]]:
+def _security(route: LegacyRoute) -> list[dict[str, list[str]]]:
     if route.template.startswith("/api/admin/"):
         return [{"AdminToken": []}]
     return [{"ApiKey": []}, {"AdminToken": []}]
 
 
 def _parameters(
-    route: DialectRoute, bound: list[BoundCall], comments: Mapping[str, str]
+    route: LegacyRoute, bound: list[BoundCall], comments: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     usual = bound[-1]
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    placed: tuple[tuple[str, Callable[[Call], tuple[Take, ...]]], ...] = (
-        ("path", lambda c: tuple(takes(route.template, c.path, usual.method.input_type))),
+    placed: tuple[tuple[str, Callable[[Call], tuple[Parameter, ...]]], ...] = (
+        ("path", lambda c: tuple(parameters(route.template, c.path, usual.method.input_type))),
         ("query", lambda c: c.query),
         ("header", lambda c: c.headers),
     )
@@ -108,7 +108,7 @@ def _parameters(
 
 
 def _parameter(
-    place: str, member: Take, kind: Descriptor, comments: Mapping[str, str]
+    place: str, member: Parameter, kind: Descriptor, comments: Mapping[str, str]
 ) -> dict[str, Any]:
     target = _target(kind, member)
     schema = _member(member, target)
@@ -148,16 +148,16 @@ def _body(bound: list[BoundCall], comments: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _comment(target: FieldDescriptor, member: Take, comments: Mapping[str, str]) -> str:
+def _comment(target: FieldDescriptor, member: Parameter, comments: Mapping[str, str]) -> str:
     text = comments.get(target.full_name, "")
     if "nanousd" in target.name:
-        # Requests carry dollars here and nano-dollars in gRPC, which the comment is written for.
+        # Requests have dollars here and nano-dollars in gRPC, which the comment describes.
         text = _NANO_DOLLARS.sub("US dollars", text)
     also = ", ".join(f"`{name}`" for name in member.names[1:])
     return f"{text} Also taken as {also}.".strip() if also else text
 
 
-def _target(kind: Descriptor, member: Take) -> FieldDescriptor:
+def _target(kind: Descriptor, member: Parameter) -> FieldDescriptor:
     *outer, last = member.field.split(".")
     for name in outer:
         inner = kind.fields_by_name[name].message_type
@@ -167,7 +167,7 @@ def _target(kind: Descriptor, member: Take) -> FieldDescriptor:
     return found
 
 
-def _member(member: Take, target: FieldDescriptor) -> Schema:
+def _member(member: Parameter, target: FieldDescriptor) -> Schema:
     if member.schema is not None:
         return member.schema
     kind = target.message_type
@@ -202,42 +202,42 @@ def _success(bound: list[BoundCall]) -> dict[str, Any]:
     usual = bound[-1]
     status = usual.declared.status
     content = _content(usual)
-    shapes = [call.answer.schema for call in reversed(bound) if call.answer is not None]
+    shapes = [call.shape.schema for call in reversed(bound) if call.shape is not None]
     if "application/json" in content and any(shape != shapes[0] for shape in shapes):
         content["application/json"]["schema"] = {"anyOf": shapes}
-    answer = {"description": "Success.", "content": content}
+    response = {"description": "Success.", "content": content}
     if callable(status):
-        return {"200": answer, "201": answer}
-    return {str(status): answer}
+        return {"200": response, "201": response}
+    return {str(status): response}
 
 
 def _content(call: BoundCall) -> dict[str, Any]:
-    answer = call.answer
-    if answer is None:
+    shape = call.shape
+    if shape is None:
         text = 'id: 7\nevent: connected\ndata: {"type":"connected"}\n\n'
         return {"text/event-stream": {"schema": {"type": "string"}, "example": text}}
-    content = {"schema": answer.schema, "example": example("", answer.schema)}
-    if not isinstance(answer, Table):
+    content = {"schema": shape.schema, "example": example("", shape.schema)}
+    if not isinstance(shape, Table):
         return {"application/json": content}
-    head = answer.header().decode()
+    head = shape.header().decode()
     return {
         "text/csv": {"schema": {"type": "string"}, "example": head},
         "application/json": content,
     }
 
 
-def _failures(route: DialectRoute) -> dict[str, Any]:
+def _failures(route: LegacyRoute) -> dict[str, Any]:
     extra: dict[str, list[str]] = {}
     for call in route.calls:
         for code, members in call.errors.items():
             extra.setdefault(code, []).extend(members)
     found: dict[str, dict[str, Any]] = {}
-    family = family_of(route.template)
-    schema = {"$ref": f"#/components/schemas/{_ERROR_SCHEMAS[family]}"}
+    error_format = error_format_of(route.template)
+    schema = {"$ref": f"#/components/schemas/{_ERROR_SCHEMAS[error_format]}"}
     for status, (code, text) in _ERRORS.items():
         if status in _OF_BODIES and route.method == "GET":
             continue
-        body = Failure(status, code, text.rstrip(".")).body(family, EXAMPLE_UUID)
+        body = Failure(status, code, text.rstrip(".")).body(error_format, EXAMPLE_UUID)
         found[str(status)] = {
             "description": text,
             "content": {"application/json": {"schema": schema, "example": body}},
@@ -250,7 +250,7 @@ def _failures(route: DialectRoute) -> dict[str, Any]:
 
 
 def example(name: str, schema: Schema) -> Any:
-    """A value of a schema, as it usually looks under its name."""
+    """Return a typical value of a schema for a member of that name."""
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:

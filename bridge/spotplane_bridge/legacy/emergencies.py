@@ -1,10 +1,10 @@
-"""Emergencies: signals of agents, and what became of them (contract, sections 4.6 and 11)."""
+"""Routes of emergencies: signals of agents, and their outcomes (contract, sections 4.6 and 11)."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from spotplane_bridge.legacy.requests import Incoming, take
+from spotplane_bridge.legacy.requests import Incoming, parameter
 from spotplane_bridge.legacy.response_shapes import (
     Shape,
     const,
@@ -18,8 +18,8 @@ from spotplane_bridge.legacy.response_shapes import (
 from spotplane_bridge.legacy.routes import Call, call, route
 
 _AT: Final = "/api/agents/{agent_id}"
-_INSTANCE: Final = take("instance_id", "cloud_instance_id", max_length=128)
-_TIME: Final = take("termination_time", "time", max_length=128)
+_INSTANCE: Final = parameter("instance_id", "cloud_instance_id", max_length=128)
+_TIME: Final = parameter("termination_time", "time", max_length=128)
 
 _POOL: Final = Shape(
     id=optional("pool_id"),
@@ -34,7 +34,7 @@ CREATED: Final = Shape(
     replica_id=optional("replica_id"),
     instance_id=optional("instance_id"),
     replica_instance_id=optional("instance_id"),
-    # Always an object, whatever is known of it.
+    # Always an object, however little is known about it.
     pool=_POOL,
     hourly_cost=usd("hourly_cost_nanousd"),
     message="message",
@@ -71,7 +71,7 @@ REBALANCE: Final = Shape(
     command_id=optional("command_id"),
 )
 
-# What the notices of the operations dashboard are answered with besides.
+# Additional members of the response to notices of the operations dashboard.
 _ACKNOWLEDGED: Final = Shape(
     status=const("acknowledged"), emergency_replica_id=optional("replica_id")
 )
@@ -101,10 +101,10 @@ def _immediate(request: Incoming) -> bool:
     return str(request.body.get("immediate")).lower() in {"true", "1"}
 
 
-def termination(when: Any = None, answer: Shape = TERMINATION) -> Call:
-    """The call of route 41, for the routes that are one under a condition."""
+def termination(when: Any = None, shape: Shape = TERMINATION) -> Call:
+    """Return the call of route 41, for routes that make it under a condition."""
     return call(
-        "FailoverService.HandleTerminationNotice", answer, when=when, body=(_INSTANCE, _TIME)
+        "FailoverService.HandleTerminationNotice", shape, when=when, body=(_INSTANCE, _TIME)
     )
 
 
@@ -119,7 +119,7 @@ ROUTES: Final = (
             "signal_type",
             _INSTANCE,
             _TIME,
-            take("pool_id", max_length=128),
+            parameter("pool_id", max_length=128),
             "preferred_zones",
             "exclude_zones",
         ),

@@ -1,4 +1,4 @@
-"""What happens, live, as server-sent events."""
+"""Routes of live events, as server-sent events."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from spotplane_bridge.legacy.requests import Incoming, take
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.requests import Incoming, parameter
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 from spotplane_bridge.legacy.sse import Events, Frame
-from spotplane_bridge.serializer import printer
+from spotplane_bridge.serializer import compile_serializer
 
 
 def _frames(incoming: Incoming, message: Any) -> list[Frame]:
-    # The bridge beats by itself, so that a listener hears of its own connection.
+    # The bridge sends heartbeats by itself, so a subscriber can detect a broken connection.
     if message.event.lower() == "heartbeat":
         return []
     tenant_id = message.tenant_id if message.HasField("tenant_id") else None
@@ -41,7 +41,7 @@ def _frame(
 
 
 def _data(message: Any) -> Any:
-    return printer(message.data.DESCRIPTOR)(message.data)
+    return compile_serializer(message.data.DESCRIPTOR)(message.data)
 
 
 def _upper(value: str) -> str | None:
@@ -51,20 +51,20 @@ def _upper(value: str) -> str | None:
 _HOW: Final[dict[str, Any]] = {
     "query": (
         "types",
-        take("names", field="upper_case_names", convert=_upper, schema={"type": "string"}),
+        parameter("names", field="upper_case_names", convert=_upper, schema={"type": "string"}),
         "last_event_id",
     ),
-    "headers": (take("Last-Event-ID", field="last_event_id"),),
+    "headers": (parameter("Last-Event-ID", field="last_event_id"),),
 }
 _EVENTS: Final = Events(_frames, _heartbeat)
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "72",
         "GET /api/events/stream",
         "EventService.Subscribe",
         _EVENTS,
-        **{**_HOW, "query": (take("client_id", field="tenant_id"), *_HOW["query"])},
+        **{**_HOW, "query": (parameter("client_id", field="tenant_id"), *_HOW["query"])},
     ),
     route(
         "X22",

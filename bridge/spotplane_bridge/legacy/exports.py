@@ -1,4 +1,4 @@
-"""Exports: rows of a list as CSV, streamed; or as JSON for those who ask for it."""
+"""Exports: rows of a list as streamed CSV, or as JSON on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spotplane_bridge.legacy.requests import Incoming
 from spotplane_bridge.legacy.response_shapes import Compiled, Shape, ShapeError, Source
 
 CONTENT_TYPE: Final = "text/csv; charset=utf-8"
-# A spreadsheet takes what begins so for a formula.
+# Spreadsheets treat text that begins so as a formula.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
@@ -39,13 +39,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Csv:
-    """An answer that is a file: `text/csv` with a header row always, or `{rows: […]}`.
+    """A file as response: `text/csv` with a header row always, or `{rows: […]}`.
 
-    The RPC answers once with all rows, or streams messages of some rows each.
+    The RPC returns all rows at once, or streams messages of some rows each.
 
     Args:
-        filename: Of the attachment, made of the request.
-        columns: In their order.
+        filename: Name of the attachment, computed from the request.
+        columns: The columns in their order.
         rows: Repeated field of the response that holds the rows; empty when each streamed message
             is one row.
     """
@@ -55,7 +55,7 @@ class Csv:
     rows: str = "rows"
 
     def compile(self, descriptor: Descriptor) -> Table:
-        """Bind to the response's type."""
+        """Bind the export to the response's type."""
         kind: Descriptor | None = descriptor
         if self.rows:
             found = descriptor.fields_by_name.get(self.rows)
@@ -67,7 +67,7 @@ class Csv:
 
 
 class Table:
-    """An export that knows its message."""
+    """An export bound to its message type."""
 
     def __init__(self, declared: Csv, row: Compiled) -> None:
         self.declared = declared
@@ -80,17 +80,17 @@ class Table:
         self._columns = [(column.name, column.decimals) for column in declared.columns]
 
     def header(self) -> bytes:
-        """The first line."""
+        """Return the header row."""
         return line(column.title for column in self.declared.columns)
 
     def rows(self, response: Any) -> Iterator[dict[str, Any]]:
-        """The rows of one message, as JSON objects."""
+        """Return the rows of one message as JSON objects."""
         found = getattr(response, self.declared.rows) if self.declared.rows else (response,)
         for row in found:
             yield self._row(row)
 
     def lines(self, response: Any) -> bytes:
-        """The rows of one message, as lines."""
+        """Return the rows of one message as lines of CSV."""
         return b"".join(self._line(row) for row in self.rows(response))
 
     def _line(self, row: Mapping[str, Any]) -> bytes:
@@ -98,14 +98,14 @@ class Table:
 
 
 def line(cells: Iterable[str]) -> bytes:
-    """One line of CSV, with quotes where they are needed."""
+    """Return one line of CSV, quoted where necessary."""
     out = io.StringIO()
     csv.writer(out).writerow(cells)
     return out.getvalue().encode()
 
 
 def cell(value: Any, decimals: int | None = None) -> str:
-    """A value as a cell: what a spreadsheet could take for a formula gets a `'` before it."""
+    """Return a value as a cell; a `'` precedes text that a spreadsheet would treat as a formula."""
     if value is None:
         return ""
     if decimals is not None and isinstance(value, (int, float)):
@@ -117,7 +117,7 @@ def cell(value: Any, decimals: int | None = None) -> str:
 
 
 def wants_json(incoming: Incoming) -> bool:
-    """Whether the caller asks for rows instead of a file."""
+    """Return whether the caller wants rows instead of a file."""
     return incoming.query.get("format", "").lower() == "json" or (
         "application/json" in incoming.headers.get("Accept", "").lower()
     )

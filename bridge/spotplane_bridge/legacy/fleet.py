@@ -1,4 +1,4 @@
-"""Instances: lists, ends, launches, cleanups, logs, and many at once."""
+"""Routes of instances: lists, terminations, launches, cleanups, logs and bulk operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from uuid import UUID
 
 from spotplane_bridge.body_limits import LIST_BYTES
 from spotplane_bridge.legacy.emergencies import termination
-from spotplane_bridge.legacy.requests import Incoming, take
+from spotplane_bridge.legacy.requests import Incoming, parameter
 from spotplane_bridge.legacy.response_shapes import (
     Array,
     Shape,
@@ -17,7 +17,7 @@ from spotplane_bridge.legacy.response_shapes import (
     optional,
     usd,
 )
-from spotplane_bridge.legacy.routes import DialectRoute, call, route
+from spotplane_bridge.legacy.routes import LegacyRoute, call, route
 
 LISTED: Final = Shape(
     id="id",
@@ -57,12 +57,12 @@ OF_CLIENT: Final = Shape(
 FILTERS: Final = Shape(
     status="status", mode="mode", region="region", client_id="tenant_id", search="search"
 )
-DOOMED: Final = Shape(
+TERMINATION_CANDIDATE: Final = Shape(
     instance_id="instance_id",
     instance_type="instance_type",
     az="az",
     reason="reason",
-    # Older agents read the one, newer ones the other.
+    # Older agents read the first, newer ones the second.
     seconds_waiting="waiting_seconds",
     seconds_since_marked="waiting_seconds",
 )
@@ -85,12 +85,12 @@ RESULT: Final = Shape(
     agent_id="agent_id", instance_id="instance_id", status="status", error="error"
 )
 
-_INSTANCE: Final = take("instance_id", "cloud_instance_id", max_length=128)
-_SEARCH: Final = take("search", max_length=255, exact=True)
+_INSTANCE: Final = parameter("instance_id", "cloud_instance_id", max_length=128)
+_SEARCH: Final = parameter("search", max_length=255, exact=True)
 
 
 def _id_or_nothing(value: Any) -> str | None:
-    """An id of a command; whatever else agents put there says nothing."""
+    """Return an id of a command; None for anything else that agents send there."""
     try:
         return str(UUID(str(value)))
     except ValueError:
@@ -109,8 +109,8 @@ def _is_notice(request: Incoming) -> bool:
     body = request.body
     if body.get("success") is not None:
         return False
-    said = str(body.get("notice_type") or "").upper()
-    return said == "TERMINATION" or body.get("termination_time") is not None
+    notice_type = str(body.get("notice_type") or "").upper()
+    return notice_type == "TERMINATION" or body.get("termination_time") is not None
 
 
 def _is_post_mortem(request: Incoming) -> bool:
@@ -118,9 +118,9 @@ def _is_post_mortem(request: Incoming) -> bool:
     return body.get("success") is None and body.get("termination_reason") is not None
 
 
-_COMMAND: Final = take("request_id", field="command_id", convert=_id_or_nothing)
+_COMMAND: Final = parameter("request_id", field="command_id", convert=_id_or_nothing)
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "6",
         "GET /api/admin/instances",
@@ -134,7 +134,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             "status",
             "mode",
             "region",
-            take("client_id", field="tenant_id"),
+            parameter("client_id", field="tenant_id"),
             _SEARCH,
             "limit",
             "cursor",
@@ -153,7 +153,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "GET /api/agents/{agent_id}/instances-to-terminate",
         "FleetService.ListInstancesToTerminate",
         Shape(
-            instances=each("instances", DOOMED),
+            instances=each("instances", TERMINATION_CANDIDATE),
             auto_terminate_enabled="auto_terminate_enabled",
             terminate_wait_seconds="terminate_wait_seconds",
         ),
@@ -199,16 +199,16 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "FleetService.RegisterInstance",
         Shape(success=True, message="message", instance_id="instance_id", is_primary="is_primary"),
         body=(
-            take("instance_id", max_length=128),
-            take("instance_type", max_length=64),
-            take("region", max_length=64),
-            take("az", "availability_zone", max_length=64),
-            take("mode", "current_mode"),
-            take("pool_id", max_length=128),
-            take("ami_id", field="image_id", max_length=64),
+            parameter("instance_id", max_length=128),
+            parameter("instance_type", max_length=64),
+            parameter("region", max_length=64),
+            parameter("az", "availability_zone", max_length=64),
+            parameter("mode", "current_mode"),
+            parameter("pool_id", max_length=128),
+            parameter("ami_id", field="image_id", max_length=64),
             "is_primary",
-            take("spot_price", field="spot_price_nanousd"),
-            take("ondemand_price", "on_demand_price", field="on_demand_price_nanousd"),
+            parameter("spot_price", field="spot_price_nanousd"),
+            parameter("ondemand_price", "on_demand_price", field="on_demand_price_nanousd"),
         ),
     ),
     route(
@@ -225,9 +225,9 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
                 when=_is_post_mortem,
                 body=(
                     _INSTANCE,
-                    take("termination_reason", field="reason"),
+                    parameter("termination_reason", field="reason"),
                     "termination_type",
-                    take("terminated_at", "timestamp", field="occurred_at"),
+                    parameter("terminated_at", "timestamp", field="occurred_at"),
                 ),
             ),
         ),
@@ -238,10 +238,10 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "FleetService.ReportInstanceLaunched",
         Shape(success=True, instance_id="instance_id", status="status"),
         body=(
-            take("temp_instance_id", field="placeholder_id", max_length=128),
-            take("instance_id", max_length=128),
-            take("instance_type", max_length=64),
-            take("az", max_length=64),
+            parameter("temp_instance_id", field="placeholder_id", max_length=128),
+            parameter("instance_id", max_length=128),
+            parameter("instance_type", max_length=64),
+            parameter("az", max_length=64),
             _COMMAND,
             "confirmed_at",
         ),
@@ -251,7 +251,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "POST /api/agents/{agent_id}/instance-terminated",
         "FleetService.ReportInstanceTermination",
         Shape(success=True, message="message"),
-        body=(_INSTANCE, _COMMAND, take("confirmed_at", field="terminated_at")),
+        body=(_INSTANCE, _COMMAND, parameter("confirmed_at", field="terminated_at")),
         fill=_has_ended,
     ),
 )

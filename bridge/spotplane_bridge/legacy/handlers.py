@@ -1,4 +1,4 @@
-"""The endpoints of declared routes: one request in, one call, one answer out."""
+"""Endpoints of declared routes: parse the request, make the call, print the response."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from spotplane_bridge.errors import Failure
 from spotplane_bridge.headers import Metadata
 from spotplane_bridge.legacy import errors as errors_module
 from spotplane_bridge.legacy import exports, paths, sse, uploads
-from spotplane_bridge.legacy.credentials import FAMILY, credential_of
+from spotplane_bridge.legacy.credentials import LEGACY_ERROR_FORMAT, credential_of
 from spotplane_bridge.legacy.exports import Csv, Table
 from spotplane_bridge.legacy.requests import Incoming, Reader, TextReader
-from spotplane_bridge.legacy.routes import NEVER_BY_REQUEST_ID, Call, DialectRoute
+from spotplane_bridge.legacy.routes import NEVER_BY_REQUEST_ID, Call, LegacyRoute
 from spotplane_bridge.legacy.sse import Events, Frame
-from spotplane_bridge.middleware import Endpoint, Exchange
+from spotplane_bridge.middleware import Endpoint, RequestContext
 from spotplane_bridge.request_bodies import Bodies
 from spotplane_bridge.transcode import MAX_PARAMETERS
 from spotplane_bridge.upstream import END, Upstream
@@ -37,18 +37,18 @@ log = structlog.get_logger("spotplane_bridge")
 
 _ENVELOPE: Final = "application/vnd.spotplane.envelope+json"
 _WRITES: Final = frozenset({"POST", "PUT", "DELETE"})
-_NO_RIGHT: Final = frozenset({401, 403, 429})
+_PERMISSION_STATUSES: Final = frozenset({401, 403, 429})
 _BROKEN: Final = (grpc.aio.AioRpcError, TimeoutError)
 
 
 class BoundCall:
-    """A call that knows its RPC: reads requests and prints answers.
+    """A call bound to its RPC: reads requests and prints responses.
 
     Raises:
         ValueError: The RPC or a field that the declaration names does not exist.
     """
 
-    def __init__(self, route: DialectRoute, declared: Call, method: MethodDescriptor) -> None:
+    def __init__(self, route: LegacyRoute, declared: Call, method: MethodDescriptor) -> None:
         self.declared = declared
         self.method = method
         self.rpc = f"/{method.containing_service.full_name}/{method.name}"
@@ -56,17 +56,17 @@ class BoundCall:
         self.response_class = message_factory.GetMessageClass(method.output_type)
         self.path_fields = paths.fields(route.template, declared.path, method.input_type)
         self._path = TextReader(
-            method.input_type, paths.takes(route.template, declared.path, method.input_type)
+            method.input_type, paths.parameters(route.template, declared.path, method.input_type)
         )
         self._query = TextReader(method.input_type, declared.query)
         self._headers = TextReader(method.input_type, declared.headers)
         self._body = Reader(method.input_type, declared.body)
-        answer = declared.answer
-        self.answer = None if isinstance(answer, Events) else answer.compile(method.output_type)
+        shape = declared.shape
+        self.shape = None if isinstance(shape, Events) else shape.compile(method.output_type)
         self.paging = paths.paging(method.output_type)
 
     def message(self, incoming: Incoming) -> Any:
-        """The RPC's request.
+        """Build the RPC's request.
 
         Raises:
             Failure: 400.
@@ -83,12 +83,12 @@ class BoundCall:
             self.declared.fill(incoming, message)
         return message
 
-    def status(self, response: Any, said: int) -> int:
-        """The status of a success: the RPC's own word, unless the route has one."""
+    def status(self, response: Any, requested: int) -> int:
+        """Return the status of a success: the route's, else the RPC's."""
         status = self.declared.status
         if callable(status):
             return int(status(response))
-        return said if status == 200 else status
+        return requested if status == 200 else status
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,11 @@ class Bound:
     stub: Any
 
 
-class DialectEndpoint:
+class LegacyEndpoint:
     """Serves one declared route.
 
     Args:
-        route: As declared.
+        route: The declaration.
         calls: Its calls, in their order.
         upstream: The server.
         config: Timeouts.
@@ -113,7 +113,7 @@ class DialectEndpoint:
 
     def __init__(
         self,
-        route: DialectRoute,
+        route: LegacyRoute,
         calls: list[BoundCall],
         upstream: Upstream,
         config: BridgeConfig,
@@ -132,8 +132,8 @@ class DialectEndpoint:
         self._bodies = bodies
         self._streams = streams
 
-    async def serve(self, exchange: Exchange) -> web.StreamResponse:
-        """Answer one request; see `Endpoint`."""
+    async def serve(self, exchange: RequestContext) -> web.StreamResponse:
+        """Handle one request; see `Endpoint`."""
         bound = self._bound[-1]
         try:
             incoming, body = await self._incoming(exchange, bound.call.declared)
@@ -141,12 +141,17 @@ class DialectEndpoint:
             bound = next(b for b in self._bound if _applies(b.call.declared, incoming))
             return await self._serve(exchange, incoming, body, metadata, bound)
         except Failure as failure:
-            raise errors_module.told(
+            raise errors_module.translate_error(
                 failure, bound.call.declared, bound.call.path_fields
             ) from failure
 
     async def _serve(
-        self, exchange: Exchange, incoming: Incoming, body: bytes, metadata: Metadata, bound: Bound
+        self,
+        exchange: RequestContext,
+        incoming: Incoming,
+        body: bytes,
+        metadata: Metadata,
+        bound: Bound,
     ) -> web.StreamResponse:
         declared = bound.call.declared
         if declared.upload is not None:
@@ -156,14 +161,14 @@ class DialectEndpoint:
         message = await self._bodies.convert(
             body, lambda: bound.call.message(incoming), lambda: metadata
         )
-        if isinstance(declared.answer, Events):
+        if isinstance(declared.shape, Events):
             return await self._events(exchange, incoming, metadata, bound, message)
-        if isinstance(declared.answer, Csv):
+        if isinstance(declared.shape, Csv):
             return await self._export(exchange, incoming, metadata, bound, message)
         return await self._unary(exchange, incoming, metadata, bound, message)
 
-    async def _incoming(self, exchange: Exchange, declared: Call) -> tuple[Incoming, bytes]:
-        """Read a request; the body, too, unless it is an upload."""
+    async def _incoming(self, exchange: RequestContext, declared: Call) -> tuple[Incoming, bytes]:
+        """Read a request and, unless it is an upload, its body."""
         request = exchange.request
         incoming = Incoming(
             dict(zip(self._names, exchange.values, strict=True)),
@@ -175,7 +180,8 @@ class DialectEndpoint:
             return incoming, b""
 
         def metadata() -> Metadata:
-            # A large body is read after its credential was verified, which it cannot contain.
+            # A large body is read only after its credential is verified, so the credential cannot
+            # be in it.
             try:
                 return self._metadata(exchange, incoming)
             except Failure as failure:
@@ -187,10 +193,10 @@ class DialectEndpoint:
         members = await self._bodies.parse(body, lambda d: _object(d, strict=strict), metadata)
         return replace(incoming, body=members), body
 
-    def _metadata(self, exchange: Exchange, incoming: Incoming) -> Metadata:
-        """What goes with the call: one credential, ids, and under which name it may be repeated."""
+    def _metadata(self, exchange: RequestContext, incoming: Incoming) -> Metadata:
+        """Return the metadata of the call: one credential, ids, and an idempotency key."""
         credential = credential_of(incoming.headers, incoming.body, incoming.query)
-        metadata = [FAMILY, (credential.key, credential.value)]
+        metadata = [LEGACY_ERROR_FORMAT, (credential.key, credential.value)]
         metadata += headers.anonymous_metadata(
             exchange.request.headers, exchange.ids, exchange.client_ip
         )
@@ -200,49 +206,59 @@ class DialectEndpoint:
             metadata.append(("x-spotplane-path", paths.without_ticket(exchange)))
         if method in _WRITES:
             by_request_id = self._route.id not in NEVER_BY_REQUEST_ID
-            metadata += headers.repeatable(
+            metadata += headers.idempotency_metadata(
                 incoming.headers, f"{method} {exchange.path}", by_request_id=by_request_id
             )
         return tuple(metadata)
 
     async def _unary(
-        self, exchange: Exchange, _incoming: Incoming, metadata: Metadata, bound: Bound, sent: Any
+        self,
+        exchange: RequestContext,
+        _incoming: Incoming,
+        metadata: Metadata,
+        bound: Bound,
+        sent: Any,
     ) -> web.Response:
         response, status = await self._call(exchange, metadata, bound, sent)
         call = bound.call
         call.paging(response, exchange.headers)
-        assert call.answer is not None
-        assert not isinstance(call.answer, Table)
-        body = call.answer.get(response)
+        assert call.shape is not None
+        assert not isinstance(call.shape, Table)
+        body = call.shape.get(response)
         status = call.status(response, status)
-        return exchange.answer(status, enveloped(exchange.request, body))
+        return exchange.json_response(status, enveloped(exchange.request, body))
 
     async def _call(
-        self, exchange: Exchange, metadata: Metadata, bound: Bound, sent: Any
+        self, exchange: RequestContext, metadata: Metadata, bound: Bound, sent: Any
     ) -> tuple[Any, int]:
         failed: list[Failure] = []
         if isinstance(sent, AsyncIterator):
-            sent = _remembering(sent, failed)
+            sent = _with_failure(sent, failed)
         call = bound.stub(sent, metadata=metadata, timeout=self._timeout_s)
         try:
             response = await call
-            said = (*await call.initial_metadata(), *await call.trailing_metadata())
+            metadata = (*await call.initial_metadata(), *await call.trailing_metadata())
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as err:
-            said_no = errors.from_rpc(err) if isinstance(err, grpc.aio.AioRpcError) else None
-            # Who may not call learns that first, whatever the body is.
-            if failed and (said_no is None or said_no.status not in _NO_RIGHT):
+            call_failure = errors.from_rpc(err) if isinstance(err, grpc.aio.AioRpcError) else None
+            # A caller without permission is rejected first, independent of the body.
+            if failed and (call_failure is None or call_failure.status not in _PERMISSION_STATUSES):
                 raise failed[0] from err
-            if said_no is not None:
-                raise said_no from err
+            if call_failure is not None:
+                raise call_failure from err
             raise
         if failed:
             raise failed[0]
-        return response, headers.take_metadata(said, exchange.headers)
+        return response, headers.metadata_to_headers(metadata, exchange.headers)
 
     async def _export(
-        self, exchange: Exchange, incoming: Incoming, metadata: Metadata, bound: Bound, message: Any
+        self,
+        exchange: RequestContext,
+        incoming: Incoming,
+        metadata: Metadata,
+        bound: Bound,
+        message: Any,
     ) -> web.StreamResponse:
-        table = bound.call.answer
+        table = bound.call.shape
         assert isinstance(table, Table)
         if not bound.call.method.server_streaming:
             response, _ = await self._call(exchange, metadata, bound, message)
@@ -254,26 +270,26 @@ class DialectEndpoint:
             rows = list(table.rows(first)) if first is not None else []
             async for response in source:
                 rows += table.rows(response)
-            return exchange.answer(200, {"rows": rows})
+            return exchange.json_response(200, {"rows": rows})
         exchange.headers["Content-Type"] = exports.CONTENT_TYPE
         name = table.declared.filename(incoming)
         exchange.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-        answer = web.StreamResponse(headers=exchange.headers)
+        http_response = web.StreamResponse(headers=exchange.headers)
         try:
-            await answer.prepare(exchange.request)
+            await http_response.prepare(exchange.request)
             await self._write(
-                answer, table.header() + (table.lines(first) if first is not None else b"")
+                http_response, table.header() + (table.lines(first) if first is not None else b"")
             )
             async for response in source:
-                await self._write(answer, table.lines(response))
-            await answer.write_eof()
+                await self._write(http_response, table.lines(response))
+            await http_response.write_eof()
         except ConnectionError:
             log.info("client_left", request_id=exchange.ids.correlation, path=self.template)
         except (*_BROKEN, Failure) as err:
             _break_off(exchange, self.template, err)
-        return answer
+        return http_response
 
-    async def _stream(self, exchange: Exchange, call: Any) -> AsyncIterator[Any]:
+    async def _stream(self, exchange: RequestContext, call: Any) -> AsyncIterator[Any]:
         try:
             while (message := await self._read(call)) is not END:
                 yield message
@@ -288,75 +304,81 @@ class DialectEndpoint:
         async with asyncio.timeout(self._idle_timeout_s):
             return await call.read()
 
-    async def _write(self, answer: web.StreamResponse, data: bytes) -> None:
-        """Send a part of an answer.
+    async def _write(self, http_response: web.StreamResponse, data: bytes) -> None:
+        """Send a part of a response.
 
         Raises:
-            TimeoutError: The client does not read. Buffers up to here hold what it may be behind;
-                whatever else there is stays at the server.
+            TimeoutError: The client does not read. A client may be behind by the buffers up to
+            here;
+                the rest stays at the server.
         """
         async with asyncio.timeout(self._write_timeout_s):
-            await answer.write(data)
+            await http_response.write(data)
 
     async def _events(
-        self, exchange: Exchange, incoming: Incoming, metadata: Metadata, bound: Bound, message: Any
+        self,
+        exchange: RequestContext,
+        incoming: Incoming,
+        metadata: Metadata,
+        bound: Bound,
+        message: Any,
     ) -> web.StreamResponse:
-        declared = bound.call.declared.answer
+        declared = bound.call.declared.shape
         assert isinstance(declared, Events)
         call = bound.stub(message, metadata=metadata)
         self._streams.add(call)
-        answer = None
+        http_response = None
         try:
             first = await self._read(call)
             exchange.headers.update(sse.HEADERS)
-            answer = web.StreamResponse(headers=exchange.headers)
-            await answer.prepare(exchange.request)
-            await _tell(partial(self._write, answer), call, first, declared, incoming)
-            await answer.write_eof()
+            http_response = web.StreamResponse(headers=exchange.headers)
+            await http_response.prepare(exchange.request)
+            await _send_events(partial(self._write, http_response), call, first, declared, incoming)
+            await http_response.write_eof()
         except ConnectionError:
             log.info("client_left", request_id=exchange.ids.correlation, path=self.template)
         except _BROKEN as err:
-            if answer is None and isinstance(err, grpc.aio.AioRpcError):
+            if http_response is None and isinstance(err, grpc.aio.AioRpcError):
                 raise errors.from_rpc(err) from err
-            if answer is None:
+            if http_response is None:
                 raise Failure(504, "DEADLINE_EXCEEDED", "the server did not answer") from err
             _break_off(exchange, self.template, err)
         except asyncio.CancelledError:
-            # The call was cancelled because the process ends, or the request itself was.
-            if answer is None or not call.cancelled():
+            # The call was cancelled because the process ends or the request was cancelled.
+            if http_response is None or not call.cancelled():
                 raise
         finally:
             self._streams.discard(call)
             call.cancel()
-        assert answer is not None
-        return answer
+        assert http_response is not None
+        return http_response
 
 
 def endpoint_of(
-    route: DialectRoute,
+    route: LegacyRoute,
     methods: Mapping[str, MethodDescriptor],
     upstream: Upstream,
     config: BridgeConfig,
     bodies: Bodies,
     streams: set[Any],
 ) -> Endpoint:
-    """The endpoint that serves a declared route.
+    """Return the endpoint that serves a declared route.
 
     Raises:
         ValueError: The declaration names an RPC or a field that does not exist.
     """
-    return DialectEndpoint(route, bind(route, methods), upstream, config, bodies, streams)
+    return LegacyEndpoint(route, bind(route, methods), upstream, config, bodies, streams)
 
 
-def bind(route: DialectRoute, methods: Mapping[str, MethodDescriptor]) -> list[BoundCall]:
+def bind(route: LegacyRoute, methods: Mapping[str, MethodDescriptor]) -> list[BoundCall]:
     """Bind a route's calls to their RPCs.
 
     Args:
-        route: As declared.
+        route: The declaration.
         methods: RPCs by service and method, e.g. ``AgentService.GetAgent``.
 
     Raises:
-        ValueError: One does not exist, or a field that the declaration names.
+        ValueError: The declaration names an RPC or a field that does not exist.
     """
     bound = []
     for declared in route.calls:
@@ -371,7 +393,7 @@ def bind(route: DialectRoute, methods: Mapping[str, MethodDescriptor]) -> list[B
 
 
 def enveloped(request: web.Request, body: Any) -> Any:
-    """The body, wrapped if the caller asks for it."""
+    """Return the body, wrapped in an envelope if the caller requests it."""
     wanted = request.headers.get("X-Response-Format", "").lower() == "envelope"
     if not wanted and _ENVELOPE not in request.headers.get("Accept", "").lower():
         return body
@@ -394,7 +416,7 @@ def _applies(declared: Call, incoming: Incoming) -> bool:
 
 
 def _object(body: bytes, *, strict: bool) -> Mapping[str, Any]:
-    """The body's members; a body that a read should not have is ignored unless it has some."""
+    """Return the body's members; a read ignores a body unless it has members."""
     if not body.strip():
         return {}
     try:
@@ -420,8 +442,8 @@ def _query(query: str) -> Mapping[str, str]:
         raise Failure(400, "OUT_OF_RANGE", "too many query parameters") from err
 
 
-async def _remembering(source: AsyncIterator[Any], failed: list[Failure]) -> AsyncIterator[Any]:
-    """The messages of an upload; gRPC says of a failed source only that it was cancelled."""
+async def _with_failure(source: AsyncIterator[Any], failed: list[Failure]) -> AsyncIterator[Any]:
+    """Yield an upload's messages and store their failure, which gRPC reports as cancellation."""
     has_begun = False
     try:
         async for message in source:
@@ -429,8 +451,8 @@ async def _remembering(source: AsyncIterator[Any], failed: list[Failure]) -> Asy
             yield message
     except Failure as failure:
         failed.append(failure)
-        # Nothing was sent, so the call may end by itself, with what it says of the caller's right;
-        # later, an end would look like the end of the file.
+        # Nothing was sent, so let the call end by itself: its error, e.g. a missing permission, has
+        # precedence. Later, an end would look like the end of the file.
         if has_begun:
             raise
 
@@ -439,14 +461,14 @@ async def _once(response: Any) -> AsyncIterator[Any]:
     yield response
 
 
-async def _tell(
+async def _send_events(
     write: Callable[[bytes], Awaitable[None]],
     call: Any,
     first: Any,
     declared: Events,
     incoming: Incoming,
 ) -> None:
-    """Pass messages on as events until the stream ends, with a heartbeat in every period."""
+    """Send messages as events until the stream ends, with a heartbeat in every period."""
     message, newest = first, None
     loop = asyncio.get_running_loop()
     beat_at = loop.time() + declared.seconds
@@ -471,8 +493,8 @@ def _heartbeat(declared: Events, incoming: Incoming, newest: str | None) -> Fram
     return declared.heartbeat(incoming, newest, sse.now())
 
 
-def _break_off(exchange: Exchange, template: str, err: BaseException) -> None:
-    """End an answer whose status is sent already, so that nobody takes half of it for all."""
+def _break_off(exchange: RequestContext, template: str, err: BaseException) -> None:
+    """Break the connection of a started response, so that the client sees it is incomplete."""
     log.warning(
         "stream_broken",
         request_id=exchange.ids.correlation,

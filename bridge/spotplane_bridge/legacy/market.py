@@ -1,4 +1,4 @@
-"""Prices and pools, as agents report them and dashboards show them."""
+"""Routes of prices and pools: reports of agents and reads of dashboards."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from decimal import Decimal
 from typing import Any, Final
 
 from spotplane_bridge.body_limits import LIST_BYTES
-from spotplane_bridge.legacy.requests import Incoming, instant, take
+from spotplane_bridge.legacy.requests import Incoming, instant, parameter
 from spotplane_bridge.legacy.response_shapes import NANO, Shape, dollars, each, made, nested, number
-from spotplane_bridge.legacy.routes import DialectRoute, route
-from spotplane_bridge.parser import Refused
+from spotplane_bridge.legacy.routes import LegacyRoute, route
+from spotplane_bridge.parser import ParseError
 
-# Prices are kept to the millionth of a dollar.
+# Prices are stored to the millionth of a dollar.
 _MICRO: Final = Decimal("0.000001")
 
 _POOL: Final = Shape(id="id", name="name", az="az")
@@ -33,9 +33,9 @@ _VOLATILITY: Final = Shape(
 )
 
 
-def _rows(answer: Any) -> list[dict[str, Any]]:
-    """A row an hour or day, with a member a pool; null for one without a price then."""
-    nothing = {f"pool_{pool.id}": None for pool in answer.pools}
+def _rows(response: Any) -> list[dict[str, Any]]:
+    """Return one row per hour or day, with one member per pool; null without a price."""
+    nothing = {f"pool_{pool.id}": None for pool in response.pools}
     return [
         {
             "time": _instant(point.time),
@@ -43,7 +43,7 @@ def _rows(answer: Any) -> list[dict[str, Any]]:
             **nothing,
             **{f"pool_{one.pool_id}": dollars(one.price_nanousd) for one in point.prices},
         }
-        for point in answer.points
+        for point in response.points
     ]
 
 
@@ -74,7 +74,7 @@ _MADE_ROWS: Final = made(
 
 
 def _fill_report(request: Incoming, message: Any) -> None:
-    """Read a pricing report in any of its shapes; what cannot be read as a price becomes none."""
+    """Parse a pricing report in any of its shapes; an unreadable price becomes an absent one."""
     body = request.body
     instance, pricing = _object(body.get("instance")), _object(body.get("pricing"))
     own = {**body, **instance}
@@ -83,26 +83,26 @@ def _fill_report(request: Incoming, message: Any) -> None:
     _texts(own, message, pool_id=("pool_id", "current_pool_id"))
     _texts(body, message, submission_id=("submission_id",))
     _when({**body, **pricing}, message.observed_at, "collected_at", "timestamp")
-    told = {**body, **pricing}
+    report = {**body, **pricing}
     for name in ("spot_pools", "spot_prices", "pools"):
-        for item in _objects(told.get(name)):
+        for item in _objects(report.get(name)):
             _spot(item, message.spot.add())
     for name in ("on_demand_price", "ondemand_price"):
-        if told.get(name) is not None:
-            message.on_demand.add(price_nanousd=_nanousd(told[name]))
+        if report.get(name) is not None:
+            message.on_demand.add(price_nanousd=_nanousd(report[name]))
             break
     for name in ("current_spot_price", "spot_price"):
-        if told.get(name) is not None:
-            message.current.price_nanousd = _nanousd(told[name])
+        if report.get(name) is not None:
+            message.current.price_nanousd = _nanousd(report[name])
             break
-    if _object(told.get("cheapest_pool")):
-        _spot(told["cheapest_pool"], message.cheapest)
-    for item in _objects(told.get("pricing_data_array")):
+    if _object(report.get("cheapest_pool")):
+        _spot(report["cheapest_pool"], message.cheapest)
+    for item in _objects(report.get("pricing_data_array")):
         _either(item, message)
 
 
 def _either(item: Mapping[str, Any], message: Any) -> None:
-    """One price of a mixed list."""
+    """Parse one price of a mixed list."""
     if str(item.get("price_type", "spot")).replace("-", "").replace("_", "") == "ondemand":
         price = message.on_demand.add(price_nanousd=_nanousd(_first(item, _ON_DEMAND)))
         _texts(item, price, instance_type=("instance_type",))
@@ -123,14 +123,14 @@ def _spot(item: Mapping[str, Any], price: Any) -> None:
 
 
 def _nanousd(value: Any) -> int:
-    """Dollars, as number, text or `{price}`, to the millionth; -1 for what is no price."""
+    """Parse dollars, as number, text or `{price}`, to the millionth; -1 for no price."""
     if isinstance(value, Mapping):
         value = value.get("price")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return -1
     try:
         amount = Decimal(str(value).strip())
-        # Beyond this nobody's price lies, and a number without end cannot be rounded.
+        # No price exceeds this, and infinity cannot be rounded.
         if not amount.is_finite() or abs(amount) > 10**6:
             return -1
         return int(amount.quantize(_MICRO) * NANO)
@@ -139,7 +139,7 @@ def _nanousd(value: Any) -> int:
 
 
 def _texts(values: Mapping[str, Any], message: Any, **fields: tuple[str, ...]) -> None:
-    """Fill texts by the first of their names that has one; a number is taken as its digits."""
+    """Fill texts by the first of their names with a value; a number is converted to its digits."""
     for field, names in fields.items():
         value = _first(values, names)
         if value is None or value == "" or isinstance(value, bool | list | Mapping):
@@ -147,17 +147,17 @@ def _texts(values: Mapping[str, Any], message: Any, **fields: tuple[str, ...]) -
         setattr(message, field, str(value)[:_LONGEST])
 
 
-# Longer than any name that the server takes, so that one too long stays too long.
+# Longer than any name that the server accepts, so that a name that is too long is still rejected.
 _LONGEST: Final = 256
 
 
 def _when(values: Mapping[str, Any], target: Any, *names: str) -> None:
-    """An instant; one that cannot be read is none, and the server takes its own time."""
+    """Parse an instant; an unreadable one is absent, and the server uses its own time."""
     value = _first(values, names)
     try:
         if value is not None:
             target.FromDatetime(instant(value))
-    except Refused:
+    except ParseError:
         return
 
 
@@ -170,11 +170,11 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
-    """The objects of a list; anything else in it is a price that cannot be read."""
+    """Return the objects of a list; any other item becomes an unreadable price."""
     return [_object(item) for item in value] if isinstance(value, list) else []
 
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "25",
         "GET /api/client/instances/{instance_id}/pricing",
@@ -326,8 +326,8 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             )
         ),
         body=(
-            take("target_pool", "pool_id", field="target_pool_id"),
-            take("target_type", field="target_mode"),
+            parameter("target_pool", "pool_id", field="target_pool_id"),
+            parameter("target_type", field="target_mode"),
         ),
     ),
     route(

@@ -1,12 +1,12 @@
-"""Notifications and price alerts."""
+"""Routes of notifications and price alerts."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from spotplane_bridge.legacy.requests import take
+from spotplane_bridge.legacy.requests import parameter
 from spotplane_bridge.legacy.response_shapes import Array, Shape, optional
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 
 NOTIFICATION: Final = Shape(
     id="id",
@@ -27,13 +27,13 @@ ALERT: Final = Shape(
     last_triggered_at=optional("last_trigger_time"),
 )
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "64",
         "GET /api/notifications",
         "NotificationService.ListNotifications",
         Array("notifications", NOTIFICATION),
-        query=(take("client_id", field="tenant_id"), "limit", "cursor"),
+        query=(parameter("client_id", field="tenant_id"), "limit", "cursor"),
     ),
     route(
         "65",
@@ -46,7 +46,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "POST /api/notifications/mark-all-read",
         "NotificationService.MarkAllRead",
         Shape(success=True, marked_count="marked_count"),
-        body=(take("client_id", field="tenant_id"),),
+        body=(parameter("client_id", field="tenant_id"),),
     ),
     route(
         "78",
@@ -56,8 +56,8 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         status=201,
         body=(
             "alert_type",
-            take("threshold", "threshold_price", field="threshold_nanousd"),
-            take("pool_id", max_length=128),
+            parameter("threshold", "threshold_price", field="threshold_nanousd"),
+            parameter("pool_id", max_length=128),
             "notification_channels",
             "enabled",
         ),

@@ -1,11 +1,11 @@
-"""What dashboards open with: the plane, its tenants, an instance, an agent."""
+"""Routes of overview pages: the control plane, its tenants, an instance, an agent."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from spotplane_bridge.legacy.exports import Column, Csv
-from spotplane_bridge.legacy.requests import take
+from spotplane_bridge.legacy.requests import parameter
 from spotplane_bridge.legacy.response_shapes import (
     Array,
     Shape,
@@ -15,7 +15,7 @@ from spotplane_bridge.legacy.response_shapes import (
     mapped,
     optional,
 )
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 
 _TENANT_STATUS: Final = {"active": "active", "suspended": "inactive"}
 
@@ -91,7 +91,7 @@ def _counted(kind: str) -> Any:
 
 
 def _live(field: str) -> Any:
-    """A text of the uploaded model that is live; null when none is."""
+    """Return a text of the live uploaded model; None without one."""
 
     def found(health: Any) -> str | None:
         return next(
@@ -305,7 +305,7 @@ _OPERATIONS: Final = Shape(
     ),
 )
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route("1", "GET /api/admin/stats", "InsightService.GetFleetStats", _STATS),
     route(
         "2",
@@ -358,7 +358,7 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "GET /api/admin/search",
         "InsightService.Search",
         _SEARCH,
-        query=(take("q", field="query", exact=True), "types", "limit"),
+        query=(parameter("q", field="query", exact=True), "types", "limit"),
     ),
     route(
         "68",

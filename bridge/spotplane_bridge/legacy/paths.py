@@ -1,4 +1,4 @@
-"""Variables of paths, and the headers of lists."""
+"""Path variables and list headers of legacy routes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from urllib.parse import parse_qsl, urlencode
 from google.protobuf.descriptor import Descriptor
 from multidict import CIMultiDict
 
-from spotplane_bridge.legacy.requests import Take, take
-from spotplane_bridge.middleware import Exchange
+from spotplane_bridge.legacy.requests import Parameter, parameter
+from spotplane_bridge.middleware import RequestContext
 
 _VARIABLE: Final = re.compile(r"\{([a-z0-9_]+)\}")
-# What the field calls a client is a tenant in the product.
+# The legacy API's clients are tenants.
 _USUAL: Final = {"client_id": "tenant_id"}
 
 
 def variables(template: str) -> list[str]:
-    """Names of a path's variables, left to right."""
+    """Return the names of a path's variables, left to right."""
     return _VARIABLE.findall(template)
 
 
 def fields(template: str, given: Mapping[str, str], descriptor: Descriptor) -> frozenset[str]:
-    """The request's fields that the path fills, by their last names.
+    """Return the request's fields that the path fills, by their last names.
 
     Raises:
         ValueError: A variable has no field.
@@ -34,14 +34,14 @@ def fields(template: str, given: Mapping[str, str], descriptor: Descriptor) -> f
     )
 
 
-def takes(template: str, given: Mapping[str, str], descriptor: Descriptor) -> list[Take]:
-    """The variables as members of a request.
+def parameters(template: str, given: Mapping[str, str], descriptor: Descriptor) -> list[Parameter]:
+    """Return the variables as parameters of a request.
 
     Raises:
         ValueError: A variable has no field.
     """
     return [
-        take(name, field=_field(name, given, descriptor), exact=True)
+        parameter(name, field=_field(name, given, descriptor), exact=True)
         for name in variables(template)
     ]
 
@@ -56,21 +56,21 @@ def _field(name: str, given: Mapping[str, str], descriptor: Descriptor) -> str:
 
 
 def paging(descriptor: Descriptor) -> Callable[[Any, CIMultiDict[str]], None]:
-    """What tells a list's total and where it goes on, if its answer says so in `pagination`."""
+    """Return a function that sets a list's total and next cursor from `pagination`."""
     found = descriptor.fields_by_name.get("pagination")
     if found is None or found.message_type is None:
         return lambda _response, _headers: None
 
-    def tell(response: Any, headers: CIMultiDict[str]) -> None:
+    def set_headers(response: Any, headers: CIMultiDict[str]) -> None:
         headers["X-Total-Count"] = str(response.pagination.total)
         if response.pagination.next_page_token:
             headers["X-Next-Cursor"] = response.pagination.next_page_token
 
-    return tell
+    return set_headers
 
 
-def without_ticket(exchange: Exchange) -> str:
-    """Path and query as a ticket was minted for, which could not know itself."""
+def without_ticket(exchange: RequestContext) -> str:
+    """Return path and query as at the creation of the ticket, without the ticket itself."""
     pairs = [
         (name, value)
         for name, value in parse_qsl(exchange.query, keep_blank_values=True)

@@ -1,10 +1,10 @@
-"""Replicas: what agents poll and say, and what dashboards show (contract, section 4.5)."""
+"""Routes of replicas: polls and reports of agents, reads of dashboards (contract, 4.5)."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from spotplane_bridge.legacy.requests import take
+from spotplane_bridge.legacy.requests import parameter
 from spotplane_bridge.legacy.response_shapes import (
     Array,
     Shape,
@@ -19,7 +19,7 @@ from spotplane_bridge.legacy.response_shapes import (
 )
 from spotplane_bridge.legacy.routes import call, route
 
-_INSTANCE: Final = take("instance_id", max_length=128)
+_INSTANCE: Final = parameter("instance_id", max_length=128)
 
 
 def _pool(prefix: str = "") -> Shape:
@@ -107,11 +107,11 @@ STATE: Final = Shape(success=True, replica_id="id", instance_id="instance_id", s
 
 _AT: Final = "/api/agents/{agent_id}/replicas"
 _ONE: Final = _AT + "/{replica_id}"
-_TOLD: Final = (
+_STATUS_REPORT: Final = (
     "status",
     "sync_started_at",
     "sync_completed_at",
-    take("error_message", max_length=2000),
+    parameter("error_message", max_length=2000),
 )
 
 ROUTES: Final = (
@@ -147,13 +147,13 @@ ROUTES: Final = (
         CREATED,
         status=201,
         body=(
-            take("pool_id", "target_pool_id", max_length=128),
+            parameter("pool_id", "target_pool_id", max_length=128),
             "exclude_zones",
             "max_hourly_cost",
             "tags",
-            take("created_by", max_length=64),
+            parameter("created_by", max_length=64),
         ),
-        # Users ask for replicas in manual mode only.
+        # Users create replicas in manual mode only.
         fill=lambda _request, message: setattr(message, "require_manual_mode", True),
         errors={"REPLICA_LIMIT": {"current_count": int, "max_allowed": int}},
         instead=(
@@ -165,8 +165,8 @@ ROUTES: Final = (
                 body=(
                     _INSTANCE,
                     "replica_type",
-                    take("parent_instance_id", max_length=128),
-                    take("pool_id", "target_pool_id", max_length=128),
+                    parameter("parent_instance_id", max_length=128),
+                    parameter("pool_id", "target_pool_id", max_length=128),
                     "status",
                     "tags",
                 ),
@@ -218,7 +218,7 @@ ROUTES: Final = (
         f"POST {_ONE}/status",
         "ReplicaService.ReportReplicaStatus",
         Shape(success=True, replica_id="id", status="status"),
-        body=_TOLD,
+        body=_STATUS_REPORT,
     ),
     route(
         "39",

@@ -1,8 +1,8 @@
-"""How requests in the field are read: tolerantly, by any of a member's names.
+"""Tolerant parsing of legacy requests: member names, aliases, types and filters.
 
-Unknown members are ignored, null means absent, numbers may come as texts, instants without an
-offset are UTC, and a filter of `all` or nothing is no filter. A value that cannot be meant for its
-field is refused by name.
+Unknown members are ignored, null means absent, numbers may be sent as texts, instants without an
+offset are UTC, and a filter of `all` or an empty text is no filter. The error about an unusable
+value names its member.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from spotplane_bridge.errors import Failure, invalid
 from spotplane_bridge.legacy.response_shapes import NANO, Schema, enum_names
-from spotplane_bridge.parser import Refused, filler
+from spotplane_bridge.parser import ParseError, compile_parser
 
 Convert: TypeAlias = Callable[[Any], Any]
 # Writes one JSON value into a message: message, value, path of the value.
 Write: TypeAlias = Callable[[Any, Any, str], None]
 
-# No text in this family is longer, whatever its own bound.
+# No text in this API is longer, independent of its own limit.
 MAX_TEXT: Final = 16_384
 MAX_ITEMS: Final = 10_000
 
@@ -33,11 +33,11 @@ _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 _NO_FILTER: Final = frozenset({"", "all"})
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
-# Values that the field's own type understands.
+# Values that the field's own type accepts.
 _FREE: Final = frozenset(
     {"google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue"}
 )
-# With spaces around it and more digits than a nanosecond has.
+# With surrounding spaces and more digits than a nanosecond has.
 _LONGEST_INSTANT: Final = 128
 # Bytes of a header that are not UTF-8, as aiohttp decodes them.
 _NOT_UTF8: Final = re.compile(r"[\ud800-\udfff]")
@@ -53,13 +53,13 @@ _REALS: Final = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTY
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One request, before it is a message.
+    """One request, before conversion into a message.
 
     Attributes:
         path: Variables of the path, decoded.
         query: Parameters, each once; the last one counts.
         body: The JSON object, empty when there is none.
-        headers: As they came.
+        headers: The headers as received.
     """
 
     path: Mapping[str, str] = field(default_factory=dict)
@@ -69,48 +69,48 @@ class Incoming:
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
-    """One member of a request and the field that takes it; see `take`."""
+class Parameter:
+    """One member of a request and the field that it fills; see `parameter`."""
 
     names: tuple[str, ...]
     field: str
-    of: tuple[Take, ...] = ()
+    of: tuple[Parameter, ...] = ()
     convert: Convert | None = None
     max_length: int = MAX_TEXT
     exact: bool = False
     schema: Schema | None = None
 
 
-def take(
+def parameter(
     name: str,
     *aliases: str,
     field: str | None = None,
-    of: Sequence[Take | str] = (),
+    of: Sequence[Parameter | str] = (),
     convert: Convert | None = None,
     max_length: int = MAX_TEXT,
     exact: bool = False,
     schema: Schema | None = None,
-) -> Take:
-    """Say where a member of a path, query, header or body goes.
+) -> Parameter:
+    """Declare the field that a member of a path, query, header or body fills.
 
     Args:
         name: Its name in the contract.
         aliases: Other names, of which the first one given counts.
         field: The request's field, dotted for one inside another; the name when left out.
         of: Members of an object, or of each object in a list; without them, the fields' own names.
-        convert: Changes the value before it is read as the field's type, e.g. an alias's word into
-            the contract's. It may raise `parsing.Refused`; None means absent.
+        convert: Changes the value before it is parsed as the field's type, e.g. an alias's word
+            into the contract's. It may raise `parser.ParseError`; None means absent.
         max_length: Most characters of a text; a longer one is 400.
         exact: Whether `all` and an empty text are values and not "no filter", for searches.
         schema: For the document, where ``convert`` makes the field's own type misleading.
     """
-    inner = tuple(taken(member) for member in of)
-    return Take((name, *aliases), field or name, inner, convert, max_length, exact, schema)
+    inner = tuple(as_parameter(member) for member in of)
+    return Parameter((name, *aliases), field or name, inner, convert, max_length, exact, schema)
 
 
-def taken(member: Take | str) -> Take:
-    """A member that may have been given as its name only."""
-    return take(member) if isinstance(member, str) else member
+def as_parameter(member: Parameter | str) -> Parameter:
+    """Return the parameter; a name alone is one without options."""
+    return parameter(member) if isinstance(member, str) else member
 
 
 class Reader:
@@ -120,31 +120,31 @@ class Reader:
         ValueError: The message lacks a field that a member names.
     """
 
-    def __init__(self, descriptor: Descriptor, members: Sequence[Take]) -> None:
+    def __init__(self, descriptor: Descriptor, members: Sequence[Parameter]) -> None:
         self._members = [(member.names, _writer(descriptor, member)) for member in members]
 
     def from_json(self, message: Any, values: Mapping[str, Any]) -> None:
-        """Fill from an object of a body.
+        """Fill the request from an object of a body.
 
         Raises:
             Failure: 400, naming the member.
         """
         try:
             _fill(self._members, message, values, "")
-        except Refused as err:
-            raise refusal(err) from err
+        except ParseError as err:
+            raise parse_failure(err) from err
 
 
 class TextReader:
-    """Fills requests from query parameters or headers, where `all` and nothing mean no filter."""
+    """Fills requests from query parameters or headers; `all` and empty texts mean no filter."""
 
-    def __init__(self, descriptor: Descriptor, members: Sequence[Take]) -> None:
+    def __init__(self, descriptor: Descriptor, members: Sequence[Parameter]) -> None:
         self._members = [
             (member.names, _writer(descriptor, member), member.exact) for member in members
         ]
 
     def from_text(self, message: Any, values: Mapping[str, str]) -> None:
-        """Fill from texts by name.
+        """Fill the request from texts by name.
 
         Raises:
             Failure: 400, naming the parameter.
@@ -155,13 +155,13 @@ class TextReader:
                 if text is not None and (exact or text.lower() not in _NO_FILTER):
                     try:
                         write(message, text, name)
-                    except Refused as err:
-                        raise refusal(err) from err
+                    except ParseError as err:
+                        raise parse_failure(err) from err
                     break
 
 
-def refusal(err: Refused) -> Failure:
-    """A value that cannot be used, as an answer."""
+def parse_failure(err: ParseError) -> Failure:
+    """Return the failure for an unusable value."""
     return invalid(err.code or "INVALID_FIELD", err.path or "body", err.description)
 
 
@@ -169,7 +169,7 @@ def _fill(
     members: Sequence[tuple[tuple[str, ...], Write]], message: Any, values: Any, path: str
 ) -> None:
     if not isinstance(values, Mapping):
-        raise Refused(path, "must be an object")
+        raise ParseError(path, "must be an object")
     prefix = f"{path}." if path else ""
     for names, write in members:
         for name in names:
@@ -179,7 +179,7 @@ def _fill(
                 break
 
 
-def _writer(descriptor: Descriptor, member: Take) -> Write:
+def _writer(descriptor: Descriptor, member: Parameter) -> Write:
     *outer, last = member.field.split(".")
     here = descriptor
     for name in outer:
@@ -206,13 +206,13 @@ def _writer(descriptor: Descriptor, member: Take) -> Write:
 
 
 def _known_as(descriptor: Descriptor, name: str) -> str:
-    """The field of a member whose name the contract and our lists spell differently."""
+    """Return the field of a member that the contract and our lists spell differently."""
     if name == "cursor" and name not in descriptor.fields_by_name:
         return "page_token"
     return name
 
 
-def _field_writer(target: FieldDescriptor, member: Take) -> Write:
+def _field_writer(target: FieldDescriptor, member: Parameter) -> Write:
     kind, name = target.message_type, target.name
     if kind is not None and kind.GetOptions().map_entry:
         return _map_writer(name)
@@ -224,7 +224,7 @@ def _field_writer(target: FieldDescriptor, member: Take) -> Write:
     is_text = target.cpp_type == FieldDescriptor.CPPTYPE_STRING
 
     def write(message: Any, value: Any, path: str) -> None:
-        # An empty text says nothing about a number or a flag.
+        # An empty text is an absent number or flag.
         if value != "" or is_text:
             setattr(message, name, _at(convert, value, path))
 
@@ -239,10 +239,10 @@ def _field_writer(target: FieldDescriptor, member: Take) -> Write:
     return write_each if target.is_repeated else write
 
 
-def _object_writer(target: FieldDescriptor, member: Take) -> Write:
+def _object_writer(target: FieldDescriptor, member: Parameter) -> Write:
     kind, name = target.message_type, target.name
     assert kind is not None
-    members = member.of or tuple(take(inner.name) for inner in kind.fields)
+    members = member.of or tuple(parameter(inner.name) for inner in kind.fields)
     writers = [(inner.names, _writer(kind, inner)) for inner in members]
 
     def write(message: Any, value: Any, path: str) -> None:
@@ -262,7 +262,7 @@ def _object_writer(target: FieldDescriptor, member: Take) -> Write:
 def _free_writer(target: FieldDescriptor) -> Write:
     kind, name = target.message_type, target.name
     assert kind is not None
-    fill: Write = _write_instant if kind.full_name == _TIMESTAMP else filler(kind)
+    fill: Write = _write_instant if kind.full_name == _TIMESTAMP else compile_parser(kind)
 
     def write(message: Any, value: Any, path: str) -> None:
         inner = getattr(message, name)
@@ -280,7 +280,7 @@ def _free_writer(target: FieldDescriptor) -> Write:
 def _map_writer(name: str) -> Write:
     def write(message: Any, value: Any, path: str) -> None:
         if not isinstance(value, Mapping):
-            raise Refused(path, "must be an object")
+            raise ParseError(path, "must be an object")
         for key, item in value.items():
             if item is not None:
                 getattr(message, name)[key] = text(item)
@@ -294,24 +294,24 @@ def _write_instant(message: Any, value: Any, path: str) -> None:
 
 def _list(value: Any, path: str) -> Sequence[Any]:
     if not isinstance(value, list):
-        raise Refused(path, "must be a list")
+        raise ParseError(path, "must be a list")
     if len(value) > MAX_ITEMS:
-        raise Refused(path, f"may have at most {MAX_ITEMS} items", "OUT_OF_RANGE")
+        raise ParseError(path, f"may have at most {MAX_ITEMS} items", "OUT_OF_RANGE")
     return value
 
 
 def _at(convert: Convert, value: Any, path: str) -> Any:
     try:
         return convert(value)
-    except Refused as err:
-        raise Refused(err.path or path, err.description, err.code) from err
+    except ParseError as err:
+        raise ParseError(err.path or path, err.description, err.code) from err
 
 
 def scalar(target: FieldDescriptor, max_length: int = MAX_TEXT) -> Convert:
-    """What turns a JSON value or a text into a value of this field, tolerantly.
+    """Return the tolerant conversion of a JSON value or a text into this field's type.
 
-    The function raises `Refused` with an empty path. An integer whose name has `nanousd` in it is
-    said in dollars.
+    The function raises `ParseError` with an empty path. An integer with `nanousd` in its name is
+    given in dollars.
     """
     bounds = _INTEGERS.get(target.cpp_type)
     if target.enum_type is not None:
@@ -327,30 +327,30 @@ def scalar(target: FieldDescriptor, max_length: int = MAX_TEXT) -> Convert:
 
 
 def text(value: Any, max_length: int = MAX_TEXT) -> str:
-    """A text; a number is taken as its digits."""
+    """Parse a text; a number is converted to its digits."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise Refused("", "must be a string")
+        raise ParseError("", "must be a string")
     if len(value) > max_length:
-        raise Refused("", f"must have at most {max_length} characters", "OUT_OF_RANGE")
+        raise ParseError("", f"must have at most {max_length} characters", "OUT_OF_RANGE")
     if _NOT_UTF8.search(value):
-        raise Refused("", "must be UTF-8")
+        raise ParseError("", "must be UTF-8")
     return value
 
 
 def integer(value: Any, low: int = -(2**63), high: int = 2**63 - 1) -> int:
-    """An integer, also as `"5"`, `5.0` or `"5.0"`."""
+    """Parse an integer, also as `"5"`, `5.0` or `"5.0"`."""
     number = real(value) if not isinstance(value, int) or isinstance(value, bool) else value
     if isinstance(number, float) and not number.is_integer():
-        raise Refused("", "must be an integer")
+        raise ParseError("", "must be an integer")
     if not low <= number <= high:
-        raise Refused("", f"must be an integer in {low}..{high}", "OUT_OF_RANGE")
+        raise ParseError("", f"must be an integer in {low}..{high}", "OUT_OF_RANGE")
     return int(number)
 
 
 def real(value: Any) -> float:
-    """A finite number, also as a text."""
+    """Parse a finite number, also as a text."""
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError(value)
@@ -358,52 +358,52 @@ def real(value: Any) -> float:
         if not math.isfinite(number):
             raise ValueError(value)
     except (ValueError, OverflowError) as err:
-        raise Refused("", "must be a number") from err
+        raise ParseError("", "must be a number") from err
     return number
 
 
 def nanousd(value: Any) -> int:
-    """Dollars as nano-dollars, exactly for up to nine decimals."""
+    """Parse dollars as nano-dollars, exactly for up to nine decimals."""
     real(value)
     try:
         amount = int((Decimal(str(value).strip()) * NANO).to_integral_value())
     except InvalidOperation as err:
-        raise Refused("", "must be a number") from err
+        raise ParseError("", "must be a number") from err
     if abs(amount) >= 2**63:
-        raise Refused("", "is beyond any amount of money", "OUT_OF_RANGE")
+        raise ParseError("", "is beyond any amount of money", "OUT_OF_RANGE")
     return amount
 
 
 def boolean(value: Any) -> bool:
-    """A flag, also as a word or as 0 and 1."""
+    """Parse a flag, also as a word or as 0 and 1."""
     word = str(value).strip().lower() if isinstance(value, (bool, int, str)) else ""
     if word in _TRUE:
         return True
     if word in _FALSE:
         return False
-    raise Refused("", "must be true or false")
+    raise ParseError("", "must be true or false")
 
 
 def instant(value: Any) -> datetime:
-    """An instant as RFC 3339; without an offset it is UTC."""
+    """Parse an instant as RFC 3339; without an offset it is UTC."""
     if not isinstance(value, str) or len(value) > _LONGEST_INSTANT:
-        raise Refused("", "must be a time as in 2026-03-01T12:00:00Z", "INVALID_DATE")
+        raise ParseError("", "must be a time as in 2026-03-01T12:00:00Z", "INVALID_DATE")
     try:
         at = datetime.fromisoformat(_FRACTION.sub(r"\1", value.strip()))
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError) as err:
         description = "must be a time as in 2026-03-01T12:00:00Z"
-        raise Refused("", description, "INVALID_DATE") from err
+        raise ParseError("", description, "INVALID_DATE") from err
     return at
 
 
 def instant_text(value: Any) -> str:
-    """An instant as the text that RPCs take whose field is a string."""
+    """Parse an instant for RPCs that take it as a string field."""
     return instant(value).isoformat().replace("+00:00", "Z")
 
 
 def _enum(value: Any, numbers: Mapping[str, int]) -> int:
     word = str(value).lower()
     if word not in numbers:
-        raise Refused("", f"must be one of {', '.join(numbers)}", "UNKNOWN_ENUM")
+        raise ParseError("", f"must be one of {', '.join(numbers)}", "UNKNOWN_ENUM")
     return numbers[word]

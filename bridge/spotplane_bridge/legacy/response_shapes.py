@@ -1,7 +1,7 @@
-"""How an answer looks: JSON names in their order, each with the field that fills it.
+"""Declarative response shapes: JSON names in their order, each with the field that fills it.
 
 A shape is compiled once for the message that it prints, into a printer and a JSON schema. Every
-member is always printed; null stands only where a shape says so.
+member is always printed; null appears only where a shape allows it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from spotplane_bridge.serializer import printer
+from spotplane_bridge.serializer import compile_serializer
 
 Schema: TypeAlias = dict[str, Any]
 Get: TypeAlias = Callable[[Any], Any]
@@ -39,21 +39,21 @@ class ShapeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A member or a shape that knows its message."""
+    """A member or a shape bound to its message type."""
 
     get: Get
     schema: Schema
 
 
 class Member:
-    """Where one JSON value comes from.
+    """The source of one JSON value.
 
     Args:
         path: Field of the message, dotted for one inside another.
-        change: Turns the value into JSON; without it, as the field's type says.
-        schema: What ``change`` makes.
-        absent: Stands in when the field is not there; None is null.
-        empty: Whether an empty text, 0 or false counts as not there.
+        change: Converts the value into JSON; without it, the field's type decides.
+        schema: Schema of the value that ``change`` returns.
+        absent: Value when the field is absent; None is null.
+        empty: Whether an empty text, 0 or false counts as absent.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Member:
         self._empty = empty
 
     def compile(self, descriptor: Descriptor) -> Compiled:
-        """Bind to a message type.
+        """Bind the member to a message type.
 
         Raises:
             ShapeError: The message has no such field.
@@ -107,7 +107,7 @@ class Member:
 
 
 def field(path: str) -> Member:
-    """A field as its type says: money in dollars, instants with `Z`, null when it is not there.
+    """Return a field by its type: money in dollars, instants with `Z`, null when it is absent.
 
     An integer whose name has `nanousd` in it is printed in dollars. A field without presence is
     never null.
@@ -116,38 +116,38 @@ def field(path: str) -> Member:
 
 
 def optional(path: str) -> Member:
-    """A field; null when it is not there, empty, or 0."""
+    """Return a field; null when it is absent, empty, or 0."""
     return Member(path, absent=None, empty=True)
 
 
 def default(path: str, absent: Any) -> Member:
-    """A field; ``absent`` when it is not there or an empty text, e.g. `n/a` or 0."""
+    """Return a field; ``absent`` when it is absent or an empty text, e.g. `n/a` or 0."""
     return Member(path, absent=absent, empty=True)
 
 
 def usd(path: str, *, decimals: int = 6, absent: Any = _NOTHING) -> Member:
-    """Nano-dollars as a number of dollars; ``absent=0`` where pages expect a number."""
+    """Return nano-dollars as a number of dollars; ``absent=0`` where pages expect a number."""
     return Member(path, lambda nanos: dollars(nanos, decimals), {"type": "number"}, absent=absent)
 
 
 def number(path: str, *, decimals: int | None = None, absent: Any = _NOTHING) -> Member:
-    """A number, rounded when ``decimals`` is given."""
+    """Return a number, rounded when ``decimals`` is given."""
     change = None if decimals is None else lambda value: round(value, decimals)
     return Member(path, change, {"type": "number"}, absent=absent)
 
 
 def date(path: str) -> Member:
-    """The UTC day of an instant."""
+    """Return the UTC day of an instant."""
     return Member(path, _day, {"type": "string", "format": "date"})
 
 
 def mapped(path: str, names: Mapping[Any, Any], *, other: Any = _NOTHING) -> Member:
-    """A field's value by another name, e.g. the state `active` as `running`.
+    """Return a field's value by another name, e.g. the state `active` as `running`.
 
     Args:
         path: The field.
-        names: By the value as it would be printed otherwise.
-        other: For values that have no other name; without it, they keep theirs.
+        names: New names by the value as it would be printed otherwise.
+        other: For values without a new name; by default they are unchanged.
     """
 
     def change(value: Any) -> Any:
@@ -157,42 +157,42 @@ def mapped(path: str, names: Mapping[Any, Any], *, other: Any = _NOTHING) -> Mem
 
 
 def made(make: Get, **schema: Any) -> Computed:
-    """What a function makes of the whole message. For renaming and regrouping only, never a rule.
+    """Return a value computed from the whole message, for renaming and regrouping only.
 
     Args:
         make: From the message to a JSON value.
-        schema: Of the value, e.g. ``type="string"``.
+        schema: Schema of the value, e.g. ``type="string"``.
     """
     return Computed(make, schema)
 
 
 def const(value: Any) -> Computed:
-    """A value that is the same in every answer, where the contract fixes it."""
+    """Return a value that is the same in every response, where the contract fixes it."""
     return Computed(lambda _message: value, {"const": value})
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """See `made`."""
+    """A computed member; see `made`."""
 
     make: Get
     schema: Schema
 
     def compile(self, _descriptor: Descriptor) -> Compiled:
-        """Bind to a message type."""
+        """Bind the member to a message type."""
         return Compiled(self.make, self.schema)
 
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A message inside another, in a shape of its own; null when it is not there."""
+    """A message inside another, in its own shape; null when it is absent."""
 
     path: str
     shape: Shape
     always: bool = False
 
     def compile(self, descriptor: Descriptor) -> Compiled:
-        """Bind to a message type."""
+        """Bind the member to a message type."""
         steps = _steps(descriptor, self.path)
         inner = self.shape.compile(_message_type(steps[-1], self.path))
         read, is_there = attrgetter(self.path), _presence(steps)
@@ -205,7 +205,7 @@ class Nested:
 
 
 def nested(path: str, shape: Shape, *, always: bool = False) -> Nested:
-    """A message inside another; ``always`` prints it from defaults when it is not there."""
+    """Return a message inside another; ``always`` prints it from defaults when it is absent."""
     return Nested(path, shape, always)
 
 
@@ -217,7 +217,7 @@ class Each:
     shape: Shape
 
     def compile(self, descriptor: Descriptor) -> Compiled:
-        """Bind to a message type."""
+        """Bind the member to a message type."""
         last = _steps(descriptor, self.path)[-1]
         if not last.is_repeated:
             raise ShapeError(f"{last.full_name} is no list")
@@ -230,7 +230,7 @@ class Each:
 
 
 def each(path: str, shape: Shape) -> Each:
-    """A list of messages, each in a shape."""
+    """Return a list of messages, each in a shape."""
     return Each(path, shape)
 
 
@@ -244,8 +244,8 @@ class Shape:
     object of fields of the same message) or one of the functions above.
 
     Args:
-        bases: Shapes whose members come first.
-        members: By JSON name; use ``**{...}`` for names that Python does not take.
+        bases: Shapes with the leading members.
+        members: By JSON name; use ``**{...}`` for names that Python does not accept.
     """
 
     def __init__(self, *bases: Shape, **members: Source) -> None:
@@ -255,7 +255,7 @@ class Shape:
         self.members.update(members)
 
     def compile(self, descriptor: Descriptor) -> Compiled:
-        """Bind to a message type.
+        """Bind the shape to a message type.
 
         Raises:
             ShapeError: A member names a field that the message does not have.
@@ -280,20 +280,20 @@ class Array:
     shape: Shape
 
     def compile(self, descriptor: Descriptor) -> Compiled:
-        """Bind to a message type."""
+        """Bind the array to a message type."""
         return Each(self.path, self.shape).compile(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """One of two shapes, as a field of the answer says."""
+    """One of two shapes, chosen by a condition on the response."""
 
     when: Callable[[Any], bool]
     then: Shape
     otherwise: Shape
 
     def compile(self, descriptor: Descriptor) -> Compiled:
-        """Bind to a message type."""
+        """Bind both shapes to a message type."""
         when = self.when
         then, otherwise = self.then.compile(descriptor), self.otherwise.compile(descriptor)
         return Compiled(
@@ -303,7 +303,7 @@ class Either:
 
 
 def dollars(nanos: int, decimals: int = 6) -> float | int:
-    """Nano-dollars as dollars, rounded half away from zero; whole dollars stay integers."""
+    """Return nano-dollars as dollars, rounded half away from zero; whole dollars stay integers."""
     step = 10 ** (9 - decimals)
     units = (abs(nanos) + step // 2) // step
     amount = units / 10**decimals
@@ -312,7 +312,7 @@ def dollars(nanos: int, decimals: int = 6) -> float | int:
 
 
 def nullable(schema: Schema) -> Schema:
-    """A schema that takes null too."""
+    """Return a schema that also allows null."""
     kind = schema.get("type")
     if isinstance(kind, str):
         return {**schema, "type": [kind, "null"]}
@@ -349,7 +349,7 @@ def _message_type(last: FieldDescriptor, path: str) -> Descriptor:
 
 
 def _presence(steps: list[FieldDescriptor]) -> Callable[[Any], bool] | None:
-    """Whether every part of a path is there; None when it always is."""
+    """Return a test for the presence of every part of a path; None when it is always present."""
     names = [step.name for step in steps]
     checked = [step.has_presence for step in steps]
     if not any(checked):
@@ -369,7 +369,7 @@ def _presence(steps: list[FieldDescriptor]) -> Callable[[Any], bool] | None:
 
 
 def _natural(last: FieldDescriptor) -> Get | None:
-    """What turns a field into JSON as its type says; None when it is JSON already."""
+    """Return the conversion of a field into JSON by its type; None when it is JSON already."""
     kind = last.message_type
     if kind is not None and kind.GetOptions().map_entry:
         return lambda value: {str(key): value[key] for key in sorted(value)}
@@ -384,7 +384,7 @@ def _natural_one(last: FieldDescriptor) -> Get | None:
     if kind is not None:
         if kind.full_name == _DURATION:
             return lambda value: int(value.seconds)
-        return printer(kind)
+        return compile_serializer(kind)
     if last.enum_type is not None:
         names = enum_names(last)
         return lambda value: names.get(value, str(value))
@@ -394,7 +394,7 @@ def _natural_one(last: FieldDescriptor) -> Get | None:
 
 
 def enum_names(last: FieldDescriptor) -> dict[int, str]:
-    """Names of an enum's values by number: lower-case, without the enum's own name."""
+    """Return the names of an enum's values by number: lower-case, without the enum's own name."""
     assert last.enum_type is not None
     full = "".join(f"_{c}" if c.isupper() else c.upper() for c in last.enum_type.name).lstrip("_")
     return {

@@ -1,4 +1,4 @@
-"""What a tenant saved, and how long its agents were away."""
+"""Routes of a tenant's savings and of the downtime of its agents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from spotplane_bridge.legacy.exports import Column, Csv
 from spotplane_bridge.legacy.response_shapes import Array, Shape, date, each, nested
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 
 _PERIOD: Final = Shape(
     name="name",
@@ -60,7 +60,7 @@ _DOWNTIME: Final = Shape(
     trend="trend_percent",
 )
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "58",
         "GET /api/client/{client_id}/savings",

@@ -15,7 +15,7 @@ HEARTBEAT_SECONDS: Final = 30.0
 HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
-    # Proxies of this kind would otherwise hold events back until a buffer is full.
+    # Proxies such as nginx would otherwise delay events until a buffer is full.
     "X-Accel-Buffering": "no",
 }
 
@@ -27,7 +27,7 @@ class Frame:
     Attributes:
         event: Its name.
         data: A JSON value.
-        id: What a reader gives back as `Last-Event-ID`; None leaves the reader's as it is.
+        id: Value that a reader returns as `Last-Event-ID`; None leaves the reader's unchanged.
     """
 
     event: str
@@ -35,7 +35,7 @@ class Frame:
     id: str | None = None
 
     def encode(self) -> bytes:
-        """The event as bytes of the stream."""
+        """Return the event as bytes of the stream."""
         head = f"id: {self.id}\n" if self.id is not None else ""
         return b"%bevent: %b\ndata: %b\n\n" % (
             head.encode(),
@@ -46,19 +46,20 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """An answer that is a stream of events.
+    """A response that is a stream of events.
 
-    The server's first message decides between an error answer and a stream, so the RPC must say
-    something at once (`connected`). A listener that reads too slowly holds up its own call only: at
-    most a buffer of 64 KiB waits for it here and 256 events at the server. The server ends the call
-    of one that is further behind, and the bridge the connection of one that reads nothing for the
+    The server's first message decides between an error response and a stream, so the RPC must send
+    one at once (`connected`). A subscriber that reads too slowly delays its own call only: at most
+    a
+    buffer of 64 KiB waits for it here and 256 events at the server. The server ends the call of one
+    that is further behind, and the bridge closes the connection of one that reads nothing for the
     write timeout. It resumes by its last id.
 
     Args:
         frames: The events of one message, mostly one; None or an empty list sends nothing.
-        heartbeat: The event that is sent whenever a period has passed, made of the request, the
-            newest id that was sent, and the time.
-        seconds: Between heartbeats.
+        heartbeat: The event that is sent whenever a period has passed, computed from the request,
+            the newest id that was sent, and the time.
+        seconds: Time between heartbeats.
     """
 
     frames: Callable[[Incoming, Any], list[Frame]]
@@ -67,5 +68,5 @@ class Events:
 
 
 def now() -> datetime:
-    """The time of a heartbeat."""
+    """Return the time of a heartbeat."""
     return datetime.now(UTC)

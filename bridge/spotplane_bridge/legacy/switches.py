@@ -1,11 +1,11 @@
-"""Switches: where to, ordered by hand, reported by agents, and their history."""
+"""Routes of switches: targets, manual requests, reports of agents, and history."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from spotplane_bridge.legacy.exports import Column, Csv
-from spotplane_bridge.legacy.requests import Incoming, Take, integer, take
+from spotplane_bridge.legacy.requests import Incoming, Parameter, integer, parameter
 from spotplane_bridge.legacy.response_shapes import (
     Array,
     Either,
@@ -16,9 +16,9 @@ from spotplane_bridge.legacy.response_shapes import (
     optional,
     usd,
 )
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 
-# People read who moved an agent: a person, the model, or an emergency.
+# Names of triggers for display: a user, the model, or an emergency.
 TRIGGER: Final = mapped(
     "trigger", {"MANUAL": "manual", "AUTOMATIC": "model", "EMERGENCY": "emergency"}
 )
@@ -59,20 +59,20 @@ SWITCH: Final = Shape(
 QUEUED: Final = Shape(success="success", command_id=optional("command_id"), message="message")
 
 
-def _end(name: str) -> tuple[Take, ...]:
-    """One end of a switch: an object, or in the flat shape its id alone."""
+def _end(name: str) -> tuple[Parameter, ...]:
+    """Return one end of a switch: an object, or only its id in the flat shape."""
     members = (
-        take("instance_id", max_length=128),
-        take("instance_type", max_length=64),
-        take("region", max_length=64),
-        take("az", "availability_zone", max_length=64),
-        take("ami_id", field="image_id", max_length=64),
-        take("mode", "current_mode", max_length=64),
-        take("pool_id", "current_pool_id", max_length=128),
+        parameter("instance_id", max_length=128),
+        parameter("instance_type", max_length=64),
+        parameter("region", max_length=64),
+        parameter("az", "availability_zone", max_length=64),
+        parameter("ami_id", field="image_id", max_length=64),
+        parameter("mode", "current_mode", max_length=64),
+        parameter("pool_id", "current_pool_id", max_length=128),
     )
     return (
-        take(name, of=members),
-        take(f"{name}_id", field=f"{name}.instance_id", max_length=128),
+        parameter(name, of=members),
+        parameter(f"{name}_id", field=f"{name}.instance_id", max_length=128),
     )
 
 
@@ -84,12 +84,14 @@ _INSTANTS: Final = (
     ("traffic_switched_at", ("traffic_switched_at",)),
     ("old_terminated_at", ("old_instance_terminated_at", "old_terminated_at")),
 )
-_TIMING: Final = tuple(take(*names, field=field) for field, names in _INSTANTS)
-_FLAT_TIMING: Final = tuple(take(*names, field=f"timing.{field}") for field, names in _INSTANTS)
+_TIMING: Final = tuple(parameter(*names, field=field) for field, names in _INSTANTS)
+_FLAT_TIMING: Final = tuple(
+    parameter(*names, field=f"timing.{field}") for field, names in _INSTANTS
+)
 _PRICES: Final = (
-    take("on_demand", "ondemand", field="on_demand_nanousd"),
-    take("old_spot", field="old_spot_nanousd"),
-    take("new_spot", field="new_spot_nanousd"),
+    parameter("on_demand", "ondemand", field="on_demand_nanousd"),
+    parameter("old_spot", field="old_spot_nanousd"),
+    parameter("new_spot", field="new_spot_nanousd"),
 )
 
 
@@ -102,7 +104,7 @@ def _hundred(_request: Incoming, message: Any) -> None:
         message.limit = 100
 
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "28",
         "GET /api/client/instances/{instance_id}/available-options",
@@ -131,9 +133,9 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             ),
         ),
         body=(
-            take("target", "target_type"),
-            take("pool_id", "target_pool", max_length=128),
-            take("new_instance_type", max_length=50),
+            parameter("target", "target_type"),
+            parameter("pool_id", "target_pool", max_length=128),
+            parameter("new_instance_type", max_length=50),
             "auto_terminate",
         ),
     ),
@@ -147,11 +149,11 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
             *_end("old_instance"),
             *_end("new_instance"),
             "success",
-            take("prices", "pricing", field="prices", of=_PRICES),
-            take("timing", of=_TIMING),
+            parameter("prices", "pricing", field="prices", of=_PRICES),
+            parameter("timing", of=_TIMING),
             *_FLAT_TIMING,
             "trigger",
-            take("error_message", "error", max_length=2000),
+            parameter("error_message", "error", max_length=2000),
             "downtime_seconds",
             "total_duration_seconds",
         ),
@@ -162,8 +164,8 @@ ROUTES: Final[tuple[DialectRoute, ...]] = (
         "FleetService.ListSwitches",
         Array("switches", HISTORY),
         query=(
-            take("instance_id", max_length=128),
-            take("limit", convert=_up_to_hundred),
+            parameter("instance_id", max_length=128),
+            parameter("limit", convert=_up_to_hundred),
             "cursor",
         ),
         fill=_hundred,

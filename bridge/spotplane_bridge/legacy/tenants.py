@@ -1,11 +1,11 @@
-"""Clients, as administrators of the field manage them, and what a caller may know of itself."""
+"""Routes of tenants for administrators, and a caller's own account."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from spotplane_bridge.legacy.response_shapes import Shape
-from spotplane_bridge.legacy.routes import DialectRoute, route
+from spotplane_bridge.legacy.routes import LegacyRoute, route
 
 _NOT_VALID: Final = (
     "UNAUTHORIZED",
@@ -15,7 +15,7 @@ _NOT_VALID: Final = (
     "INACTIVE_CLIENT",
 )
 
-ROUTES: Final[tuple[DialectRoute, ...]] = (
+ROUTES: Final[tuple[LegacyRoute, ...]] = (
     route(
         "8",
         "POST /api/admin/clients/create",

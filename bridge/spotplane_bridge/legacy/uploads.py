@@ -17,7 +17,7 @@ MAX_BYTES: Final = 100 * 1024 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 MAX_TEXT_BYTES: Final = 16 * 1024
 MAX_PARTS: Final = 64
-# Of boundaries and of the headers of all parts, which are held in memory: 1 KiB for each part.
+# Limit of boundaries and the headers of all parts, which are held in memory: 1 KiB for each part.
 MAX_HEAD_BYTES: Final = MAX_PARTS * 1024
 
 _BOUNDARY_LINE: Final = re.compile(rb"--([0-9A-Za-z'()+_,./:=? -]{1,70}?)\r?\n")
@@ -25,13 +25,13 @@ _BOUNDARY_LINE: Final = re.compile(rb"--([0-9A-Za-z'()+_,./:=? -]{1,70}?)\r?\n")
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """How a multipart body becomes messages; each function makes one request message.
+    """Converts a multipart body into messages; each function returns one request message.
 
     Args:
-        files: Names of the parts that are files, of which any number may come.
+        files: Names of the parts that are files, each of any number.
         begin: A file begins: its name and the name of its part.
-        chunk: Some of its bytes.
-        finish: All parts are read: the texts of the others by name. None sends nothing.
+        chunk: A part of its bytes.
+        finish: All parts are read: the texts of the other parts by name. None sends nothing.
         max_bytes: Largest body.
     """
 
@@ -43,7 +43,7 @@ class Upload:
 
 
 async def messages(upload: Upload, request: web.Request) -> AsyncIterator[Any]:
-    """Read the body and yield the messages that say it.
+    """Read the body and yield its messages.
 
     Raises:
         Failure: 400 when it is no multipart body or has no file, 413 when it is too large.
@@ -80,7 +80,7 @@ async def messages(upload: Upload, request: web.Request) -> AsyncIterator[Any]:
 
 
 class _Counted:
-    """A body that ends in 413 once it is too large, and may get a first line back."""
+    """A body that ends in 413 once it is too large, and accepts a first line back."""
 
     def __init__(self, content: aiohttp.StreamReader, upload: Upload) -> None:
         self._content = content
@@ -123,7 +123,7 @@ class _Counted:
 
 
 async def _reader(content_type: str, source: _Counted) -> aiohttp.MultipartReader:
-    """A reader of the parts; clients that label the body wrongly begin it with its boundary."""
+    """Return a reader of the parts; a body with a wrong label begins with its boundary."""
     if not content_type.lower().startswith("multipart/"):
         first = await source.readline()
         match = _BOUNDARY_LINE.fullmatch(first)
