@@ -1,4 +1,4 @@
-"""The agent SDK: everything an instance needs to be a Spotplane agent.
+"""The agent SDK: connects an instance to the Spotplane control plane.
 
 An agent in 15 lines::
 
@@ -20,10 +20,12 @@ An agent in 15 lines::
 
     asyncio.run(agent.run())
 
-It registers, holds a stream, beats at the pace the plane sets, keeps what it has to report on disk
-while the plane is away, and carries out each command once. On EC2, ``Imds().identity()`` finds out
-who the instance is, ``ImdsNoticeSource`` watches for its interruption, and ``Ec2Provider`` lets the
-plane order replicas.
+The agent registers, holds a stream, sends heartbeats at the server's interval, stores its reports
+on
+disk while the server is unreachable, and executes each command once. On EC2, ``Imds().identity()``
+reads the instance's identity, ``ImdsNoticeSource`` watches for its interruption, and
+``Ec2Provider``
+launches replicas for the server.
 """
 
 from spotplane_agents.agent import Agent

@@ -1,4 +1,4 @@
-"""The agent: one instance's part in the fleet."""
+"""The agent of one instance: registration, commands, reports and lifecycle."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ RETIRE_NOTE: Final = "retire_after_seconds"
 
 
 class LinkOptions(TypedDict, total=False):
-    """Optional settings of the connection; see ``LinkSettings``."""
+    """Optional settings of the connection; see ``ConnectionOptions``."""
 
     tls: bool
     root_certificates: bytes | None
@@ -49,30 +49,30 @@ class LinkOptions(TypedDict, total=False):
 
 
 def default_state_dir(identity: Identity) -> Path:
-    """Name the directory of an instance's agent, under ``$XDG_STATE_HOME``."""
+    """Return the state directory of an instance's agent, under ``$XDG_STATE_HOME``."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    # An instance id is the cloud's, but a path must not leave its folder whatever it is.
+    # Instance ids come from the cloud, but a path must never leave its folder.
     return Path(base) / "spotplane" / identity.instance_id.replace("/", "_").lstrip(".")
 
 
 class Agent(Reporter):
-    """Connects one instance to the plane: ``async with Agent(...)`` or ``await agent.run()``.
+    """Connects one instance to the server: ``async with Agent(...)`` or ``await agent.run()``.
 
-    Entering never waits for the plane: what is reported while it is away is kept on disk, in
-    ``state_dir``, and sent later. Register commands and hooks before entering, since commands
-    that an earlier process left behind are taken up at once.
+    Entering never waits for the server: reports are stored on disk in ``state_dir`` while it is
+    unreachable, and sent later. Register commands and hooks before entering, since commands that an
+    earlier process left are resumed at once.
 
     Args:
-        server: Where the plane's gRPC door is, e.g. ``plane.example.com:443``.
+        server: Address of the server's gRPC port, e.g. ``plane.example.com:443``.
         api_key: A key of role ``agent`` or ``admin``, or the agent's own credential.
         identity: The instance; see ``Imds.identity`` for EC2.
-        provider: Cloud to launch and end instances with; without one, such commands fail.
-        notices: Where the cloud's notices come from.
+        provider: Cloud to launch and terminate instances with; without one, such commands fail.
+        notices: Source of the cloud's notices.
         state_dir: Directory of this agent alone; default one per instance, see
             ``default_state_dir``.
-        spool_limits: How much may wait while the plane is away.
+        spool_limits: Number and size of reports stored while the server is unreachable.
         load: Measures the machine for heartbeats; default from /proc.
-        link: TLS, where REST is, and how patiently to come back; see ``LinkSettings``.
+        link: TLS, REST address and retries; see ``ConnectionOptions``.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Agent(Reporter):
         self._stop = asyncio.Event()
         self._runtime: Runtime | None = None
 
-    # What the agent is.
+    # Identity and state.
 
     @property
     def logical_agent_id(self) -> str:
@@ -119,7 +119,7 @@ class Agent(Reporter):
 
     @property
     def tenant_id(self) -> str | None:
-        """UUID of its tenant, once registered."""
+        """UUID of the tenant, once registered."""
         return self._runtime.tenant_id if self._runtime else None
 
     @property
@@ -139,34 +139,36 @@ class Agent(Reporter):
 
     @property
     def connected(self) -> bool:
-        """Whether the plane has accepted the present session, or answers polls in its stead."""
+        """Whether the server has accepted the session, or responds to polls instead."""
         return self._runtime is not None and self._runtime.link.connected
 
     @property
     def link_state(self) -> LinkState:
-        """How the connection is; ``refused`` and ``replaced`` need a person.
+        """State of the connection; ``refused`` and ``replaced`` need an operator.
 
-        ``polling``: no stream can be had, e.g. since a proxy cuts HTTP/2; REST carries everything.
+        ``polling``: no stream is possible, e.g. because a proxy blocks HTTP/2; REST carries
+        everything.
         """
         return self._runtime.link.state if self._runtime else "idle"
 
     @property
     def last_error(self) -> str | None:
-        """Why there is no stream; None while there is one."""
+        """Error that prevents a stream; None while there is one."""
         return self._runtime.link.last_error if self._runtime else None
 
     @property
     def failure(self) -> BaseException | None:
-        """Why the agent ended by itself; None while it has not."""
+        """Error that ended the agent; None while it runs."""
         return self._runtime.failure if self._runtime else None
 
-    # What the application adds.
+    # Handlers and hooks of the application.
 
     def command(self, name: str, *, idempotent: bool = False) -> Callable[[Handler], Handler]:
-        """Register the handler of the commands of this name; a built-in one may be replaced.
+        """Register the handler of commands with this name; it may replace a built-in one.
 
-        The handler gets a ``Command``; what it returns is the result, ``CommandFailed`` is a
-        failure. A command whose handler was running when the process died is run again only if
+        The handler receives a ``Command``; its return value is the result, ``CommandFailed`` is a
+        failure. A command with a handler that was running when the process died is run again only
+        if
         ``idempotent``; otherwise it is reported failed, "interrupted by a restart".
         """
 
@@ -187,11 +189,11 @@ class Agent(Reporter):
         return hook
 
     def warm_up(self, hook: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Await ``hook()`` before a replica is reported ready; failing reports it failed."""
+        """Await ``hook()`` before a replica is reported ready; if it fails, the replica has failed."""
         self._warm_up = hook
         return hook
 
-    # Its life.
+    # Lifecycle.
 
     async def start(self) -> None:
         """Open the state directory and begin to connect.
@@ -222,13 +224,13 @@ class Agent(Reporter):
             runtime.spawn(self._watch(self._notices), "spotplane-notices")
 
     async def close(self, reason: str = "stopped") -> None:
-        """Flush for a bounded time, say goodbye, and release the state directory."""
+        """Flush for a bounded time, send a goodbye, and release the state directory."""
         self._stop.set()
         if self._runtime is not None:
             await self._runtime.close(reason, self._flush_last())
 
     async def abandon(self) -> None:
-        """End at once and without a goodbye, as a crash would; for tests and simulations."""
+        """End at once without a goodbye, as a crash would; for tests and simulations."""
         self._stop.set()
         if self._runtime is not None:
             await self._runtime.abandon()
@@ -248,7 +250,7 @@ class Agent(Reporter):
         await self.close()
 
     def stop(self) -> None:
-        """Let ``run`` and ``closed`` return."""
+        """Let ``run`` and ``wait_closed`` return."""
         self._stop.set()
         self._notify()
 
@@ -276,7 +278,7 @@ class Agent(Reporter):
             await self.closed()
 
     async def wait_for(self, *, role: str | None = None, connected: bool | None = None) -> None:
-        """Wait until the agent has this role, and is connected or not; None means either.
+        """Wait until the agent has this role and connection state; None means any.
 
         Raises:
             AgentError: The agent ended by itself first.
@@ -290,21 +292,21 @@ class Agent(Reporter):
             await self._change()
 
     async def drained(self) -> None:
-        """Wait until the plane has acknowledged every report, usage included."""
+        """Wait until the server has acknowledged every report, usage included."""
         await self.flush()
         while (await asyncio.to_thread(self._running().spool.size))[0]:
             self._raise_failure()
             await asyncio.sleep(0.02)
 
     async def spool_size(self) -> tuple[int, int]:
-        """How many reports wait on disk, and how many bytes they have."""
+        """Return the number of reports on disk, and their size in bytes."""
         return await asyncio.to_thread(self._running().spool.size)
 
     async def spool_dropped(self) -> dict[str, int]:
-        """How many reports were dropped for want of room, by kind."""
+        """Return the number of reports dropped for lack of space, by kind."""
         return await asyncio.to_thread(self._running().spool.dropped)
 
-    # Within.
+    # Internal.
 
     async def append(self, report: pb.Report) -> None:
         """See ``Reporter.append``."""
@@ -317,13 +319,13 @@ class Agent(Reporter):
         runtime.link.wake()
 
     async def retire_after(self, seconds: int) -> None:
-        """End this instance so long after another one serves; remembered across restarts."""
+        """End this instance this long after another one serves; stored across restarts."""
         state = self._running().state
         await asyncio.to_thread(state.record_note, RETIRE_NOTE, str(seconds))
         await self._follow()
 
     async def _follow(self) -> None:
-        """Do what the role asks of every agent: a replica warms up, a retired instance ends."""
+        """Follow the role: a replica warms up, a retired instance ends."""
         runtime = self._running()
         if self.role == "replica" and self.replica_id != self._stood_by:
             self._stood_by = self.replica_id
@@ -348,7 +350,7 @@ class Agent(Reporter):
 
     async def _retire(self, provider: Provider, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        # The cloud answers by shutting this machine down, and that must not cut off the report.
+        # The cloud shuts this machine down in response, which must not interrupt the report.
         await self._running().complete(end_own_instance(self, provider))
 
     async def _watch(self, source: NoticeSource) -> None:
@@ -381,11 +383,11 @@ class Agent(Reporter):
 
 @asynccontextmanager
 async def stopped_by_sigterm(stop: Callable[[], None]) -> AsyncIterator[None]:
-    """Call ``stop`` instead of dying of SIGTERM while the block runs."""
+    """Call ``stop`` instead of terminating on SIGTERM while the block runs."""
     loop = asyncio.get_running_loop()
     try:
         loop.add_signal_handler(signal.SIGTERM, stop)
-    except (ValueError, RuntimeError):  # not in the main thread: the process's owner decides
+    except (ValueError, RuntimeError):  # not in the main thread
         yield
         return
     try:

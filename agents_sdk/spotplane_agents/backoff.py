@@ -1,15 +1,15 @@
-"""How long to wait before trying again."""
+"""Exponential backoff with full jitter."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 
 def full_jitter_seconds(attempt: int, draw: float, *, base: float, cap: float) -> float:
-    """Wait after failed attempt ``attempt``, with full jitter.
+    """Return the wait after failed attempt ``attempt``, with full jitter.
 
     Args:
         attempt: Attempts that failed in a row, >= 1.
-        draw: Uniform random number in [0, 1).
+        random: Uniform random number in [0, 1).
         base: Ceiling after the first failure, seconds, above 0.
         cap: Highest ceiling, seconds, at least ``base``.
 
@@ -36,5 +36,5 @@ class Pace:
     cap: float
 
     def wait_seconds(self, attempt: int, draw: Callable[[], float]) -> float:
-        """Wait after ``attempt`` failures in a row; see ``full_jitter_seconds``."""
+        """Return the wait after ``attempt`` failures in a row; see ``full_jitter_seconds``."""
         return full_jitter_seconds(attempt, draw(), base=self.base, cap=self.cap)

@@ -1,4 +1,4 @@
-"""The commands every agent knows, carried out through its cloud provider."""
+"""Built-in commands, executed through the agent's cloud provider."""
 
 import logging
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Host(Protocol):
-    """What the built-in commands need of their agent."""
+    """Interface of the agent that the built-in commands use."""
 
     @property
     def identity(self) -> Identity:
-        """Where the agent runs."""
+        """The instance that the agent runs on."""
 
     @property
     def logical_agent_id(self) -> str:
@@ -35,17 +35,17 @@ class Host(Protocol):
         """Report a replica's state."""
 
     async def terminated(self, instance_id: str, reason: str) -> None:
-        """Report that an instance is gone."""
+        """Report that an instance is terminated."""
 
     async def retire_after(self, seconds: int) -> None:
-        """End this instance so long after another one serves."""
+        """End this instance this long after another one serves."""
 
 
 class Builtins:
     """Handlers of the built-in command types.
 
-    Launches use the command's id as the cloud's client token, so a launch that a restart has
-    interrupted is simply ordered again and yields the same instance.
+    Launches use the command's id as the cloud's client token, so a launch that a restart
+    interrupted is requested again and yields the same instance.
     """
 
     def __init__(self, host: Host, provider: Provider | None) -> None:
@@ -53,7 +53,7 @@ class Builtins:
         self._provider = provider
 
     def handlers(self) -> dict[str, Registration]:
-        """All of them by name; without a provider only those that need none."""
+        """Return all handlers by name; without a provider only those that need none."""
         plain = {"promote_replica": self.acknowledge, "update_config": self.acknowledge}
         cloud = {
             "create_replica": self.create_replica,
@@ -65,10 +65,10 @@ class Builtins:
         return {name: Registration(handler, idempotent=True) for name, handler in chosen.items()}
 
     async def acknowledge(self, command: Command) -> None:
-        """Nothing to do: roles and configurations come as desired state."""
+        """Do nothing: roles and configurations arrive as desired state."""
 
     async def create_replica(self, command: Command) -> Mapping[str, Any]:
-        """Launch an instance that stands by, and bind the replica to it."""
+        """Launch a standby instance, and bind the replica to it."""
         given = command.parameters
         replica_id = _text(given, "replica_id")
         spec = self._spec(command, given.get("mode") or "spot", replica_id)
@@ -81,7 +81,7 @@ class Builtins:
         return {"instance_id": instance_id}
 
     async def terminate(self, command: Command) -> Mapping[str, Any]:
-        """End an instance; without an id, the one the agent runs on."""
+        """Terminate an instance; without an id, the one the agent runs on."""
         instance_id = command.parameters.get("instance_id") or self._host.identity.instance_id
         try:
             await self._cloud().terminate(instance_id)
@@ -91,11 +91,11 @@ class Builtins:
         return {"instance_id": instance_id}
 
     async def switch(self, command: Command) -> Mapping[str, Any]:
-        """Launch the instance that is to take over; it registers under the same name."""
+        """Launch the target instance of a switch; it registers under the same name."""
         instance_id = await self._launch(
             self._spec(command, _text(command.parameters, "target_mode"), None)
         )
-        # Not before the plane says that the new one serves: see `Agent.retire_after`.
+        # Not before the server reports that the new one serves: see `Agent.retire_after`.
         wait = int(command.parameters.get("terminate_wait_seconds") or 0)
         if wait > 0:
             await self._host.retire_after(wait)
@@ -133,12 +133,12 @@ class Builtins:
 
 
 async def end_own_instance(host: Host, provider: Provider) -> None:
-    """End the instance the agent runs on, and report it."""
+    """Terminate the instance the agent runs on, and report it."""
     instance_id = host.identity.instance_id
     try:
         await provider.terminate(instance_id)
     except ProviderError as error:
-        # The plane lists the instance as one to be ended, and will say so again.
+        # The server lists the instance for termination, and will send the command again.
         logger.warning("this retired instance could not be ended: %s", error)
         return
     await host.terminated(instance_id, "retired after a switch")

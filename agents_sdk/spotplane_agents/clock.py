@@ -1,4 +1,4 @@
-"""The server's time on a machine whose own clock may be wrong."""
+"""The server's time on a machine with a clock that may be wrong."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,14 +9,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from spotplane.v1.agent_stream_pb2 import Report
 
 # The server's time arrives late by the network's delay, and in HTTP without its fraction of a
-# second. A difference below this says nothing about the machine's clock.
+# second. A smaller difference is no evidence that the machine's clock is wrong.
 TOLERANCE: Final = timedelta(seconds=2)
-# Of an HTTP date, which is cut off to whole seconds.
+# Mean error of an HTTP date, which is truncated to whole seconds.
 HALF_A_SECOND: Final = timedelta(seconds=0.5)
 
 
 class ServerClock:
-    """Follows the server's clock by the time since boot, so that setting the clock does no harm."""
+    """Estimates the server's clock from the time since boot, so that clock changes have no effect."""
 
     def __init__(self) -> None:
         self._server_time: datetime | None = None
@@ -28,17 +28,17 @@ class ServerClock:
         return self._server_time is not None
 
     def synchronize(self, server_time: datetime) -> None:
-        """Take over the server's time, received just now."""
+        """Set the clock to the server's time, received just now."""
         if self.synchronized and abs(server_time - self.now()) < TOLERANCE:
             return
         self._server_time, self._read_at = server_time, _since_boot()
 
     def now(self) -> datetime:
-        """Return the server's time; the machine's while the server's is not known."""
+        """Return the server's time; the machine's while the server's is unknown."""
         return datetime.now(UTC) + self.offset()
 
     def offset(self) -> timedelta:
-        """Return how far the server is ahead of this machine; 0 when that is not significant."""
+        """Return the server's time minus this machine's; 0 when that is not significant."""
         if self._server_time is None:
             return timedelta()
         server = self._server_time + timedelta(seconds=_since_boot() - self._read_at)
@@ -47,7 +47,7 @@ class ServerClock:
 
 
 def http_date(text: str | None) -> datetime | None:
-    """Read the `Date` header of a response; None when it is absent or malformed."""
+    """Parse the `Date` header of a response; None when it is absent or malformed."""
     try:
         at = parsedate_to_datetime(text or "")
     except ValueError:
@@ -56,9 +56,9 @@ def http_date(text: str | None) -> datetime | None:
 
 
 def shift_instants(report: Report, by: timedelta) -> None:
-    """Move the instants of a report that this machine has measured.
+    """Shift the instants of a report that this machine has measured.
 
-    A notice's deadline is the cloud's, and a command result is stamped with the server's time.
+    A notice's deadline is the cloud's, and a command result has the server's time already.
     """
     kind = report.WhichOneof("kind")
     if kind == "usage":
@@ -79,5 +79,5 @@ def _shift(at: Timestamp, by: timedelta) -> None:
 
 
 def _since_boot() -> float:
-    # Goes on while the machine is suspended, unlike the monotonic clock.
+    # Continues while the machine is suspended, unlike the monotonic clock.
     return time.clock_gettime(time.CLOCK_BOOTTIME)

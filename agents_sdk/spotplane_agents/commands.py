@@ -1,4 +1,4 @@
-"""Carries out commands: each once, in order of priority, emergencies at once."""
+"""Command execution: each command once, by priority, emergencies at once."""
 
 import asyncio
 import heapq
@@ -29,7 +29,7 @@ FORGET_EVERY_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One order, as a handler sees it."""
+    """A command, as a handler receives it."""
 
     id: str
     type: str
@@ -42,7 +42,7 @@ class Command:
 
     @property
     def is_emergency(self) -> bool:
-        """Whether it is carried out at once, even by a disabled agent."""
+        """Whether it is executed at once, even by a disabled agent."""
         return self.priority >= EMERGENCY_PRIORITY
 
 
@@ -51,20 +51,20 @@ Handler = Callable[[Command], Awaitable[Mapping[str, Any] | None]]
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A handler, and whether running it twice is the same as once."""
+    """A handler, and whether it is idempotent."""
 
     handler: Handler
     idempotent: bool
 
 
 class Outlet(Protocol):
-    """Where the dispatcher says how far a command is."""
+    """Receiver of the progress of commands."""
 
     def progress(self, command_id: str, stage: "CommandProgress.Stage.ValueType") -> None:
-        """Tell a step; may be lost."""
+        """Send a progress step; may be lost."""
 
     def wake(self) -> None:
-        """There is a new result in the spool."""
+        """Signal a new result in the spool."""
 
 
 @dataclass(order=True)
@@ -75,11 +75,11 @@ class _Queued:
 
 
 class Dispatcher:
-    """Takes deliveries, runs their handlers, stores their results.
+    """Receives commands, runs their handlers and stores their results.
 
-    One ordinary command runs at a time, higher priorities first. An emergency has a task of its
-    own and waits for nothing. A disabled agent begins emergencies only; the rest waits until it is
-    enabled, or expires.
+    One ordinary command runs at a time, higher priorities first. Each emergency has its own task
+    and waits for nothing. A disabled agent starts emergencies only; other commands wait until it is
+    enabled, or expire.
     """
 
     def __init__(
@@ -101,16 +101,16 @@ class Dispatcher:
         self._running: set[asyncio.Task[None]] = set()
 
     def speak_through(self, outlet: Outlet) -> None:
-        """Tell steps through ``outlet`` from now on."""
+        """Send progress through ``outlet`` from now on."""
         self._outlet = outlet
 
     def set_enabled(self, enabled: bool) -> None:
-        """Begin ordinary commands, or hold them back."""
+        """Allow or suspend the start of ordinary commands."""
         self._enabled = enabled
         self._wake.set()
 
     async def deliver(self, delivery: CommandDelivery) -> None:
-        """Write a command down and queue it, unless it is known."""
+        """Store a command in the journal and queue it, unless it is known."""
         before = await asyncio.to_thread(self._journal.receive, delivery)
         if before == "cancelled":
             return
@@ -121,21 +121,21 @@ class Dispatcher:
             self._outlet.wake()
 
     async def cancel(self, command_id: str) -> None:
-        """Do not begin a command any more; what has begun goes on."""
+        """Cancel a command that has not started; a started one continues."""
         await asyncio.to_thread(self._journal.cancel, command_id)
 
     async def recover(self) -> None:
-        """Queue what an earlier process left. Comes before the first delivery."""
+        """Queue the commands of an earlier process. Call it before the first delivery."""
         left = await asyncio.to_thread(self._journal.recover, self._is_idempotent, self._now())
         for undone in left:
             self._queue_up(undone.delivery, begun_before=undone.started)
 
     async def run(self) -> None:
-        """Carry out ordinary commands, one at a time, until cancelled."""
+        """Run ordinary commands, one at a time, until cancelled."""
         while True:
             self._wake.clear()
             while self._queue and self._enabled:
-                # A task of its own, so that the end of this loop does not cut it off.
+                # A task of its own, so that the end of this loop does not cancel the command.
                 await asyncio.wait({self._spawn(heapq.heappop(self._queue))})
             try:
                 async with asyncio.timeout(FORGET_EVERY_SECONDS):
@@ -150,7 +150,7 @@ class Dispatcher:
             logger.warning("expired commands stay in the journal: %s", error)
 
     async def finish(self, seconds: float) -> None:
-        """Wait a while for running commands, then end them; in the journal they stay started."""
+        """Wait briefly for running commands, then cancel them; the journal has them as started."""
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
         for task in self._running:
@@ -189,7 +189,7 @@ class Dispatcher:
             self._outlet.wake()
 
     async def _begin(self, command: Command) -> bool:
-        # False as well when it was cancelled while it waited.
+        # Also False when it was cancelled while it waited.
         if not await self._disk.write(
             f"the start of command {command.id}", lambda: self._start(command)
         ):
@@ -234,7 +234,7 @@ class Dispatcher:
         try:
             answer.result.CopyFrom(struct_of(returned or {}))
         except (ValueError, TypeError) as error:
-            # It has taken effect, and must not look as if it had not.
+            # It has taken effect, and must not appear as not executed.
             answer.message = f"done, but what the handler returned is left out: {error}"
         return answer
 
@@ -244,11 +244,11 @@ class Dispatcher:
 
 
 def struct_of(values: Mapping[str, Any]) -> Struct:
-    """Turn a handler's answer into a message.
+    """Convert a handler's result into a message.
 
     Raises:
         ValueError: It is larger than 64 KiB as JSON, or has no JSON form.
-        TypeError: Something in it has no JSON form.
+        TypeError: A part of it has no JSON form.
     """
     text = json.dumps(dict(values), allow_nan=False)
     if len(text.encode()) > MAX_RESULT_BYTES:
@@ -259,7 +259,7 @@ def struct_of(values: Mapping[str, Any]) -> Struct:
 
 
 def command_of(delivery: CommandDelivery) -> Command:
-    """Read a delivery. Without an expiry it is taken to live an hour, as the plane's default is."""
+    """Parse a delivery. Without an expiry it expires after an hour, the server's default."""
     created = delivery.created_at.ToDatetime(UTC)
     expires = delivery.expires_at.ToDatetime(UTC)
     return Command(

@@ -1,6 +1,7 @@
-"""The connection to the plane: register, hold a session, and come back after every end.
+"""The connection to the server: register, hold a session, and reconnect after every end.
 
-A stream comes first. Where none can be had, the REST routes carry the same words until one is.
+The agent prefers a stream. While no stream is possible, it sends and receives the same messages by
+the REST routes.
 """
 
 import asyncio
@@ -36,14 +37,14 @@ REFUSED_RETRY: Final = Pace(5.0, 60.0)
 REPLACED_RETRY: Final = Pace(60.0, 600.0)
 SILENCE_SECONDS: Final = 30.0
 REGISTER_TIMEOUT_SECONDS: Final = 10.0
-# A session that lived this long was a success, so the next failure is the first again.
+# A session that lasted this long was a success, so the next failure counts as the first.
 PROVEN_SECONDS: Final = 30.0
-# The REST routes are tried when so many streams in a row have failed, or none has been accepted
-# for so long: a proxy may swallow them instead of refusing them.
+# The REST routes are used after this many failed streams in a row, or after this time without an
+# accepted stream: a proxy may drop streams silently instead of rejecting them.
 POLLED_AFTER_FAILURES: Final = 3
 POLLED_AFTER_SECONDS: Final = 10.0
 POLL_PACE: Final = PollPace()
-# Trying again soon cannot help with these; a person has to do something first.
+# An early retry cannot help with these; an operator has to act first.
 REFUSALS: Final = frozenset(
     {
         grpc.StatusCode.UNAUTHENTICATED,
@@ -53,12 +54,12 @@ REFUSALS: Final = frozenset(
     }
 )
 CHANNEL_OPTIONS: Final = (
-    # Finds a dead peer within 40 s when a router drops packets silently.
+    # Detects a dead peer within 40 s when a router drops packets silently.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.http2.max_pings_without_data", 0),
-    # Every attempt has a channel of its own: gRPC's wait between connects must not add to ours.
+    # Every attempt has its own channel: gRPC's wait between connects must not add to ours.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
 )
@@ -66,7 +67,7 @@ CHANNEL_OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """Where the plane is, how to speak to it, and how patiently to come back."""
+    """Address, credentials and retries of the connection to the server."""
 
     server: str
     api_key: str = field(repr=False)
@@ -88,26 +89,26 @@ class LinkSettings:
 
     @property
     def secure(self) -> bool:
-        """Whether to speak TLS."""
+        """Whether to use TLS."""
         return self.tls or self.root_certificates is not None
 
     @property
     def rest_url(self) -> str:
-        """Where the REST routes are; empty when they are not to be used."""
+        """Base URL of the REST routes; empty when they are disabled."""
         if self.rest is not None:
             return self.rest
         return f"{'https' if self.secure else 'http'}://{self.server}"
 
 
 class LinkListener(Listener, PollListener, Protocol):
-    """What a link tells its agent, beyond what its sessions and polls do."""
+    """Interface through which a connection notifies its agent."""
 
     def link_changed(self) -> None:
-        """Take note that the link's state is another one."""
+        """Handle a change of the connection's state."""
 
 
 class Link:
-    """Keeps one session up as long as it runs."""
+    """Maintains one session while it runs."""
 
     def __init__(
         self, settings: LinkSettings, spool: Spool, journal: Journal, listener: LinkListener
@@ -135,36 +136,36 @@ class Link:
 
     @property
     def state(self) -> LinkState:
-        """How the connection is; ``polling`` when polls get through and there is no stream."""
+        """State of the connection; ``polling`` when polls succeed and there is no stream."""
         lasting = self._state in {"connected", "replaced", "stopped"}
         return "polling" if self._polling.up and not lasting else self._state
 
     @property
     def connected(self) -> bool:
-        """Whether the plane hears the agent, whichever way."""
+        """Whether the server receives the agent's messages, by stream or by polling."""
         return self.state in {"connected", "polling"}
 
     def wake(self) -> None:
-        """There is something new in the spool."""
+        """Signal a new report in the spool."""
         self._polling.wake()
         if self._session is not None:
             self._session.wake()
 
     def progress(self, command_id: str, stage: "stream_pb.CommandProgress.Stage.ValueType") -> None:
-        """Tell a step of a command, if there is a session to tell it on."""
+        """Send a step of a command, if there is a session."""
         if self._session is not None:
             step = stream_pb.CommandProgress(command_id=command_id, stage=stage)
             self._session.progress(step)
 
     def welcomed(self) -> None:
-        """The plane has accepted the session."""
+        """Handle the server's acceptance of the session."""
         self._welcomed_at = asyncio.get_running_loop().time()
         self._keep_patience()
         self._polling.unwant()
         self._become("connected", None)
 
     def leave(self, reason: str, flush_seconds: float) -> bool:
-        """End the run for good; False when there is no way to say goodbye."""
+        """End the run for good; False when no goodbye can be sent."""
         self._stopping.set()
         if self._session is None or not self._session.welcomed:
             if self._polling.up:
@@ -174,7 +175,7 @@ class Link:
         return True
 
     async def run(self) -> None:
-        """Register, connect, and come back, until ``leave``.
+        """Register, connect and reconnect, until ``leave``.
 
         Raises:
             SessionReplaced: Another process has this instance's identity.
@@ -209,9 +210,9 @@ class Link:
             self._keep_patience()
 
     def _lose_patience_in(self, seconds: float) -> None:
-        """Speak by REST unless a stream is accepted before."""
+        """Start polling after this time unless a stream is accepted before."""
         if self._refused or not self._settings.rest_url:
-            return  # the plane's own word is the same by REST
+            return  # the server's response is the same by REST
         if self._patience is None or seconds == 0:
             self._keep_patience()
             self._patience = asyncio.get_running_loop().call_later(seconds, self._polling.want)
@@ -222,7 +223,7 @@ class Link:
             self._patience = None
 
     async def _attempt(self) -> float:
-        """Hold one session; return how long to wait before the next, in seconds."""
+        """Hold one session; return the wait before the next, in seconds."""
         self._become("connecting", self.last_error)
         session: Session | None = None
         try:
@@ -328,7 +329,7 @@ class Link:
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """Read the machine-readable reason of a status; empty when it carries none."""
+    """Return the machine-readable reason of a status; empty when it has none."""
     for key, value in error.trailing_metadata():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
             for detail in Status.FromString(value).details:

@@ -1,4 +1,4 @@
-"""What the plane wants this instance to be, and the hooks that make it so."""
+"""Desired state of the instance, and the hooks that apply it."""
 
 import asyncio
 import logging
@@ -14,10 +14,10 @@ ConfigHook = Callable[[AgentConfig], Awaitable[None]]
 
 
 class Desired:
-    """The newest desired state, and how far it has been applied.
+    """The newest desired state, and the generation that is applied.
 
-    The state counts from the moment it arrives; the hooks follow in a task of their own, one
-    change at a time, and only the newest state if several came meanwhile.
+    The state is valid as soon as it arrives; the hooks follow in their own task, one change at a
+    time, and only the newest state if several arrived meanwhile.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class Desired:
 
     @property
     def enabled(self) -> bool:
-        """Whether ordinary commands may be begun; so it is before the first state."""
+        """Whether ordinary commands may start; true before the first state."""
         return self.state.config.enabled if self.state.HasField("config") else True
 
     def take(self, state: DesiredState) -> bool:
-        """Take a state over; False when it is not newer than what is known."""
+        """Store a state; return False when it is not newer than the current one."""
         if state.generation <= self.state.generation and self.state.generation:
             return False
         self.state = state
@@ -42,7 +42,7 @@ class Desired:
         return True
 
     def observe(self, state: DesiredState) -> bool:
-        """Take over what was seen without a generation; False when nothing is new in it."""
+        """Store a state without a generation; return False when it changes nothing."""
         known = DesiredState()
         known.CopyFrom(self.state)
         known.generation = state.generation
@@ -53,7 +53,7 @@ class Desired:
         return True
 
     def forget(self) -> None:
-        """Begin anew, since another agent counts its generations from one again."""
+        """Reset, since another agent counts its generations from one again."""
         self.state = DesiredState()
         self.applied_generation = 0
 

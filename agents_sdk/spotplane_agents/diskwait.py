@@ -1,4 +1,4 @@
-"""Repeats writes to the state file until the disk takes them."""
+"""Retries writes to the state file until they succeed."""
 
 import asyncio
 import logging
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class DiskRetry:
-    """Repeats writes that a full disk or a full spool rejects; cancel the caller to give up.
+    """Retries writes that a full disk or a full spool rejects; cancel the caller to give up.
 
     Args:
         pace: Waits between attempts.
-        draw: Random numbers in [0, 1) for the jitter.
+        random: Random numbers in [0, 1) for the jitter.
     """
 
     def __init__(self, pace: Pace, draw: Callable[[], float]) -> None:

@@ -1,20 +1,20 @@
-"""What can go wrong in an agent, as its own exceptions."""
+"""Exceptions of the SDK."""
 
 
 class AgentError(Exception):
-    """Base of everything the SDK raises on purpose."""
+    """Base of all exceptions that the SDK raises deliberately."""
 
 
 class SessionReplaced(AgentError):
-    """Another process holds this instance's session, so this one must not go on."""
+    """Another process holds this instance's session, so this one must end."""
 
 
 class SpoolFull(AgentError):
-    """The spool holds as much as it may, and nothing in it may make room for this report."""
+    """The spool is full, and no report in it may be dropped for this one."""
 
 
 class StateUnavailable(AgentError):
-    """The state directory cannot be read or written; the cause says why."""
+    """The state directory cannot be read or written; the cause has the reason."""
 
 
 class StateClosed(StateUnavailable):
@@ -26,31 +26,31 @@ class StateInUse(AgentError):
 
 
 class CommandFailed(AgentError):
-    """Raised by a command handler: the command did not take effect, and the message says why."""
+    """Raised by a command handler: the command did not take effect, for the reason in the message."""
 
 
 class ProviderError(AgentError):
-    """The cloud refused or could not be reached."""
+    """The cloud rejected the request or could not be reached."""
 
 
 class MetadataUnavailable(AgentError):
-    """The instance metadata service does not answer, so this is not a cloud instance."""
+    """The instance metadata service does not respond, so this is not a cloud instance."""
 
 
 class StreamSilent(AgentError):
-    """The plane has not acknowledged a heartbeat for too long; the stream counts as broken."""
+    """The server has not acknowledged a heartbeat for too long; the stream counts as broken."""
 
 
 class AgentDeleted(AgentError):
-    """An operator deleted the agent. Registering again would bring it back, so that is not done."""
+    """An operator deleted the agent. It must not register again, which would recreate it."""
 
 
 class RestUnavailable(AgentError):
-    """A REST route gave no answer, or one that may be another later."""
+    """A REST route did not respond, or failed in a way that a retry may resolve."""
 
 
 class RestRefused(AgentError):
-    """The plane refuses a REST call for good."""
+    """The server rejects a REST call permanently."""
 
     def __init__(self, text: str, status: int, code: str) -> None:
         super().__init__(text)

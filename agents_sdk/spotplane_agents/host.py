@@ -1,4 +1,4 @@
-"""How busy this machine is, from /proc."""
+"""CPU and memory load of this machine, from /proc."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,14 @@ PROC: Final = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """CPU and memory in use, 0..100; None where the machine does not tell."""
+    """CPU and memory in use, 0..100; None where the machine does not report it."""
 
     cpu_percent: float | None = None
     memory_percent: float | None = None
 
 
 class HostLoad:
-    """Measures the load since it was last asked. The first answer has no CPU figure."""
+    """Measures the load since the last measurement. The first one has no CPU figure."""
 
     def __init__(self, proc: Path = PROC) -> None:
         self._proc = proc

@@ -1,4 +1,4 @@
-"""Who an agent is and where it runs."""
+"""Identity of an agent and its instance."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ Mode = Literal["spot", "ondemand", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The instance an agent lives on, and the name of the service it is."""
+    """The instance that an agent runs on, and the name of its service."""
 
     instance_id: str
     instance_type: str
@@ -32,7 +32,7 @@ class Identity:
         return f"{self.instance_type}.{self.az}"
 
     def register_request(self, agent_version: str) -> RegisterRequest:
-        """Announce this instance."""
+        """Return the registration request of this instance."""
         return RegisterRequest(
             logical_agent_id=self.logical_agent_id,
             instance_id=self.instance_id,
@@ -53,7 +53,7 @@ def split_pool_id(pool_id: str) -> tuple[str, str]:
     """Split ``<type>.<zone>`` into type and zone, at the last dot since types contain dots.
 
     Raises:
-        ValueError: There is no type or no zone in it.
+        ValueError: The type or the zone is missing.
     """
     instance_type, dot, az = pool_id.rpartition(".")
     if not (instance_type and dot and az):

@@ -1,4 +1,4 @@
-"""EC2's instance metadata service, version 2: who the instance is, and whether it is to go."""
+"""EC2's instance metadata service, version 2: identity and interruption notices."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ DEFAULT_ENDPOINT: Final = "http://169.254.169.254"
 TOKEN_TTL_SECONDS: Final = 21_600
 MAX_BODY_BYTES: Final = 64 << 10
 LIFE_CYCLES: Final[dict[str, Mode]] = {"spot": "spot", "on-demand": "ondemand"}
-# Set at launch by the EC2 provider; readable here when the instance shows its tags.
+# Set at launch by the EC2 provider; readable here when the instance exposes its tags.
 AGENT_TAG: Final = "spotplane:agent"
 REPLICA_TAG: Final = "spotplane:replica-id"
 
@@ -31,7 +31,7 @@ class _Answer:
 
 
 class Imds:
-    """Asks the metadata service, renewing its session token as needed."""
+    """Client of the metadata service; renews its session token as needed."""
 
     def __init__(self, endpoint: str = DEFAULT_ENDPOINT, *, timeout_seconds: float = 2.0) -> None:
         parts = urlsplit(endpoint)
@@ -43,17 +43,17 @@ class Imds:
         self._token: str | None = None
 
     async def get(self, path: str) -> str | None:
-        """Read one item; None when there is none.
+        """Read one item; None when it does not exist.
 
         Raises:
-            MetadataUnavailable: The service does not answer, or not as it should.
+            MetadataUnavailable: The service does not respond, or not as expected.
         """
         for _ in range(2):
             if self._token is None:
                 self._token = await self._new_token()
             headers = {"X-aws-ec2-metadata-token": self._token}
             answer = await self._request("GET", f"/latest/{path}", headers)
-            if answer.status == 401:  # the token has run out
+            if answer.status == 401:  # the token has expired
                 self._token = None
                 continue
             if answer.status == 404:
@@ -64,10 +64,10 @@ class Imds:
         raise MetadataUnavailable(f"{path}: the metadata service answered {answer.status}")
 
     async def identity(self, logical_agent_id: str | None = None) -> Identity:
-        """Find out who this instance is.
+        """Read the identity of this instance.
 
         Raises:
-            MetadataUnavailable: This is no EC2 instance, or its metadata are switched off.
+            MetadataUnavailable: This is no EC2 instance, or its metadata are disabled.
         """
         text = await self.get("dynamic/instance-identity/document")
         document = _json_object(text or "")
@@ -118,7 +118,7 @@ class Imds:
 
 
 class ImdsNoticeSource:
-    """Asks the metadata service every second; its answers are local and cost nothing."""
+    """Polls the metadata service every second; the calls are local and free."""
 
     def __init__(self, imds: Imds, *, period_seconds: float = 1.0) -> None:
         self._imds = imds
@@ -129,7 +129,7 @@ class ImdsNoticeSource:
         seen: set[tuple[str, object]] = set()
         while True:
             for notice in await self._look():
-                # A rebalance recommendation keeps its time; a changed deadline is a new notice.
+                # A rebalance recommendation has a fixed time; a changed deadline is a new notice.
                 key = (notice.kind, notice.deadline)
                 if key not in seen:
                     seen.add(key)
@@ -174,7 +174,7 @@ def _request_bytes(method: str, path: str, headers: dict[str, str]) -> bytes:
 
 
 async def _answer(reader: asyncio.StreamReader) -> _Answer:
-    """Read one answer with a length, or up to the end of the connection."""
+    """Read one response by its length, or up to the end of the connection."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     status_line, *lines = head.rstrip().split("\r\n")
     status = int(status_line.split(" ", 2)[1])

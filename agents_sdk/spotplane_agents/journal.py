@@ -1,4 +1,4 @@
-"""The commands an agent was given, so that each takes effect once, across restarts too."""
+"""Journal of received commands, so that each takes effect once, even across restarts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ MARK_DONE: Final = """
 """
 MARK_RESENT: Final = "UPDATE command SET report_id = ? WHERE command_id = ?"
 REPORT_WAITS: Final = "SELECT 1 FROM report WHERE id = ?"
-# What is done but not acknowledged yet is not reported either.
+# A command that is done but not acknowledged has not been reported either.
 LIST_OPEN: Final = """
     SELECT command_id FROM command
      WHERE state IN ('received', 'started')
@@ -44,29 +44,29 @@ FORGET_EXPIRED: Final = """
        AND state IN ('received', 'done', 'cancelled')
        AND (report_id IS NULL OR report_id NOT IN (SELECT id FROM report))
 """
-# The plane's record of a delivery may outlive the expiry a little; so does ours.
+# The server's record of a delivery may outlive the expiry a little; so does ours.
 KEPT_AFTER_EXPIRY_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """A command that an earlier process left behind."""
+    """A command that an earlier process left unfinished."""
 
     delivery: CommandDelivery
     started: bool
 
 
 class Journal:
-    """Which commands were received, started and done, in the same file as the spool."""
+    """Commands that were received, started and done, in the same file as the spool."""
 
     def __init__(self, state: State, spool: Spool) -> None:
         self._state = state
         self._spool = spool
 
     def receive(self, delivery: CommandDelivery) -> CommandState:
-        """Write a command down; return the state it was in before.
+        """Store a command; return its previous state.
 
-        A command that is done has its stored result spooled again, unless that still waits there.
+        The stored result of a command that is done is spooled again, unless it still waits there.
         """
         key, body = delivery.command_id, delivery.SerializeToString()
         with self._state.transaction() as conn:
@@ -82,17 +82,17 @@ class Journal:
         return known
 
     def start(self, command_id: str) -> bool:
-        """Note that the handler is about to run; False when it was cancelled or begun before."""
+        """Mark a command as started; False when it was cancelled or started before."""
         with self._state.transaction() as conn:
             return conn.execute(MARK_STARTED, (command_id,)).rowcount == 1
 
     def cancel(self, command_id: str) -> bool:
-        """Note that a command must not be begun; False when it was begun or is not known."""
+        """Mark a command as cancelled; False when it was started or is unknown."""
         with self._state.transaction() as conn:
             return conn.execute(MARK_CANCELLED, (command_id,)).rowcount == 1
 
     def finish(self, result: CommandResult) -> bool:
-        """Store the result and spool its report in one commit; False when there was one before."""
+        """Store the result and spool its report in one commit; False when it had one before."""
         with self._state.transaction() as conn:
             body, key = result.SerializeToString(), result.command_id
             if conn.execute(MARK_DONE, (body, key)).rowcount == 0:
@@ -102,15 +102,16 @@ class Journal:
         return True
 
     def open_ids(self) -> list[str]:
-        """Commands received or started whose result the plane does not have, for `Hello`."""
+        """Return the unfinished and unacknowledged commands, for `Hello`."""
         with self._state.transaction() as conn:
             return [str(row[0]) for row in conn.execute(LIST_OPEN)]
 
     def recover(self, is_idempotent: Callable[[str], bool], now: datetime) -> list[Undone]:
-        """List what an earlier process left, oldest delivery first, to be carried out now.
+        """List the commands of an earlier process, oldest delivery first.
 
-        Whether a command that was started took effect is unknown. It is run again only when its
-        handler is idempotent; otherwise it is reported failed, "interrupted by a restart".
+        It is unknown whether a started command took effect. It is run again only when its handler
+        is
+        idempotent; otherwise it is reported failed, "interrupted by a restart".
         """
         with self._state.transaction() as conn:
             rows = conn.execute(LIST_UNDONE).fetchall()
@@ -133,7 +134,7 @@ class Journal:
         return sorted(again, key=lambda u: u.delivery.created_at.ToNanoseconds())
 
     def forget_expired(self, now: datetime) -> int:
-        """Delete commands an hour past their expiry that owe the plane nothing; return how many."""
+        """Delete acknowledged commands an hour past their expiry; return their number."""
         with self._state.transaction() as conn:
             limit = now.astimezone(UTC).timestamp() - KEPT_AFTER_EXPIRY_SECONDS
             return conn.execute(FORGET_EXPIRED, (limit,)).rowcount

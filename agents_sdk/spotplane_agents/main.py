@@ -1,4 +1,4 @@
-"""What ``spotplane agent`` runs: an agent put together from options."""
+"""Implementation of ``spotplane agent``: builds and runs an agent from options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ DEFAULT_SERVER: Final = "127.0.0.1:50051"
 
 @dataclass(frozen=True)
 class AgentOptions:
-    """Everything ``spotplane agent`` can be told."""
+    """Options of ``spotplane agent``."""
 
     api_key: str = field(repr=False)
     server: str = DEFAULT_SERVER
@@ -59,7 +59,7 @@ def api_key_from(environment: Mapping[str, str]) -> str:
 
 
 async def run_agent(options: AgentOptions) -> None:
-    """Run an agent until SIGTERM, or until it cannot go on.
+    """Run an agent until SIGTERM or a permanent error.
 
     Raises:
         MetadataUnavailable: The provider is ``ec2`` and this is no EC2 instance.
@@ -96,7 +96,7 @@ def _ec2(options: AgentOptions, identity: Identity) -> Provider:
 
 
 async def _run_simulated(options: AgentOptions) -> None:
-    """Run one simulated instance; what it launches runs in this process too."""
+    """Run one simulated instance; instances that it launches run in this process too."""
     from spotplane_agents.providers.simulated import Service, SimulatedCloud  # noqa: PLC0415
 
     name = options.logical_agent_id or f"simulated-{uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""What the cloud says about an instance's end, whoever asks it."""
+"""Notices of the cloud about an instance's interruption, and their sources."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ NoticeKind = Literal["rebalance", "termination"]
 
 @dataclass(frozen=True, slots=True)
 class CloudNotice:
-    """The cloud wants the instance back: perhaps (``rebalance``), or at ``deadline``."""
+    """An interruption by the cloud: possible (``rebalance``), or certain at ``deadline``."""
 
     kind: NoticeKind
     detected_at: datetime
     deadline: datetime | None = None
 
     def message(self, instance_id: str) -> pb.Notice:
-        """Word it for the plane."""
+        """Return the notice as a message for the server."""
         kinds = {
             "rebalance": pb.Notice.KIND_REBALANCE,
             "termination": pb.Notice.KIND_TERMINATION,
@@ -34,14 +34,14 @@ class CloudNotice:
 
 
 class NoticeSource(Protocol):
-    """Watches the cloud for notices about the instance it runs on."""
+    """Watches the cloud for notices about its own instance."""
 
     def notices(self) -> AsyncIterator[CloudNotice]:
-        """Yield each notice once, as soon as it is seen, until closed."""
+        """Yield each notice once, as soon as it appears, until closed."""
 
 
 def stamp(at: datetime) -> Timestamp:
-    """Word an aware instant for the plane."""
+    """Convert an aware instant into a protobuf timestamp."""
     message = Timestamp()
     message.FromDatetime(at)
     return message

@@ -1,7 +1,7 @@
-"""The way to the plane when no stream can be had: its REST routes, by turns.
+"""Polling of the REST routes while no stream is possible.
 
-What is said and done is the same as on the stream, from the same spool and journal, so that
-neither the agent nor its commands notice which way their words travel.
+Polling exchanges the same messages as the stream, from the same spool and journal, so the transport
+makes no difference to the agent and its commands.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from spotplane_agents.spool import Spool, Spooled
 logger: Final = logging.getLogger(__name__)
 
 PAGE: Final = 64
-# What each task sends: a notice waits for nothing, and a result not for an hour of usage.
+# Reports by task: a notice waits for nothing, and a result not for an hour of usage.
 NOTICES: Final = frozenset({"notice"})
 RESULTS: Final = frozenset({"command_result", "replica", "termination"})
 BULK: Final = frozenset({"prices", "usage"})
 LANE_OF: Final = {NOTICES: 0, RESULTS: 0, BULK: 1}
-# Between two looks into the spool that nobody asked for.
+# Time between checks of the spool without a signal.
 IDLE_SECONDS: Final = 30.0
 FAREWELL_SECONDS: Final = 2.0
-# What asks about the agent itself is answered so when there is none; an unknown route is not.
+# Codes of routes about the agent itself when it does not exist; an unknown route has another.
 GONE: Final = frozenset({"AGENT_NOT_FOUND", "NOT_FOUND"})
 RETRY: Final = Pace(1.0, 30.0)
 REFUSED_RETRY: Final = Pace(5.0, 60.0)
@@ -43,10 +43,10 @@ REFUSED_RETRY: Final = Pace(5.0, 60.0)
 
 @dataclass(frozen=True, slots=True)
 class PollPace:
-    """How often an agent asks for what a stream would bring by itself, in seconds.
+    """Intervals of polling, in seconds.
 
-    Each wait is spread by a quarter to both sides, so that the agents of a fleet do not come
-    together. Together with heartbeats this is one call in four seconds.
+    Each wait is spread by a quarter to both sides, so that agents do not poll at the same time.
+    Together with heartbeats this is one call in four seconds.
     """
 
     commands: float = 15.0
@@ -56,12 +56,12 @@ class PollPace:
     draw: Callable[[], float] = random.random
 
     def spread(self, seconds: float) -> float:
-        """A wait of about so long."""
+        """Return a wait around this value."""
         return seconds * (0.75 + 0.5 * self.draw())
 
 
 class PollListener(Protocol):
-    """What polls tell their agent, and ask it."""
+    """Interface between polling and its agent."""
 
     @property
     def agent_id(self) -> str | None:
@@ -73,39 +73,39 @@ class PollListener(Protocol):
 
     @property
     def role(self) -> str:
-        """What it is at present."""
+        """The current role."""
 
     def register_request(self) -> RegisterRequest:
-        """Announce the instance."""
+        """Return the registration request."""
 
     async def registered(self, response: RegisterResponse) -> None:
-        """Take note of what the plane knows of the instance."""
+        """Store the server's registration response."""
 
     def load(self) -> Load:
-        """Measure for a heartbeat."""
+        """Measure the load for a heartbeat."""
 
     async def synchronize(self, server_time: datetime) -> None:
-        """Take note of the server's time."""
+        """Store the server's time."""
 
     def observed(self, state: pb.DesiredState) -> None:
-        """Take note of what the instance is to be, as far as a poll tells."""
+        """Store the desired state, as far as a poll reports it."""
 
     async def deliver(self, delivery: pb.CommandDelivery) -> None:
-        """Take a command; it is on disk when this returns."""
+        """Receive a command; it is on disk when this returns."""
 
 
 class Polling:
-    """Speaks for an agent by REST while it is wanted.
+    """Polls for an agent by REST while enabled.
 
     Heartbeats, commands, the desired state and three kinds of reports have a task each, so that
-    none waits for another's answer.
+    none waits for the response of another.
 
     Args:
         rest: The routes.
-        spool: What waits to be said.
+        spool: Reports to send.
         listener: The agent.
-        pace: How often to ask.
-        changed: Called when polls begin to get through, or do not any more.
+        pace: Intervals between polls.
+        changed: Called when polls begin or cease to succeed.
     """
 
     def __init__(
@@ -135,35 +135,35 @@ class Polling:
 
     @property
     def leaving(self) -> bool:
-        """Whether a goodbye is to be said."""
+        """Whether a goodbye is to be sent."""
         return self._goodbye is not None
 
     def want(self) -> None:
-        """Begin, unless begun: there is no stream."""
+        """Start polling, unless started: there is no stream."""
         if not self._wanted.is_set():
             logger.warning("no stream can be had; the REST routes are tried meanwhile")
             self._over.clear()
             self._wanted.set()
 
     def unwant(self) -> None:
-        """End: a stream speaks again."""
+        """Stop polling: a stream is accepted."""
         if self._wanted.is_set() and not self.leaving:
             self._wanted.clear()
             self._over.set()
 
     def wake(self) -> None:
-        """There is something new in the spool."""
+        """Signal a new report in the spool."""
         for news in self._news.values():
             news.set()
 
     def leave(self, reason: str, flush_seconds: float) -> None:
-        """Say goodbye once the spool is empty, at the latest after ``flush_seconds``."""
+        """Send a goodbye once the spool is empty, at the latest after ``flush_seconds``."""
         self._goodbye = reason, flush_seconds
         self._over.set()
         self.wake()
 
     async def run(self) -> None:
-        """Poll whenever that is wanted, until a goodbye is said.
+        """Poll while enabled, until a goodbye is sent.
 
         Raises:
             AgentDeleted: An operator deleted the agent.
@@ -176,7 +176,7 @@ class Polling:
             self._rest.close()
 
     async def _poll(self) -> None:
-        """Poll until a stream speaks, or the agent leaves."""
+        """Poll until a stream is accepted, or the agent leaves."""
         speaking = asyncio.create_task(self._speak(), name="spotplane-polling")
         over = asyncio.create_task(self._over.wait())
         try:
@@ -190,7 +190,7 @@ class Polling:
             speaking.result()
 
     async def _speak(self) -> None:
-        """Register if that has not been done, then everything at its own pace; never returns."""
+        """Register if necessary, then run all tasks at their own intervals; never returns."""
         while self._listener.agent_id is None:
             await self._keep(self._register, asyncio.Event(), once=True)
         await _together(
@@ -203,11 +203,11 @@ class Polling:
     async def _keep(
         self, work: Callable[[], Awaitable[float]], news: asyncio.Event, *, once: bool = False
     ) -> None:
-        """Do something again and again, with back-off while it fails.
+        """Repeat an action, with backoff while it fails.
 
         Args:
-            work: Returns how long to wait for ``news`` until the next time, in seconds.
-            news: Set when there is something new to do.
+            work: Returns the longest wait for ``news`` until the next time, in seconds.
+            news: Set when there is new work.
             once: Only until it succeeds.
         """
         failures = 0
@@ -262,7 +262,7 @@ class Polling:
         return float(answer.get("next_heartbeat_seconds") or 30)
 
     async def _fetch(self) -> float:
-        """Take every command that waits, one by one as the plane hands them out."""
+        """Receive every waiting command, one by one as the server leases them."""
         path = f"/api/agents/{self._agent_id}/pending-commands"
         while items := await self._rest.call("GET", path):
             for item in items:
@@ -270,12 +270,12 @@ class Polling:
         return self._pace.commands
 
     async def _look(self) -> float:
-        """See what the instance is to be."""
+        """Poll the desired state."""
         replicas = await self._rest.call("GET", f"/api/agents/{self._agent_id}/replicas")
         agent = await self._rest.call("GET", routes.agent_path(self._agent_id))
         here = self._listener.identity.instance_id
         state = routes.state(agent, replicas, here, self._listener.role)
-        if self._wanted.is_set():  # else a stream knows better by now
+        if self._wanted.is_set():  # otherwise a stream has newer state by now
             self._listener.observed(state)
         return self._pace.state
 
@@ -302,7 +302,7 @@ class Polling:
         try:
             await self._rest.call(*routes.report(self._agent_id, here, spooled.report))
         except RestRefused as error:
-            if error.status in {401, 403}:  # the key is refused, not the report
+            if error.status in {401, 403}:  # the key is rejected, not the report
                 raise
             logger.warning("report %d was refused for good: %s", spooled.id, error)
         await asyncio.to_thread(self._spool.acknowledge, [spooled.id])
@@ -337,7 +337,7 @@ class Polling:
 
 
 async def _together(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all of it until one fails; then none is left."""
+    """Run all tasks until one fails; then cancel the others."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""What an agent tells the plane."""
+"""Reports of an agent: usage, prices, notices, replica states and terminations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -30,9 +30,9 @@ class Reporter(ABC):
 
     @abstractmethod
     async def append(self, report: pb.Report) -> None:
-        """Keep a report on disk and send it as soon as there is a session.
+        """Store a report on disk and send it as soon as there is a session.
 
-        Reports about commands and instances wait until a full disk takes them.
+        Reports about commands and instances wait until a full disk accepts them.
 
         Raises:
             SpoolFull: There is no room for usage or prices.
@@ -56,13 +56,13 @@ class Reporter(ABC):
             request_id: Unique within the tenant; repeating it has no effect.
             prompt_tokens: Tokens of the prompt.
             completion_tokens: Tokens of the completion.
-            timestamp: When it was served, by this machine's clock; default now. It is sent as
-                the server's time, which differs when this clock is wrong by 2 s or more.
+            timestamp: Time of the request, by this machine's clock; default now. It is sent as the
+                server's time, which differs when this clock is wrong by 2 s or more.
             record_metadata: Free members, at most 16 KiB as JSON.
             fields: Further fields of ``UsageRecord``, e.g. ``model``, ``latency_ms``.
 
         Raises:
-            SpoolFull: Usage cannot be kept at present.
+            SpoolFull: Usage cannot be stored at present.
             ValueError: There is no such field, or a value does not fit it.
         """
         at = timestamp or datetime.now(UTC)
@@ -97,7 +97,7 @@ class Reporter(ABC):
         ``observed_at`` is by this machine's clock, like the timestamps of usage; default now.
 
         Raises:
-            SpoolFull: Prices cannot be kept at present.
+            SpoolFull: Prices cannot be stored at present.
             ValueError: A pool id is not ``<type>.<zone>``.
         """
         spots = [_spot_price(pool_id, price) for pool_id, price in (spot or {}).items()]
@@ -119,7 +119,7 @@ class Reporter(ABC):
     async def notice(
         self, kind: NoticeKind, *, deadline: datetime | None = None, instance_id: str | None = None
     ) -> None:
-        """Report that the cloud wants an instance back; default this one."""
+        """Report a cloud's notice for an instance; default this one."""
         seen = CloudNotice(kind, datetime.now(UTC), deadline)
         message = seen.message(instance_id or self.identity.instance_id)
         await self.append(pb.Report(notice=message))
@@ -133,7 +133,7 @@ class Reporter(ABC):
         sync_progress: float | None = None,
         message: str = "",
     ) -> None:
-        """Report a replica's state; default the one that this instance is.
+        """Report a replica's state; default the replica of this instance.
 
         Raises:
             ValueError: This instance is no replica, and none is named.
@@ -152,7 +152,7 @@ class Reporter(ABC):
         await self.append(pb.Report(replica=report))
 
     async def terminated(self, instance_id: str, reason: str = "") -> None:
-        """Report that an instance is gone."""
+        """Report that an instance is terminated."""
         report = pb.TerminationReport(
             instance_id=instance_id, terminated_at=stamp(datetime.now(UTC)), reason=reason[:500]
         )

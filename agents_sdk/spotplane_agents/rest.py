@@ -1,4 +1,4 @@
-"""Calls of the plane's REST routes, with nothing but the standard library."""
+"""Client of the server's REST routes, with the standard library only."""
 
 import asyncio
 import json
@@ -17,30 +17,29 @@ from spotplane_agents.errors import RestRefused, RestUnavailable
 
 TIMEOUT_SECONDS: Final = 10.0
 MAX_ANSWER_BYTES: Final = 4 << 20
-# One for each of the tasks that call, so that none waits for another's answer.
+# One for each of the tasks that call, so that none waits for the response of another.
 THREADS: Final = 8
-# Whoever answers so may answer otherwise later.
+# Statuses that may differ at the next attempt.
 PASSING: Final = frozenset({408, 425, 429})
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Follows nothing: the key would travel to whatever host a redirect names."""
+    """Follows no redirect: the key would be sent to the host that it names."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
 class Rest:
-    """The plane's REST routes, as one instance calls them.
+    """Client of the server's REST routes for one instance.
 
-    Each call has a connection of its own, through the proxy that the environment names, if any
-    (``HTTPS_PROXY``, ``NO_PROXY``): what has to work where streams do not must not depend on a
-    connection that stays open.
+    Each call has its own connection, through the proxy of the environment, if any (``HTTPS_PROXY``,
+    ``NO_PROXY``): REST has to work where long-lived connections do not.
 
     Args:
         base_url: For example ``https://plane.example.com``.
         api_key: As for the stream.
-        instance_id: Named on every call.
+        instance_id: Sent with every call.
         root_certificates: PEM; default the system's.
     """
 
@@ -61,22 +60,22 @@ class Rest:
 
     @cached_property
     def _opener(self) -> OpenerDirector:
-        # Not before it is needed: most agents never are without a stream, and the system's roots
-        # take a while to read.
+        # Created on first use: most agents always have a stream, and loading the system's roots is
+        # slow.
         roots = None if self._roots is None else self._roots.decode("ascii")
         context = ssl.create_default_context(cadata=roots)
         return build_opener(HTTPSHandler(context=context), _NoRedirects())
 
     def close(self) -> None:
-        """Begin no call any more."""
+        """Reject further calls."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Call a route and give its JSON.
+        """Call a route and return its JSON.
 
         Raises:
-            RestUnavailable: There was no answer, or one that may be another later.
-            RestRefused: The plane does not want this call, however often it is made.
+            RestUnavailable: There was no response, or one that may differ at the next attempt.
+            RestRefused: The server rejects this call permanently.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._call, method, path, body)
@@ -96,7 +95,7 @@ class Rest:
         except OSError as error:
             raise RestUnavailable(f"{method} {path}: {error}") from error
         except ValueError:
-            # Of a header that cannot be sent; its text would show the key.
+            # A header that cannot be sent; the error's text would contain the key.
             raise RestUnavailable(f"{method} {path}: the address or the key is malformed") from None
         try:
             return json.loads(answer)
@@ -106,15 +105,15 @@ class Rest:
 
 def _failure(method: str, path: str, status: int, code: str) -> RestUnavailable | RestRefused:
     text = f"{method} {path}: {status} {code}".rstrip()
-    # Without a code it is not the plane that answers, but something on the way. A defect of the
-    # plane's would come back for ever; the stream gives a report up then as well.
+    # A response without a code is not the server's but that of a proxy. An internal error of the
+    # server would repeat for ever; on the stream, the report is dropped then as well.
     if status in PASSING or status > 500 or code in {"", "CONFLICT"}:
         return RestUnavailable(text)
     return RestRefused(text, status, code)
 
 
 def _code(error: HTTPError) -> str:
-    """Read the plane's word for what is wrong; empty when it is not the plane's answer."""
+    """Return the server's error code; empty when the response is not the server's."""
     try:
         said = json.loads(error.read(MAX_ANSWER_BYTES))
     except (OSError, HTTPException, ValueError):

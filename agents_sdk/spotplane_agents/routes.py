@@ -1,4 +1,4 @@
-"""What travels by stream, in the words of the REST routes."""
+"""Conversion between stream messages and the REST routes' JSON."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -16,14 +16,15 @@ from spotplane_agents.providers.market import NANOUSD
 
 Json: TypeAlias = Mapping[str, Any]
 
-# Of a leased command, what its handler finds among the parameters; the rest is in `metadata`.
+# Members of a leased command that its handler finds among the parameters; the rest is in
+# `metadata`.
 _PARAMETERS: Final = ("target_mode", "target_pool_id", "replica_id", "terminate_wait_seconds")
-# JSON has no 64-bit integers, so ProtoJSON writes texts; the plane takes numbers everywhere.
+# JSON has no 64-bit integers, so ProtoJSON writes texts; the server accepts numbers everywhere.
 _COUNTS: Final = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 
 class Post(NamedTuple):
-    """One call that says something to the plane."""
+    """One REST call that sends data to the server."""
 
     method: str
     path: str
@@ -31,15 +32,15 @@ class Post(NamedTuple):
 
 
 def register(request: RegisterRequest) -> Post:
-    """Announce an instance."""
+    """Return the call that registers an instance."""
     return Post("POST", "/v1/agents/register", _plain(request))
 
 
 def registered(answer: Any) -> RegisterResponse:
-    """Read what a registration is answered with.
+    """Parse the response to a registration.
 
     Raises:
-        RestUnavailable: It is not what the plane answers.
+        RestUnavailable: It is not a response of the server.
     """
     response = RegisterResponse()
     _parse(answer, response)
@@ -47,12 +48,12 @@ def registered(answer: Any) -> RegisterResponse:
 
 
 def agent_path(agent_id: str) -> str:
-    """Where an agent and its configuration are read."""
+    """Return the path of an agent and its configuration."""
     return f"/v1/agents/{agent_id}"
 
 
 def heartbeat(agent_id: str, here: Identity, load: Load) -> Post:
-    """Say that an instance lives."""
+    """Return a heartbeat of an instance."""
     metrics = {"cpu_percent": load.cpu_percent, "memory_percent": load.memory_percent}
     body = {
         "status": "online",
@@ -67,25 +68,26 @@ def heartbeat(agent_id: str, here: Identity, load: Load) -> Post:
 
 
 def goodbye(agent_id: str, instance_id: str, reason: str) -> Post:
-    """Leave on purpose."""
+    """Return the call that ends a session on purpose."""
     body = {"cloud_instance_id": instance_id, "metadata": {"reason": reason}}
     return Post("POST", f"/api/agents/{agent_id}/shutdown", body)
 
 
 def state(agent: Any, replicas: Any, instance_id: str, last_role: str) -> pb.DesiredState:
-    """What an instance is to be, by what the plane shows of its agent.
+    """Return the desired state of an instance, from the server's view of its agent.
 
-    A poll tells who serves and who stands by, but no generation: that is 0, so that whatever a
-    stream says next is taken.
+    A poll reports the primary and the replicas, but no generation: that is 0, so that the next
+    state
+    of a stream replaces it.
 
     Args:
-        agent: The agent, read after ``replicas``: who was promoted in between is primary then.
+        agent: The agent, read after ``replicas``: a replica promoted in between is primary then.
         replicas: The live replicas.
         instance_id: The instance in question.
-        last_role: What it was until now.
+        last_role: Its role until now.
 
     Raises:
-        RestUnavailable: It is not what the plane answers.
+        RestUnavailable: It is not a response of the server.
     """
     known = Agent()
     _parse(agent, known)
@@ -101,10 +103,10 @@ def state(agent: Any, replicas: Any, instance_id: str, last_role: str) -> pb.Des
 
 
 def delivery(item: Any) -> pb.CommandDelivery:
-    """Read a leased command.
+    """Parse a leased command.
 
     Raises:
-        RestUnavailable: It is not what the plane answers.
+        RestUnavailable: It is not a response of the server.
     """
     try:
         given = {name: item[name] for name in _PARAMETERS if item.get(name) is not None}
@@ -124,9 +126,9 @@ def delivery(item: Any) -> pb.CommandDelivery:
 
 
 def report(agent_id: str, instance_id: str, said: pb.Report) -> Post:
-    """Say a report in the words of its route."""
+    """Convert a report into the call of its route."""
     kind = said.WhichOneof("kind")
-    assert kind is not None  # the spool takes none without
+    assert kind is not None  # the spool stores no report without a kind
     post = _REPORTS[kind](f"/api/agents/{agent_id}", getattr(said, kind))
     return post._replace(body={"instance_id": instance_id, **post.body})
 
@@ -241,5 +243,5 @@ def _time(at: Timestamp) -> str:
 
 
 def _dollars(nanousd: int) -> str:
-    """Nano-USD as dollars, exactly."""
+    """Return nano-USD as dollars, exactly."""
     return f"{nanousd // NANOUSD}.{nanousd % NANOUSD:09d}"

@@ -1,4 +1,4 @@
-"""Everything of an agent that exists only while it runs."""
+"""One run of an agent: state files, connection and tasks."""
 
 import asyncio
 import logging
@@ -26,12 +26,12 @@ logger: Final = logging.getLogger(__name__)
 
 COMMAND_GRACE_SECONDS: Final = 5.0
 FLUSH_SECONDS: Final = 5.0
-# Beyond the flush: the goodbye on its way, and the plane's answer to it.
+# Beyond the flush: the goodbye on its way, and the server's response to it.
 FAREWELL_SECONDS: Final = 3.0
 
 
 def agent_version() -> str:
-    """Tell the version of this program, at most 32 characters."""
+    """Return the version of this program, at most 32 characters."""
     try:
         return metadata.version("spotplane")[:32]
     except metadata.PackageNotFoundError:
@@ -39,7 +39,7 @@ def agent_version() -> str:
 
 
 class Runtime:
-    """One run of an agent: its files, its link and its tasks. Listens to the link."""
+    """One run of an agent: files, connection and tasks; handles the connection's events."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class Runtime:
         self._ended = False
 
     def now(self) -> datetime:
-        """Tell the plane's time."""
+        """Return the server's time."""
         return self.clock.now()
 
     async def start(self) -> None:
-        """Take up what an earlier process left, then connect."""
+        """Recover the state of an earlier process, then connect."""
         if await asyncio.to_thread(self.state.adopt, self._identity.instance_id):
             logger.warning("the state directory was another instance's; its commands are forgotten")
         await self._dispatcher.recover()
@@ -88,14 +88,14 @@ class Runtime:
         self._link_task = self.spawn(self.link.run(), "spotplane-link")
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run something for as long as the agent runs; if it fails, the agent has failed."""
+        """Run a coroutine as long as the agent runs; if it fails, the agent has failed."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
         return task
 
     async def complete(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something short that a close waits for instead of cutting it off."""
+        """Run a short coroutine that ``close`` awaits instead of cancelling."""
         task = asyncio.create_task(work)
         self._owed.add(task)
         task.add_done_callback(self._owed.discard)
@@ -111,11 +111,11 @@ class Runtime:
 
     @property
     def link_ended(self) -> bool:
-        """Whether there will be no session any more."""
+        """Return whether there will be no further session."""
         return self._link_task is not None and self._link_task.done()
 
     async def close(self, reason: str, last_words: Coroutine[Any, Any, None]) -> None:
-        """Let commands and reports finish for a bounded time, say goodbye, release the files."""
+        """Let commands and reports finish for a bounded time, send a goodbye, release the files."""
         try:
             await self._end_tasks(keep=self._link_task)
             await self._dispatcher.finish(COMMAND_GRACE_SECONDS)
@@ -129,7 +129,7 @@ class Runtime:
             await self.abandon()
 
     async def abandon(self) -> None:
-        """End everything at once, as a crash would: no goodbye, and commands stay begun."""
+        """End everything at once, as a crash would: no goodbye, and commands stay started."""
         if self._ended:
             return
         self._ended = True
@@ -146,7 +146,7 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
 
-    # What the link tells and asks.
+    # Events of the connection.
 
     def register_request(self) -> RegisterRequest:
         """See ``LinkListener``."""
@@ -197,7 +197,7 @@ class Runtime:
             logger.error("reports without the server's time stay so on disk: %s", error)
 
     def append(self, report: pb.Report) -> int:
-        """Store a report whose instants are those of this machine's clock. Blocks for a write."""
+        """Store a report with instants of this machine's clock. Blocks for a write."""
         return self.spool.append(report, self.clock.offset() if self.clock.synchronized else None)
 
     async def desired(self, state: pb.DesiredState) -> None:

@@ -1,4 +1,4 @@
-"""One stream to the plane, from hello to its end."""
+"""One stream to the server, from hello to its end."""
 
 import asyncio
 import logging
@@ -19,11 +19,11 @@ from spotplane_agents.spool import Spool
 
 logger: Final = logging.getLogger(__name__)
 
-# Reports on their way at a time. Usage and prices may take three quarters of it, so that there is
-# always room for a notice.
+# Unacknowledged reports at a time. Usage and prices may take three quarters of it, so that there
+# is always room for a notice.
 WINDOW: Final = 64
 SHARES: Final = ((0, WINDOW), (1, WINDOW * 3 // 4))
-# Few at a time, so that a heartbeat that falls due need not wait for a whole backlog.
+# Few at a time, so that a due heartbeat need not wait for a whole backlog.
 BURST: Final = 16
 PROGRESS_KEPT: Final = 256
 FAREWELL_SECONDS: Final = 2.0
@@ -32,28 +32,28 @@ Call = grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
 
 
 class Listener(Protocol):
-    """What a session tells its agent, and asks it."""
+    """Interface between a session and its agent."""
 
     def hello(self, open_command_ids: list[str]) -> pb.Hello:
-        """Say who speaks."""
+        """Return the first message of the stream."""
 
     def load(self) -> Load:
-        """Measure for a heartbeat."""
+        """Measure the load for a heartbeat."""
 
     def applied_generation(self) -> int:
-        """Tell the last desired-state generation that was applied."""
+        """Return the last desired-state generation that was applied."""
 
     async def welcomed(self, welcome: pb.Welcome) -> None:
-        """Take note that the plane has accepted the stream."""
+        """Handle the server's acceptance of the stream."""
 
     async def desired(self, state: pb.DesiredState) -> None:
-        """Take note of what the instance is to be."""
+        """Store the desired state."""
 
     async def deliver(self, delivery: pb.CommandDelivery) -> None:
-        """Take a command; it is on disk when this returns."""
+        """Receive a command; it is on disk when this returns."""
 
     async def cancel(self, command_id: str) -> None:
-        """Do not begin a command any more."""
+        """Cancel a command that has not started."""
 
 
 class Session:
@@ -82,7 +82,7 @@ class Session:
         self._goodbye: tuple[str, float] | None = None
 
     def wake(self) -> None:
-        """There is something new in the spool."""
+        """Signal a new report in the spool."""
         self._look = True
         self._wake.set()
 
@@ -92,16 +92,16 @@ class Session:
         self._wake.set()
 
     def leave(self, reason: str, flush_seconds: float) -> None:
-        """Say goodbye once every report is acknowledged, at the latest after ``flush_seconds``."""
+        """Send a goodbye once every report is acknowledged, at the latest after ``flush_seconds``."""
         self._goodbye = (reason, self._loop.time() + flush_seconds)
         self.wake()
 
     async def run(self, hello: pb.Hello) -> None:
-        """Hold the conversation until it ends.
+        """Read and write the stream until it ends.
 
         Raises:
             grpc.aio.AioRpcError: It ended with a status other than OK.
-            StreamSilent: The plane does not answer.
+            StreamSilent: The server does not respond.
             StateUnavailable: The journal or the spool cannot be used.
         """
         await self._write(pb.ConnectRequest(hello=hello))
@@ -110,8 +110,8 @@ class Session:
         watch = asyncio.create_task(self._watch(), name="spotplane-watch")
         try:
             await asyncio.wait({reader, writer, watch}, return_when=asyncio.FIRST_COMPLETED)
-            # A writer that has ended has said goodbye or met the end of the stream. Either way
-            # the reader is about to learn the status.
+            # A writer that has ended has sent the goodbye or met the end of the stream. In both
+            # cases the reader is about to receive the status.
             if writer.done() and not reader.done() and writer.exception() is None:
                 await asyncio.wait({reader}, timeout=FAREWELL_SECONDS)
         finally:
@@ -125,7 +125,7 @@ class Session:
                 raise end
 
     async def _write(self, request: pb.ConnectRequest) -> None:
-        with suppress(asyncio.InvalidStateError):  # the stream is over; the reader says why
+        with suppress(asyncio.InvalidStateError):  # the stream is over; the reader has the reason
             await self._call.write(request)
 
     async def _read(self) -> None:
@@ -134,7 +134,7 @@ class Session:
             if not isinstance(response, pb.ConnectResponse):
                 return
             kind = response.WhichOneof("kind")
-            if kind is not None:  # else a kind that only a newer plane knows
+            if kind is not None:  # otherwise a kind of a newer server
                 await self._receive(kind, response)
 
     async def _receive(self, kind: str, response: pb.ConnectResponse) -> None:
@@ -195,9 +195,9 @@ class Session:
                 await self._sleep()
 
     async def _watch(self) -> None:
-        """Give the stream up when heartbeats are not answered, or cannot even be written.
+        """End the stream when heartbeats are not acknowledged, or cannot even be written.
 
-        A stream may look alive long after the plane behind it is gone or stuck.
+        A stream may look alive long after the server behind it is gone or blocked.
         """
         while True:
             since = self._beat_at if self._waiting_since is None else self._waiting_since
@@ -232,14 +232,14 @@ class Session:
         await self._write(pb.ConnectRequest(heartbeat=beat))
 
     async def _write_reports(self) -> bool:
-        """Send a burst of what waits; return whether there may be more to send now."""
+        """Send a burst of reports; return whether there may be more to send now."""
         if not self.welcomed or not self._look:
             return False
         self._look = False
         for lane, share in SHARES:
             room = min(BURST, share - len(self._sent))
             if room <= 0:
-                continue  # an acknowledgement looks again
+                continue  # the next acknowledgement checks again
             after = self._cursor[lane]
             waiting = await asyncio.to_thread(self._spool.next, lane, after_id=after, limit=room)
             for spooled in waiting:

@@ -1,4 +1,4 @@
-"""Reports that wait for the plane's acknowledgement: a bounded queue on disk."""
+"""Spool: bounded queue on disk of reports that the server has not acknowledged."""
 
 import sqlite3
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from spotplane_agents.errors import SpoolFull
 from spotplane_agents.state import State
 
 # Lane 0 is about commands and instances: never dropped, and sent before lane 1, so that a notice
-# does not wait behind an hour of usage. Lane 1 may be lost when there is no room.
+# does not wait behind an hour of usage. Lane 1 may be dropped when there is no room.
 LANES: Final = {
     "command_result": 0,
     "notice": 0,
@@ -54,17 +54,17 @@ class Spooled:
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
-    """How much may wait. Lane 0 may fill it twice over, since what it holds cannot be dropped."""
+    """Size limits. Lane 0 may use twice these, since its reports cannot be dropped."""
 
     max_count: int = 10_000
     max_bytes: int = 64 << 20
 
 
 class Spool:
-    """Reports in the order they came, until they are acknowledged.
+    """Reports in their order of arrival, until they are acknowledged.
 
-    When it is full, the oldest usage and price reports are dropped and counted. Nothing else is
-    ever dropped: when only other kinds are left, usage and prices are refused instead.
+    When it is full, the oldest usage and price reports are dropped and counted. No other report is
+    ever dropped: when only other kinds are left, usage and prices are rejected instead.
     """
 
     def __init__(self, state: State, limits: SpoolLimits | None = None) -> None:
@@ -73,7 +73,7 @@ class Spool:
         self._unknown_shift = timedelta()
 
     def size(self) -> tuple[int, int]:
-        """How many reports wait, and how many bytes they have."""
+        """Return the number of reports, and their size in bytes."""
         with self._state.transaction() as conn:
             count, held = conn.execute(SIZE).fetchone()
         return int(count), int(held)
@@ -83,11 +83,10 @@ class Spool:
 
         Args:
             report: Its instants are those of the machine's clock.
-            shift: What has to be added to them for the server's time; None when it is not known
-                yet, see ``set_shift``.
+            shift: Offset of them to the server's time; None while it is unknown, see ``set_shift``.
 
         Raises:
-            SpoolFull: There is no room, and nothing that may be dropped to make some.
+            SpoolFull: There is no room, and no report that may be dropped.
             StateUnavailable: It could not be written.
             ValueError: ``report`` has no kind.
         """
@@ -100,7 +99,7 @@ class Spool:
         report: Report,
         shift: timedelta | None = timedelta(),
     ) -> int:
-        """``append`` within the caller's transaction."""
+        """Do ``append`` within the caller's transaction."""
         kind = report.WhichOneof("kind")
         if kind is None:
             raise ValueError("a report needs a kind")
@@ -141,7 +140,7 @@ class Spool:
         return count < factor * limits.max_count and size <= factor * limits.max_bytes
 
     def acknowledge(self, report_ids: Collection[int]) -> None:
-        """Delete reports that the plane has dealt with. Unknown ids are ignored."""
+        """Delete reports that the server has acknowledged. Unknown ids are ignored."""
         with self._state.transaction() as conn:
             conn.executemany(DELETE_REPORT, [(i,) for i in report_ids])
 
@@ -152,7 +151,7 @@ class Spool:
         return [Spooled(i, at, self._shifted(body, shift)) for i, at, body, shift in rows]
 
     def dropped(self) -> dict[str, int]:
-        """How many reports were dropped for want of room since the file was made, by kind."""
+        """Return the number of reports dropped since the file was created, by kind."""
         with self._state.transaction() as conn:
             return {kind: int(count) for kind, count in conn.execute(LIST_DROPPED)}
 

@@ -1,4 +1,4 @@
-"""The file in which an agent keeps what must survive its process."""
+"""State file of an agent: one SQLite file that survives the process."""
 
 import fcntl
 import os
@@ -42,8 +42,8 @@ SCHEMA: Final = """
     ) WITHOUT ROWID;
 """
 
-# What has to be added to the instants of a report, in microseconds; null until the server's time is
-# known. A default, since older versions of the agent insert without it.
+# Offset of a report's instants to the server's time, in microseconds; null while the server's
+# time is unknown. A default, since older versions of the agent insert without it.
 HAS_SHIFT: Final = "SELECT 1 FROM pragma_table_info('report') WHERE name = 'shift_us'"
 ADD_SHIFT: Final = "ALTER TABLE report ADD COLUMN shift_us INTEGER DEFAULT 0"
 INDEX_SHIFT: Final = """
@@ -57,7 +57,7 @@ WRITE_NOTE: Final = """
 """
 FORGET_COMMANDS: Final = "DELETE FROM command"
 FORGET_NOTES: Final = "DELETE FROM note"
-# Lane 0 holds what concerns one instance; usage and prices are true whoever sends them.
+# Lane 0 concerns one instance; usage and prices are valid from any instance.
 FORGET_INSTANCE_REPORTS: Final = "DELETE FROM report WHERE lane = 0"
 
 
@@ -114,7 +114,7 @@ class State:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of the block, or none of it.
+        """Run the block in one transaction.
 
         Raises:
             StateUnavailable: SQLite failed, e.g. because the disk is full; nothing has changed.
@@ -143,10 +143,10 @@ class State:
             return False
 
     def adopt(self, instance_id: str) -> bool:
-        """Make the file this instance's; return whether it was another's.
+        """Assign the file to this instance; return whether it was another's.
 
-        A copied disk or an image of a running instance carries a journal whose commands were for
-        that other instance. They are forgotten, and so are its reports but usage and prices.
+        A copied disk or an image of a running instance has a journal with commands for that other
+        instance. They are deleted, and so are its reports other than usage and prices.
         """
         with self.transaction() as conn:
             row = conn.execute(READ_NOTE, ("instance_id",)).fetchone()
@@ -159,7 +159,7 @@ class State:
         return row is not None
 
     def find_note(self, name: str) -> str | None:
-        """Read a note; None when it was never written."""
+        """Return a note; None when it was never written."""
         with self.transaction() as conn:
             row = conn.execute(READ_NOTE, (name,)).fetchone()
         return None if row is None else str(row[0])

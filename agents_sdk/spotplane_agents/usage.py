@@ -1,4 +1,4 @@
-"""Gathers usage records into reports."""
+"""Collects usage records into reports."""
 
 import asyncio
 import logging
@@ -14,17 +14,18 @@ from spotplane_agents.errors import AgentError, SpoolFull
 logger: Final = logging.getLogger(__name__)
 
 MAX_RECORDS: Final = 1000
-# Half of what a stream message may have, so that the frame around it never matters.
+# Half of a stream message's limit, so that the frame around it never matters.
 MAX_REPORT_BYTES: Final = 512 << 10
 MAX_RECORD_BYTES: Final = 64 << 10
 BUFFERED_RECORDS: Final = 10_000
 
 
 class UsageBuffer:
-    """Records in memory, written to the spool every second or every thousand.
+    """Records in memory, written to the spool every second or every thousand records.
 
-    What was recorded within the last second is lost when the process is killed; ``flush`` after
-    a record makes sure of it.
+    Records of the last second are lost when the process is killed; ``flush`` after a record
+    prevents
+    that.
     """
 
     def __init__(self, append: Callable[[Report], Awaitable[None]], period: float = 1.0) -> None:
@@ -35,10 +36,10 @@ class UsageBuffer:
         self._writing = asyncio.Lock()
 
     def add(self, record: UsageRecord) -> None:
-        """Take a record.
+        """Add a record.
 
         Raises:
-            SpoolFull: The spool takes no usage at present, and the buffer is full too.
+            SpoolFull: The spool rejects usage at present, and the buffer is full too.
             ValueError: The record is larger than 64 KiB.
         """
         if record.ByteSize() > MAX_RECORD_BYTES:
@@ -50,7 +51,7 @@ class UsageBuffer:
             self._enough.set()
 
     async def run(self) -> None:
-        """Write what has gathered, for as long as the agent runs."""
+        """Write the collected records, for as long as the agent runs."""
         while True:
             try:
                 async with asyncio.timeout(self._period):
@@ -68,7 +69,7 @@ class UsageBuffer:
         """Write everything to the spool.
 
         Raises:
-            SpoolFull: It takes no usage at present; the records stay in memory.
+            SpoolFull: It rejects usage at present; the records stay in memory.
             StateUnavailable: It cannot be written; the records stay in memory.
         """
         async with self._writing:

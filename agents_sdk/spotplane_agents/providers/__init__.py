@@ -1,4 +1,4 @@
-"""Clouds that an agent can order instances from."""
+"""Cloud providers that launch and terminate instances."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ InstanceState = Literal["pending", "running", "stopping", "terminated"]
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """An instance to be launched."""
+    """Specification of an instance to launch."""
 
     instance_type: str
     region: str
@@ -25,7 +25,7 @@ class LaunchSpec:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """An instance as its cloud sees it."""
+    """An instance as its cloud reports it."""
 
     instance_id: str
     instance_type: str
@@ -36,24 +36,24 @@ class InstanceView:
 
 
 class Provider(Protocol):
-    """Launches and ends instances. Everything may be repeated."""
+    """Launches and terminates instances. All calls are idempotent."""
 
     async def launch(self, spec: LaunchSpec) -> str:
-        """Order an instance; return the cloud's id of it.
+        """Launch an instance; return the cloud's id of it.
 
         Raises:
-            ProviderError: There is none to be had; the message says why.
+            ProviderError: No instance could be launched; the message has the reason.
         """
 
     async def terminate(self, instance_id: str) -> None:
-        """End an instance; one that is gone already is fine.
+        """Terminate an instance; no effect on one that is gone already.
 
         Raises:
-            ProviderError: The cloud refused or could not be reached.
+            ProviderError: The cloud rejected the call or could not be reached.
         """
 
     async def describe(self, instance_id: str) -> InstanceView | None:
-        """Look at an instance; None when the cloud does not know it.
+        """Return an instance; None when the cloud does not know it.
 
         Raises:
             ProviderError: The cloud could not be reached.

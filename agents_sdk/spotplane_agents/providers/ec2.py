@@ -28,13 +28,13 @@ STATES: Final[dict[str, InstanceState]] = {
     "terminated": "terminated",
 }
 LIVING: Final = ["pending", "running", "stopping", "stopped"]
-# EC2 keeps tags of its own under `aws:`; `Name` is what its console shows.
+# EC2 reserves tags that begin with `aws:`; its console shows `Name`.
 NAME_TAG: Final = "Name"
 
 
 @dataclass(frozen=True, slots=True)
 class Ec2Settings:
-    """What every instance of a service is launched with."""
+    """Launch settings of every instance of a service."""
 
     image_id: str
     subnets: Mapping[str, str] = field(default_factory=dict)
@@ -47,11 +47,11 @@ class Ec2Settings:
 
 
 class Ec2Provider:
-    """Launches and ends EC2 instances.
+    """Launches and terminates EC2 instances.
 
-    A new instance learns from its tags, through its metadata service, which agent it is and which
-    replica it was launched for. The caller's role needs ec2:RunInstances, CreateTags,
-    TerminateInstances, DescribeInstances and DescribeSubnets.
+    A new instance reads its agent and its replica from its tags, through its metadata service. The
+    caller's role needs ec2:RunInstances, CreateTags, TerminateInstances, DescribeInstances and
+    DescribeSubnets.
     """
 
     def __init__(self, client: "EC2Client", settings: Ec2Settings) -> None:
@@ -62,8 +62,8 @@ class Ec2Provider:
     def connect(
         cls, region: str, settings: Ec2Settings, *, endpoint_url: str | None = None
     ) -> Self:
-        """Use the credentials that boto3 finds, e.g. the instance's role."""
-        # A rescue has two minutes: an unreachable endpoint must not use them up.
+        """Create a provider with the credentials that boto3 finds, e.g. the instance's role."""
+        # A notice leaves two minutes: an unreachable endpoint must not use them up.
         config = Config(
             connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 4}
         )
@@ -71,7 +71,7 @@ class Ec2Provider:
         return cls(client, settings)
 
     async def launch(self, spec: LaunchSpec) -> str:
-        """See ``Provider.launch``. The same token and another spec is an error."""
+        """See ``Provider.launch``. The same token with another spec is an error."""
         return await self._call(lambda: self._launch(spec))
 
     async def terminate(self, instance_id: str) -> None:
@@ -102,7 +102,7 @@ class Ec2Provider:
         return await self._call(work)
 
     async def find(self, tag: str, value: str) -> InstanceView | None:
-        """Look for an instance that lives by one of its tags; None when there is none."""
+        """Find a live instance by one of its tags; None when there is none."""
 
         def work() -> InstanceView | None:
             answer = self._ec2.describe_instances(

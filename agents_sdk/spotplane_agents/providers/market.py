@@ -1,4 +1,4 @@
-"""Spot prices for simulated clouds: made up, or replayed from a recording."""
+"""Spot prices for simulated clouds: synthetic, or replayed from a recording."""
 
 import math
 import random
@@ -11,22 +11,22 @@ NANOUSD = 1_000_000_000
 
 
 class Market(Protocol):
-    """Tells what pools cost."""
+    """Source of spot prices."""
 
     def prices(self, now: datetime) -> Mapping[str, int]:
-        """Spot price of every pool at ``now``, nano-USD per hour."""
+        """Return the spot price of every pool at ``now``, nano-USD per hour."""
 
 
 class SyntheticMarket:
-    """Prices that wander around 0.3 of on-demand, each pool by itself, the same for one seed.
+    """Synthetic prices around 0.3 of on-demand, independent per pool, the same for one seed.
 
     The logarithm follows an Ornstein-Uhlenbeck process in steps of a minute, so that prices stay
-    positive and come back to their mean.
+    positive and return to their mean.
 
     Args:
         on_demand: Pools and the on-demand price of their type, nano-USD per hour.
-        start: When the first step is.
-        seed: Chooses the path.
+        start: Time of the first step.
+        seed: Selects the path.
 
     Source: Uhlenbeck & Ornstein, "On the Theory of the Brownian Motion", 1930.
     """
@@ -43,25 +43,25 @@ class SyntheticMarket:
         self._offset = {pool: self._random.gauss(0, 0.1) for pool in self._on_demand}
 
     def prices(self, now: datetime) -> Mapping[str, int]:
-        """See ``Market.prices``; time only moves on, an earlier ``now`` is the latest step."""
+        """See ``Market.prices``; an earlier ``now`` returns the latest step."""
         while self._at + self.STEP <= now:
             self._at += self.STEP
             for pool, offset in self._offset.items():
                 noise = self._random.gauss(0, self.SIGMA_PER_STEP)
                 self._offset[pool] = offset * (1 - self.REVERSION_PER_STEP) + noise
         return {
-            # Never above on-demand, as EC2 has it since 2017.
+            # Never above on-demand, as on EC2 since 2017.
             pool: max(1, min(full, int(full * self.MEAN_SHARE * math.exp(self._offset[pool]))))
             for pool, full in self._on_demand.items()
         }
 
 
 class ReplayedMarket:
-    """Prices from a recording, shifted so that its first moment is ``start``.
+    """Prices from a recording, shifted so that it begins at ``start``.
 
     Args:
         rows: Time, pool id and nano-USD per hour, in any order; at least one.
-        start: When the recording begins to play. Past its end the last prices stay.
+        start: Begin of the replay. After its end the last prices stay.
     """
 
     def __init__(self, rows: Iterable[tuple[datetime, str, int]], *, start: datetime) -> None:
@@ -76,7 +76,7 @@ class ReplayedMarket:
             self._prices.setdefault(pool, []).append(price)
 
     def prices(self, now: datetime) -> Mapping[str, int]:
-        """See ``Market.prices``; a pool that has no price yet is absent."""
+        """See ``Market.prices``; a pool without a price yet is absent."""
         found = {}
         for pool, times in self._times.items():
             index = bisect_right(times, now)

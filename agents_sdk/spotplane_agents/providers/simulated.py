@@ -1,4 +1,4 @@
-"""A cloud in this process: every instance runs a real agent over real gRPC."""
+"""A simulated cloud in this process: every instance runs a real agent over real gRPC."""
 
 import asyncio
 import logging
@@ -26,17 +26,17 @@ PRICE_PERIOD_SECONDS: Final = 30.0
 
 
 class Clock(Protocol):
-    """Time, so that a simulation can be run faster than it happens."""
+    """Clock of a simulation, which may run faster than real time."""
 
     def now(self) -> datetime:
-        """Tell the time, in UTC."""
+        """Return the current time, in UTC."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
 
 class SystemClock:
-    """The machine's own time."""
+    """The machine's own clock."""
 
     def now(self) -> datetime:
         """See ``Clock.now``."""
@@ -49,9 +49,9 @@ class SystemClock:
 
 @dataclass(frozen=True)
 class Service:
-    """What the agents of one service have in common, as user data would carry it.
+    """Common settings of the agents of one service, as user data would carry them.
 
-    ``prepare`` gets every new agent before it starts, to add commands and hooks.
+    ``prepare`` receives every new agent before it starts, to add commands and hooks.
     """
 
     logical_agent_id: str
@@ -63,7 +63,7 @@ class Service:
 
 @dataclass
 class SimulatedInstance:
-    """One instance: what it is, how it is, and its agent while it runs."""
+    """One instance: its specification, its state, and its agent while it runs."""
 
     identity: Identity
     mode: Literal["spot", "ondemand"]
@@ -86,7 +86,7 @@ class SimulatedInstance:
 
 
 class QueuedNotices:
-    """What the simulated cloud says to one instance."""
+    """Notices of the simulated cloud for one instance."""
 
     def __init__(self, queue: "asyncio.Queue[CloudNotice]") -> None:
         self._queue = queue
@@ -98,7 +98,7 @@ class QueuedNotices:
 
 
 class SimulatedProvider:
-    """The cloud as one instance's agent sees it: what it launches is of its own service."""
+    """The cloud from the view of one agent: it launches instances of its own service."""
 
     def __init__(self, cloud: "SimulatedCloud", service: Service) -> None:
         self._cloud = cloud
@@ -119,15 +119,15 @@ class SimulatedProvider:
 
 
 class SimulatedCloud:
-    """Instances in this process, to be launched, interrupted and crashed at will.
+    """Instances in this process that can be launched, interrupted and crashed.
 
     Args:
-        state_dir: Below it every instance has its own disk.
+        state_dir: Parent folder of the disks of all instances.
         market: Spot prices, reported by primaries; without one none are reported.
         on_demand: On-demand price by instance type, nano-USD per hour.
         boot_seconds: From a launch to the start of the agent.
-        price_period_seconds: How often primaries report prices.
-        seed: Chooses the instance ids.
+        price_period_seconds: Time between price reports of primaries.
+        seed: Selects the instance ids.
         clock: Time for boots, deadlines and prices.
     """
 
@@ -156,7 +156,7 @@ class SimulatedCloud:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """Nothing starts before the first launch."""
+        """Enter; nothing starts before the first launch."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -164,7 +164,7 @@ class SimulatedCloud:
         await self.close()
 
     def launch(self, service: Service, spec: LaunchSpec) -> SimulatedInstance:
-        """Order an instance; its agent starts when it has booted.
+        """Launch an instance; its agent starts after the boot time.
 
         Raises:
             ProviderError: The pool has no capacity.
@@ -195,7 +195,7 @@ class SimulatedCloud:
         return self.launch(service, LaunchSpec(instance_type, region, az, mode, token, name))
 
     def interrupt(self, instance_id: str, notice_seconds: float = NOTICE_SECONDS) -> datetime:
-        """Announce that the cloud takes an instance back, and take it at the deadline.
+        """Send a termination notice to an instance, and stop it at the deadline.
 
         Returns:
             The deadline.
@@ -208,18 +208,18 @@ class SimulatedCloud:
         return deadline
 
     def rebalance(self, instance_id: str) -> None:
-        """Tell an instance that its risk of interruption is raised."""
+        """Send an instance a rebalance recommendation."""
         self._notify(self.instances[instance_id], "rebalance", None)
 
     async def crash(self, instance_id: str) -> None:
-        """Take an instance at once and without a word; the plane hears nothing more of it."""
+        """Stop an instance at once without a notice; the server receives nothing more from it."""
         instance = self.instances[instance_id]
         instance.state = "terminated"
         if instance.agent is not None:
             await instance.agent.abandon()
 
     async def restart_agent(self, instance_id: str) -> None:
-        """Kill an instance's agent and start it again, as a supervisor of processes would."""
+        """Kill an instance's agent and start it again, as a process supervisor would."""
         instance = self.instances[instance_id]
         if instance.state != "running" or instance.agent is None:
             return
@@ -228,7 +228,7 @@ class SimulatedCloud:
         self._spawn(self._live(instance))
 
     def terminate(self, instance_id: str) -> None:
-        """Shut an instance down in order: its agent may still flush and say goodbye."""
+        """Shut an instance down in order: its agent may still flush and send a goodbye."""
         instance = self.instances.get(instance_id)
         if instance is None or instance.state in {"stopping", "terminated"}:
             return
@@ -237,7 +237,7 @@ class SimulatedCloud:
             instance.agent.stop()
 
     def view(self, instance_id: str) -> InstanceView | None:
-        """Look at an instance; None when there is none of this id."""
+        """Return an instance; None for an unknown id."""
         found = self.instances.get(instance_id)
         if found is None:
             return None
@@ -245,7 +245,7 @@ class SimulatedCloud:
         return InstanceView(instance_id, kind, at, found.mode, found.state, found.tags)
 
     def agents(self) -> list[Agent]:
-        """The agents that run at present."""
+        """Agents that run at present."""
         running = (i for i in self.instances.values() if i.state == "running")
         return [i.agent for i in running if i.agent is not None]
 
@@ -314,7 +314,7 @@ class SimulatedCloud:
             self._mark_ended(instance)
 
     def _mark_ended(self, instance: SimulatedInstance) -> None:
-        # An agent that failed leaves its instance running, as a dead process does.
+        # A failed agent leaves its instance running, like a dead process.
         if instance.state == "stopping":
             instance.state = "terminated"
 
@@ -341,7 +341,7 @@ class SimulatedCloud:
             await self.crash(instance.instance_id)
 
     async def _report_prices(self, instance: SimulatedInstance, agent: Agent) -> None:
-        """Report what the pools of its region cost for as long as the instance is primary."""
+        """Report the prices of its region's pools while the instance is primary."""
         if self._market is None:
             return
         region = instance.identity.region

@@ -1,4 +1,7 @@
-"""Launches and ends machines for nodes: the plane itself has no credentials of any cloud."""
+"""Provisioner: launches and terminates machines for nodes with the cloud's credentials.
+
+The server itself has no cloud credentials.
+"""
 
 from spotplane_agents.provisioner.machines import Machines, Order
 from spotplane_agents.provisioner.worker import Provisioner

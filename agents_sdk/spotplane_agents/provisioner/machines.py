@@ -1,4 +1,4 @@
-"""What a provisioner asks of a cloud, and how it does so through a provider of agents."""
+"""Interface of a provisioner to its clouds, and its implementation by agent providers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MODEL_TAG: Final = "spotplane:model"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A machine that is wanted, or that was."""
+    """A machine to launch, or that was launched."""
 
     launch_id: str
     """The client token: at most one machine ever comes of it."""
@@ -27,42 +27,42 @@ class Order:
 
 
 class Machines(Protocol):
-    """Machines of one or more clouds. Everything may be repeated, by any process."""
+    """Machines of one or more clouds. All calls are idempotent, across processes too."""
 
     async def find(self, order: Order) -> str | None:
-        """Look for the machine that came of an order; None when there is none that lives.
+        """Find the machine of a launch; None when there is no live one.
 
         Raises:
             ProviderError: The cloud could not be reached.
         """
 
     async def launch(self, order: Order) -> str:
-        """Order a machine; return the cloud's id of it, the same however often it is asked.
+        """Launch a machine; return the cloud's id of it, the same for repeated calls.
 
         Raises:
-            ProviderError: There is none to be had; the message says why.
+            ProviderError: No machine could be launched; the message has the reason.
         """
 
     async def state(self, order: Order, machine_id: str) -> InstanceState | None:
-        """Look at a machine; None when the cloud does not know it.
+        """Return the state of a machine; None when the cloud does not know it.
 
         Raises:
             ProviderError: The cloud could not be reached.
         """
 
     async def terminate(self, order: Order, machine_id: str) -> None:
-        """End a machine; one that is gone already is fine.
+        """Terminate a machine; no effect on one that is gone already.
 
         Raises:
-            ProviderError: The cloud refused or could not be reached.
+            ProviderError: The cloud rejected the call or could not be reached.
         """
 
 
 class FindingProvider(Provider, Protocol):
-    """A provider that can look for an instance by a tag."""
+    """A provider that can find an instance by a tag."""
 
     async def find(self, tag: str, value: str) -> InstanceView | None:
-        """Look for an instance that lives; None when there is none.
+        """Find a live instance; None when there is none.
 
         Raises:
             ProviderError: The cloud could not be reached.
@@ -72,12 +72,12 @@ class FindingProvider(Provider, Protocol):
 class ProviderMachines:
     """Machines through the providers that agents launch with, one for each region.
 
-    A machine learns from its tags what it is: the agent on its image registers the node under the
+    A machine reads its purpose from its tags: the agent on its image registers the node under the
     name in `spotplane:node`, and serves the model in `spotplane:model`.
     """
 
     def __init__(self, connect: Callable[[str], FindingProvider]) -> None:
-        """Take how to reach a region by its code."""
+        """Store the function that connects to a region by its code."""
         self._connect = connect
         self._regions: dict[str, FindingProvider] = {}
 

@@ -1,4 +1,4 @@
-"""What ``spotplane provisioner`` runs."""
+"""Implementation of ``spotplane provisioner``."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ CHANNEL_OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class ProvisionerOptions:
-    """Everything ``spotplane provisioner`` can be told."""
+    """Options of ``spotplane provisioner``."""
 
     token: str = field(repr=False)
     server: str
@@ -69,10 +69,10 @@ def token_from(environment: Mapping[str, str]) -> str:
 
 
 async def run_provisioner(options: ProvisionerOptions) -> None:
-    """Do the plane's operations until SIGTERM or SIGINT.
+    """Execute the server's operations until SIGTERM or SIGINT.
 
     Raises:
-        AgentError: The provider lacks something.
+        AgentError: The provider lacks a setting.
         OSError: A file cannot be read.
     """
     async with _channel(options) as channel, _machines(options, channel) as machines:

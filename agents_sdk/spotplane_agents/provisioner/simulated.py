@@ -1,7 +1,7 @@
-"""A cloud on disk: its machines outlive the process that ordered them, as a real cloud's do.
+"""A simulated cloud on disk: its machines outlive the process that launched them.
 
-A machine is a file, made once for a client token by whoever is first. Whichever process opens the
-directory runs what lives in it: each machine boots, registers its node, loads its model and then
+A machine is a file, created once per client token by the first process. The process that opens the
+directory runs its live machines: each machine boots, registers its node, loads its model and then
 sends heartbeats, all over real gRPC.
 """
 
@@ -34,7 +34,7 @@ SERVING_SCORE: Final = 97
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long things take, in seconds."""
+    """Durations of the simulated steps, in seconds."""
 
     launch: float = 0.5
     """Until the cloud answers an order, after the machine exists."""
@@ -46,7 +46,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine as its file has it."""
+    """A machine, as stored in its file."""
 
     machine_id: str
     order: Order
@@ -57,10 +57,10 @@ class SimulatedMachines:
     """Machines in a directory.
 
     Args:
-        directory: Where they are; made if it is not there.
-        channel: To the plane, for their nodes.
+        directory: Their folder; created when absent.
+        channel: Channel to the server, for their nodes.
         metadata: The credential that their nodes call with.
-        pace: How long things take.
+        pace: Durations of the steps.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SimulatedMachines:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
-        """Run what lives in the directory."""
+        """Run the live machines of the directory."""
         self._directory.mkdir(parents=True, exist_ok=True)
         for machine in self.machines():
             if machine.state not in ("stopping", "terminated"):
@@ -85,13 +85,13 @@ class SimulatedMachines:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop running machines here; they live on in the directory."""
+        """Stop running machines here; they stay alive in the directory."""
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     def machines(self) -> Iterator[Machine]:
-        """All machines there ever were."""
+        """All machines that were ever created."""
         for path in sorted(self._directory.glob("*.json")):
             yield _read(path)
 
@@ -136,7 +136,7 @@ class SimulatedMachines:
         return self._directory / f"{order.launch_id}.json"
 
     def _put_once(self, machine: Machine) -> None:
-        """Make the file unless it is there; whole or not at all, whoever dies meanwhile."""
+        """Create the file unless it exists; atomically, even if the process dies meanwhile."""
         written = self._write(machine)
         try:
             os.link(written, self._path(machine.order))
@@ -187,7 +187,7 @@ class SimulatedMachines:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _beat(self, node_id: str, score: float) -> bool:
-        """Send a heartbeat; False when the plane wants the node to register again."""
+        """Send a heartbeat; False when the server requests a new registration."""
         request = pb.NodeHeartbeatRequest(id=node_id, health_score=score)
         try:
             await self._stub.Heartbeat(request, metadata=self._metadata, timeout=10)

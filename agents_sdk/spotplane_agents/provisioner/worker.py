@@ -1,4 +1,4 @@
-"""Leases operations and does them."""
+"""Provisioner worker: leases operations and executes them."""
 
 import asyncio
 import logging
@@ -32,21 +32,21 @@ GONE: Final = frozenset({None, "stopping", "terminated"})
 
 
 class LeaseLost(AgentError):
-    """The operation is done, cancelled, or another's by now."""
+    """The operation is done, cancelled, or leased by another provisioner."""
 
 
 @dataclass
 class Provisioner:
-    """Does operations until it is stopped; several may run, on whatever machines.
+    """Executes operations until it is stopped; several may run, on any machines.
 
     Args:
-        channel: To the plane.
-        token: Of an administrator with scope `nodes:write`.
+        channel: Channel to the server.
+        token: Token of an administrator with scope `nodes:write`.
         machines: The clouds.
-        providers: Which of the plane's providers those are.
-        holder: Its own name, for people.
+        providers: The server's providers that those clouds are.
+        holder: Its own human-readable name.
         at_once: Most operations at a time.
-        look_seconds: Between looks at a machine that is awaited.
+        look_seconds: Time between checks of a machine that is starting.
     """
 
     channel: grpc.aio.Channel
@@ -59,7 +59,7 @@ class Provisioner:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self) -> None:
-        """Work until cancelled; what is begun then is given back."""
+        """Work until cancelled; started operations are then released."""
         failures = 0
         try:
             while True:
@@ -108,9 +108,9 @@ class Provisioner:
         )
 
     async def report(self, operation: pb.NodeOperation, outcome: Outcome, **said: Any) -> bool:
-        """Report of an operation; whether to go on with it.
+        """Report on an operation; return whether to continue.
 
-        A report that is lost is as good as none: the lease says how long that may be.
+        A lost report has no effect: the lease limits the time until another one has to succeed.
         """
         request = pb.ReportNodeOperationRequest(
             operation_id=operation.id, attempt=operation.attempt, outcome=outcome, **said
@@ -142,7 +142,7 @@ class _Work:
         )
 
     async def run(self) -> None:
-        """Do it to its end, whatever that is, and say so."""
+        """Execute the operation to its end, and report the outcome."""
         name, kind = self._operation.cluster_name, self._operation.kind
         logger.info("%s: %s, attempt %d", name, kind, self._operation.attempt)
         try:
@@ -165,7 +165,7 @@ class _Work:
             phase="provisioning",
             message=f"{order.provider} is asked for a {order.instance_type} in {order.region}",
         )
-        # An earlier attempt may have come this far and no further.
+        # An earlier attempt may have reached this point.
         if self._machine_id is None:
             self._machine_id = await self._kept(machines.find(order))
         if self._machine_id is None:
@@ -188,7 +188,7 @@ class _Work:
     async def _lives(self, machine_id: str) -> str:
         state = await self._kept(self._owner.machines.state(self._order, machine_id))
         if state in GONE:
-            # Its token is used up: no other attempt could get another machine.
+            # Its client token is used up: no other attempt could get another machine.
             message = f"{machine_id} has ended before its node registered"
             await self._say("failed", retryable=False, message=message)
             raise LeaseLost
@@ -217,9 +217,11 @@ class _Work:
         )
 
     async def _kept(self, work: Awaitable[ResultT]) -> ResultT:
-        """Await a call to the cloud and keep the lease meanwhile.
+        """Await a call to the cloud and renew the lease meanwhile.
 
-        A call is never left before it has ended: what it makes must be known to be ended.
+        The call is always awaited to its end: a machine that it creates must be known, so that it
+        can be
+        terminated.
         """
         async with self._keeping():
             return await work
