@@ -30,7 +30,7 @@ launches replicas for the server.
 
 from spotplane_agents.agent import Agent
 from spotplane_agents.commands import Command
-from spotplane_agents.connection import LinkSettings
+from spotplane_agents.connection import ConnectionOptions
 from spotplane_agents.errors import (
     AgentDeleted,
     AgentError,
@@ -55,12 +55,12 @@ __all__ = [
     "CloudNotice",
     "Command",
     "CommandFailed",
+    "ConnectionOptions",
     "Identity",
     "Imds",
     "ImdsNoticeSource",
     "InstanceView",
     "LaunchSpec",
-    "LinkSettings",
     "MetadataUnavailable",
     "NoticeSource",
     "Provider",

@@ -15,7 +15,7 @@ from spotplane.v1 import agent_stream_pb2 as pb
 from spotplane_agents.backoff import Pace
 from spotplane_agents.builtin import Builtins, end_own_instance
 from spotplane_agents.commands import Handler, Registration
-from spotplane_agents.connection import LinkSettings, LinkState, OnReplaced
+from spotplane_agents.connection import ConnectionOptions, ConnectionState, OnReplaced
 from spotplane_agents.desired import ConfigHook, Desired, RoleHook
 from spotplane_agents.errors import AgentError
 from spotplane_agents.host import HostLoad, Load
@@ -33,7 +33,7 @@ logger: Final = logging.getLogger(__name__)
 RETIRE_NOTE: Final = "retire_after_seconds"
 
 
-class LinkOptions(TypedDict, total=False):
+class ConnectionSettings(TypedDict, total=False):
     """Optional settings of the connection; see ``ConnectionOptions``."""
 
     tls: bool
@@ -45,7 +45,7 @@ class LinkOptions(TypedDict, total=False):
     refused_retry: Pace
     replaced_retry: Pace
     silence_seconds: float
-    draw: Callable[[], float]
+    random: Callable[[], float]
 
 
 def default_state_dir(identity: Identity) -> Path:
@@ -72,7 +72,7 @@ class Agent(Reporter):
             ``default_state_dir``.
         spool_limits: Number and size of reports stored while the server is unreachable.
         load: Measures the machine for heartbeats; default from /proc.
-        link: TLS, REST address and retries; see ``ConnectionOptions``.
+        connection: TLS, REST address and retries; see ``ConnectionOptions``.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Agent(Reporter):
         state_dir: str | os.PathLike[str] | None = None,
         spool_limits: SpoolLimits | None = None,
         load: Callable[[], Load] | None = None,
-        **link: Unpack[LinkOptions],
+        **connection: Unpack[ConnectionSettings],
     ) -> None:
         super().__init__(identity)
-        self._settings = LinkSettings(server, api_key, **link)
+        self._settings = ConnectionOptions(server, api_key, **connection)
         self._provider = provider
         self._notices = notices
         self._state_dir = Path(state_dir) if state_dir else default_state_dir(identity)
@@ -140,21 +140,21 @@ class Agent(Reporter):
     @property
     def connected(self) -> bool:
         """Whether the server has accepted the session, or responds to polls instead."""
-        return self._runtime is not None and self._runtime.link.connected
+        return self._runtime is not None and self._runtime.connection.connected
 
     @property
-    def link_state(self) -> LinkState:
+    def connection_state(self) -> ConnectionState:
         """State of the connection; ``refused`` and ``replaced`` need an operator.
 
         ``polling``: no stream is possible, e.g. because a proxy blocks HTTP/2; REST carries
         everything.
         """
-        return self._runtime.link.state if self._runtime else "idle"
+        return self._runtime.connection.state if self._runtime else "idle"
 
     @property
     def last_error(self) -> str | None:
         """Error that prevents a stream; None while there is one."""
-        return self._runtime.link.last_error if self._runtime else None
+        return self._runtime.connection.last_error if self._runtime else None
 
     @property
     def failure(self) -> BaseException | None:
@@ -189,7 +189,7 @@ class Agent(Reporter):
         return hook
 
     def warm_up(self, hook: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Await ``hook()`` before a replica is reported ready; if it fails, the replica has failed."""
+        """Await ``hook()`` before a replica is reported ready; failure marks it failed."""
         self._warm_up = hook
         return hook
 
@@ -217,7 +217,7 @@ class Agent(Reporter):
         try:
             await runtime.start()
         except BaseException:
-            await runtime.abandon()
+            await runtime.kill()
             raise
         runtime.spawn(self._usage.run(), "spotplane-usage")
         if self._notices is not None:
@@ -229,11 +229,11 @@ class Agent(Reporter):
         if self._runtime is not None:
             await self._runtime.close(reason, self._flush_last())
 
-    async def abandon(self) -> None:
+    async def kill(self) -> None:
         """End at once without a goodbye, as a crash would; for tests and simulations."""
         self._stop.set()
         if self._runtime is not None:
-            await self._runtime.abandon()
+            await self._runtime.kill()
 
     async def __aenter__(self) -> Self:
         """Start; see ``start``."""
@@ -254,7 +254,7 @@ class Agent(Reporter):
         self._stop.set()
         self._notify()
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until ``stop``, or until the agent ends by itself.
 
         Raises:
@@ -275,7 +275,7 @@ class Agent(Reporter):
             StateInUse: Another live agent holds the state directory.
         """
         async with stopped_by_sigterm(self.stop), self:
-            await self.closed()
+            await self.wait_closed()
 
     async def wait_for(self, *, role: str | None = None, connected: bool | None = None) -> None:
         """Wait until the agent has this role and connection state; None means any.
@@ -291,7 +291,7 @@ class Agent(Reporter):
                 raise AgentError("the agent was stopped")
             await self._change()
 
-    async def drained(self) -> None:
+    async def wait_drained(self) -> None:
         """Wait until the server has acknowledged every report, usage included."""
         await self.flush()
         while (await asyncio.to_thread(self._running().spool.size))[0]:
@@ -316,7 +316,7 @@ class Agent(Reporter):
             await runtime.disk.write(f"a {kind} report", lambda: runtime.append(report))
         else:
             await asyncio.to_thread(runtime.append, report)
-        runtime.link.wake()
+        runtime.connection.wake()
 
     async def retire_after(self, seconds: int) -> None:
         """End this instance this long after another one serves; stored across restarts."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
-def full_jitter_seconds(attempt: int, draw: float, *, base: float, cap: float) -> float:
+def full_jitter_seconds(attempt: int, random: float, *, base: float, cap: float) -> float:
     """Return the wait after failed attempt ``attempt``, with full jitter.
 
     Args:
@@ -21,11 +21,11 @@ def full_jitter_seconds(attempt: int, draw: float, *, base: float, cap: float) -
 
     Source: AWS Architecture Blog, "Exponential Backoff And Jitter" (full jitter).
     """
-    if attempt < 1 or not 0 <= draw < 1 or not 0 < base <= cap:
-        raise ValueError(f"attempt {attempt}, draw {draw}, base {base}, cap {cap}")
+    if attempt < 1 or not 0 <= random < 1 or not 0 < base <= cap:
+        raise ValueError(f"attempt {attempt}, random {random}, base {base}, cap {cap}")
     # The exponent is bounded, since an agent may fail for weeks and 2.0 ** 1024 overflows.
     ceiling = min(cap, base * 2.0 ** min(attempt - 1, 64))
-    return draw * ceiling
+    return random * ceiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,6 @@ class Pace:
     base: float
     cap: float
 
-    def wait_seconds(self, attempt: int, draw: Callable[[], float]) -> float:
+    def wait_seconds(self, attempt: int, random: Callable[[], float]) -> float:
         """Return the wait after ``attempt`` failures in a row; see ``full_jitter_seconds``."""
-        return full_jitter_seconds(attempt, draw(), base=self.base, cap=self.cap)
+        return full_jitter_seconds(attempt, random(), base=self.base, cap=self.cap)

@@ -16,7 +16,7 @@ HALF_A_SECOND: Final = timedelta(seconds=0.5)
 
 
 class ServerClock:
-    """Estimates the server's clock from the time since boot, so that clock changes have no effect."""
+    """Estimates the server's clock from the time since boot, independent of clock changes."""
 
     def __init__(self) -> None:
         self._server_time: datetime | None = None

@@ -100,7 +100,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
 
-    def speak_through(self, outlet: Outlet) -> None:
+    def send_progress_to(self, outlet: Outlet) -> None:
         """Send progress through ``outlet`` from now on."""
         self._outlet = outlet
 
@@ -114,7 +114,7 @@ class Dispatcher:
         before = await asyncio.to_thread(self._journal.receive, delivery)
         if before == "cancelled":
             return
-        self._tell(delivery.command_id, CommandProgress.STAGE_RECEIVED)
+        self._send_progress(delivery.command_id, CommandProgress.STAGE_RECEIVED)
         if before == "new":
             self._queue_up(delivery)
         elif before == "done" and self._outlet is not None:
@@ -194,7 +194,7 @@ class Dispatcher:
             f"the start of command {command.id}", lambda: self._start(command)
         ):
             return False
-        self._tell(command.id, CommandProgress.STAGE_STARTED)
+        self._send_progress(command.id, CommandProgress.STAGE_STARTED)
         return True
 
     def _start(self, command: Command) -> bool:
@@ -206,17 +206,17 @@ class Dispatcher:
     async def _result(self, command: Command) -> CommandResult:
         known = self._handlers.get(command.name)
         if known is None:
-            return self._answer(command, False, f"this agent has no handler {command.name!r}")
+            return self._finish_with(command, False, f"this agent has no handler {command.name!r}")
         try:
             returned = await known.handler(command)
         except CommandFailed as error:
-            return self._answer(command, False, str(error))
+            return self._finish_with(command, False, str(error))
         except Exception as error:
             logger.exception("command %s %s failed", command.id, command.name)
-            return self._answer(command, False, f"{type(error).__name__}: {error}")
-        return self._answer(command, True, "", returned)
+            return self._finish_with(command, False, f"{type(error).__name__}: {error}")
+        return self._finish_with(command, True, "", returned)
 
-    def _answer(
+    def _finish_with(
         self,
         command: Command,
         success: bool,
@@ -225,20 +225,20 @@ class Dispatcher:
     ) -> CommandResult:
         finished = Timestamp()
         finished.FromDatetime(self._now())
-        answer = CommandResult(
+        result = CommandResult(
             command_id=command.id,
             success=success,
             message=message[:MAX_MESSAGE_CHARS],
             finished_at=finished,
         )
         try:
-            answer.result.CopyFrom(struct_of(returned or {}))
+            result.result.CopyFrom(struct_of(returned or {}))
         except (ValueError, TypeError) as error:
             # It has taken effect, and must not appear as not executed.
-            answer.message = f"done, but what the handler returned is left out: {error}"
-        return answer
+            result.message = f"done, but what the handler returned is left out: {error}"
+        return result
 
-    def _tell(self, command_id: str, stage: "CommandProgress.Stage.ValueType") -> None:
+    def _send_progress(self, command_id: str, stage: "CommandProgress.Stage.ValueType") -> None:
         if self._outlet is not None:
             self._outlet.progress(command_id, stage)
 

@@ -27,7 +27,7 @@ from spotplane_agents.spool import Spool
 
 logger: Final = logging.getLogger(__name__)
 
-LinkState = Literal[
+ConnectionState = Literal[
     "idle", "connecting", "connected", "polling", "waiting", "refused", "replaced", "stopped"
 ]
 OnReplaced = Literal["stop", "wait"]
@@ -66,7 +66,7 @@ CHANNEL_OPTIONS: Final = (
 
 
 @dataclass(frozen=True)
-class LinkSettings:
+class ConnectionOptions:
     """Address, credentials and retries of the connection to the server."""
 
     server: str
@@ -75,17 +75,17 @@ class LinkSettings:
     root_certificates: bytes | None = None
     """PEM; default the system's. Implies TLS."""
     rest: str | None = None
-    """Base URL of the plane's REST routes, for when no stream can be had; default the server's own
+    """Base URL of the REST routes, for use without a stream; default the server's own
     address, where the edge serves both. An empty one does without."""
     poll: PollPace = POLL_PACE
-    """How often to ask by REST."""
+    """Intervals of polling by REST."""
     on_replaced: OnReplaced = "stop"
     retry: Pace = RETRY
     refused_retry: Pace = REFUSED_RETRY
     replaced_retry: Pace = REPLACED_RETRY
     silence_seconds: float = SILENCE_SECONDS
-    """How long a hello or a heartbeat may go unanswered before the stream is given up."""
-    draw: Callable[[], float] = random.random
+    """Longest time without a response to a hello or heartbeat before the stream is closed."""
+    random: Callable[[], float] = random.random
 
     @property
     def secure(self) -> bool:
@@ -100,20 +100,24 @@ class LinkSettings:
         return f"{'https' if self.secure else 'http'}://{self.server}"
 
 
-class LinkListener(Listener, PollListener, Protocol):
+class ConnectionListener(Listener, PollListener, Protocol):
     """Interface through which a connection notifies its agent."""
 
-    def link_changed(self) -> None:
+    def connection_changed(self) -> None:
         """Handle a change of the connection's state."""
 
 
-class Link:
+class Connection:
     """Maintains one session while it runs."""
 
     def __init__(
-        self, settings: LinkSettings, spool: Spool, journal: Journal, listener: LinkListener
+        self,
+        settings: ConnectionOptions,
+        spool: Spool,
+        journal: Journal,
+        listener: ConnectionListener,
     ) -> None:
-        self._state: LinkState = "idle"
+        self._state: ConnectionState = "idle"
         self.last_error: str | None = None
         self._settings = settings
         self._spool = spool
@@ -132,10 +136,10 @@ class Link:
             listener.identity.instance_id,
             settings.root_certificates,
         )
-        self._polling = Polling(rest, spool, listener, settings.poll, listener.link_changed)
+        self._polling = Polling(rest, spool, listener, settings.poll, listener.connection_changed)
 
     @property
-    def state(self) -> LinkState:
+    def state(self) -> ConnectionState:
         """State of the connection; ``polling`` when polls succeed and there is no stream."""
         lasting = self._state in {"connected", "replaced", "stopped"}
         return "polling" if self._polling.up and not lasting else self._state
@@ -161,7 +165,7 @@ class Link:
         """Handle the server's acceptance of the session."""
         self._welcomed_at = asyncio.get_running_loop().time()
         self._keep_patience()
-        self._polling.unwant()
+        self._polling.disable()
         self._become("connected", None)
 
     def leave(self, reason: str, flush_seconds: float) -> bool:
@@ -215,7 +219,7 @@ class Link:
             return  # the server's response is the same by REST
         if self._patience is None or seconds == 0:
             self._keep_patience()
-            self._patience = asyncio.get_running_loop().call_later(seconds, self._polling.want)
+            self._patience = asyncio.get_running_loop().call_later(seconds, self._polling.enable)
 
     def _keep_patience(self) -> None:
         if self._patience is not None:
@@ -270,7 +274,7 @@ class Link:
         self._refused = reason == "SESSION_REPLACED" or (code in REFUSALS and reason != "")
         if self._refused:
             self._keep_patience()
-            self._polling.unwant()
+            self._polling.disable()
         text = f"{code.name} {reason}: {error.details()}"
         if reason == "SESSION_REPLACED":
             return self._after_replacement(text)
@@ -287,7 +291,7 @@ class Link:
         if self._settings.on_replaced == "stop":
             raise SessionReplaced(text)
         self._failures += 1
-        wait = self._settings.replaced_retry.wait_seconds(self._failures, self._settings.draw)
+        wait = self._settings.replaced_retry.wait_seconds(self._failures, self._settings.random)
         logger.error("another process has this instance's session; retry in %.0f s", wait)
         return wait
 
@@ -298,9 +302,9 @@ class Link:
         proven = since is not None and now - since > PROVEN_SECONDS
         self._failures = 1 if proven else self._failures + 1
         pace = self._settings.refused_retry if refused else self._settings.retry
-        wait = pace.wait_seconds(self._failures, self._settings.draw)
+        wait = pace.wait_seconds(self._failures, self._settings.random)
         level = logging.ERROR if refused else logging.WARNING
-        logger.log(level, "no session with the plane, retry in %.1f s: %s", wait, text)
+        logger.log(level, "no session with the server, retry in %.1f s: %s", wait, text)
         self._become("refused" if refused else "waiting", text)
         return wait
 
@@ -311,11 +315,11 @@ class Link:
         except TimeoutError:
             pass
 
-    def _become(self, state: LinkState, error: str | None) -> None:
+    def _become(self, state: ConnectionState, error: str | None) -> None:
         self.last_error = error
         if state != self._state:
             self._state = state
-            self._listener.link_changed()
+            self._listener.connection_changed()
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self._settings.api_key}"),)

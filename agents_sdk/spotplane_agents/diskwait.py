@@ -21,9 +21,9 @@ class DiskRetry:
         random: Random numbers in [0, 1) for the jitter.
     """
 
-    def __init__(self, pace: Pace, draw: Callable[[], float]) -> None:
+    def __init__(self, pace: Pace, random: Callable[[], float]) -> None:
         self._pace = pace
-        self._draw = draw
+        self._draw = random
 
     async def write(self, what: str, action: Callable[[], T]) -> T:
         """Run ``action`` in a thread until it succeeds, and return its result.

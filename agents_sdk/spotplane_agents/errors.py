@@ -26,7 +26,7 @@ class StateInUse(AgentError):
 
 
 class CommandFailed(AgentError):
-    """Raised by a command handler: the command did not take effect, for the reason in the message."""
+    """Raised by a command handler: no effect, for the reason in the message."""
 
 
 class ProviderError(AgentError):

@@ -25,7 +25,7 @@ REPLICA_TAG: Final = "spotplane:replica-id"
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Response:
     status: int
     body: str
 
@@ -52,16 +52,16 @@ class Imds:
             if self._token is None:
                 self._token = await self._new_token()
             headers = {"X-aws-ec2-metadata-token": self._token}
-            answer = await self._request("GET", f"/latest/{path}", headers)
-            if answer.status == 401:  # the token has expired
+            response = await self._request("GET", f"/latest/{path}", headers)
+            if response.status == 401:  # the token has expired
                 self._token = None
                 continue
-            if answer.status == 404:
+            if response.status == 404:
                 return None
-            if answer.status == 200:
-                return answer.body
+            if response.status == 200:
+                return response.body
             break
-        raise MetadataUnavailable(f"{path}: the metadata service answered {answer.status}")
+        raise MetadataUnavailable(f"{path}: the metadata service answered {response.status}")
 
     async def identity(self, logical_agent_id: str | None = None) -> Identity:
         """Read the identity of this instance.
@@ -97,23 +97,23 @@ class Imds:
 
     async def _new_token(self) -> str:
         ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_SECONDS)}
-        answer = await self._request("PUT", "/latest/api/token", ttl)
-        if answer.status != 200 or not answer.body:
-            raise MetadataUnavailable(f"no session token: status {answer.status}")
-        return answer.body
+        response = await self._request("PUT", "/latest/api/token", ttl)
+        if response.status != 200 or not response.body:
+            raise MetadataUnavailable(f"no session token: status {response.status}")
+        return response.body
 
-    async def _request(self, method: str, path: str, headers: dict[str, str]) -> _Answer:
+    async def _request(self, method: str, path: str, headers: dict[str, str]) -> _Response:
         try:
             async with asyncio.timeout(self._timeout):
                 reader, writer = await asyncio.open_connection(self._host, self._port)
                 try:
                     writer.write(_request_bytes(method, path, {"Host": self._host, **headers}))
                     await writer.drain()
-                    return await _answer(reader)
+                    return await _read_response(reader)
                 finally:
                     writer.close()
         except (OSError, EOFError, ValueError) as error:  # OSError: the timeout is one too
-            text = str(error) or "no answer in time"
+            text = str(error) or "no response in time"
             raise MetadataUnavailable(f"the metadata service: {text}") from error
 
 
@@ -128,7 +128,7 @@ class ImdsNoticeSource:
         """Yield each notice once."""
         seen: set[tuple[str, object]] = set()
         while True:
-            for notice in await self._look():
+            for notice in await self._poll():
                 # A rebalance recommendation has a fixed time; a changed deadline is a new notice.
                 key = (notice.kind, notice.deadline)
                 if key not in seen:
@@ -136,7 +136,7 @@ class ImdsNoticeSource:
                     yield notice
             await asyncio.sleep(self._period)
 
-    async def _look(self) -> list[CloudNotice]:
+    async def _poll(self) -> list[CloudNotice]:
         found = []
         try:
             action = await self._imds.get("meta-data/spot/instance-action")
@@ -173,7 +173,7 @@ def _request_bytes(method: str, path: str, headers: dict[str, str]) -> bytes:
     return "\r\n".join(lines).encode("ascii")
 
 
-async def _answer(reader: asyncio.StreamReader) -> _Answer:
+async def _read_response(reader: asyncio.StreamReader) -> _Response:
     """Read one response by its length, or up to the end of the connection."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     status_line, *lines = head.rstrip().split("\r\n")
@@ -182,8 +182,8 @@ async def _answer(reader: asyncio.StreamReader) -> _Answer:
     if "content-length" in fields:
         length = int(fields["content-length"])
         if length > MAX_BODY_BYTES:
-            raise ValueError(f"an answer of {length} bytes")
+            raise ValueError(f"an response of {length} bytes")
         body = await reader.readexactly(length)
     else:
         body = await reader.read()
-    return _Answer(status, body.decode())
+    return _Response(status, body.decode())

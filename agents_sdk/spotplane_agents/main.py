@@ -104,7 +104,7 @@ async def _run_simulated(options: AgentOptions) -> None:
         name,
         options.server,
         options.api_key,
-        link={"tls": options.tls, "root_certificates": _roots(options)},
+        connection={"tls": options.tls, "root_certificates": _roots(options)},
     )
     with TemporaryDirectory() as temporary:
         async with SimulatedCloud(options.state_dir or Path(temporary)) as cloud:

@@ -53,11 +53,11 @@ class PollPace:
     state: float = 15.0
     retry: Pace = RETRY
     refused_retry: Pace = REFUSED_RETRY
-    draw: Callable[[], float] = random.random
+    random: Callable[[], float] = random.random
 
     def spread(self, seconds: float) -> float:
         """Return a wait around this value."""
-        return seconds * (0.75 + 0.5 * self.draw())
+        return seconds * (0.75 + 0.5 * self.random())
 
 
 class PollListener(Protocol):
@@ -117,7 +117,7 @@ class Polling:
         changed: Callable[[], None],
     ) -> None:
         self.up = False
-        """Whether the plane answers."""
+        """Whether the server responds."""
         self.registered = False
         """Whether the instance has been made known this way."""
         self._rest = rest
@@ -138,14 +138,14 @@ class Polling:
         """Whether a goodbye is to be sent."""
         return self._goodbye is not None
 
-    def want(self) -> None:
+    def enable(self) -> None:
         """Start polling, unless started: there is no stream."""
         if not self._wanted.is_set():
             logger.warning("no stream can be had; the REST routes are tried meanwhile")
             self._over.clear()
             self._wanted.set()
 
-    def unwant(self) -> None:
+    def disable(self) -> None:
         """Stop polling: a stream is accepted."""
         if self._wanted.is_set() and not self.leaving:
             self._wanted.clear()
@@ -177,26 +177,26 @@ class Polling:
 
     async def _poll(self) -> None:
         """Poll until a stream is accepted, or the agent leaves."""
-        speaking = asyncio.create_task(self._speak(), name="spotplane-polling")
+        running = asyncio.create_task(self._run_tasks(), name="spotplane-polling")
         over = asyncio.create_task(self._over.wait())
         try:
-            await asyncio.wait({speaking, over}, return_when=asyncio.FIRST_COMPLETED)
-            if self._goodbye is not None and not speaking.done():
-                await self._say_goodbye(*self._goodbye)
+            await asyncio.wait({running, over}, return_when=asyncio.FIRST_COMPLETED)
+            if self._goodbye is not None and not running.done():
+                await self._send_goodbye(*self._goodbye)
         finally:
-            await _cancel(speaking, over)
+            await _cancel(running, over)
             self._become(up=False)
-        if not speaking.cancelled():
-            speaking.result()
+        if not running.cancelled():
+            running.result()
 
-    async def _speak(self) -> None:
+    async def _run_tasks(self) -> None:
         """Register if necessary, then run all tasks at their own intervals; never returns."""
         while self._listener.agent_id is None:
             await self._keep(self._register, asyncio.Event(), once=True)
         await _together(
-            self._keep(self._beat, asyncio.Event()),
+            self._keep(self._send_heartbeat, asyncio.Event()),
             self._keep(self._fetch, self._orders),
-            self._keep(self._look, asyncio.Event()),
+            self._keep(self._poll_state, asyncio.Event()),
             *(self._keep(self._sender(kinds), news) for kinds, news in self._news.items()),
         )
 
@@ -233,7 +233,7 @@ class Polling:
     def _after(self, error: AgentError, failures: int) -> float:
         refused = isinstance(error, RestRefused)
         pace = self._pace.refused_retry if refused else self._pace.retry
-        wait = pace.wait_seconds(failures, self._pace.draw)
+        wait = pace.wait_seconds(failures, self._pace.random)
         logger.log(logging.ERROR if refused else logging.INFO, "%s; retry in %.1f s", error, wait)
         return wait
 
@@ -244,12 +244,12 @@ class Polling:
         await self._listener.registered(response)
         return 0.0
 
-    async def _beat(self) -> float:
+    async def _send_heartbeat(self) -> float:
         post = routes.heartbeat(
             self._agent_id, self._listener.identity, await asyncio.to_thread(self._listener.load)
         )
         try:
-            answer = await self._rest.call(*post)
+            response = await self._rest.call(*post)
         except (RestUnavailable, RestRefused):
             self._become(up=False)
             raise
@@ -257,9 +257,9 @@ class Polling:
             await self._listener.synchronize(self._rest.server_time)
         self._become(up=True)
         self._heard.set()
-        if answer.get("commands_pending"):
+        if response.get("commands_pending"):
             self._orders.set()
-        return float(answer.get("next_heartbeat_seconds") or 30)
+        return float(response.get("next_heartbeat_seconds") or 30)
 
     async def _fetch(self) -> float:
         """Receive every waiting command, one by one as the server leases them."""
@@ -269,7 +269,7 @@ class Polling:
                 await self._listener.deliver(routes.delivery(item))
         return self._pace.commands
 
-    async def _look(self) -> float:
+    async def _poll_state(self) -> float:
         """Poll the desired state."""
         replicas = await self._rest.call("GET", f"/api/agents/{self._agent_id}/replicas")
         agent = await self._rest.call("GET", routes.agent_path(self._agent_id))
@@ -308,7 +308,7 @@ class Polling:
         await asyncio.to_thread(self._spool.acknowledge, [spooled.id])
         self._sent.set()
 
-    async def _say_goodbye(self, reason: str, flush_seconds: float) -> None:
+    async def _send_goodbye(self, reason: str, flush_seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(flush_seconds):
                 await self._flushed()

@@ -16,7 +16,7 @@ from spotplane_agents.clock import http_date
 from spotplane_agents.errors import RestRefused, RestUnavailable
 
 TIMEOUT_SECONDS: Final = 10.0
-MAX_ANSWER_BYTES: Final = 4 << 20
+MAX_RESPONSE_BYTES: Final = 4 << 20
 # One for each of the tasks that call, so that none waits for the response of another.
 THREADS: Final = 8
 # Statuses that may differ at the next attempt.
@@ -85,7 +85,7 @@ class Rest:
         request = Request(self._base_url + path, data, self._headers, method=method)
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-                answer = response.read(MAX_ANSWER_BYTES)
+                payload = response.read(MAX_RESPONSE_BYTES)
                 self.server_time = http_date(response.headers["Date"])
         except HTTPError as error:
             with error:
@@ -98,9 +98,9 @@ class Rest:
             # A header that cannot be sent; the error's text would contain the key.
             raise RestUnavailable(f"{method} {path}: the address or the key is malformed") from None
         try:
-            return json.loads(answer)
+            return json.loads(payload)
         except ValueError:
-            raise RestUnavailable(f"{method} {path}: the answer is no JSON") from None
+            raise RestUnavailable(f"{method} {path}: the response is no JSON") from None
 
 
 def _failure(method: str, path: str, status: int, code: str) -> RestUnavailable | RestRefused:
@@ -115,10 +115,10 @@ def _failure(method: str, path: str, status: int, code: str) -> RestUnavailable 
 def _code(error: HTTPError) -> str:
     """Return the server's error code; empty when the response is not the server's."""
     try:
-        said = json.loads(error.read(MAX_ANSWER_BYTES))
+        body = json.loads(error.read(MAX_RESPONSE_BYTES))
     except (OSError, HTTPException, ValueError):
         return ""
-    found = said.get("code") if isinstance(said, dict) else None
-    if found is None and isinstance(said, dict) and isinstance(said.get("error"), dict):
-        found = said["error"].get("code")
+    found = body.get("code") if isinstance(body, dict) else None
+    if found is None and isinstance(body, dict) and isinstance(body.get("error"), dict):
+        found = body["error"].get("code")
     return found if isinstance(found, str) else ""

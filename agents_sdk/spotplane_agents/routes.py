@@ -36,14 +36,14 @@ def register(request: RegisterRequest) -> Post:
     return Post("POST", "/v1/agents/register", _plain(request))
 
 
-def registered(answer: Any) -> RegisterResponse:
+def registered(payload: Any) -> RegisterResponse:
     """Parse the response to a registration.
 
     Raises:
         RestUnavailable: It is not a response of the server.
     """
     response = RegisterResponse()
-    _parse(answer, response)
+    _parse(payload, response)
     return response
 
 
@@ -125,11 +125,11 @@ def delivery(item: Any) -> pb.CommandDelivery:
     return order
 
 
-def report(agent_id: str, instance_id: str, said: pb.Report) -> Post:
+def report(agent_id: str, instance_id: str, report_message: pb.Report) -> Post:
     """Convert a report into the call of its route."""
-    kind = said.WhichOneof("kind")
+    kind = report_message.WhichOneof("kind")
     assert kind is not None  # the spool stores no report without a kind
-    post = _REPORTS[kind](f"/api/agents/{agent_id}", getattr(said, kind))
+    post = _REPORTS[kind](f"/api/agents/{agent_id}", getattr(report_message, kind))
     return post._replace(body={"instance_id": instance_id, **post.body})
 
 
@@ -158,10 +158,10 @@ def _replica(at: str, replica: pb.ReplicaReport) -> Post:
         return Post("POST", f"{one}/sync-status", progress)
     if replica.instance_id and replica.status in {"launching", "syncing"}:
         return Post("PUT", one, {"instance_id": replica.instance_id, "status": "syncing"})
-    told = {"status": replica.status}
+    body = {"status": replica.status}
     if replica.message:
-        told["error_message"] = replica.message
-    return Post("POST", f"{one}/status", told)
+        body["error_message"] = replica.message
+    return Post("POST", f"{one}/status", body)
 
 
 def _prices(at: str, prices: pb.PriceReport) -> Post:
@@ -230,9 +230,9 @@ def _plain(message: Any) -> dict[str, Any]:
     return plain
 
 
-def _parse(answer: Any, into: Any) -> None:
+def _parse(payload: Any, into: Any) -> None:
     try:
-        ParseDict(answer, into, ignore_unknown_fields=True)
+        ParseDict(payload, into, ignore_unknown_fields=True)
     except (ParseError, AttributeError, TypeError) as error:
         raise RestUnavailable("an answer cannot be read") from error
 

@@ -12,7 +12,7 @@ from spotplane.v1.agent_pb2 import RegisterRequest, RegisterResponse
 
 from spotplane_agents.clock import ServerClock
 from spotplane_agents.commands import Dispatcher, Registration
-from spotplane_agents.connection import Link, LinkSettings
+from spotplane_agents.connection import Connection, ConnectionOptions
 from spotplane_agents.desired import Desired
 from spotplane_agents.diskwait import DiskRetry
 from spotplane_agents.errors import StateUnavailable
@@ -46,7 +46,7 @@ class Runtime:
         *,
         state: State,
         limits: SpoolLimits | None,
-        settings: LinkSettings,
+        settings: ConnectionOptions,
         identity: Identity,
         handlers: Mapping[str, Registration],
         desired: Desired,
@@ -65,10 +65,10 @@ class Runtime:
         # Commands expire by the server's clock, and reports are stamped with its time.
         self.clock = ServerClock()
         journal = Journal(state, self.spool)
-        self.disk = DiskRetry(settings.retry, settings.draw)
+        self.disk = DiskRetry(settings.retry, settings.random)
         self._dispatcher = Dispatcher(journal, handlers, self.now, self.disk)
-        self.link = Link(settings, self.spool, journal, self)
-        self._dispatcher.speak_through(self.link)
+        self.connection = Connection(settings, self.spool, journal, self)
+        self._dispatcher.send_progress_to(self.connection)
         self._tasks: set[asyncio.Task[None]] = set()
         self._owed: set[asyncio.Task[None]] = set()
         self._link_task: asyncio.Task[None] | None = None
@@ -85,7 +85,7 @@ class Runtime:
         await self._dispatcher.recover()
         self.spawn(self._dispatcher.run(), "spotplane-commands")
         self.spawn(self._desired.run(), "spotplane-hooks")
-        self._link_task = self.spawn(self.link.run(), "spotplane-link")
+        self._link_task = self.spawn(self.connection.run(), "spotplane-connection")
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a coroutine as long as the agent runs; if it fails, the agent has failed."""
@@ -110,7 +110,7 @@ class Runtime:
         self._changed()
 
     @property
-    def link_ended(self) -> bool:
+    def connection_ended(self) -> bool:
         """Return whether there will be no further session."""
         return self._link_task is not None and self._link_task.done()
 
@@ -122,13 +122,13 @@ class Runtime:
             if self._owed:
                 await asyncio.wait(self._owed, timeout=COMMAND_GRACE_SECONDS)
             await last_words
-            if self._link_task is not None and self.link.leave(reason, FLUSH_SECONDS):
+            if self._link_task is not None and self.connection.leave(reason, FLUSH_SECONDS):
                 await asyncio.wait({self._link_task}, timeout=FLUSH_SECONDS + FAREWELL_SECONDS)
         finally:
             last_words.close()
-            await self.abandon()
+            await self.kill()
 
-    async def abandon(self) -> None:
+    async def kill(self) -> None:
         """End everything at once, as a crash would: no goodbye, and commands stay started."""
         if self._ended:
             return
@@ -149,16 +149,16 @@ class Runtime:
     # Events of the connection.
 
     def register_request(self) -> RegisterRequest:
-        """See ``LinkListener``."""
+        """See ``ConnectionListener``."""
         return self._identity.register_request(agent_version())
 
     async def registered(self, response: RegisterResponse) -> None:
-        """See ``LinkListener``."""
+        """See ``ConnectionListener``."""
         if self.agent_id not in {None, response.agent_id}:
             self._desired.forget()
         self.agent_id, self.tenant_id = response.agent_id, response.tenant_id
         if response.message:
-            logger.info("the plane says: %s", response.message)
+            logger.info("message of the server: %s", response.message)
         await self.desired(response.desired_state)
 
     def hello(self, open_command_ids: list[str]) -> pb.Hello:
@@ -183,7 +183,7 @@ class Runtime:
         """See ``Listener``."""
         if welcome.HasField("server_time"):
             await self.synchronize(welcome.server_time.ToDatetime(UTC))
-        self.link.welcomed()
+        self.connection.welcomed()
 
     async def synchronize(self, server_time: datetime) -> None:
         """See ``PollListener``."""
@@ -230,6 +230,6 @@ class Runtime:
         """See ``Listener``."""
         await self._dispatcher.cancel(command_id)
 
-    def link_changed(self) -> None:
-        """See ``LinkListener``."""
+    def connection_changed(self) -> None:
+        """See ``ConnectionListener``."""
         self._changed()

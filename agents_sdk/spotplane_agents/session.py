@@ -78,12 +78,12 @@ class Session:
         self._sent: dict[int, int] = {}
         self._acked: list[int] = []
         self._cursor = {0: 0, 1: 0}
-        self._look = True
+        self._may_have_more = True
         self._goodbye: tuple[str, float] | None = None
 
     def wake(self) -> None:
         """Signal a new report in the spool."""
-        self._look = True
+        self._may_have_more = True
         self._wake.set()
 
     def progress(self, step: pb.CommandProgress) -> None:
@@ -92,7 +92,7 @@ class Session:
         self._wake.set()
 
     def leave(self, reason: str, flush_seconds: float) -> None:
-        """Send a goodbye once every report is acknowledged, at the latest after ``flush_seconds``."""
+        """Send a goodbye after all reports are acknowledged, or after ``flush_seconds``."""
         self._goodbye = (reason, self._loop.time() + flush_seconds)
         self.wake()
 
@@ -155,13 +155,13 @@ class Session:
         # Before reports are sent, since their instants are shifted by the server's time.
         await self._listener.welcomed(welcome)
         self.welcomed = True
-        self._beat_after(welcome.next_heartbeat_delay)
+        self._heartbeat_due_at(welcome.next_heartbeat_delay)
 
     async def _on_heartbeat_ack(self, ack: pb.HeartbeatAck) -> None:
         if ack.seq == self._beat_seq:
-            self._beat_after(ack.next_heartbeat_delay)
+            self._heartbeat_due_at(ack.next_heartbeat_delay)
 
-    def _beat_after(self, delay: Duration) -> None:
+    def _heartbeat_due_at(self, delay: Duration) -> None:
         self._waiting_since = None
         self._beat_at = self._loop.time() + delay.ToTimedelta().total_seconds()
         self._wake.set()
@@ -176,7 +176,7 @@ class Session:
         self.wake()
 
     async def _on_reconnect(self, order: pb.Reconnect) -> None:
-        logger.info("the plane asks to reconnect: %s", order.reason)
+        logger.info("the server requests a reconnect: %s", order.reason)
         self.reconnect_after = order.delay.ToTimedelta()
 
     async def _write_all(self) -> None:
@@ -184,7 +184,7 @@ class Session:
             self._wake.clear()
             await self._settle_acks()
             await self._write_progress()
-            await self._beat_if_due()
+            await self._send_heartbeat_if_due()
             more = await self._write_reports()
             if self._goodbye is not None and self._may_leave(self._goodbye[1]):
                 await self._write(pb.ConnectRequest(goodbye=pb.Goodbye(reason=self._goodbye[0])))
@@ -216,7 +216,7 @@ class Session:
             step = self._progress.popleft()
             await self._write(pb.ConnectRequest(command_progress=step))
 
-    async def _beat_if_due(self) -> None:
+    async def _send_heartbeat_if_due(self) -> None:
         now = self._loop.time()
         if now < self._beat_at:
             return
@@ -233,9 +233,9 @@ class Session:
 
     async def _write_reports(self) -> bool:
         """Send a burst of reports; return whether there may be more to send now."""
-        if not self.welcomed or not self._look:
+        if not self.welcomed or not self._may_have_more:
             return False
-        self._look = False
+        self._may_have_more = False
         for lane, share in SHARES:
             room = min(BURST, share - len(self._sent))
             if room <= 0:
@@ -247,11 +247,13 @@ class Session:
                 self._sent[self._seq] = self._cursor[lane] = spooled.id
                 spooled.report.seq = self._seq
                 await self._write(pb.ConnectRequest(report=spooled.report))
-            self._look |= len(waiting) == room
-        return self._look
+            self._may_have_more |= len(waiting) == room
+        return self._may_have_more
 
     def _may_leave(self, deadline: float) -> bool:
-        flushed = self.welcomed and not (self._look or self._sent or self._acked or self._progress)
+        flushed = self.welcomed and not (
+            self._may_have_more or self._sent or self._acked or self._progress
+        )
         return flushed or self._loop.time() >= deadline
 
     async def _sleep(self) -> None:

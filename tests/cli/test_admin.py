@@ -174,7 +174,7 @@ async def test_agent_is_found_by_name_commanded_and_failed_over(
         agent.command("greet")(_greet)
         issued = await operator.read("commands", "issue", "chat", "greet", "--param", "name=Ada")
         await eventually(lambda: "completed" in _greeted)
-        await agent.drained()
+        await agent.wait_drained()
         story = await operator.admin("commands", "show", "chat", issued["id"])
 
         await operator.admin("agents", "config", "chat", "--manual-replica")

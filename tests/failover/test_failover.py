@@ -42,7 +42,7 @@ async def test_launch_that_fails_is_tried_in_the_next_pool(plane: Plane, tmp_pat
         calls = Calls(plane.channel, tenant)
         primary = await fleet.start("chat")
         assert primary.agent is not None
-        await primary.agent.drained()  # its prices too
+        await primary.agent.wait_drained()  # its prices too
         fleet.cloud.unavailable_pools.add(f"{TYPE}.{ZONES[1]}")
 
         fleet.cloud.interrupt(primary.instance_id, 60)
@@ -64,7 +64,7 @@ async def test_nothing_but_on_demand_is_left_without_spot_capacity(
         primary = await fleet.start("chat")
         assert primary.agent is not None
         agent_id = str(primary.agent.agent_id)
-        await primary.agent.drained()
+        await primary.agent.wait_drained()
         fleet.cloud.unavailable_pools |= {f"{TYPE}.{zone}" for zone in ZONES}
 
         fleet.cloud.interrupt(primary.instance_id, 60)

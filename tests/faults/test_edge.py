@@ -42,7 +42,7 @@ async def streaming(fleet: Fleet) -> None:
 
     def all_connected() -> bool:
         agents = [instance.agent for instance in fleet.cloud.instances.values()]
-        return all(agent is not None and agent.link_state == "connected" for agent in agents)
+        return all(agent is not None and agent.connection_state == "connected" for agent in agents)
 
     await eventually(all_connected, within=RECONNECT_SECONDS)
 

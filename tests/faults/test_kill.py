@@ -176,7 +176,7 @@ async def test_usage_recorded_while_the_server_is_away_arrives_once(site: Site) 
     assert waiting > 0
 
     await site.server.start()
-    await asyncio.wait_for(agent.drained(), 30)
+    await asyncio.wait_for(agent.wait_drained(), 30)
 
     count = await site.sql.fetchval("SELECT count(*) FROM usage_records")
     distinct = await site.sql.fetchval("SELECT count(DISTINCT request_id) FROM usage_records")
@@ -193,7 +193,7 @@ async def test_database_that_restarts_under_the_server_costs_no_agent(site: Site
         )
     await eventually(lambda: agent.connected)
     agent.usage("request-1", prompt_tokens=1, completion_tokens=1)
-    await asyncio.wait_for(agent.drained(), 30)
+    await asyncio.wait_for(agent.wait_drained(), 30)
 
     beat = "SELECT last_heartbeat_at FROM agent_sessions"
     before = await site.sql.fetchval(beat)

@@ -45,4 +45,4 @@ async def make_agent(plane: ScriptedPlane, tmp_path: Path) -> AsyncIterator[Make
 
     yield make
     for agent in made:
-        await agent.abandon()
+        await agent.kill()

@@ -46,7 +46,7 @@ async def test_usage_of_an_agent_whose_clock_is_ahead_is_stored(
         agent.usage("after", prompt_tokens=1, completion_tokens=1)
         given = datetime.now(UTC) - timedelta(seconds=1)
         agent.usage("given", prompt_tokens=1, completion_tokens=1, timestamp=given)
-        await agent.drained()
+        await agent.wait_drained()
 
     stored = await stored_usage(plane_behind)
     assert sorted(stored) == ["after", "before", "given"]
@@ -86,7 +86,7 @@ async def test_reports_that_waited_for_the_first_session_carry_the_servers_time(
         (prices,) = await plane.wait_reports("prices")
         (notice,) = await plane.wait_reports("notice")
         (end,) = await plane.wait_reports("termination")
-        await second.drained()
+        await second.wait_drained()
 
     assert is_servers_time(datetime.fromisoformat(usage.records[0].timestamp))
     for at in (prices.observed_at, notice.detected_at, end.terminated_at):

@@ -80,7 +80,7 @@ async def test_redelivery_after_a_reconnect_has_no_second_effect(
 
 async def agent_settled(plane: ScriptedPlane, agent: Agent, results: int) -> None:
     await eventually(lambda: len(plane.reports("command_result")) == results)
-    await agent.drained()
+    await agent.wait_drained()
 
 
 async def test_redelivery_after_a_restart_has_no_second_effect(
@@ -114,7 +114,7 @@ async def test_command_cut_off_by_a_crash_is_failed(
     await first.wait_for(connected=True)
     plane.stream.say(command=order)
     await begun.wait()
-    await first.abandon()
+    await first.kill()
 
     second = make_agent()
     ran = counting(second, "pay")
@@ -136,7 +136,7 @@ async def test_idempotent_command_cut_off_by_a_crash_runs_again(
     await first.wait_for(connected=True)
     plane.stream.say(command=order)
     await begun.wait()
-    await first.abandon()
+    await first.kill()
 
     second = make_agent()
     ran = counting(second, "sync", idempotent=True)

@@ -37,7 +37,7 @@ class World:
     proxy: Proxy
     tenant: Tenant
     calls: Calls
-    link: Any
+    connection: Any
 
     def agent(self, state_dir: Path, **options: Any) -> Agent:
         """An agent whose stream goes through the proxy, and its REST does not."""
@@ -47,11 +47,11 @@ class World:
             "identity": identity(mode="spot"),
             "state_dir": state_dir,
         }
-        return Agent(**(defaults | self.link | options))
+        return Agent(**(defaults | self.connection | options))
 
     def start(self, fleet: Fleet) -> SimulatedInstance:
         """Launch the first instance of such agents."""
-        service = Service("chat", self.proxy.address, self.tenant.key, link=self.link)
+        service = Service("chat", self.proxy.address, self.tenant.key, connection=self.connection)
         return fleet.cloud.start(service, instance_type=TYPE, region=REGION, az=ZONES[0])
 
     async def order(self, agent: Agent, **fields: Any) -> agent_pb2.Command:
@@ -82,30 +82,30 @@ async def world(database_url: str) -> AsyncIterator[World]:
         )
         async with bridge_running(config) as port:
             tenant = await plane.tenant()
-            link = {
+            connection = {
                 "rest": f"http://127.0.0.1:{port}",
                 "poll": POLLS,
                 "retry": QUICK,
                 "refused_retry": QUICK,
             }
-            yield World(plane, proxy, tenant, Calls(plane.channel, tenant), link)
+            yield World(plane, proxy, tenant, Calls(plane.channel, tenant), connection)
 
 
 async def polls(agent: Agent) -> None:
     """Wait until an agent speaks by REST."""
-    await eventually(lambda: agent.link_state == "polling")
+    await eventually(lambda: agent.connection_state == "polling")
 
 
 async def streams(agent: Agent) -> None:
     """Wait until an agent holds a stream."""
-    await eventually(lambda: agent.link_state == "connected")
+    await eventually(lambda: agent.connection_state == "connected")
 
 
 async def has_prices(agent: Agent) -> None:
     """Have an agent serve, and its pools priced: a switch leads to a pool with a price."""
     await agent.wait_for(role="primary", connected=True)
     await agent.report_prices(spot={f"{TYPE}.{zone}": 300_000_000 for zone in ZONES})
-    await agent.drained()
+    await agent.wait_drained()
 
 
 async def running_agent(instance: SimulatedInstance) -> Agent:
@@ -147,7 +147,7 @@ async def test_every_kind_of_report_is_taken_by_rest(
         await agent.notice("rebalance")
         await agent.terminated("i-1", "the cloud took it")
 
-        await agent.drained()
+        await agent.wait_drained()
 
     assert "refused" not in caplog.text
 
@@ -158,7 +158,7 @@ async def test_switch_that_is_polled_is_carried_out_once(world: World, tmp_path:
         first = world.start(fleet)
         agent = await running_agent(first)
         await agent.wait_for(role="primary", connected=True)
-        await agent.drained()
+        await agent.wait_drained()
         world.proxy.cut()
         await polls(agent)
 
@@ -224,9 +224,9 @@ async def test_notice_does_not_wait_for_a_switch_that_is_carried_out(
 
         await agent.notice("termination")
 
-        await agent.drained()
+        await agent.wait_drained()
         assert await world.calls.failovers_of(agent.agent_id or "")
-        await agent.abandon()
+        await agent.kill()
 
 
 async def test_restart_in_the_middle_of_a_polled_command_does_not_repeat_it(
@@ -251,7 +251,7 @@ async def test_restart_in_the_middle_of_a_polled_command_does_not_repeat_it(
         await has_prices(first)
         order = await world.order(first)
         await eventually(lambda: runs)
-        await first.abandon()
+        await first.kill()
 
     async with made():
         done = await world.ended(order)
@@ -311,7 +311,7 @@ async def test_deleted_agent_that_polls_stops(world: World, tmp_path: Path) -> N
         )
 
         with pytest.raises(AgentDeleted):
-            await agent.closed()
+            await agent.wait_closed()
 
 
 async def test_key_that_the_plane_refuses_is_not_tried_by_rest(
@@ -319,7 +319,7 @@ async def test_key_that_the_plane_refuses_is_not_tried_by_rest(
 ) -> None:
     """The plane's own word is the same whichever way it is asked."""
     async with world.agent(tmp_path, api_key="sp_nobody") as agent:
-        await eventually(lambda: agent.link_state == "refused")
+        await eventually(lambda: agent.connection_state == "refused")
         await eventually(lambda: world.proxy.passed > 4)
 
         assert not agent.connected

@@ -53,7 +53,7 @@ async def test_result_that_meets_a_full_disk_is_reported_once_there_is_room(
 
         disk.free()
         (result,) = await plane.wait_reports("command_result")
-        await agent.drained()
+        await agent.wait_drained()
 
     assert result.success
     assert result.result["paid"]

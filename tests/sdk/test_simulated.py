@@ -29,7 +29,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[SimulatedCloud]:
 
 
 def service(plane: ScriptedPlane) -> Service:
-    return Service("chat", plane.address, "sp_test", link={"retry": QUICK})
+    return Service("chat", plane.address, "sp_test", connection={"retry": QUICK})
 
 
 async def started(cloud: SimulatedCloud, plane: ScriptedPlane) -> SimulatedInstance:

@@ -46,7 +46,7 @@ async def test_agent_trusts_the_roots_it_is_given(make_agent: MakeAgent) -> None
     others, _ = certificate()
     async with ScriptedPlane(grpc.ssl_server_credentials([(key, roots)])) as plane:
         async with make_agent(server=plane.address, root_certificates=others) as agent:
-            await eventually(lambda: agent.link_state == "waiting")
+            await eventually(lambda: agent.connection_state == "waiting")
             assert plane.keys == []
 
         async with make_agent(server=plane.address, root_certificates=roots) as agent:

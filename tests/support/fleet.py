@@ -48,7 +48,7 @@ class Fleet:
     def service(self, name: str) -> Service:
         """An agent's identity and how its instances reach the plane."""
         quick: Any = {"retry": Pace(0.02, 0.2)}
-        return Service(name, self.target, self.tenant.key, link=quick)
+        return Service(name, self.target, self.tenant.key, connection=quick)
 
 
 class Calls:

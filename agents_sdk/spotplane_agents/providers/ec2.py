@@ -91,12 +91,12 @@ class Ec2Provider:
 
         def work() -> InstanceView | None:
             try:
-                answer = self._ec2.describe_instances(InstanceIds=[instance_id])
+                response = self._ec2.describe_instances(InstanceIds=[instance_id])
             except ClientError as error:
                 if _is_unknown(error):
                     return None
                 raise
-            found = [i for r in answer["Reservations"] for i in r["Instances"]]
+            found = [i for r in response["Reservations"] for i in r["Instances"]]
             return _view(found[0]) if found else None
 
         return await self._call(work)
@@ -105,13 +105,13 @@ class Ec2Provider:
         """Find a live instance by one of its tags; None when there is none."""
 
         def work() -> InstanceView | None:
-            answer = self._ec2.describe_instances(
+            response = self._ec2.describe_instances(
                 Filters=[
                     {"Name": f"tag:{tag}", "Values": [value]},
                     {"Name": "instance-state-name", "Values": LIVING},
                 ]
             )
-            found = [i for r in answer["Reservations"] for i in r["Instances"]]
+            found = [i for r in response["Reservations"] for i in r["Instances"]]
             return _view(found[0]) if found else None
 
         return await self._call(work)
@@ -148,8 +148,8 @@ class Ec2Provider:
                 },
             }
         request |= self._optional(spec)
-        answer = self._ec2.run_instances(**request)
-        return answer["Instances"][0]["InstanceId"]
+        response = self._ec2.run_instances(**request)
+        return response["Instances"][0]["InstanceId"]
 
     def _optional(self, spec: LaunchSpec) -> dict[str, Any]:
         settings = self._settings
@@ -167,13 +167,13 @@ class Ec2Provider:
     def _default_subnet(self, az: str) -> str | None:
         if not az:
             return None
-        answer = self._ec2.describe_subnets(
+        response = self._ec2.describe_subnets(
             Filters=[
                 {"Name": "availability-zone", "Values": [az]},
                 {"Name": "default-for-az", "Values": ["true"]},
             ]
         )
-        return next((subnet["SubnetId"] for subnet in answer["Subnets"]), None)
+        return next((subnet["SubnetId"] for subnet in response["Subnets"]), None)
 
     async def _call(self, work: Callable[[], ResultT]) -> ResultT:
         try:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal, Protocol, Self
 
-from spotplane_agents.agent import Agent, LinkOptions
+from spotplane_agents.agent import Agent, ConnectionSettings
 from spotplane_agents.errors import AgentError, ProviderError
 from spotplane_agents.host import Load
 from spotplane_agents.identity import Identity
@@ -58,7 +58,7 @@ class Service:
     server: str
     api_key: str = field(repr=False)
     prepare: Callable[[Agent], None] | None = None
-    link: LinkOptions = field(default_factory=LinkOptions)
+    connection: ConnectionSettings = field(default_factory=ConnectionSettings)
 
 
 @dataclass
@@ -216,7 +216,7 @@ class SimulatedCloud:
         instance = self.instances[instance_id]
         instance.state = "terminated"
         if instance.agent is not None:
-            await instance.agent.abandon()
+            await instance.agent.kill()
 
     async def restart_agent(self, instance_id: str) -> None:
         """Kill an instance's agent and start it again, as a process supervisor would."""
@@ -224,7 +224,7 @@ class SimulatedCloud:
         if instance.state != "running" or instance.agent is None:
             return
         instance.state = "pending"
-        await instance.agent.abandon()
+        await instance.agent.kill()
         self._spawn(self._live(instance))
 
     def terminate(self, instance_id: str) -> None:
@@ -303,7 +303,7 @@ class SimulatedCloud:
         prices = asyncio.create_task(self._report_prices(instance, agent))
         try:
             await agent.start()
-            await agent.closed()
+            await agent.wait_closed()
             await agent.close("the instance is shut down")
         except AgentError as error:
             logger.warning("%s: its agent ended: %s", instance.instance_id, error)
@@ -329,7 +329,7 @@ class SimulatedCloud:
             state_dir=self._state_dir / instance.instance_id,
             # Every simulated instance would report this one machine's load.
             load=Load,
-            **service.link,
+            **service.connection,
         )
         if service.prepare is not None:
             service.prepare(agent)

@@ -37,7 +37,7 @@ class Pace:
     """Durations of the simulated steps, in seconds."""
 
     launch: float = 0.5
-    """Until the cloud answers an order, after the machine exists."""
+    """Until the cloud responds to a launch, after the machine exists."""
     boot: float = 1.0
     load: float = 2.0
     """Until the model is loaded, after it has booted."""
@@ -161,10 +161,10 @@ class SimulatedMachines:
     async def _live(self, machine: Machine) -> None:
         await asyncio.sleep(self._pace.boot)
         node_id = await self._register(machine, "initializing")
-        await self._beat(node_id, LOADING_SCORE)
+        await self._send_heartbeat(node_id, LOADING_SCORE)
         await asyncio.sleep(self._pace.load)
         while True:
-            if not await self._beat(node_id, SERVING_SCORE):
+            if not await self._send_heartbeat(node_id, SERVING_SCORE):
                 node_id = await self._register(machine, "active")
             await asyncio.sleep(self._pace.heartbeat)
 
@@ -181,12 +181,12 @@ class SimulatedMachines:
             status=status,
         )
         while True:
-            answer = await self._call("RegisterNode", request)
-            if answer is not None:
-                return str(answer.node_id)
+            response = await self._call("RegisterNode", request)
+            if response is not None:
+                return str(response.node_id)
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _beat(self, node_id: str, score: float) -> bool:
+    async def _send_heartbeat(self, node_id: str, score: float) -> bool:
         """Send a heartbeat; False when the server requests a new registration."""
         request = pb.NodeHeartbeatRequest(id=node_id, health_score=score)
         try:

@@ -88,11 +88,11 @@ class Provisioner:
             limit=self.at_once - len(self._tasks),
             wait_seconds=WAIT_SECONDS,
         )
-        answer = await self._call("LeaseNodeOperations", request, WAIT_SECONDS + CALL_SECONDS)
-        return list(answer.operations)
+        response = await self._call("LeaseNodeOperations", request, WAIT_SECONDS + CALL_SECONDS)
+        return list(response.operations)
 
     def _begin(self, operation: pb.NodeOperation) -> None:
-        task = asyncio.ensure_future(_Work(self, operation).run())
+        task = asyncio.ensure_future(_Operation(self, operation).run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -107,13 +107,13 @@ class Provisioner:
             request, metadata=(("x-admin-token", self.token),), timeout=seconds, wait_for_ready=True
         )
 
-    async def report(self, operation: pb.NodeOperation, outcome: Outcome, **said: Any) -> bool:
+    async def report(self, operation: pb.NodeOperation, outcome: Outcome, **details: Any) -> bool:
         """Report on an operation; return whether to continue.
 
         A lost report has no effect: the lease limits the time until another one has to succeed.
         """
         request = pb.ReportNodeOperationRequest(
-            operation_id=operation.id, attempt=operation.attempt, outcome=outcome, **said
+            operation_id=operation.id, attempt=operation.attempt, outcome=outcome, **details
         )
         try:
             return bool((await self._call("ReportNodeOperation", request)).open)
@@ -122,7 +122,7 @@ class Provisioner:
             return True
 
 
-class _Work:
+class _Operation:
     """One operation."""
 
     def __init__(self, owner: Provisioner, operation: pb.NodeOperation) -> None:
@@ -148,16 +148,16 @@ class _Work:
         try:
             await (self._launch() if kind == "launch" else self._terminate())
         except LeaseLost:
-            await self._say("dropped")
+            await self._report("dropped")
         except ProviderError as error:
-            await self._say("failed", retryable=True, message=str(error)[:1000])
+            await self._report("failed", retryable=True, message=str(error)[:1000])
         except asyncio.CancelledError:
             with suppress(Exception):
-                await asyncio.shield(self._say("dropped"))
+                await asyncio.shield(self._report("dropped"))
             raise
         except Exception as error:
             logger.exception("%s: %s met with a defect", name, kind)
-            await self._say("failed", retryable=True, message=f"defect: {type(error).__name__}")
+            await self._report("failed", retryable=True, message=f"defect: {type(error).__name__}")
 
     async def _launch(self) -> None:
         machines, order = self._owner.machines, self._order
@@ -167,9 +167,9 @@ class _Work:
         )
         # An earlier attempt may have reached this point.
         if self._machine_id is None:
-            self._machine_id = await self._kept(machines.find(order))
+            self._machine_id = await self._with_lease(machines.find(order))
         if self._machine_id is None:
-            self._machine_id = await self._kept(machines.launch(order))
+            self._machine_id = await self._with_lease(machines.launch(order))
         machine_id = self._machine_id
         await self._working(message=f"its machine is {machine_id}")
         await self._until_running(machine_id)
@@ -186,37 +186,37 @@ class _Work:
             await self._working()
 
     async def _lives(self, machine_id: str) -> str:
-        state = await self._kept(self._owner.machines.state(self._order, machine_id))
+        state = await self._with_lease(self._owner.machines.state(self._order, machine_id))
         if state in GONE:
             # Its client token is used up: no other attempt could get another machine.
             message = f"{machine_id} has ended before its node registered"
-            await self._say("failed", retryable=False, message=message)
+            await self._report("failed", retryable=False, message=message)
             raise LeaseLost
         return str(state)
 
     async def _terminate(self) -> None:
         machines, order = self._owner.machines, self._order
-        machine_id = self._machine_id or await self._kept(machines.find(order))
+        machine_id = self._machine_id or await self._with_lease(machines.find(order))
         if machine_id is None:
-            await self._say("done", message="there was no machine")
+            await self._report("done", message="there was no machine")
             return
         self._machine_id = machine_id
-        await self._kept(machines.terminate(order, machine_id))
-        while await self._kept(machines.state(order, machine_id)) not in GONE:
+        await self._with_lease(machines.terminate(order, machine_id))
+        while await self._with_lease(machines.state(order, machine_id)) not in GONE:
             await asyncio.sleep(self._owner.look_seconds)
             await self._working()
-        await self._say("done", message=f"{machine_id} was ended")
+        await self._report("done", message=f"{machine_id} was ended")
 
-    async def _working(self, **said: Any) -> None:
-        if not await self._say("working", **said):
+    async def _working(self, **details: Any) -> None:
+        if not await self._report("working", **details):
             raise LeaseLost
 
-    async def _say(self, outcome: Outcome, **said: Any) -> bool:
+    async def _report(self, outcome: Outcome, **details: Any) -> bool:
         return await self._owner.report(
-            self._operation, outcome, machine_id=self._machine_id, **said
+            self._operation, outcome, machine_id=self._machine_id, **details
         )
 
-    async def _kept(self, work: Awaitable[ResultT]) -> ResultT:
+    async def _with_lease(self, work: Awaitable[ResultT]) -> ResultT:
         """Await a call to the cloud and renew the lease meanwhile.
 
         The call is always awaited to its end: a machine that it creates must be known, so that it
@@ -231,7 +231,7 @@ class _Work:
         async def keep() -> None:
             while True:
                 await asyncio.sleep(KEEP_SECONDS)
-                await self._say("working")
+                await self._report("working")
 
         keeper = asyncio.create_task(keep())
         try:

@@ -178,7 +178,7 @@ def disconnected_agents(site: Site) -> Iterator[str]:
         if agent.failure is not None:
             yield f"the agent of {one.instance_id} ended: {agent.failure!r}"
         elif not agent.connected:
-            yield f"the agent of {one.instance_id} is {agent.link_state}: {agent.last_error}"
+            yield f"the agent of {one.instance_id} is {agent.connection_state}: {agent.last_error}"
 
 
 async def _api(

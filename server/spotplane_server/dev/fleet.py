@@ -124,7 +124,7 @@ class Fleet:
             self._settings.server,
             key,
             prepare=lambda agent: self._prepare(name, agent),
-            link={"retry": Pace(0.1, 2.0)},
+            connection={"retry": Pace(0.1, 2.0)},
         )
         free = [p for p in self._places if f"{p[0]}.{p[1]}" not in self._cloud.unavailable_pools]
         kind, zone = self._random.choice(free or self._places)

@@ -76,7 +76,7 @@ async def test_reconnect_order_sets_the_slot(plane: ScriptedPlane, make_agent: M
         plane.stream.say(reconnect=pb.Reconnect(delay=Duration(nanos=200_000_000)))
         await agent.wait_for(connected=False)
 
-        assert agent.link_state == "waiting"
+        assert agent.connection_state == "waiting"
         assert agent.last_error is None
         await eventually(lambda: len(plane.streams) == 2)
 
@@ -92,7 +92,7 @@ async def test_reports_survive_a_restart_while_the_plane_is_away(
 
     await plane.start()
     async with make_agent() as second:
-        await second.drained()
+        await second.wait_drained()
 
     assert [r.records[0].request_id for r in plane.reports("usage")] == ["r1"]
     assert [n.instance_id for n in plane.reports("notice")] == ["i-1"]
@@ -110,7 +110,7 @@ async def test_unacknowledged_reports_are_sent_again_in_the_next_session(
         await eventually(lambda: len(plane.reports("usage")) == 3)
         plane.acking = True
         plane.stream.end(grpc.StatusCode.FAILED_PRECONDITION, "OUT_OF_ORDER")
-        await agent.drained()
+        await agent.wait_drained()
 
     assert [r.seq for r in plane.stream.reports()] == [1, 2, 3]
     assert [r.usage.records[0].request_id for r in plane.stream.reports()] == ["r1", "r2", "r3"]
@@ -128,7 +128,7 @@ async def test_refused_report_is_not_sent_again(
         plane.stream.say(
             report_ack=pb.ReportAck(seq=report[0].seq, error=Status(code=3, message="no"))
         )
-        await agent.drained()
+        await agent.wait_drained()
 
 
 async def test_window_bounds_what_is_on_its_way_and_keeps_room_for_a_notice(
@@ -144,7 +144,7 @@ async def test_window_bounds_what_is_on_its_way_and_keeps_room_for_a_notice(
         await eventually(lambda: plane.reports("notice"))
 
         assert len(plane.reports("prices")) == 48
-        await agent.abandon()
+        await agent.kill()
 
 
 async def test_backlog_larger_than_the_window_is_sent_completely(
@@ -156,7 +156,7 @@ async def test_backlog_larger_than_the_window_is_sent_completely(
         for number in range(300):
             await agent.report_prices(spot={"g5.xlarge.us-east-1a": number + 1})
         await plane.start()
-        await agent.drained()
+        await agent.wait_drained()
 
     sent = [p.spot[0].price_nanousd_per_hour for p in plane.reports("prices")]
     assert sent == list(range(1, 301))
@@ -185,9 +185,9 @@ async def test_replaced_session_stops_the_agent(
         await agent.wait_for(connected=True)
         plane.stream.end(grpc.StatusCode.ABORTED, "SESSION_REPLACED")
         with pytest.raises(SessionReplaced):
-            await agent.closed()
+            await agent.wait_closed()
 
-    assert agent.link_state == "replaced"
+    assert agent.connection_state == "replaced"
     assert len(plane.streams) == 1
 
 
@@ -207,7 +207,7 @@ async def test_deleted_agent_does_not_register_again(
         await agent.wait_for(connected=True)
         plane.stream.end(grpc.StatusCode.NOT_FOUND, "AGENT_NOT_FOUND")
         with pytest.raises(AgentDeleted):
-            await agent.closed()
+            await agent.wait_closed()
 
 
 async def test_refused_key_is_surfaced_and_tried_again(
@@ -216,7 +216,7 @@ async def test_refused_key_is_surfaced_and_tried_again(
     """A suspended key may be activated again; until then the state says what is wrong."""
     plane.refuse = (grpc.StatusCode.PERMISSION_DENIED, "KEY_SUSPENDED")
     async with make_agent() as agent:
-        await eventually(lambda: agent.link_state == "refused")
+        await eventually(lambda: agent.connection_state == "refused")
         assert "KEY_SUSPENDED" in (agent.last_error or "")
 
         plane.refuse = None
@@ -241,7 +241,7 @@ async def test_abandoned_agent_says_nothing(plane: ScriptedPlane, make_agent: Ma
     agent = make_agent()
     await agent.start()
     await agent.wait_for(connected=True)
-    await agent.abandon()
+    await agent.kill()
     await eventually(lambda: plane.stream.ended)
 
     assert plane.stream.goodbyes() == []
@@ -266,7 +266,7 @@ async def test_usage_is_cut_into_reports_that_fit_a_message(
         for number in range(60):
             big = {"text": "x" * 15_000}
             agent.usage(f"b{number}", prompt_tokens=1, completion_tokens=1, record_metadata=big)
-        await agent.drained()
+        await agent.wait_drained()
 
     heard = plane.reports("usage")
     assert sum(len(r.records) for r in heard) == 2560

@@ -64,7 +64,7 @@ async def test_everything_reported_is_acknowledged(control_plane: Plane, tmp_pat
     async with agent_of(control_plane, tenant, tmp_path) as agent:
         agent.usage("request-1", prompt_tokens=10, completion_tokens=5)
         await agent.report_prices(spot={"g5.xlarge.us-east-1a": 300_000_000})
-        await agent.drained()
+        await agent.wait_drained()
 
 
 async def test_second_process_takes_the_session_and_the_first_stops(
@@ -77,6 +77,6 @@ async def test_second_process_takes_the_session_and_the_first_stops(
     async with first:
         await first.wait_for(connected=True)
         async with second:
-            await eventually(lambda: first.link_state == "replaced")
+            await eventually(lambda: first.connection_state == "replaced")
 
             assert second.connected
