@@ -20,11 +20,9 @@ An agent in 15 lines::
 
     asyncio.run(agent.run())
 
-The agent registers, holds a stream, sends heartbeats at the server's interval, stores its reports
-on
-disk while the server is unreachable, and executes each command once. On EC2, ``Imds().identity()``
-reads the instance's identity, ``ImdsNoticeSource`` watches for its interruption, and
-``Ec2Provider``
+It registers, holds a stream, sends heartbeats at the server's interval, stores its reports on disk
+while the server is unreachable, and executes each command once. On EC2, ``Imds().identity()`` reads
+the instance's identity, ``ImdsNoticeSource`` watches for its interruption, and ``Ec2Provider``
 launches replicas for the server.
 """
 

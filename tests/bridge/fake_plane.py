@@ -1,4 +1,4 @@
-"""A small real gRPC server that answers a few RPCs in every way a server can answer."""
+"""A small real gRPC server that returns every kind of success and error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Received:
 
 @dataclass
 class FakePlane:
-    """Remembers calls; errors are asked for by the tenant's id."""
+    """Records calls; the tenant's id selects an error."""
 
     target: str = ""
     health: health.HealthServicer = field(default_factory=health.HealthServicer)
@@ -251,7 +251,7 @@ async def fake_plane(port: int = 0) -> AsyncIterator[FakePlane]:
     """Run the server while the block runs."""
     plane = FakePlane()
     server = grpc.aio.server()
-    # What a servicer leaves out answers UNIMPLEMENTED; the stubs would rather have all of it.
+    # Missing methods of a servicer return UNIMPLEMENTED; the stubs require all of them.
     tenant_pb2_grpc.add_TenantServiceServicer_to_server(Tenants(plane), server)  # type: ignore[abstract]
     region_pb2_grpc.add_RegionServiceServicer_to_server(Regions(plane), server)  # type: ignore[abstract]
     model_pb2_grpc.add_ModelServiceServicer_to_server(Models(plane), server)  # type: ignore[abstract]

@@ -1,4 +1,4 @@
-"""Large bodies: who may send them, how long they may take, how much memory they may use."""
+"""Large bodies: permitted callers, time limits and memory limits."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ METADATA = (("authorization", "Bearer key"), ("x-forwarded-for", "1.2.3.4"))
 
 async def post(http: ClientSession, body: bytes, token: str = "key", path: str = BATCH) -> int:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    async with http.post(path, data=body, headers=headers) as answer:
-        return answer.status
+    async with http.post(path, data=body, headers=headers) as response:
+        return response.status
 
 
 async def test_a_credential_is_verified_once_in_a_while(
@@ -71,7 +71,7 @@ async def test_many_values_in_few_bytes_need_verification(
     assert (plane.verified, len(plane.calls)) == (1, 0)
 
 
-async def test_a_client_that_waits_is_asked_for_its_body(http: ClientSession) -> None:
+async def test_a_client_that_expects_100_continue_gets_it(http: ClientSession) -> None:
     waiting = head("POST", BATCH, Expect="100-continue", Content_Length=len(LARGE))
     assert (await send(http, waiting)).status == 100
     too_large = head("POST", BATCH, Expect="100-continue", Content_Length=2_000_000)
@@ -84,12 +84,12 @@ async def test_a_slow_body_is_not_waited_for(plane: FakePlane, config: BridgeCon
         ClientSession(f"http://127.0.0.1:{port}") as http,
     ):
         for size in (10, len(LARGE)):
-            answer = await send(http, head("POST", BATCH, Content_Length=size) + b"{")
-            assert (answer.status, answer.code) == (408, "DEADLINE_EXCEEDED")
-            assert answer.headers["connection"] == "close"
+            response = await send(http, head("POST", BATCH, Content_Length=size) + b"{")
+            assert (response.status, response.code) == (408, "DEADLINE_EXCEEDED")
+            assert response.headers["connection"] == "close"
 
 
-async def test_a_body_keeps_its_memory_until_the_answer(
+async def test_a_body_holds_its_memory_until_the_response(
     plane: FakePlane, config: BridgeConfig
 ) -> None:
     """Half-sent bodies of one caller leave memory for others, and return theirs at their end."""
@@ -110,7 +110,7 @@ async def test_a_body_keeps_its_memory_until_the_answer(
         assert await waiting == 200
 
 
-async def test_no_request_outlives_its_answer(http: ClientSession, plane: FakePlane) -> None:
+async def test_no_request_outlives_its_response(http: ClientSession, plane: FakePlane) -> None:
     """Without the garbage collector, which may run minutes later."""
     gc.collect()
     gc.disable()
@@ -146,8 +146,8 @@ async def test_connections_are_limited(plane: FakePlane, config: BridgeConfig) -
         async def answered() -> bool:
             async with ClientSession(f"http://127.0.0.1:{port}") as http:
                 with suppress(ClientError):
-                    async with http.get("/health") as answer:
-                        return answer.status == 200
+                    async with http.get("/health") as response:
+                        return response.status == 200
             return False
 
         assert await eventually(answered)

@@ -16,7 +16,6 @@ def test_nothing_set_is_the_documented_default() -> None:
 
 
 def test_every_bad_variable_is_named_at_once() -> None:
-    """One start tells all that is to be mended."""
     with pytest.raises(ConfigError) as caught:
         BridgeConfig.from_env(
             {

@@ -1,4 +1,4 @@
-"""Requests of the field: many spellings, one message."""
+"""Legacy requests: many spellings, one message."""
 
 from __future__ import annotations
 
@@ -35,16 +35,14 @@ def _refused(kind: Any, members: list[Any], body: dict[str, Any]) -> tuple[str, 
     ("value", "expected"), [(True, True), ("false", False), ("1", True), (0, False), ("ON", True)]
 )
 def test_flags_have_many_spellings(value: object, expected: bool) -> None:
-    """Words, digits and JSON's own."""
-    said = _read(CONFIG, ["enabled"], {"enabled": value})
-    assert (said.HasField("enabled"), said.enabled) == (True, expected)
+    reply = _read(CONFIG, ["enabled"], {"enabled": value})
+    assert (reply.HasField("enabled"), reply.enabled) == (True, expected)
 
 
 @pytest.mark.parametrize("value", [300, "300", 300.0, "300.0", " 300 "])
 def test_numbers_may_come_as_texts(value: object) -> None:
-    """As long as they are whole."""
-    said = _read(CONFIG, ["terminate_wait_seconds"], {"terminate_wait_seconds": value})
-    assert said.terminate_wait_seconds == 300
+    reply = _read(CONFIG, ["terminate_wait_seconds"], {"terminate_wait_seconds": value})
+    assert reply.terminate_wait_seconds == 300
 
 
 @pytest.mark.parametrize("value", ["soon", 1.5, True, [], {}, "1e400", 2**31])
@@ -55,10 +53,9 @@ def test_what_is_no_number_is_refused_by_name(value: object) -> None:
 
 
 def test_null_and_nothing_are_absent_and_unknown_members_are_ignored() -> None:
-    """So is an empty text where a number belongs."""
     body = {"enabled": None, "terminate_wait_seconds": "", "new_in_version_9": {"a": 1}}
-    said = _read(CONFIG, ["enabled", "terminate_wait_seconds"], body)
-    assert said == CONFIG()
+    reply = _read(CONFIG, ["enabled", "terminate_wait_seconds"], body)
+    assert reply == CONFIG()
 
 
 def test_the_first_name_that_is_given_counts() -> None:
@@ -66,11 +63,11 @@ def test_the_first_name_that_is_given_counts() -> None:
     members = [parameter("logical_agent_id", "name", "agent_name")]
     kind = agent_pb2.RegisterRequest
     assert _read(kind, members, {"agent_name": "c", "name": "b"}).logical_agent_id == "b"
-    said = _read(kind, members, {"logical_agent_id": None, "agent_name": "c"})
-    assert said.logical_agent_id == "c"
+    reply = _read(kind, members, {"logical_agent_id": None, "agent_name": "c"})
+    assert reply.logical_agent_id == "c"
 
 
-def test_money_is_said_in_dollars() -> None:
+def test_money_is_given_in_dollars() -> None:
     """Exactly, also in lists of objects."""
     members = [
         parameter(
@@ -80,8 +77,8 @@ def test_money_is_said_in_dollars() -> None:
         )
     ]
     body = {"pools": [{"az": "a", "price": "0.0416"}, None, {"az": "b", "price": 0.1}]}
-    said = _read(agent_stream_pb2.PriceReport, members, body)
-    assert [p.price_nanousd_per_hour for p in said.spot] == [41_600_000, 100_000_000]
+    reply = _read(agent_stream_pb2.PriceReport, members, body)
+    assert [p.price_nanousd_per_hour for p in reply.spot] == [41_600_000, 100_000_000]
     bad = {"pools": [{"price": "free"}]}
     assert _refused(agent_stream_pb2.PriceReport, members, bad)[1] == "pools[0].price"
 
@@ -97,9 +94,8 @@ def test_money_is_said_in_dollars() -> None:
     ],
 )
 def test_an_instant_without_offset_is_utc(value: str) -> None:
-    """All of these are one."""
-    said = _read(agent_stream_pb2.PriceReport, ["observed_at"], {"observed_at": value})
-    assert said.observed_at.ToJsonString() == "2026-03-01T12:00:00Z"
+    reply = _read(agent_stream_pb2.PriceReport, ["observed_at"], {"observed_at": value})
+    assert reply.observed_at.ToJsonString() == "2026-03-01T12:00:00Z"
     assert instant_text(value) == "2026-03-01T12:00:00Z"
 
 
@@ -107,14 +103,12 @@ def test_an_instant_without_offset_is_utc(value: str) -> None:
     "value", ["yesterday", 17, "2026-13-01T00:00:00", "0001-01-01T00:00+23:00"]
 )
 def test_what_is_no_instant_is_refused(value: object) -> None:
-    """By the name that the caller used."""
     members = [parameter("collected_at", field="observed_at")]
     code, field = _refused(agent_stream_pb2.PriceReport, members, {"collected_at": value})
     assert (code, field) == ("INVALID_DATE", "collected_at")
 
 
 def test_texts_have_an_end() -> None:
-    """And a number is taken for its digits."""
     kind = agent_pb2.RegisterRequest
     assert _read(kind, ["hostname"], {"hostname": 17}).hostname == "17"
     assert (
@@ -126,7 +120,6 @@ def test_texts_have_an_end() -> None:
 
 @pytest.mark.parametrize("word", ["all", "", "ALL"])
 def test_all_and_nothing_are_no_filter(word: str) -> None:
-    """Unless the parameter is a search for just that."""
     kind = agent_pb2.ListAgentsRequest
     message = kind()
     TextReader(kind.DESCRIPTOR, [parameter("status")]).from_text(message, {"status": word})
@@ -138,7 +131,6 @@ def test_all_and_nothing_are_no_filter(word: str) -> None:
 
 
 def test_a_cursor_is_a_page_token() -> None:
-    """By the name that the lists of the field have."""
     kind = agent_pb2.ListAgentsRequest
     message = kind()
     TextReader(kind.DESCRIPTOR, [parameter("cursor")]).from_text(message, {"cursor": "abc"})
@@ -171,14 +163,12 @@ def test_a_member_without_a_field_stops_the_start() -> None:
 def test_the_first_credential_decides(
     headers: dict[str, str], body: dict[str, Any], query: dict[str, str], expected: tuple[str, str]
 ) -> None:
-    """In the order of the contract."""
     found = credential_of(headers, body, query)
     assert (found.key, found.value) == expected
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Basic abc", "Bearer a b", "token"])
-def test_a_header_that_says_nothing_falls_through_to_nothing(header: str) -> None:
-    """Whatever else is there."""
+def test_an_empty_credential_header_is_rejected(header: str) -> None:
     with pytest.raises(Failure) as caught:
         credential_of({"Authorization": header, "X-Client-Token": "c"}, {}, {})
     assert (caught.value.status, caught.value.code) == (401, "INVALID_AUTH_FORMAT")

@@ -1,4 +1,4 @@
-"""Answers of declared routes: names, order, types, what stands for the absent."""
+"""Responses of declared routes: names, order, types, absent values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ def _print(shape: Any, message: Any) -> Any:
 
 
 def test_members_keep_their_order_and_are_always_there() -> None:
-    """Null only where a field knows absence, or the shape says so."""
     shape = Shape(
         z="name",
         a="suspended_at",
@@ -40,9 +39,9 @@ def test_members_keep_their_order_and_are_always_there() -> None:
         n=const(0),
         more=Shape(inner="status"),
     )
-    said = _print(shape, tenant_pb2.Tenant(name="Acme"))
-    assert list(said) == ["z", "a", "m", "k", "ok", "n", "more"]
-    assert said == {
+    reply = _print(shape, tenant_pb2.Tenant(name="Acme"))
+    assert list(reply) == ["z", "a", "m", "k", "ok", "n", "more"]
+    assert reply == {
         "z": "Acme",
         "a": None,
         "m": None,
@@ -54,7 +53,6 @@ def test_members_keep_their_order_and_are_always_there() -> None:
 
 
 def test_types_are_those_of_the_field() -> None:
-    """Instants with Z, days, 64-bit integers as numbers, other words."""
     tenant = tenant_pb2.Tenant(status="active", total_spend_nanos=2**53)
     tenant.created_at.FromJsonString("2026-03-01T12:00:00.5Z")
     shape = Shape(
@@ -92,14 +90,12 @@ def test_lists_and_messages_have_shapes_of_their_own() -> None:
 
 
 def test_one_of_two_shapes_by_what_was_answered() -> None:
-    """The same RPC says yes and no."""
     shape = Either(lambda t: bool(t.name), Shape(name="name"), Shape(id="id"))
     assert _print(shape, tenant_pb2.Tenant(name="A")) == {"name": "A"}
     assert _print(shape, tenant_pb2.Tenant(id="7")) == {"id": "7"}
 
 
 def test_a_shape_that_does_not_fit_stops_the_start() -> None:
-    """And names the field."""
     with pytest.raises(ShapeError, match="nope"):
         Shape(a="nope").compile(tenant_pb2.Tenant.DESCRIPTOR)
     with pytest.raises(ShapeError, match="email"):
@@ -144,7 +140,6 @@ def test_dollars_have_at_most_six_decimals(nanos: int, expected: float) -> None:
     ],
 )
 def test_cells_are_no_formulas(value: object, decimals: int | None, text: str) -> None:
-    """A spreadsheet shows what was said, and computes nothing."""
     assert cell(value, decimals) == text
 
 

@@ -1,4 +1,4 @@
-"""The shape of errors under `/api/**`, for clients in the field."""
+"""The error format of `/api/**`, for existing clients."""
 
 from __future__ import annotations
 
@@ -64,6 +64,5 @@ def test_the_fleets_error_has_all_its_members() -> None:
         ("/apis", ErrorFormat.CANONICAL),
     ],
 )
-def test_a_path_tells_its_family(path: str, family: ErrorFormat) -> None:
-    """By its prefix, whether the route exists or not."""
+def test_a_path_determines_the_error_format(path: str, family: ErrorFormat) -> None:
     assert error_format_of(path) is family

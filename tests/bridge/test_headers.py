@@ -19,7 +19,6 @@ def ids(family: ErrorFormat, method: str = "GET", **headers: str) -> Ids:
 
 
 def test_well_formed_ids_are_taken_over() -> None:
-    """Of the two names the first one counts."""
     both = ids(ErrorFormat.CANONICAL, X_Request_ID="a.b-1", X_Correlation_ID="c")
     assert both == Ids("a.b-1", "a.b-1")
     assert ids(ErrorFormat.CANONICAL, X_Correlation_ID="c") == Ids("c", "c")
@@ -51,7 +50,7 @@ def test_a_fleet_writes_request_id_is_no_correlation_id() -> None:
         (None, ["1.2.3.4"], None),
     ],
 )
-def test_only_trusted_proxies_tell_who_calls(
+def test_only_trusted_proxies_determine_the_client_address(
     peer: str | None, forwarded: list[str], client: str | None
 ) -> None:
     """The right-most hop that is not ours; what stands left of it is the caller's own claim."""

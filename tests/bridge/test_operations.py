@@ -30,37 +30,36 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 KEY = "sp_live_0123456789ABCDEFGHIJKLMNOPQRSTUV_2aCHuP"
 
 
-async def test_health_tells_of_the_process_only() -> None:
-    """It is 200 while the process answers, server or not."""
+async def test_health_covers_only_the_process() -> None:
     async with (
         running(BridgeConfig(port=0, grpc_target="127.0.0.1:1")) as port,
         ClientSession(f"http://127.0.0.1:{port}") as session,
     ):
 
         async def checked() -> Any:
-            async with session.get("/health") as answer:
-                assert answer.status == 200
-                body = await answer.json()
+            async with session.get("/health") as response:
+                assert response.status == 200
+                body = await response.json()
                 return body if "error" in body else None
 
         body = await eventually(checked)
         assert (body["status"], body["database"]) == ("unhealthy", "disconnected")
         assert body["error"] == "the server cannot be reached"
         assert {"time", "timestamp", "version"} <= body.keys()
-        async with session.get("/ready") as answer:
-            assert answer.status == 503
+        async with session.get("/ready") as response:
+            assert response.status == 503
 
 
 async def test_ready_follows_the_servers_health(http: ClientSession, plane: FakePlane) -> None:
     """One failed check is enough, and is named."""
-    async with http.get("/ready") as answer:
-        assert answer.status == 200
-        assert set((await answer.json())["checks"].values()) == {"ok"}
+    async with http.get("/ready") as response:
+        assert response.status == 200
+        assert set((await response.json())["checks"].values()) == {"ok"}
     for name, status in (("", NOT_SERVING), ("database", NOT_SERVING), ("migrations", SERVING)):
         await plane.health.set(name, status)
-    async with http.get("/ready") as answer:
-        body = await answer.json()
-    assert answer.status == 503
+    async with http.get("/ready") as response:
+        body = await response.json()
+    assert response.status == 503
     assert body["status"] == "not_ready"
     assert body["checks"]["database"] == "failed"
     assert body["checks"]["migrations"] == "ok"
@@ -87,19 +86,19 @@ async def test_health_names_what_fails_and_agrees_with_ready(
 ) -> None:
     for name in ("", DECISIONS, *CHECKS):
         await plane.health.set(name, NOT_SERVING if name in failing else SERVING)
-    async with http.get("/ready") as answer:
-        assert answer.status == ready
+    async with http.get("/ready") as response:
+        assert response.status == ready
     # At once, without the next round of the background check.
-    async with http.get("/health") as answer:
-        body = await answer.json()
-    assert answer.status == 200
+    async with http.get("/health") as response:
+        body = await response.json()
+    assert response.status == 200
     assert (body["status"], body.get("error")) == (status, error)
 
 
 async def test_health_follows_the_server_by_itself(http: ClientSession, plane: FakePlane) -> None:
     async def reported(status: str) -> bool:
-        async with http.get("/health") as answer:
-            return bool((await answer.json())["status"] == status)
+        async with http.get("/health") as response:
+            return bool((await response.json())["status"] == status)
 
     await plane.health.set("", NOT_SERVING)
     await eventually(lambda: reported("unhealthy"))
@@ -109,12 +108,12 @@ async def test_health_follows_the_server_by_itself(http: ClientSession, plane: F
 
 async def test_what_impairs_a_server_is_a_warning(http: ClientSession, plane: FakePlane) -> None:
     await plane.health.set("sandbox", NOT_SERVING)
-    async with http.get("/ready") as answer:
-        assert answer.status == 200
-        assert (await answer.json())["warnings"] == [WARNINGS["sandbox"]]
+    async with http.get("/ready") as response:
+        assert response.status == 200
+        assert (await response.json())["warnings"] == [WARNINGS["sandbox"]]
     await plane.health.set("sandbox", SERVING)
-    async with http.get("/ready") as answer:
-        assert "warnings" not in await answer.json()
+    async with http.get("/ready") as response:
+        assert "warnings" not in await response.json()
 
 
 async def test_metrics_have_templates_never_paths(http: ClientSession) -> None:
@@ -122,8 +121,8 @@ async def test_metrics_have_templates_never_paths(http: ClientSession) -> None:
     for path in ("/admin/tenants/line", "/secret-path-1", "/admin/tenants/a/b/c"):
         async with http.get(path):
             pass
-    async with http.get("/metrics") as answer:
-        text = await answer.text()
+    async with http.get("/metrics") as response:
+        text = await response.text()
     counted = 'http_requests_total{method="GET",path="/admin/tenants/{id}",status="422"} 1.0'
     assert counted in text
     assert 'path="unmatched",status="404"} 2.0' in text
@@ -147,8 +146,8 @@ async def test_the_log_line_has_no_secret(http: ClientSession) -> None:
 
 async def test_openapi_is_valid_and_complete(http: ClientSession) -> None:
     """Every route with an example, its parameters, its errors and its credentials."""
-    async with http.get("/openapi.json") as answer:
-        document: dict[str, Any] = await answer.json()
+    async with http.get("/openapi.json") as response:
+        document: dict[str, Any] = await response.json()
     validate(document)
     operations = {
         (method.upper(), path): operation
@@ -163,8 +162,8 @@ async def test_openapi_is_valid_and_complete(http: ClientSession) -> None:
     for name, operation in operations.items():
         contents = [
             content
-            for answer in operation["responses"].values()
-            for kind, content in answer.get("content", {}).items()
+            for response in operation["responses"].values()
+            for kind, content in response.get("content", {}).items()
             if "zip" not in kind
         ]
         contents += operation.get("requestBody", {}).get("content", {}).values()
@@ -174,18 +173,18 @@ async def test_openapi_is_valid_and_complete(http: ClientSession) -> None:
 
 async def test_openapi_gives_the_unit_of_prices_that_requests_carry(http: ClientSession) -> None:
     """US dollars on `/api/**`, where the gRPC field has nano-dollars."""
-    async with http.get("/openapi.json") as answer:
-        document = await answer.json()
+    async with http.get("/openapi.json") as response:
+        document = await response.json()
     create = document["paths"]["/api/client/{client_id}/pricing-alerts"]["post"]
     body = create["requestBody"]["content"]["application/json"]["schema"]["properties"]
     assert body["threshold"]["type"] == "number"
     assert "US dollars per hour" in body["threshold"]["description"]
 
 
-async def test_openapi_says_what_the_comments_say(http: ClientSession) -> None:
+async def test_openapi_contains_the_comments(http: ClientSession) -> None:
     """Statuses, reasons, required members and nulls come from the API's own files."""
-    async with http.get("/openapi.json") as answer:
-        document = await answer.json()
+    async with http.get("/openapi.json") as response:
+        document = await response.json()
     create = document["paths"]["/admin/tenants"]["post"]
     assert next(iter(create["responses"])) == "201"
     assert "EMAIL_TAKEN" in create["responses"]["409"]["description"]
@@ -205,17 +204,17 @@ async def test_openapi_says_what_the_comments_say(http: ClientSession) -> None:
 
 async def test_the_description_comes_as_yaml_and_as_a_page(http: ClientSession) -> None:
     """The same document; the page loads nothing from elsewhere and runs nothing."""
-    async with http.get("/openapi.json") as answer:
-        document = await answer.json()
-    async with http.get("/api/v1/admin/openapi.yaml") as answer:
-        text = await answer.text()
+    async with http.get("/openapi.json") as response:
+        document = await response.json()
+    async with http.get("/api/v1/admin/openapi.yaml") as response:
+        text = await response.text()
         assert yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) == document
-    async with http.get("/api-docs") as answer:
-        page = await answer.text()
+    async with http.get("/api-docs") as response:
+        page = await response.text()
         assert "/admin/tenants/{id}/suspend" in page
         assert "<script" not in page
         assert "src=" not in page
-        assert "style-src 'sha256-" in answer.headers["Content-Security-Policy"]
+        assert "style-src 'sha256-" in response.headers["Content-Security-Policy"]
 
 
 async def test_a_process_reports_its_port_and_ends_on_sigterm(
@@ -240,9 +239,9 @@ async def test_a_process_reports_its_port_and_ends_on_sigterm(
         await eventually(port_file.exists)
         async with (
             ClientSession() as session,
-            session.get(f"http://127.0.0.1:{int(port_file.read_text())}/admin/tenants") as answer,
+            session.get(f"http://127.0.0.1:{int(port_file.read_text())}/admin/tenants") as response,
         ):
-            assert answer.status == 200
+            assert response.status == 200
         process.send_signal(signal.SIGTERM)
         _, logged = await process.communicate()
         assert process.returncode == 0

@@ -1,4 +1,4 @@
-"""Messages as JSON: equal to what the proto JSON mapping says, in the contract's form."""
+"""Messages as JSON: equal to the proto JSON mapping, in the contract's form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWERS = sorted(
 
 
 def normal_form(value: Any) -> Any:
-    """Without null members: what both doors must agree on."""
+    """Return the value without null members: both frontends must agree on the rest."""
     if isinstance(value, dict):
         return {name: normal_form(item) for name, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -56,8 +56,7 @@ def proto_json(message: Any) -> Any:
 @pytest.mark.parametrize("descriptor", ANSWERS, ids=lambda d: d.name)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_answers_agree_with_proto_json(descriptor: Descriptor, data: st.DataObject) -> None:
-    """Nulls dropped and 64-bit integers made numbers, both say the same."""
+def test_responses_agree_with_proto_json(descriptor: Descriptor, data: st.DataObject) -> None:
     message = data.draw(messages(descriptor))
     assert normal_form(to_json(message)) == normal_form(proto_json(message))
 
@@ -109,7 +108,6 @@ def test_whole_numbers_in_free_objects_are_integers() -> None:
     ],
 )
 def test_instants_have_as_few_digits_as_are_exact(nanos: int, text: str) -> None:
-    """0, 3, 6 or 9 fraction digits, as the proto JSON mapping says."""
     assert to_json(Timestamp(seconds=1772366400, nanos=nanos)) == text
 
 

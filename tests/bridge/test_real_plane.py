@@ -16,7 +16,7 @@ from tests.support.plane import ADMIN_TOKEN, Plane, running
 ADMIN = {"X-Admin-Token": ADMIN_TOKEN}
 
 # Constant, because test processes must agree on the names of tests.
-NOBODY = "00000000-0000-4000-8000-000000000000"
+ANONYMOUS = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ async def call(
 ) -> Any:
     """Call as an administrator unless headers say otherwise, and expect a status."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()} or ADMIN
-    async with http.request(method, path, json=body, headers=sent) as answer:
-        said = await answer.json()
-        assert answer.status == status, said
-        return said
+    async with http.request(method, path, json=body, headers=sent) as response:
+        reply = await response.json()
+        assert response.status == status, reply
+        return reply
 
 
 async def test_a_tenant_lives_its_life_by_rest(http: ClientSession) -> None:
@@ -82,27 +82,25 @@ async def test_a_tenant_lives_its_life_by_rest(http: ClientSession) -> None:
     ("status", "code", "method", "path", "body"),
     [
         (400, "INVALID_ID", "GET", "/admin/tenants/nope", None),
-        (404, "TENANT_NOT_FOUND", "GET", f"/admin/tenants/{NOBODY}", None),
+        (404, "TENANT_NOT_FOUND", "GET", f"/admin/tenants/{ANONYMOUS}", None),
         (400, "MISSING_FIELD", "POST", "/admin/tenants", {}),
         (400, "INVALID_EMAIL", "POST", "/admin/tenants", {"name": "x", "email": "x"}),
         (400, "OUT_OF_RANGE", "GET", "/admin/tenants?limit=101", None),
         (400, "UNKNOWN_ENUM", "GET", "/admin/tenants?status=gone", None),
         (400, "INVALID_PAGE_TOKEN", "GET", "/admin/tenants?page_token=x", None),
-        (404, "REGION_NOT_FOUND", "DELETE", f"/admin/regions/{NOBODY}", None),
+        (404, "REGION_NOT_FOUND", "DELETE", f"/admin/regions/{ANONYMOUS}", None),
         (400, "INVALID_ID", "GET", "/admin/instance-types/x", None),
     ],
 )
 async def test_refusals_have_the_contracts_status_and_code(
     http: ClientSession, status: int, code: str, method: str, path: str, body: Any
 ) -> None:
-    """The server's word arrives unchanged."""
     error = (await call(http, status, method, path, body))["error"]
     assert (error["code"], error["status_code"]) == (code, status)
     assert error["correlation_id"]
 
 
-async def test_credentials_are_asked_for(http: ClientSession) -> None:
-    """Missing and bad ones are told apart."""
+async def test_credentials_are_required(http: ClientSession) -> None:
     none = await call(http, 401, "GET", "/admin/tenants", Accept="*/*")
     assert none["error"]["code"] == "ADMIN_TOKEN_MISSING"
     bad = await call(http, 401, "GET", "/admin/tenants", X_Admin_Token="wrong")
@@ -111,34 +109,31 @@ async def test_credentials_are_asked_for(http: ClientSession) -> None:
     assert key["error"]["code"] == "API_KEY_INVALID"
 
 
-async def test_a_tenants_answers_carry_its_budget(http: ClientSession, plane: Plane) -> None:
-    """The tightest request layer, on every answer; a refusal says when to come back."""
+async def test_responses_carry_the_rate_limit(http: ClientSession, plane: Plane) -> None:
     tenant = await plane.tenant(rate_limit_rpm=2)
     headers = {"Authorization": f"Bearer {tenant.key}"}
     for remaining in ("1", "0"):
-        async with http.get("/v1/api-keys", headers=headers) as answer:
-            assert answer.status == 200
-            assert answer.headers["X-RateLimit-Limit"] == "2"
-            assert answer.headers["X-RateLimit-Remaining"] == remaining
-    async with http.get("/v1/api-keys", headers=headers) as answer:
-        assert answer.status == 429
-        assert (await answer.json())["error"]["code"] == "RATE_LIMIT_REQUESTS"
-        assert int(answer.headers["Retry-After"]) >= 1
+        async with http.get("/v1/api-keys", headers=headers) as response:
+            assert response.status == 200
+            assert response.headers["X-RateLimit-Limit"] == "2"
+            assert response.headers["X-RateLimit-Remaining"] == remaining
+    async with http.get("/v1/api-keys", headers=headers) as response:
+        assert response.status == 429
+        assert (await response.json())["error"]["code"] == "RATE_LIMIT_REQUESTS"
+        assert int(response.headers["Retry-After"]) >= 1
 
 
 async def test_flat_lists_are_bare_arrays(http: ClientSession) -> None:
-    """With their total in a header, or in an envelope when it is asked for."""
     region = {"code": "eu-test-1", "name": "Test", "provider": "aws", "metadata": {"n": 2**40}}
     made = await call(http, 201, "POST", "/admin/regions", region)
-    async with http.get("/admin/regions?provider=aws", headers=ADMIN) as answer:
-        listed = await answer.json()
-        assert int(answer.headers["X-Total-Count"]) == len(listed)
+    async with http.get("/admin/regions?provider=aws", headers=ADMIN) as response:
+        listed = await response.json()
+        assert int(response.headers["X-Total-Count"]) == len(listed)
     assert made in listed
     enveloped = await call(http, 200, "GET", "/admin/regions?envelope=true")
     assert enveloped["pagination"]["total"] >= len(listed)
 
 
-async def test_ready_means_the_database_answers(http: ClientSession) -> None:
-    """By the server's own health."""
-    async with http.get("/ready") as answer:
-        assert (answer.status, (await answer.json())["status"]) == (200, "ready")
+async def test_ready_requires_the_database(http: ClientSession) -> None:
+    async with http.get("/ready") as response:
+        assert (response.status, (await response.json())["status"]) == (200, "ready")

@@ -19,46 +19,44 @@ from tests.support.eventually import eventually
 
 
 async def test_a_success_has_the_servers_status_and_headers(http: ClientSession) -> None:
-    """201 and the budget come from the server's metadata, none of its internal keys."""
-    async with http.post("/admin/tenants", json={"name": "A", "metadata": {"n": 1}}) as answer:
-        body = await answer.json()
-    assert answer.status == 201
+    async with http.post("/admin/tenants", json={"name": "A", "metadata": {"n": 1}}) as response:
+        body = await response.json()
+    assert response.status == 201
     assert body["name"] == "A"
     assert body["metadata"] == {"n": 1}
     assert body["total_spend_nanos"] == 2**62
-    assert answer.headers["X-RateLimit-Remaining"] == "599"
-    assert not [name for name in answer.headers if name.lower().startswith("x-spotplane")]
+    assert response.headers["X-RateLimit-Remaining"] == "599"
+    assert not [name for name in response.headers if name.lower().startswith("x-spotplane")]
 
 
 async def test_no_content_has_no_body(http: ClientSession) -> None:
     """204 means nothing, not an empty object."""
-    async with http.delete("/admin/tenants/x") as answer:
-        assert (answer.status, await answer.read()) == (204, b"")
+    async with http.delete("/admin/tenants/x") as response:
+        assert (response.status, await response.read()) == (204, b"")
 
 
-async def test_every_answer_carries_the_security_headers(http: ClientSession) -> None:
+async def test_every_response_has_the_security_headers(http: ClientSession) -> None:
     """Successes, refusals, unknown paths and pages alike."""
     for path in ("/admin/tenants", "/admin/tenants?x=1", "/nope", "/health", "/api-docs"):
-        async with http.get(path, headers={"X-Request-ID": "r-1"}) as answer:
-            assert answer.headers["X-Request-ID"] == "r-1"
-            assert answer.headers["X-Correlation-ID"] == "r-1"
-            assert answer.headers["Cache-Control"] == "no-store"
-            assert answer.headers["X-Frame-Options"] == "DENY"
-            assert answer.headers["X-Content-Type-Options"] == "nosniff"
-            assert "aiohttp" not in answer.headers["Server"]
+        async with http.get(path, headers={"X-Request-ID": "r-1"}) as response:
+            assert response.headers["X-Request-ID"] == "r-1"
+            assert response.headers["X-Correlation-ID"] == "r-1"
+            assert response.headers["Cache-Control"] == "no-store"
+            assert response.headers["X-Frame-Options"] == "DENY"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert "aiohttp" not in response.headers["Server"]
             for name in (
                 "Strict-Transport-Security",
                 "Content-Security-Policy",
                 "Referrer-Policy",
                 "Permissions-Policy",
             ):
-                assert answer.headers[name]
+                assert response.headers[name]
 
 
 async def test_credentials_and_origin_reach_the_server(
     http: ClientSession, plane: FakePlane
 ) -> None:
-    """The server decides who calls; the bridge only passes on what was said."""
     headers = {
         "Authorization": "Bearer k",
         "X-Admin-Token": "a",
@@ -73,8 +71,8 @@ async def test_credentials_and_origin_reach_the_server(
         "X-Spotplane-Idempotency-Scope": "x",
         "X-Idempotency-Scope": "x",
     }
-    async with http.get("/admin/tenants", headers=headers) as answer:
-        assert answer.status == 200
+    async with http.get("/admin/tenants", headers=headers) as response:
+        assert response.status == 200
     metadata = plane.calls[-1].metadata
     assert metadata["authorization"] == "Bearer k"
     assert metadata["x-admin-token"] == "a"
@@ -100,34 +98,36 @@ async def test_every_call_has_a_deadline(
 
 async def test_a_bare_list_is_passed_through(http: ClientSession) -> None:
     """The server prints it; its total stands in a header."""
-    async with http.get("/admin/regions") as answer:
-        assert await answer.json() == [{"code": "us-east"}]
-    assert answer.headers["X-Total-Count"] == "1"
-    assert answer.headers["Link"] == "<next>"
+    async with http.get("/admin/regions") as response:
+        assert await response.json() == [{"code": "us-east"}]
+    assert response.headers["X-Total-Count"] == "1"
+    assert response.headers["Link"] == "<next>"
 
 
-async def test_the_servers_error_object_is_the_answer(http: ClientSession) -> None:
-    """Status, reason, details, suggestion and delay as the server said them."""
-    async with http.get("/admin/tenants/line") as answer:
-        error = (await answer.json())["error"]
-    assert answer.status == error["status_code"] == 422
+async def test_the_servers_error_object_is_returned(http: ClientSession) -> None:
+    async with http.get("/admin/tenants/line") as response:
+        error = (await response.json())["error"]
+    assert response.status == error["status_code"] == 422
     assert (error["code"], error["type"]) == ("SEMANTIC", "validation_error")
     assert error["details"] == [{"field": "start_date", "description": "after end_date"}]
     assert error["suggestion"] == "swap them"
-    assert error["correlation_id"] == answer.headers["X-Request-ID"]
-    assert answer.headers["Retry-After"] == "7"
+    assert error["correlation_id"] == response.headers["X-Request-ID"]
+    assert response.headers["Retry-After"] == "7"
 
 
 async def test_status_details_are_read_where_there_is_no_line(http: ClientSession) -> None:
-    """What gRPC callers see is enough to make the same answer."""
-    async with http.get("/admin/tenants/status") as answer:
-        error = (await answer.json())["error"]
-    assert (answer.status, error["code"], error["category"]) == (429, "TENANT_LIMIT", "rate_limit")
+    async with http.get("/admin/tenants/status") as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["code"], error["category"]) == (
+        429,
+        "TENANT_LIMIT",
+        "rate_limit",
+    )
     assert error["details"] == [{"field": "id", "description": "too often"}]
     assert error["suggestion"] == "slow down"
-    assert answer.headers["Retry-After"] == "1"
-    assert answer.headers["X-RateLimit-Remaining"] == "0"
-    assert not [name for name in answer.headers if name.lower().startswith("x-spotplane")]
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers["X-RateLimit-Remaining"] == "0"
+    assert not [name for name in response.headers if name.lower().startswith("x-spotplane")]
 
 
 @pytest.mark.parametrize(
@@ -138,18 +138,18 @@ async def test_nothing_internal_leaks(
     http: ClientSession, tenant: str, status: int, code: str
 ) -> None:
     """A status without a reason is shown by its code only."""
-    async with http.get(f"/admin/tenants/{tenant}") as answer:
-        text = await answer.text()
-        assert (answer.status, (await answer.json())["error"]["code"]) == (status, code)
+    async with http.get(f"/admin/tenants/{tenant}") as response:
+        text = await response.text()
+        assert (response.status, (await response.json())["error"]["code"]) == (status, code)
     assert "hunter2" not in text
     assert "Traceback" not in text
 
 
 async def test_an_rpc_that_the_server_lacks_is_501(http: ClientSession) -> None:
     """The route exists, its RPC does not yet."""
-    async with http.post("/admin/tenants/resolve", json={}) as answer:
-        assert answer.status == 501
-        assert (await answer.json())["error"]["code"] == "UNIMPLEMENTED"
+    async with http.post("/admin/tenants/resolve", json={}) as response:
+        assert response.status == 501
+        assert (await response.json())["error"]["code"] == "UNIMPLEMENTED"
 
 
 async def test_a_call_past_its_deadline_is_504(plane: FakePlane, config: BridgeConfig) -> None:
@@ -158,10 +158,10 @@ async def test_a_call_past_its_deadline_is_504(plane: FakePlane, config: BridgeC
     async with (
         running(impatient) as port,
         ClientSession() as session,
-        session.get(f"http://127.0.0.1:{port}/admin/tenants/slow") as answer,
+        session.get(f"http://127.0.0.1:{port}/admin/tenants/slow") as response,
     ):
-        assert answer.status == 504
-        assert (await answer.json())["error"]["code"] == "DEADLINE_EXCEEDED"
+        assert response.status == 504
+        assert (await response.json())["error"]["code"] == "DEADLINE_EXCEEDED"
 
 
 async def test_a_server_that_is_away_is_503_and_found_again() -> None:
@@ -171,10 +171,10 @@ async def test_a_server_that_is_away_is_503_and_found_again() -> None:
         port = taken.getsockname()[1]
     config = BridgeConfig(port=0, grpc_target=f"127.0.0.1:{port}")
     async with running(config) as own, ClientSession(f"http://127.0.0.1:{own}") as session:
-        async with session.get("/admin/tenants") as answer:
-            assert answer.status == 503
-            assert (await answer.json())["error"]["code"] == "SERVICE_UNAVAILABLE"
-            assert int(answer.headers["Retry-After"]) >= 1
+        async with session.get("/admin/tenants") as response:
+            assert response.status == 503
+            assert (await response.json())["error"]["code"] == "SERVICE_UNAVAILABLE"
+            assert int(response.headers["Retry-After"]) >= 1
 
         async def answered() -> bool:
             async with session.get("/admin/tenants") as again:
@@ -187,18 +187,21 @@ async def test_a_server_that_is_away_is_503_and_found_again() -> None:
 
 async def test_unknown_paths_and_methods_have_their_family_s_error(http: ClientSession) -> None:
     """404 and 405 with `Allow`; `/api/**` has its own shape, its admin part has not."""
-    async with http.get("/nope") as answer:
-        assert (answer.status, (await answer.json())["error"]["code"]) == (404, "ROUTE_NOT_FOUND")
-    async with http.patch("/admin/tenants") as answer:
-        assert answer.status == 405
-        assert answer.headers["Allow"] == "GET, POST, OPTIONS"
-        assert (await answer.json())["error"]["code"] == "METHOD_NOT_ALLOWED"
-    async with http.get("/api/nope") as answer:
-        body = await answer.json()
-        assert (answer.status, body["status"], body["data"]) == (404, "error", None)
+    async with http.get("/nope") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (
+            404,
+            "ROUTE_NOT_FOUND",
+        )
+    async with http.patch("/admin/tenants") as response:
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET, POST, OPTIONS"
+        assert (await response.json())["error"]["code"] == "METHOD_NOT_ALLOWED"
+    async with http.get("/api/nope") as response:
+        body = await response.json()
+        assert (response.status, body["status"], body["data"]) == (404, "error", None)
         assert body["code"] == "ROUTE_NOT_FOUND"
-    async with http.get("/api/v1/admin/nope") as answer:
-        assert "error" in await answer.json()
+    async with http.get("/api/v1/admin/nope") as response:
+        assert "error" in await response.json()
 
 
 async def test_bodies_have_a_media_type_and_a_size(http: ClientSession) -> None:
@@ -258,24 +261,22 @@ async def test_requests_that_no_route_sees_get_the_same_error_object(
 async def test_no_route_has_an_empty_segment(
     http: ClientSession, plane: FakePlane, path: str, is_api: bool
 ) -> None:
-    """In the error format of the path as it was sent."""
-    async with http.get(str(http._base_url).rstrip("/") + path) as answer:
-        body = await answer.json()
-    assert answer.status == 404
+    async with http.get(str(http._base_url).rstrip("/") + path) as response:
+        body = await response.json()
+    assert response.status == 404
     assert (body if is_api else body["error"])["code"] == "ROUTE_NOT_FOUND"
     assert not plane.calls
 
 
 async def test_a_whole_address_is_a_path_too(http: ClientSession) -> None:
-    """Proxies may ask so."""
     request = b"GET http://h/admin/tenants?limit=x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
     assert b"OUT_OF_RANGE" in await _send(http, request)
 
 
 async def _send(http: ClientSession, data: bytes) -> bytes:
     """Send bytes as they stand, and read until the connection ends."""
-    async with http.get("/health") as answer:
-        url = answer.url
+    async with http.get("/health") as response:
+        url = response.url
     reader, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(data)
     received = await reader.read()
@@ -285,47 +286,43 @@ async def _send(http: ClientSession, data: bytes) -> bytes:
 
 async def test_a_line_s_end_in_a_path_is_a_letter_like_any_other(http: ClientSession) -> None:
     """The error is ours, not the library's."""
-    async with http.get(URL("/admin/%0A/x", encoded=True)) as answer:
-        assert (await answer.json())["error"]["code"] == "ROUTE_NOT_FOUND"
+    async with http.get(URL("/admin/%0A/x", encoded=True)) as response:
+        assert (await response.json())["error"]["code"] == "ROUTE_NOT_FOUND"
 
 
 async def test_ids_in_paths_are_decoded(http: ClientSession, plane: FakePlane) -> None:
-    """Whatever the caller escapes, the server sees the text."""
-    async with http.get("/api/v1/admin/models/a%20b") as answer:
-        assert answer.status == 200
+    async with http.get("/api/v1/admin/models/a%20b") as response:
+        assert response.status == 200
     request: Any = plane.calls[-1].request
     assert request.id == "a b"
 
 
 async def test_browsers_of_known_origins_may_call(http: ClientSession) -> None:
-    """A preflight needs no credentials; an answer names the origin."""
     asked = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "PUT"}
-    async with http.options("/admin/tenants/x", headers=asked) as answer:
-        assert answer.status == 204
-        assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
-        assert answer.headers["Access-Control-Allow-Credentials"] == "true"
-        assert answer.headers["Access-Control-Max-Age"] == "300"
-        assert "PATCH" in answer.headers["Access-Control-Allow-Methods"]
-        assert "X-Admin-Token" in answer.headers["Access-Control-Allow-Headers"]
-    async with http.get("/admin/tenants", headers={"Origin": "http://localhost:3000"}) as answer:
-        assert "X-Total-Count" in answer.headers["Access-Control-Expose-Headers"]
+    async with http.options("/admin/tenants/x", headers=asked) as response:
+        assert response.status == 204
+        assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+        assert response.headers["Access-Control-Allow-Credentials"] == "true"
+        assert response.headers["Access-Control-Max-Age"] == "300"
+        assert "PATCH" in response.headers["Access-Control-Allow-Methods"]
+        assert "X-Admin-Token" in response.headers["Access-Control-Allow-Headers"]
+    async with http.get("/admin/tenants", headers={"Origin": "http://localhost:3000"}) as response:
+        assert "X-Total-Count" in response.headers["Access-Control-Expose-Headers"]
 
 
 async def test_other_origins_get_no_permission(http: ClientSession) -> None:
-    """Neither before nor with the answer."""
     asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "PUT"}
     for path in ("/admin/tenants/x", "/api/agents/x/heartbeat", "/health", "/nope", "/a//b"):
-        async with http.options(path, headers=asked) as answer:
-            assert answer.status == 204
-            assert not [name for name in answer.headers if name.lower().startswith("access-")]
-    async with http.get("/admin/tenants", headers={"Origin": "https://evil.example"}) as answer:
-        assert "Access-Control-Allow-Origin" not in answer.headers
+        async with http.options(path, headers=asked) as response:
+            assert response.status == 204
+            assert not [name for name in response.headers if name.lower().startswith("access-")]
+    async with http.get("/admin/tenants", headers={"Origin": "https://evil.example"}) as response:
+        assert "Access-Control-Allow-Origin" not in response.headers
 
 
 async def test_open_requests_finish_when_the_bridge_ends(
     plane: FakePlane, config: BridgeConfig
 ) -> None:
-    """A drain answers what was begun."""
     async with ClientSession() as session:
         serving = running(config)
         port = await serving.__aenter__()
@@ -343,6 +340,6 @@ async def test_open_requests_finish_when_the_bridge_ends(
         closed: bool = await eventually(refused)
         assert closed
         plane.release.set()
-        async with await asked as answer:
-            assert answer.status == 200
+        async with await asked as response:
+            assert response.status == 200
         await ending

@@ -72,6 +72,5 @@ def test_what_cannot_be_served_stops_the_start(template: str) -> None:
 
 
 def test_one_shape_has_one_route() -> None:
-    """Names of variables do not tell paths apart."""
     with pytest.raises(ValueError, match="taken"):
         router(("GET", "/t/{id}"), ("GET", "/t/{other}"))

@@ -37,7 +37,6 @@ def refusal(route: Route, query: str = "", data: bytes = b"") -> Failure:
 @settings(max_examples=10, deadline=None)
 @given(name=st.text(st.characters(categories=["L", "Nd"]), min_size=1, max_size=10))
 def test_unknown_query_parameters_are_named(route: Route, name: str) -> None:
-    """A mistyped filter must not widen an answer, so it is refused wherever it stands."""
     assume(name not in writers(route.descriptor.input_type))
     failure = refusal(route, query=f"{name}=1")
     assert failure.code == "UNKNOWN_PARAMETER"
@@ -52,7 +51,6 @@ def test_parameters_of_path_and_body_are_not_query_parameters() -> None:
 
 @pytest.mark.parametrize("text", ["10abc", "", "1.5", "0x10", "1e3", "NaN", "9" * 30, "²", "1_0"])
 def test_a_limit_that_is_no_integer_is_refused(text: str) -> None:
-    """The code and the field say what is wrong."""
     failure = refusal(TENANTS, query=f"limit={text}")
     assert failure.code == "OUT_OF_RANGE"
     assert failure.details[0]["field"] == "limit"
@@ -88,13 +86,11 @@ def test_unknown_members_and_nulls_are_as_if_absent() -> None:
 
 
 def test_the_path_wins_over_the_body() -> None:
-    """What was addressed is what is changed."""
     assert body(UPDATE, {"id": "other"}, "mine").id == "mine"
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b"1", b'"x"', b"\xff", b"{'a':1}", b'{"a":NaN}'])
 def test_a_body_must_be_a_json_object(data: bytes) -> None:
-    """Whatever else it is, it is refused without a guess."""
     assert refusal(CREATE, data=data).code == "INVALID_JSON"
 
 
@@ -120,7 +116,6 @@ def test_a_member_of_another_type_is_named(route: Route, value: Any, field: str)
 
 
 def test_integers_may_be_numbers_or_texts() -> None:
-    """Both doors accept either form, and whole decimals."""
     records = [{"prompt_tokens": 2**53 + 1}, {"prompt_tokens": str(2**62)}, {"prompt_tokens": 4.0}]
     tokens = [record.prompt_tokens for record in body(INGEST, {"records": records}).records]
     assert tokens == [2**53 + 1, 2**62, 4]

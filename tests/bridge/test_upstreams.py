@@ -31,8 +31,8 @@ class Pair:
         """Send reads, all of which succeed; the numbers of the servers that received them."""
         before = [len(plane.calls) for plane in self.planes]
         for _ in range(calls):
-            async with self.http.get("/admin/tenants") as answer:
-                assert answer.status == 200
+            async with self.http.get("/admin/tenants") as response:
+                assert response.status == 200
         counts = zip(self.planes, before, strict=True)
         return {n for n, (plane, count) in enumerate(counts) if len(plane.calls) > count}
 

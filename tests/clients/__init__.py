@@ -1,1 +1,1 @@
-"""Clients as they are in the field, and the lives they lead."""
+"""Models of existing clients, and tests of their whole lifecycles."""

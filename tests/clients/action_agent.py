@@ -1,4 +1,4 @@
-"""An agent of the action line: it is told single actions, and its machine is its name."""
+"""Model of an action agent: it executes single actions, and its machine's id is its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 from tests.clients.calls import Calls
 from tests.clients.cloud import ON_DEMAND, REGION, TYPE, Cloud, Machine, pool
 
-# Its own limit of waiting after failures, in seconds.
+# Its own limit of the wait after failures, in seconds.
 PATIENCE: Final = 300
 
 
@@ -29,7 +29,7 @@ class ActionAgent:
         self._connected = False
 
     async def start(self) -> None:
-        """Register and beat; prices follow a minute later."""
+        """Register and send a heartbeat; prices follow a minute later."""
         body = {
             "logical_agent_id": self.machine.id,
             "instance_id": self.machine.id,
@@ -45,7 +45,7 @@ class ActionAgent:
         await self.heartbeat()
 
     async def heartbeat(self) -> bool:
-        """Tells all machines that it can see, and applies the configuration it is answered."""
+        """Report all visible machines, and apply the returned configuration."""
         seen: list[dict[str, Any]] = [
             {
                 "instance_id": machine.id,
@@ -93,7 +93,7 @@ class ActionAgent:
         await self._agent("POST", "pricing-report", body)
 
     async def actions(self) -> list[str]:
-        """Run what is waiting; the types of what it ran."""
+        """Execute the waiting actions and return their types."""
         answer = await self._agent("GET", "commands/pending")
         ran = []
         for action in (answer or {}).get("commands", []):
@@ -153,7 +153,7 @@ class ActionAgent:
         await self._agent("POST", "action-result", body)
 
     async def shutdown(self) -> None:
-        """Says goodbye by name."""
+        """Send a goodbye by name."""
         body = {
             "cloud_instance_id": self.machine.id,
             "timestamp": self._cloud.now().isoformat(),
@@ -163,7 +163,7 @@ class ActionAgent:
         self.alive = False
 
     async def check_rebalance(self) -> Any:
-        """What it was told."""
+        """Report a rebalance recommendation and return the response."""
         body = {
             "cloud_instance_id": self.machine.id,
             "notice_time": self._cloud.now().isoformat(),
@@ -172,7 +172,7 @@ class ActionAgent:
         return await self._agent("POST", "rebalance-recommendation", body)
 
     async def check_termination(self) -> Any:
-        """A notice takes the form of a report of an end."""
+        """Report a notice in the form of a termination report."""
         if self.machine.notice is None:
             return None
         body = {
@@ -186,7 +186,7 @@ class ActionAgent:
         return await self._call(method, f"/api/agents/{self.agent_id}/{path}", body)
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
-        """An empty object is a failure too; after any failure it waits twice as long."""
+        """Call a route; an empty object is a failure too, and every failure doubles the wait."""
         reply = await self.calls(method, path, body)
         if reply.ok and reply.body:
             self.wait_seconds = 1

@@ -1,4 +1,4 @@
-"""An agent that only asks for advice: its operator acts, and it tells what happens to it."""
+"""Model of an advisory agent: it requests advice and reports events; its operator acts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.clients.cloud import ON_DEMAND, REGION, TYPE, Cloud, Machine, pool
 
 
 class AdvisoryAgent:
-    """Makes one request id when it starts, and sends it with every call that follows."""
+    """Creates one request id at its start, and sends it with every later call."""
 
     def __init__(self, token: str, cloud: Cloud, machine: Machine, name: str) -> None:
         self.machine = machine
@@ -34,11 +34,11 @@ class AdvisoryAgent:
         self.agent_id = reply.body["agent_id"]
 
     async def heartbeat(self) -> bool:
-        """A status, and nothing else."""
+        """Send a heartbeat with a status only."""
         return (await self._agent("POST", "heartbeat", {"status": "running"})).ok
 
     async def ask(self) -> Any:
-        """What the plane would do, given what this agent sees."""
+        """Request a recommendation for the state that this agent sees."""
         body = {
             "spot_pools": [
                 {"pool_id": pool(az), "az": az, "price": price}
@@ -50,7 +50,7 @@ class AdvisoryAgent:
         return (await self._agent("POST", "decide", body)).body
 
     async def check_notice(self) -> Any:
-        """A notice is told as a recommendation that cannot wait."""
+        """Report a notice as an urgent recommendation."""
         if self.machine.notice is None:
             return None
         body = {
@@ -61,7 +61,7 @@ class AdvisoryAgent:
         return (await self._agent("POST", "rebalance-recommendation", body)).body
 
     async def post_mortem(self) -> Any:
-        """The last word of a machine that is being taken."""
+        """Report that its machine is terminated."""
         body = {
             "cloud_instance_id": self.machine.id,
             "termination_reason": "spot interruption",
@@ -69,7 +69,7 @@ class AdvisoryAgent:
         return (await self._agent("POST", "termination-report", body)).body
 
     async def emergency(self) -> Any:
-        """What the plane is doing about it."""
+        """Return the current emergency."""
         return (await self._agent("GET", "emergency-status")).body
 
     async def _agent(self, method: str, path: str, body: Any = None) -> Reply:

@@ -1,4 +1,4 @@
-"""How programs of the field speak HTTP: one request, no retry, and an answer or none."""
+"""HTTP client of the modelled programs: one request, no retry."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ TIMEOUT: Final = ClientTimeout(total=30)
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back; status 0 and None when nothing did, or nothing that is JSON."""
+    """A response; status 0 and None when there was none, or no JSON."""
 
     status: int = 0
     body: Any = None
 
     @property
     def ok(self) -> bool:
-        """Whether it is one of the statuses of success."""
+        """Whether the status is a success."""
         return self.status // 100 == 2
 
 
 @dataclass
 class Calls:
-    """A connection from one machine, with what it sends along on every call."""
+    """A connection from one machine, with the headers of every call."""
 
     http: ClientSession
     headers: dict[str, str]
-    # Every reply, oldest first: what a program that compares statuses has seen.
+    # Every reply, oldest first, for programs that compare statuses.
     seen: list[tuple[str, int]] = field(default_factory=list)
 
     async def __call__(self, method: str, path: str, body: Any = None) -> Reply:
-        """Call a route; a body that is left out is sent as an empty one that is called JSON."""
+        """Call a route; a body that is left out is sent as an empty one with a JSON media type."""
         headers = {"Content-Type": "application/json", **self.headers}
         try:
             async with self.http.request(

@@ -1,4 +1,4 @@
-"""A cloud that agents of the field run on: instances, and what it says to them."""
+"""Simulated cloud of the modelled agents: instances and notices."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ PRICES: Final = {"us-east-1a": 0.040, "us-east-1b": 0.035, "us-east-1c": 0.045}
 
 
 def pool(az: str) -> str:
-    """Id of the type's pool in a zone."""
+    """Return the id of the type's pool in a zone."""
     return f"{TYPE}.{az}"
 
 
 @dataclass
 class Machine:
-    """One instance, as its metadata service tells it."""
+    """One instance, as its metadata service describes it."""
 
     id: str
     az: str
     mode: str
     address: str
     running: bool = True
-    # When it will be taken, once the cloud has said so.
+    # Time of its termination, after a notice.
     notice: datetime | None = None
     rebalance: bool = False
 
@@ -45,7 +45,7 @@ class Machine:
         return pool(self.az) if self.mode == "spot" else None
 
     def describe(self) -> dict[str, object]:
-        """As reports name an instance."""
+        """Return the instance as reports name it."""
         return {
             "instance_id": self.id,
             "instance_type": TYPE,
@@ -59,11 +59,11 @@ class Machine:
 
 @dataclass
 class Cloud:
-    """Launches and ends machines, and gives notices.
+    """Launches and terminates machines, and sends notices.
 
     Attributes:
         now: The time.
-        plane: Where the plane is.
+        plane: Address of the server.
         prices: Spot prices by zone; the cloud may change them.
     """
 
@@ -76,9 +76,9 @@ class Cloud:
     @classmethod
     @asynccontextmanager
     async def before(cls, plane: Field, clock: FakeClock) -> AsyncIterator[Cloud]:
-        """A cloud whose machines reach a plane."""
-        async with plane.send("GET", "/health") as answer:
-            cloud = cls(clock.now, answer.url.origin())
+        """Return a cloud with machines that reach a server."""
+        async with plane.send("GET", "/health") as response:
+            cloud = cls(clock.now, response.url.origin())
         try:
             yield cloud
         finally:
@@ -94,15 +94,15 @@ class Cloud:
         return made
 
     def terminate(self, instance_id: str) -> None:
-        """End a machine; ending it again does nothing."""
+        """Terminate a machine; no effect when repeated."""
         self.machines[instance_id].running = False
 
     def give_notice(self, machine: Machine, seconds: int = 120) -> None:
-        """Say that a machine will be taken."""
+        """Send a machine a termination notice."""
         machine.notice = self.now() + timedelta(seconds=seconds)
 
     def running(self) -> set[str]:
-        """Ids of what runs, and costs."""
+        """Ids of the running machines, which cost money."""
         return {machine.id for machine in self.machines.values() if machine.running}
 
     def http(self, machine: Machine) -> ClientSession:

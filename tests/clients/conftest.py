@@ -1,4 +1,4 @@
-"""A plane behind its bridge, for clients that know nothing but its routes."""
+"""Fixtures: a server behind its bridge, for clients that know only its routes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["field"]
 
 @pytest.fixture
 async def plane(database_url: str, clock: FakeClock) -> AsyncIterator[Plane]:
-    """A server that believes its bridge where requests come from."""
+    """A server that trusts the client addresses of its bridge."""
     bridge = ip_network("127.0.0.1/32")
     async with running(database_url, clock, trusted_proxies=(bridge,)) as up:
         yield up

@@ -1,4 +1,4 @@
-"""What an operator does and sees, through the routes of dashboards."""
+"""An operator's actions and views, through the routes of dashboards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.legacy.field import ADMIN, Field
 
 
 class Dashboard:
-    """One tenant's pages, beside the cloud that tells what is really there."""
+    """One tenant's pages, beside the cloud with the actual machines."""
 
     def __init__(self, field: Field, cloud: Cloud) -> None:
         self.field = field
@@ -26,15 +26,15 @@ class Dashboard:
         return found
 
     async def primary(self) -> str | None:
-        """The one that serves."""
+        """Return the primary."""
         states = await self.states()
         return next((i for i, state in states.items() if state == "running_primary"), None)
 
     async def sound(self, ended: set[str] | None = None) -> str:
-        """Exactly one machine serves, it runs, and none but those named was ended.
+        """Check that one machine is primary and runs, and only those named were terminated.
 
         Returns:
-            The one that serves.
+            The primary.
         """
         states, running = await self.states(), self.cloud.running()
         primary = await self.primary()
@@ -49,7 +49,7 @@ class Dashboard:
         return await self._tenant("agents")
 
     async def agent_shown(self) -> dict[str, Any]:
-        """The only one."""
+        """Return the only agent."""
         (found,) = await self.agents()
         return found
 
@@ -58,26 +58,26 @@ class Dashboard:
         return await self._tenant("replicas")
 
     async def switches(self) -> list[dict[str, Any]]:
-        """Newest first."""
+        """Return the switches, newest first."""
         return await self._tenant("switch-history")
 
     async def logs(self, instance_id: str) -> list[dict[str, Any]]:
-        """What happened to an instance."""
+        """Return the log of an instance."""
         path = f"/api/client/instances/{instance_id}/logs"
         found: list[dict[str, Any]] = await self.field.get(path)
         return found
 
     async def messages(self) -> list[str]:
-        """What the operator was told."""
-        return [said["message"] for said in await self.field.get("/api/notifications?limit=100")]
+        """Return the operator's notifications."""
+        return [reply["message"] for reply in await self.field.get("/api/notifications?limit=100")]
 
     async def emergencies(self) -> list[dict[str, Any]]:
-        """The tenant's, newest first, as administrators see them."""
-        told = await self.field.get("/api/admin/emergency-events", by=ADMIN)
-        return [e for e in told["events"] if e["client_id"] == self.field.tenant.id]
+        """Return the tenant's emergencies, newest first, as administrators see them."""
+        reported = await self.field.get("/api/admin/emergency-events", by=ADMIN)
+        return [e for e in reported["events"] if e["client_id"] == self.field.tenant.id]
 
     async def configure(self, agent_id: str, **members: Any) -> dict[str, Any]:
-        """Set what the page sets: all four members at once."""
+        """Set all four members of the configuration page at once."""
         body = {
             "autoSwitchEnabled": False,
             "manualReplicaEnabled": False,
@@ -85,20 +85,20 @@ class Dashboard:
             "terminateWaitMinutes": 5,
         }
         path = f"/api/client/agents/{agent_id}/config"
-        said: dict[str, Any] = await self.field.post(path, body | members)
-        return said
+        reply: dict[str, Any] = await self.field.post(path, body | members)
+        return reply
 
     async def force(self, instance_id: str, pool_id: str | None = None) -> dict[str, Any]:
-        """Order a switch to a pool, or to on-demand."""
+        """Request a switch to a pool, or to on-demand."""
         path = f"/api/client/instances/{instance_id}/force-switch"
         body = {"target": "pool", "pool_id": pool_id} if pool_id else {"target": "ondemand"}
-        said: dict[str, Any] = await self.field.post(path, body)
-        return said
+        reply: dict[str, Any] = await self.field.post(path, body)
+        return reply
 
     async def delete(self, agent_id: str) -> dict[str, Any]:
         """Delete an agent."""
-        said: dict[str, Any] = await self.field.delete(f"/api/client/agents/{agent_id}")
-        return said
+        reply: dict[str, Any] = await self.field.delete(f"/api/client/agents/{agent_id}")
+        return reply
 
     async def _tenant(self, page: str) -> list[dict[str, Any]]:
         path = f"/api/client/{self.field.tenant.id}/{page}"

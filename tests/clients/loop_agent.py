@@ -1,7 +1,8 @@
-"""An agent of the field's loop line: what it calls, in which order, and what it makes of answers.
+"""Model of a loop agent: its calls, their order, and its reaction to responses.
 
-It knows nothing of the plane but its routes. Each loop is a method that does one pass; a test says
-when a period has passed.
+It uses only the server's routes. Each loop is a method that does one pass; a test calls it after
+each
+period.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class LoopAgent:
         self.machine = machine
         self.agent_id = ""
         self.config: dict[str, Any] = {}
-        # False once it has said goodbye, or was told that another took over.
+        # False after its goodbye, or after it was replaced.
         self.alive = True
         self.enabled = True
         self._http = cloud.http(machine)
@@ -70,7 +71,7 @@ class LoopAgent:
         await self.report_prices()
 
     async def heartbeat(self) -> bool:
-        """Every 30 s; only whether an answer came matters."""
+        """Send a heartbeat, every 30 s; only the presence of a response matters."""
         status = "online" if self.enabled else "disabled"
         body = {"status": status, "monitored_instances": [self.machine.id]}
         return await self._agent("POST", "heartbeat", body) is not None
@@ -83,7 +84,7 @@ class LoopAgent:
             self.enabled = answer["enabled"]
 
     async def commands(self) -> None:
-        """Every 15 s, unless disabled; a null where a number belongs would end the pass."""
+        """Poll commands, every 15 s, unless disabled; a null for a number would end the pass."""
         if not self.enabled:
             return
         answer = await self._agent("GET", "pending-commands")
@@ -143,12 +144,12 @@ class LoopAgent:
         await child.start()
 
     async def goodbye(self) -> None:
-        """The last word; it names no instance."""
+        """Send a goodbye, which names no instance."""
         await self._agent("POST", "heartbeat", {"status": "offline", "monitored_instances": []})
         self.alive = False
 
     async def replicas(self) -> None:
-        """Every 30 s: launch what is wanted, bind it, say that it is ready."""
+        """Launch, bind and report requested replicas, every 30 s."""
         answer = await self._agent("GET", "replicas?status=launching")
         for replica in (answer or {}).get("replicas", []):
             if replica["id"] in self._launched:
@@ -165,14 +166,14 @@ class LoopAgent:
             await self._agent("POST", f"replicas/{replica['id']}/status", ready)
 
     async def replica_terminations(self) -> None:
-        """Every 30 s: end what is not wanted any more, and say so."""
+        """Terminate superseded replicas and report it, every 30 s."""
         answer = await self._agent("GET", "replicas?status=terminated")
         for replica in (answer or {}).get("replicas", []):
             if replica["instance_id"] not in self._cloud.machines:
                 raise AssertionError("a placeholder is never listed for its end")
             self._cloud.terminate(replica["instance_id"])
-            said = {"status": "terminated", "terminated_at": self._now(), "is_active": False}
-            await self._agent("POST", f"replicas/{replica['id']}/status", said)
+            reply = {"status": "terminated", "terminated_at": self._now(), "is_active": False}
+            await self._agent("POST", f"replicas/{replica['id']}/status", reply)
 
     async def report_prices(self) -> None:
         """Every 300 s."""
@@ -205,7 +206,7 @@ class LoopAgent:
         )
 
     async def check_termination(self) -> Any:
-        """Every 5 s; the notice is told once, first for a replica, then for itself."""
+        """Check for a notice, every 5 s; report it once, for a replica, then for itself."""
         notice = self.machine.notice
         if notice is None or self._told_notice:
             return None
@@ -231,7 +232,7 @@ class LoopAgent:
         return answer
 
     async def check_rebalance(self) -> Any:
-        """Every 30 s; told once until the signal clears."""
+        """Check for a recommendation, every 30 s; it is reported once until the signal clears."""
         if not self.machine.rebalance:
             self._told_rebalance = False
         if not self.machine.rebalance or self._told_rebalance:
@@ -247,10 +248,10 @@ class LoopAgent:
         )
 
     async def clean_up(self) -> list[str]:
-        """Every 60 s: end what may be ended; tell of images and snapshots.
+        """Terminate the listed instances every 60 s; report images and snapshots.
 
         Returns:
-            Ids of the instances that it ended.
+            Ids of the instances that it terminated.
         """
         report = {"type": "snapshots", "deleted": [], "failed": [], "error": "no permission"}
         await self._agent("POST", "cleanup-report", {"timestamp": self._now(), "snapshots": report})
@@ -274,7 +275,7 @@ class LoopAgent:
         return await self._call(method, f"/api/agents/{self.agent_id}/{path}", body)
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
-        """What is not 2xx, not JSON, or late is no answer, and is not tried again."""
+        """Call a route, without a retry; anything but JSON with status 2xx is no response."""
         headers = {
             "Authorization": f"Bearer {self._token}",
             "Content-Type": "application/json",

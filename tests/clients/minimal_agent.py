@@ -1,4 +1,4 @@
-"""The smallest agent of the field: it names nothing, and compares statuses exactly."""
+"""Model of a minimal agent: it sends no name, and compares statuses exactly."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tests.clients.cloud import ON_DEMAND, REGION, TYPE, Cloud, Machine
 
 
 class MinimalAgent:
-    """Its machine is the agent: it has no name of its own, and switches where it stands."""
+    """Its machine is the agent: it has no name of its own, and switches in place."""
 
     def __init__(self, token: str, cloud: Cloud, machine: Machine) -> None:
         self.machine = machine
         self.agent_id = ""
         self.alive = True
         self.enabled = True
-        # Names of pools that it was told to rescue itself to, for its log.
+        # Names of the pools of its rescues, for its log.
         self.rescues: list[str] = []
         self.calls = Calls(cloud.http(machine), {"X-Client-Token": token})
         # Machines that it launched, by replica.
@@ -42,7 +42,7 @@ class MinimalAgent:
         await self.report_prices()
 
     async def heartbeat(self) -> bool:
-        """Says where it is."""
+        """Send a heartbeat with its location."""
         body = {
             "status": "online",
             "instance_id": self.machine.id,
@@ -55,12 +55,12 @@ class MinimalAgent:
         return bool(reply.status == 200)
 
     async def goodbye(self) -> None:
-        """Names nobody."""
+        """Send a goodbye without a name."""
         await self._agent("POST", "heartbeat", {"status": "offline"})
         self.alive = False
 
     async def report_prices(self) -> bool:
-        """One flat report for each zone."""
+        """Report prices, flat and one report per zone."""
         fine = True
         for az, price in self._cloud.prices.items():
             body = {
@@ -75,7 +75,7 @@ class MinimalAgent:
         return fine
 
     async def commands(self) -> list[str]:
-        """Run what is waiting; the types of what it ran."""
+        """Execute the waiting commands and return their types."""
         reply = await self._agent("GET", "pending-commands")
         ran = []
         for command in reply.body if reply.status == 200 else []:
@@ -86,13 +86,13 @@ class MinimalAgent:
         return ran
 
     async def _switch(self, command: dict[str, Any]) -> None:
-        """In place: the same machine, bought otherwise."""
+        """Switch in place: the same machine with another market type."""
         self.machine.mode = command["target_mode"]
         if self.machine.mode == "spot":
             self.machine.az = command["target_pool_id"].rpartition(".")[2]
 
     async def _create_replica(self, command: dict[str, Any]) -> None:
-        """Launch first, then say so."""
+        """Launch first, then report."""
         machine = self._cloud.launch(command["target_pool_id"].rpartition(".")[2], "spot")
         body = {
             "instance_id": machine.id,
@@ -103,7 +103,7 @@ class MinimalAgent:
         }
         made = await self._agent("POST", "replicas", body)
         if made.status != 201:
-            self._cloud.terminate(machine.id)  # nobody would know of it
+            self._cloud.terminate(machine.id)  # otherwise the machine would be unknown
             return
         replica_id = made.body["replica_id"]
         self.replicas[replica_id] = machine
@@ -115,7 +115,7 @@ class MinimalAgent:
         await self._agent("POST", f"replicas/{replica_id}/status", {"status": "terminated"})
 
     async def check_termination(self) -> Any:
-        """On a notice: ask for a rescue, then say that the end is near; what it was told."""
+        """On a notice, request a rescue, then report the termination; return the response."""
         if self.machine.notice is None:
             return None
         at = self.machine.notice.isoformat()
@@ -124,11 +124,11 @@ class MinimalAgent:
         )
         if rescue.status == 201:
             self.rescues.append(rescue.body["pool"]["name"])
-        told = await self._agent("POST", "termination-imminent", {"time": at})
-        return told.body if told.status == 200 else None
+        reported = await self._agent("POST", "termination-imminent", {"time": at})
+        return reported.body if reported.status == 200 else None
 
     async def check_rebalance(self) -> Any:
-        """What it was told."""
+        """Report a recommendation and return the response."""
         rescue = await self._agent(
             "POST", "create-emergency-replica", {"signal_type": "rebalance-recommendation"}
         )
@@ -137,7 +137,7 @@ class MinimalAgent:
         return rescue.body
 
     async def uninstall(self) -> Any:
-        """Remove itself from the plane."""
+        """Delete itself."""
         body = {"instance_id": self.machine.id, "reason": "uninstalled"}
         return (await self.calls("POST", "/api/agents/uninstall", body)).body
 

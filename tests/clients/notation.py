@@ -1,8 +1,8 @@
-"""The contract's notation of JSON, and whether a value is of it.
+"""The contract's notation of JSON, and a check of values against it.
 
 A list of members: `id:u, name, email?, agents[]{id:u, status}, pool{id, az}?, reasons[]`. Types are
 `s` text (also without a type), `i` integer, `n` number, `b` flag, `t` instant, `d` date, `u` UUID;
-`?` may be null. Every member is there, and no other.
+`?` may be null. Every member is present, and no other.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def parse(text: str) -> tuple[Member, ...]:
 
 
 def faults(value: Any, members: tuple[Member, ...], at: str = "") -> list[str]:
-    """What is wrong with an object, by path; empty when it is as noted."""
+    """Return the faults of an object, by path; empty when it matches the notation."""
     if not isinstance(value, dict):
         return [f"{at or 'body'} is no object: {value!r}"]
     wanted = {member.name for member in members}

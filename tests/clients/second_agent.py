@@ -1,4 +1,4 @@
-"""An agent of the loop line's second version: the same loops, some of them in other words."""
+"""Model of a loop agent of version 2: the same loops, some with other formats."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from tests.clients.loop_agent import LoopAgent
 
 
 class SecondAgent(LoopAgent):
-    """Differs in how it beats, reports prices and answers commands."""
+    """Differs in heartbeats, price reports and command results."""
 
     async def heartbeat(self) -> bool:
-        """A status and a list, and nothing of being disabled."""
+        """Send a heartbeat with a status and a list, without a disabled flag."""
         body = {"status": "running", "monitored_instances": [self.machine.id]}
         return await self._agent("POST", "heartbeat", body) is not None
 
@@ -19,7 +19,7 @@ class SecondAgent(LoopAgent):
         await self._agent("POST", "mark-command-executed", body)
 
     async def report_prices(self) -> None:
-        """The instance in an object, the prices beside it."""
+        """Report prices: the instance in an object, the prices beside it."""
         await self._agent(
             "POST",
             "pricing-report",

@@ -1,4 +1,4 @@
-"""Agents of the action line, whose every machine is an agent of its own."""
+"""Lifecycle of action agents: every machine is its own agent."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tests.support.link import jump, run_job
 
 @pytest.fixture
 async def agent(dashboard: Dashboard, clock: FakeClock) -> ActionAgent:
-    """An agent that has started, under an operator who decides himself."""
+    """An agent that has started, with manual decisions of its operator."""
     machine = dashboard.cloud.launch("us-east-1a", "spot")
     made = ActionAgent(dashboard.field.tenant.key, dashboard.cloud, machine)
     await made.start()
     clock.advance(timedelta(seconds=61))
     await made.report_prices()
     await run_job(dashboard.field.plane, "price-pipeline")
-    await made.actions()  # the plane learns by it in which words to speak
+    await made.actions()  # the server detects the agent's dialect by it
     await dashboard.configure(made.agent_id)
     await made.heartbeat()
     return made
 
 
 async def switched(agent: ActionAgent, dashboard: Dashboard, az: str = "us-east-1b") -> ActionAgent:
-    """Forced to another zone, as far as the agent that was told goes."""
+    """Force a switch to another zone, and let the old agent execute its part."""
     await dashboard.force(agent.machine.id, pool(az))
     assert "LAUNCH_INSTANCE" in await agent.actions()
     (child,) = agent.children
@@ -38,15 +38,13 @@ async def switched(agent: ActionAgent, dashboard: Dashboard, az: str = "us-east-
 
 
 async def test_prices_in_one_array_are_understood(agent: ActionAgent, dashboard: Dashboard) -> None:
-    """The region is the agent's."""
-    told = await dashboard.field.get(f"/api/client/instances/{agent.machine.id}/pricing")
-    assert told["onDemand"]["price"] == pytest.approx(0.096)
-    assert [p["price"] for p in told["pools"]] == pytest.approx([0.035, 0.040, 0.045])
+    reported = await dashboard.field.get(f"/api/client/instances/{agent.machine.id}/pricing")
+    assert reported["onDemand"]["price"] == pytest.approx(0.096)
+    assert [p["price"] for p in reported["pools"]] == pytest.approx([0.035, 0.040, 0.045])
     assert (await dashboard.agent_shown())["logicalAgentId"] == agent.machine.id
 
 
 async def test_configuration_comes_with_the_beat(agent: ActionAgent, dashboard: Dashboard) -> None:
-    """And is told once more, as an action."""
     version = agent.config["config_version"]
     await dashboard.configure(agent.agent_id, autoTerminateEnabled=False)
     await agent.heartbeat()
@@ -57,7 +55,6 @@ async def test_configuration_comes_with_the_beat(agent: ActionAgent, dashboard: 
 async def test_a_new_machine_takes_its_elders_place(
     agent: ActionAgent, dashboard: Dashboard
 ) -> None:
-    """It registers as a new agent, and inherits; the elder is deleted as superseded."""
     await dashboard.field.post(
         f"/api/client/agents/{agent.agent_id}/settings", {"min_savings_percent": 22}
     )
@@ -83,7 +80,6 @@ async def test_a_new_machine_takes_its_elders_place(
 async def test_the_elders_machine_is_ended_with_consent_and_after_the_wait(
     agent: ActionAgent, dashboard: Dashboard, clock: FakeClock
 ) -> None:
-    """By whoever serves now; the former process has said goodbye by then."""
     child = await switched(agent, dashboard)
     await agent.shutdown()
     assert (await dashboard.agent_shown())["status"] == "online"
@@ -104,7 +100,6 @@ async def test_the_elders_machine_is_ended_with_consent_and_after_the_wait(
 async def test_without_consent_the_elders_machine_stays(
     agent: ActionAgent, dashboard: Dashboard, clock: FakeClock
 ) -> None:
-    """However long it is."""
     await dashboard.configure(agent.agent_id, autoTerminateEnabled=False)
     child = await switched(agent, dashboard)
     for _ in range(3):
@@ -116,7 +111,6 @@ async def test_without_consent_the_elders_machine_stays(
 
 
 async def test_to_demand_its_pool_is_no_spot(agent: ActionAgent, dashboard: Dashboard) -> None:
-    """It launches spot for nothing else."""
     await dashboard.force(agent.machine.id)
     await agent.actions()
     (child,) = agent.children
@@ -126,18 +120,16 @@ async def test_to_demand_its_pool_is_no_spot(agent: ActionAgent, dashboard: Dash
 
 
 async def test_a_recommendation_keeps_the_primary(agent: ActionAgent, dashboard: Dashboard) -> None:
-    """One replica is asked for, and nothing ends."""
-    told = await agent.check_rebalance()
-    assert (told["success"], told["action"]) == (True, "monitor")
+    reported = await agent.check_rebalance()
+    assert (reported["success"], reported["action"]) == (True, "monitor")
     (shown,) = await dashboard.replicas()
-    assert shown["replica"]["id"] == told["replica_id"]
+    assert shown["replica"]["id"] == reported["replica_id"]
     assert await dashboard.sound() == agent.machine.id
 
 
 async def test_failures_make_it_wait_longer_up_to_its_limit(
     agent: ActionAgent, dashboard: Dashboard
 ) -> None:
-    """No success that it meets is empty, so that only failures do."""
     assert agent.wait_seconds == 1
     await dashboard.delete(agent.agent_id)
     for _ in range(12):
@@ -154,7 +146,6 @@ async def test_failures_make_it_wait_longer_up_to_its_limit(
 async def test_a_goodbye_of_the_primary_is_the_agents(
     agent: ActionAgent, dashboard: Dashboard
 ) -> None:
-    """It names its machine."""
     await agent.shutdown()
     assert (await dashboard.agent_shown())["status"] == "offline"
     assert await dashboard.sound() == agent.machine.id

@@ -1,4 +1,4 @@
-"""An agent that asks for advice, and whose operator acts on it."""
+"""Lifecycle of an advisory agent, with an operator who acts on the advice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.clients.dashboard import Dashboard
 
 @pytest.fixture
 async def agent(dashboard: Dashboard) -> AdvisoryAgent:
-    """An agent that has started, under an operator who decides himself."""
+    """An agent that has started, with manual decisions of its operator."""
     machine = dashboard.cloud.launch("us-east-1a", "spot")
     made = AdvisoryAgent(dashboard.field.tenant.key, dashboard.cloud, machine, "batch-1")
     await made.start()
@@ -22,7 +22,6 @@ async def agent(dashboard: Dashboard) -> AdvisoryAgent:
 async def test_one_request_id_for_ever_repeats_nothing(
     agent: AdvisoryAgent, dashboard: Dashboard
 ) -> None:
-    """Every beat, question and registration is a new one, although they are named alike."""
     first = await agent.ask()
     second = await agent.ask()
     assert first["decision_id"] != second["decision_id"]
@@ -37,7 +36,6 @@ async def test_one_request_id_for_ever_repeats_nothing(
 async def test_a_restart_on_another_machine_under_the_old_id_moves_it(
     agent: AdvisoryAgent, dashboard: Dashboard
 ) -> None:
-    """The move is no repeat of the first registration; the former machine is not ended."""
     former, agent.machine = agent.machine, dashboard.cloud.launch("us-east-1b", "spot")
 
     await agent.start()
@@ -51,7 +49,6 @@ async def test_a_restart_on_another_machine_under_the_old_id_moves_it(
 async def test_advice_is_given_and_nothing_ordered(
     agent: AdvisoryAgent, dashboard: Dashboard
 ) -> None:
-    """The prices that come with the question are those that count."""
     dashboard.cloud.prices["us-east-1a"] = 0.090
 
     advice = await agent.ask()
@@ -68,25 +65,23 @@ async def test_advice_is_given_and_nothing_ordered(
 async def test_without_a_standby_the_plane_goes_on_trying(
     agent: AdvisoryAgent, dashboard: Dashboard
 ) -> None:
-    """The agent is told that nothing is rescued yet, and reads what is being done."""
     await agent.ask()
     dashboard.cloud.give_notice(agent.machine)
 
-    told = await agent.check_notice()
+    reported = await agent.check_notice()
 
-    said = await agent.emergency()
-    assert said["emergency_mode_active"]
-    assert not said["rebalance_only_mode"]
-    assert said["notice_status"] == "termination"
-    assert said["notice_deadline"] is not None
-    assert told["action"] in {"launching_replica", "switch_queued"}
+    reply = await agent.emergency()
+    assert reply["emergency_mode_active"]
+    assert not reply["rebalance_only_mode"]
+    assert reply["notice_status"] == "termination"
+    assert reply["notice_deadline"] is not None
+    assert reported["action"] in {"launching_replica", "switch_queued"}
     assert await dashboard.sound() == agent.machine.id
 
 
 async def test_the_end_of_the_primary_takes_the_agent_offline(
     agent: AdvisoryAgent, dashboard: Dashboard
 ) -> None:
-    """Told without a notice before it."""
     dashboard.cloud.terminate(agent.machine.id)
 
     assert (await agent.post_mortem())["success"]
@@ -96,7 +91,6 @@ async def test_the_end_of_the_primary_takes_the_agent_offline(
 
 
 async def test_deleted_it_reads_nothing(agent: AdvisoryAgent, dashboard: Dashboard) -> None:
-    """It never notices, and keeps calling."""
     await dashboard.delete(agent.agent_id)
     assert not await agent.heartbeat()
     assert (await agent.ask())["code"] == "NOT_FOUND"

@@ -1,4 +1,4 @@
-"""Dashboards of the field read everything that they read, in the types that they rely on."""
+"""Existing dashboards can read every member that they need, with the expected types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POOL: Final = "m5.large.us-east-1b"
 
 @dataclass(frozen=True)
 class Read:
-    """One request of a dashboard: what it asks, and what it relies on."""
+    """One request of a dashboard, and the members that it needs."""
 
     path: str
     noted: str
@@ -313,12 +313,12 @@ async def _look(world: World, reads: tuple[Read, ...], by: str | None) -> list[s
     found: list[str] = []
     for read in reads:
         path = read.path.format(**names)
-        said = await world.field.call(read.method, path, read.body, status=read.status, by=by)
-        if read.array and not isinstance(said, list):
+        reply = await world.field.call(read.method, path, read.body, status=read.status, by=by)
+        if read.array and not isinstance(reply, list):
             found.append(f"{path} is no bare array")
             continue
         noted = parse(read.noted)
-        for item in said if read.array else [said]:
+        for item in reply if read.array else [reply]:
             if "gates" in item:  # values and limits are of any type
                 item["gates"] = [{k: g[k] for k in ("name", "passed")} for g in item["gates"]]
             found += [f"{path}{fault}" for fault in faults(item, noted)]
@@ -326,15 +326,12 @@ async def _look(world: World, reads: tuple[Read, ...], by: str | None) -> list[s
 
 
 async def test_fleet_dashboard_reads_everything_that_it_shows(busy: World) -> None:
-    """Behind a proxy that adds the administrator's token."""
     assert await _look(busy, FLEET, ADMIN) == []
 
 
 async def test_operations_dashboard_reads_everything_that_it_shows(busy: World) -> None:
-    """The administrator's as well."""
     assert await _look(busy, OPERATIONS, ADMIN) == []
 
 
 async def test_tenant_dashboard_reads_everything_that_it_shows(busy: World) -> None:
-    """With its own key."""
     assert await _look(busy, TENANT, None) == []

@@ -1,4 +1,4 @@
-"""The whole life of an agent of the field, over REST, as it has always led it."""
+"""Lifecycle of a loop agent over REST."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class World(Dashboard):
     async def running(
         cls, field: Field, clock: FakeClock, line: type[LoopAgent] = LoopAgent
     ) -> AsyncIterator[World]:
-        """An agent that has started, under an operator who decides himself."""
+        """An agent that has started, with manual decisions of its operator."""
         async with Cloud.before(field, clock) as cloud:
             world = cls(field, clock, cloud, line)
             await world.agent.start()
@@ -47,7 +47,7 @@ class World(Dashboard):
         return await self.configure(self.agent.agent_id, **members)
 
     async def with_replica(self) -> LoopAgent:
-        """Manual mode, until its replica is ready; the program on the replica's machine."""
+        """Enable manual mode, wait for a ready replica, and return the program on its machine."""
         await self.set(manualReplicaEnabled=True)
 
         async def launched() -> bool:
@@ -60,13 +60,12 @@ class World(Dashboard):
 
 @pytest.fixture
 async def world(field: Field, clock: FakeClock) -> AsyncIterator[World]:
-    """An agent that has started and told its prices."""
+    """An agent that has started and reported its prices."""
     async with World.running(field, clock) as up:
         yield up
 
 
 async def test_first_second_makes_a_primary_that_may_work(world: World) -> None:
-    """Every answer is one that the agent can read."""
     assert world.agent.alive
     assert world.agent.enabled
     assert await world.agent.heartbeat()
@@ -77,13 +76,12 @@ async def test_first_second_makes_a_primary_that_may_work(world: World) -> None:
 
 
 async def test_forced_switch_moves_the_agent_and_ends_its_old_instance(world: World) -> None:
-    """The new machine's program registers under the same name before the report comes."""
     old = world.agent
-    said = await world.field.post(
+    reply = await world.field.post(
         f"/api/client/instances/{old.machine.id}/force-switch",
         {"target": "pool", "pool_id": pool("us-east-1b")},
     )
-    assert said["success"]
+    assert reply["success"]
 
     await old.commands()
 
@@ -102,8 +100,7 @@ async def test_forced_switch_moves_the_agent_and_ends_its_old_instance(world: Wo
     assert world.cloud.running() == {new.machine.id}
 
 
-async def test_command_is_given_once_whoever_polls_for_it(world: World) -> None:
-    """Not to the machine that boots meanwhile, nor to the agent that polls again."""
+async def test_command_is_leased_once(world: World) -> None:
     await world.field.post(
         f"/api/client/instances/{world.agent.machine.id}/force-switch",
         {"target": "ondemand"},
@@ -123,7 +120,6 @@ async def test_command_is_given_once_whoever_polls_for_it(world: World) -> None:
 
 
 async def test_manual_mode_keeps_a_replica_and_its_end_is_confirmed(world: World) -> None:
-    """The replica's own program stays quiet."""
     child = await world.with_replica()
 
     assert not child.enabled
@@ -138,21 +134,22 @@ async def test_manual_mode_keeps_a_replica_and_its_end_is_confirmed(world: World
 
     await eventually(ended, every=0.15)
     assert (await world.states())[child.machine.id] == "terminated"
-    answer = await world.field.get(f"/api/agents/{world.agent.agent_id}/replicas?status=terminated")
-    assert answer["replicas"] == []
+    response = await world.field.get(
+        f"/api/agents/{world.agent.agent_id}/replicas?status=terminated"
+    )
+    assert response["replicas"] == []
 
 
 async def test_notice_with_a_ready_replica_promotes_it_within_the_call(world: World) -> None:
-    """The old agent stops; the replica's program finds itself the primary."""
     child = await world.with_replica()
     old = world.agent
     world.cloud.give_notice(old.machine)
 
-    answer = await old.check_termination()
+    response = await old.check_termination()
 
-    assert answer is not None
-    assert (answer["success"], answer["action"]) == (True, "replica_promoted")
-    assert answer["new_instance_id"] == child.machine.id
+    assert response is not None
+    assert (response["success"], response["action"]) == (True, "replica_promoted")
+    assert response["new_instance_id"] == child.machine.id
     assert not old.alive
     assert await world.primary() == child.machine.id
     await child.read_config()
@@ -162,7 +159,6 @@ async def test_notice_with_a_ready_replica_promotes_it_within_the_call(world: Wo
 
 
 async def test_goodbye_of_the_old_process_leaves_the_moved_agent_online(world: World) -> None:
-    """It names no instance, and comes after the new one serves."""
     child = await world.with_replica()
     world.cloud.give_notice(world.agent.machine)
     await world.agent.check_termination()
@@ -176,14 +172,13 @@ async def test_goodbye_of_the_old_process_leaves_the_moved_agent_online(world: W
 
 
 async def test_notice_without_a_replica_is_rescued_once_one_is_bound(world: World) -> None:
-    """The agent is told no success, goes on launching, and is not asked again."""
     old = world.agent
     world.cloud.give_notice(old.machine)
 
-    answer = await old.check_termination()
+    response = await old.check_termination()
 
-    assert answer is not None
-    assert answer["success"] is False
+    assert response is not None
+    assert response["success"] is False
     assert old.alive
     await old.replicas()
     (child,) = old.children
@@ -196,12 +191,11 @@ async def test_notice_without_a_replica_is_rescued_once_one_is_bound(world: Worl
 
 
 async def test_rebalance_gets_a_replica_that_a_later_notice_promotes(world: World) -> None:
-    """One signal, one replica, one promotion."""
     old = world.agent
     old.machine.rebalance = True
-    answer = await old.check_rebalance()
-    assert answer is not None
-    assert answer["success"]
+    response = await old.check_rebalance()
+    assert response is not None
+    assert response["success"]
     await old.replicas()
     (child,) = old.children
 
@@ -215,7 +209,6 @@ async def test_rebalance_gets_a_replica_that_a_later_notice_promotes(world: Worl
 
 
 async def test_zombie_is_ended_only_with_consent_and_after_its_wait(world: World) -> None:
-    """Auto-terminate is the consent; without it nothing is listed."""
     await world.set(autoTerminateEnabled=False)
     old = world.agent
     path = f"/api/client/instances/{old.machine.id}/force-switch"
@@ -234,7 +227,6 @@ async def test_zombie_is_ended_only_with_consent_and_after_its_wait(world: World
 
 
 async def test_deleted_agent_meets_not_found_but_may_still_confirm(world: World) -> None:
-    """So that no instance is orphaned; nothing serves any more."""
     child = await world.with_replica()
 
     await world.field.delete(f"/api/client/agents/{world.agent.agent_id}")
@@ -247,7 +239,6 @@ async def test_deleted_agent_meets_not_found_but_may_still_confirm(world: World)
 
 
 async def test_disabled_agent_keeps_beating_and_works_no_more(world: World) -> None:
-    """Until it is enabled again."""
     agent = world.agent
     path = f"/api/client/agents/{agent.agent_id}/toggle-enabled"
     assert await world.field.post(path, {"enabled": False}) == {"success": True, "enabled": False}

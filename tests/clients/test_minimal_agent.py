@@ -1,4 +1,4 @@
-"""The smallest agent of the field, from its first word to its last."""
+"""Lifecycle of a minimal agent."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.link import run_job
 
 @pytest.fixture
 async def agent(dashboard: Dashboard, clock: FakeClock) -> MinimalAgent:
-    """An agent that has started, under an operator who decides himself."""
+    """An agent that has started, with manual decisions of its operator."""
     machine = dashboard.cloud.launch("us-east-1a", "spot")
     made = MinimalAgent(dashboard.field.tenant.key, dashboard.cloud, machine)
     await made.start()
     await run_job(dashboard.field.plane, "price-pipeline")
-    # Only then is it clear that it does not ask for its replicas.
+    # Only then is it clear that it does not poll for its replicas.
     clock.advance(timedelta(seconds=61))
     await made.heartbeat()
     await dashboard.configure(made.agent_id)
@@ -30,21 +30,19 @@ async def agent(dashboard: Dashboard, clock: FakeClock) -> MinimalAgent:
 
 
 async def test_its_instance_is_its_name(agent: MinimalAgent, dashboard: Dashboard) -> None:
-    """The other credential header, no logical id, aliases, and flat prices by zone."""
     assert {status for _, status in agent.calls.seen} == {200}
     assert await dashboard.sound() == agent.machine.id
     shown = await dashboard.agent_shown()
     assert shown["logicalAgentId"] == agent.machine.id
     assert (shown["status"], shown["agentVersion"]) == ("online", "1.0")
     assert shown["currentPoolId"] == pool("us-east-1a")
-    told = await dashboard.field.get(f"/api/client/instances/{agent.machine.id}/pricing")
-    assert [p["price"] for p in told["pools"]] == pytest.approx([0.035, 0.040, 0.045])
+    reported = await dashboard.field.get(f"/api/client/instances/{agent.machine.id}/pricing")
+    assert [p["price"] for p in reported["pools"]] == pytest.approx([0.035, 0.040, 0.045])
 
 
 async def test_a_switch_without_a_report_is_one_in_place(
     agent: MinimalAgent, dashboard: Dashboard
 ) -> None:
-    """Mode and pool come from the command; the instance that goes on beating is old and new."""
     await dashboard.force(agent.machine.id, pool("us-east-1b"))
 
     assert await agent.commands() == ["switch"]
@@ -63,7 +61,6 @@ async def test_a_switch_without_a_report_is_one_in_place(
 
 
 async def test_in_place_to_demand_and_back(agent: MinimalAgent, dashboard: Dashboard) -> None:
-    """It has no pool there; the prices of both ways are those of the report."""
     await dashboard.force(agent.machine.id)
     await agent.commands()
     await agent.heartbeat()
@@ -86,7 +83,6 @@ async def test_in_place_to_demand_and_back(agent: MinimalAgent, dashboard: Dashb
 async def test_a_goodbye_takes_it_offline_and_a_beat_brings_it_back(
     agent: MinimalAgent, dashboard: Dashboard
 ) -> None:
-    """It owes no goodbye after a switch in place, so this one is its own."""
     await dashboard.force(agent.machine.id, pool("us-east-1b"))
     await agent.commands()
     await agent.heartbeat()
@@ -97,16 +93,15 @@ async def test_a_goodbye_takes_it_offline_and_a_beat_brings_it_back(
     assert await agent.heartbeat()
     assert (await dashboard.agent_shown())["status"] == "online"
 
-    async def told() -> bool:
+    async def reported() -> bool:
         return any("offline" in message for message in await dashboard.messages())
 
-    await eventually(told)
+    await eventually(reported)
 
 
 async def test_a_replica_comes_by_command_to_who_does_not_poll_for_it(
     agent: MinimalAgent, dashboard: Dashboard
 ) -> None:
-    """It launches first and says so then; the end comes by command too, and is confirmed."""
     await dashboard.configure(agent.agent_id, manualReplicaEnabled=True)
 
     async def ran() -> list[str]:
@@ -129,15 +124,14 @@ async def test_a_replica_comes_by_command_to_who_does_not_poll_for_it(
 async def test_a_notice_with_a_replica_is_a_promotion(
     agent: MinimalAgent, dashboard: Dashboard
 ) -> None:
-    """Within the call that announces the end, with the statuses that it compares."""
     await dashboard.configure(agent.agent_id, manualReplicaEnabled=True)
     await eventually(agent.commands, every=0.2)
     (standby,) = agent.replicas.values()
     dashboard.cloud.give_notice(agent.machine)
 
-    told = await agent.check_termination()
+    reported = await agent.check_termination()
 
-    assert (told["success"], told["new_instance_id"]) == (True, standby.id)
+    assert (reported["success"], reported["new_instance_id"]) == (True, standby.id)
     assert [status for _, status in agent.calls.seen[-2:]] == [201, 200]
     assert agent.rescues == [f"{TYPE} ({standby.az})"]
     assert await dashboard.sound() == standby.id
@@ -148,15 +142,14 @@ async def test_a_notice_with_a_replica_is_a_promotion(
     assert switch["trigger"] == "emergency"
 
 
-async def test_a_notice_without_a_replica_asks_for_one(
+async def test_a_notice_without_a_replica_launches_one(
     agent: MinimalAgent, dashboard: Dashboard
 ) -> None:
-    """Rescued as soon as the machine that it launches on command is there."""
     dashboard.cloud.give_notice(agent.machine)
 
-    told = await agent.check_termination()
+    reported = await agent.check_termination()
 
-    assert told["success"] is False
+    assert reported["success"] is False
     assert await dashboard.sound() == agent.machine.id
     assert await eventually(agent.commands, every=0.2) == ["create_replica"]
     (standby,) = agent.replicas.values()
@@ -170,7 +163,6 @@ async def test_a_notice_without_a_replica_asks_for_one(
 
 
 async def test_a_recommendation_has_one_rescue(agent: MinimalAgent, dashboard: Dashboard) -> None:
-    """A repeat is answered 201 as well, with the same replica."""
     first = await agent.check_rebalance()
     again = await agent.check_rebalance()
 
@@ -186,7 +178,6 @@ async def test_a_recommendation_has_one_rescue(agent: MinimalAgent, dashboard: D
 async def test_uninstalled_it_is_gone(
     agent: MinimalAgent, dashboard: Dashboard, field: Field
 ) -> None:
-    """Again it is unknown, which is no failure; a later registration is another agent."""
     first = agent.agent_id
     assert (await agent.uninstall())["agent_id"] == first
     assert (await agent.uninstall())["agent_id"] is None

@@ -1,4 +1,4 @@
-"""The notation finds what is wrong, and nothing else."""
+"""The notation finds every fault, and no other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ GOOD: dict[str, Any] = {
 
 
 def test_value_as_noted_has_no_faults() -> None:
-    """With null where it may be."""
     assert faults(GOOD, NOTED) == []
     assert faults(GOOD | {"pool": None, "items": []}, NOTED) == []
 
@@ -46,5 +45,4 @@ def test_value_as_noted_has_no_faults() -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_fault_is_named_by_its_path(change: dict[str, Any], fault: str) -> None:
-    """One fault, one line."""
     assert faults(GOOD | change, NOTED) == [fault]

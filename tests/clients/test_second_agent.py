@@ -1,4 +1,4 @@
-"""The second version of the loop line lives as the first one does."""
+"""Lifecycle of a loop agent of version 2."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from tests.support.link import run_job
 
 @pytest.fixture
 async def world(field: Field, clock: FakeClock) -> AsyncIterator[World]:
-    """An agent that has started and told its prices."""
+    """An agent that has started and reported its prices."""
     async with World.running(field, clock, SecondAgent) as up:
         yield up
 
 
 async def test_prices_beside_the_instance_are_understood(world: World) -> None:
-    """The page of its instance shows each of them."""
     await run_job(world.field.plane, "price-pipeline")
     told = await world.field.get(f"/api/client/instances/{world.agent.machine.id}/pricing")
     assert told["onDemand"]["price"] == pytest.approx(0.096)
@@ -31,7 +30,6 @@ async def test_prices_beside_the_instance_are_understood(world: World) -> None:
 
 
 async def test_a_running_agent_is_online(world: World) -> None:
-    """It has no other word for it, enabled or not."""
     assert await world.agent.heartbeat()
     assert (await world.agent_shown())["status"] == "online"
     path = f"/api/client/agents/{world.agent.agent_id}/toggle-enabled"
@@ -41,7 +39,6 @@ async def test_a_running_agent_is_online(world: World) -> None:
 
 
 async def test_a_switch_is_completed_in_its_words(world: World) -> None:
-    """The report moves it, and the result by the other route closes the command."""
     old = world.agent
     await world.force(old.machine.id, pool("us-east-1b"))
 
@@ -56,12 +53,11 @@ async def test_a_switch_is_completed_in_its_words(world: World) -> None:
 
 
 async def test_a_notice_is_survived_with_a_replica(world: World) -> None:
-    """The same as in the first version."""
     child = await world.with_replica()
     old = world.agent
     world.cloud.give_notice(old.machine)
-    answer = await old.check_termination()
-    assert answer["success"]
+    response = await old.check_termination()
+    assert response["success"]
     assert await world.sound() == child.machine.id
     world.cloud.terminate(old.machine.id)
     await child.heartbeat()

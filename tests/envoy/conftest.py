@@ -1,4 +1,4 @@
-"""A real Envoy before a small gRPC server and a small HTTP server."""
+"""Fixtures: a real Envoy in front of a small gRPC server and a small HTTP server."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ANY_PORT = Address("127.0.0.1", 0)
 
 
 @dataclass
-class Answer:
-    """What the edge answered over REST."""
+class Response:
+    """A REST response of the edge."""
 
     status: int
     headers: dict[str, str]
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass
 class Edge:
-    """A running Envoy and what it stands before."""
+    """A running Envoy and its upstreams."""
 
     backend: Backend
     base: str
@@ -49,7 +49,7 @@ class Edge:
     http: aiohttp.ClientSession
     channel: grpc.aio.Channel
 
-    async def call(self, method: str, path: str, **options: Any) -> Answer:
+    async def call(self, method: str, path: str, **options: Any) -> Response:
         """Send one request; the path goes out as it is."""
         url = URL(self.base + path, encoded=True)
         async with self.http.request(method, url, **options) as response:
@@ -57,7 +57,7 @@ class Edge:
             headers = {name.lower(): value for name, value in response.headers.items()}
             is_json = headers.get("content-type", "").startswith("application/json")
             found = await response.json() if body and is_json else None
-            return Answer(response.status, headers, body, found)
+            return Response(response.status, headers, body, found)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -1,4 +1,4 @@
-"""What stands behind the edge in these tests: a small gRPC server and a small HTTP server."""
+"""Upstreams of the edge in these tests: a small gRPC server and a small HTTP server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Seen:
 
 
 class Backend:
-    """A gRPC server that notes its calls and answers by the request's own words."""
+    """A gRPC server that records its calls; the request determines the response."""
 
     def __init__(self) -> None:
         self.seen = Seen()
@@ -172,7 +172,7 @@ def _method(kind: Any, behaviour: Any, request_class: Any) -> grpc.RpcMethodHand
 
 
 async def fail(context: Any, http: int, code: grpc.StatusCode, reason: str) -> None:
-    """End the call as the contract says: no initial metadata, everything in the trailers."""
+    """End the call as the contract requires: no initial metadata, everything in the trailers."""
     error = {"message": "no \u00e9vidence", "code": reason, "status_code": http}
     status = status_pb2.Status(code=code.value[0], message="no")
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="spotplane"))
@@ -209,11 +209,11 @@ async def grpc_server(backend: Backend) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def http_server() -> AsyncIterator[int]:
-    """Stand in the bridge's place: answer every path with the request; yields the port."""
+    """Run a substitute of the bridge that returns the request; yields the port."""
 
     async def tell(request: web.Request) -> web.Response:
-        told = {name.lower(): value for name, value in request.headers.items()}
-        return web.json_response({"path": request.raw_path, "headers": told})
+        reported = {name.lower(): value for name, value in request.headers.items()}
+        return web.json_response({"path": request.raw_path, "headers": reported})
 
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", tell)

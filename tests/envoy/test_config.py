@@ -46,8 +46,7 @@ async def test_envoy_accepts_every_setting(tmp_path: Path) -> None:
     await validate(find_envoy(), write(config, tmp_path))
 
 
-async def test_refusal_tells_why(tmp_path: Path) -> None:
-    """What Envoy does not accept is told in its words."""
+async def test_rejection_has_a_reason(tmp_path: Path) -> None:
     path = write(EdgeConfig(), tmp_path)
     path.write_text(path.read_text(encoding="utf-8").replace("STATIC", "ECSTATIC"))
 
@@ -55,8 +54,7 @@ async def test_refusal_tells_why(tmp_path: Path) -> None:
         await validate(find_envoy(), path)
 
 
-async def test_start_that_fails_tells_why(tmp_path: Path) -> None:
-    """Envoy's last words are in the error, and no process stays."""
+async def test_failed_start_has_a_reason(tmp_path: Path) -> None:
     taken = grpc.aio.server()
     port = taken.add_insecure_port("127.0.0.1:0")
     await taken.start()
@@ -102,7 +100,6 @@ def test_bad_upstreams_are_rejected(text: str) -> None:
 
 
 def test_every_bad_variable_is_named() -> None:
-    """One error tells all that is wrong."""
     env = {
         "SPOTPLANE_EDGE_LISTEN": "nowhere",
         "SPOTPLANE_EDGE_TRUSTED_HOPS": "-1",
@@ -117,7 +114,6 @@ def test_every_bad_variable_is_named() -> None:
 
 
 def test_empty_variables_keep_defaults() -> None:
-    """What is set to nothing is as if not set."""
     assert EdgeConfig.from_env({"SPOTPLANE_EDGE_LISTEN": " "}) == EdgeConfig()
 
 
@@ -152,7 +148,6 @@ def test_template_becomes_a_pattern(template: str, path: str, fits: bool) -> Non
 
 
 async def test_port_zero_picks_free_ports(tmp_path: Path) -> None:
-    """Both real addresses are told, and two edges run side by side."""
     config = EdgeConfig(listen=ANY_PORT, admin=ANY_PORT)
     first = await start_envoy(config, tmp_path / "a", tmp_path / "a.log", concurrency=1)
     second = await start_envoy(config, tmp_path / "b", tmp_path / "b.log", concurrency=1)

@@ -1,4 +1,4 @@
-"""The edge when nobody stands behind it, and the edge under TLS."""
+"""The edge without reachable upstreams, and the edge under TLS."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from spotplane_bridge.edge.process import start_envoy
 from tests.envoy.conftest import ANY_PORT
 from tests.envoy.stack import Backend, grpc_server
 
-NOBODY = Address("127.0.0.1", 9)
+ANONYMOUS = Address("127.0.0.1", 9)
 
 
 async def test_unreachable_upstreams_are_503_objects(tmp_path: Path) -> None:
     """Server or bridge away: an error object that names neither, and how long to wait."""
     config = EdgeConfig(
-        ANY_PORT, grpc_upstreams=(NOBODY,), bridge_upstreams=(NOBODY,), admin=ANY_PORT
+        ANY_PORT, grpc_upstreams=(ANONYMOUS,), bridge_upstreams=(ANONYMOUS,), admin=ANY_PORT
     )
     envoy = await start_envoy(config, tmp_path, tmp_path / "log", concurrency=1)
     base = f"http://{envoy.listen.host}:{envoy.listen.port}"
@@ -74,7 +74,6 @@ def _certificate(directory: Path) -> tuple[Path, Path]:
 
 
 async def test_tls_serves_both_protocols_and_nothing_old(tmp_path: Path) -> None:
-    """REST and gRPC over one TLS listener; TLS 1.1 finds nobody."""
     cert, key = _certificate(tmp_path)
     async with grpc_server(Backend()) as port:
         config = EdgeConfig(

@@ -1,4 +1,4 @@
-"""What the edge bounds before a request reaches a server or a bridge."""
+"""Limits that the edge enforces before a request reaches a server or a bridge."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def strict(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Envo
 
 
 async def exchange(target: Address, request: bytes) -> bytes:
-    """Send the beginning of a request and return the beginning of its answer."""
+    """Send the beginning of a request and return the beginning of its response."""
     reader, writer = await asyncio.open_connection(*target)
     writer.write(request)
     answer = await reader.read(4096)
@@ -110,7 +110,6 @@ async def test_body_that_trickles_in_is_ended(strict: Envoy) -> None:
 
 @pytest.mark.parametrize(("size", "status"), [(30_000, 200), (40_000, 431)])
 async def test_headers_pass_or_are_431(edge: Edge, size: int, status: int) -> None:
-    """None that the edge lets through is too large for the server, whose status would be 429."""
     answer = await edge.call("GET", "/admin/tenants/t1", headers={"x-large": "x" * size})
 
     assert answer.status == status
@@ -129,7 +128,7 @@ def connections(target: Address, source: str, count: int) -> Iterator[list[socke
 
 
 def closed(sockets: list[socket.socket]) -> int:
-    """How many the edge has closed; none of them has sent a request."""
+    """Return the number of connections that the edge closed; none of them has sent a request."""
 
     def ended(connection: socket.socket) -> bool:
         try:
@@ -143,7 +142,7 @@ def closed(sockets: list[socket.socket]) -> int:
 
 
 def served(connection: socket.socket) -> bool:
-    """Whether a request on it is answered; the edge answers this one by itself."""
+    """Return whether a request on it gets a response; the edge itself serves this one."""
     connection.setblocking(True)
     connection.settimeout(5)
     try:
@@ -191,7 +190,7 @@ async def test_reflection_is_public_only_when_configured(strict: Envoy, edge: Ed
         hidden = await reflect(channel)
     reached = await reflect(edge.channel)
 
-    # The backend of these tests has no reflection either, and says so in its own words.
+    # The backend of these tests has no reflection either, and reports so in its own error.
     assert hidden.code() is reached.code() is grpc.StatusCode.UNIMPLEMENTED
     assert reached.details() == "Method not found!"
     assert hidden.details() != reached.details()

@@ -1,4 +1,4 @@
-"""What the edge does to every request: ids, headers, CORS, routing, logs, gRPC."""
+"""The edge's treatment of every request: ids, headers, CORS, routing, logs, gRPC."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def test_request_id_is_kept_when_well_formed(
     edge: Edge, sent: dict[str, str], kept: str | None
 ) -> None:
     """The server and the client see one id: the client's, or a new UUID."""
-    answer = await edge.call("GET", "/admin/tenants/t1", headers=sent)
-    given = answer.headers["x-request-id"]
+    response = await edge.call("GET", "/admin/tenants/t1", headers=sent)
+    given = response.headers["x-request-id"]
 
     assert given == edge.backend.seen.metadata["x-request-id"]
     if kept is None:
@@ -49,7 +49,7 @@ async def test_request_id_is_kept_when_well_formed(
     else:
         assert given == kept
     if "x-correlation-id" in sent:
-        assert answer.headers["x-correlation-id"] == given
+        assert response.headers["x-correlation-id"] == given
 
 
 async def test_bridge_gets_the_clients_request_id_only(edge: Edge) -> None:
@@ -66,10 +66,9 @@ async def test_bridge_gets_the_clients_request_id_only(edge: Edge) -> None:
     "path", ["/api/agents?x=%2F", "/health", "/ready", "/openapi.json", "/api/v1/adminx", "/v1x"]
 )
 async def test_everything_else_goes_to_the_bridge(edge: Edge, path: str) -> None:
-    """Only whole segments count, and the path arrives as it was sent."""
-    answer = await edge.call("GET", path)
+    response = await edge.call("GET", path)
 
-    assert answer.json["path"] == path
+    assert response.json["path"] == path
 
 
 async def test_credentials_reach_the_server(edge: Edge) -> None:
@@ -81,53 +80,51 @@ async def test_credentials_reach_the_server(edge: Edge) -> None:
     assert (seen["authorization"], seen["x-admin-token"]) == ("Bearer k", "t")
 
 
-async def test_nobody_is_internal(edge: Edge) -> None:
+async def test_no_caller_is_internal(edge: Edge) -> None:
     """Headers that steer Envoy are dropped, even from loopback."""
     headers = {"x-envoy-max-retries": "9", "x-envoy-upstream-rq-timeout-ms": "1"}
-    answer = await edge.call("GET", "/admin/tenants/t1", headers=headers)
+    response = await edge.call("GET", "/admin/tenants/t1", headers=headers)
 
-    assert answer.status == 200
+    assert response.status == 200
     assert not headers.keys() & edge.backend.seen.metadata.keys()
     assert "x-envoy-internal" not in edge.backend.seen.metadata
 
 
 @pytest.mark.parametrize("path", ["/admin/tenants/t1", "/admin/nope", "/api/x"])
-async def test_every_answer_has_the_security_headers(edge: Edge, path: str) -> None:
-    """Successes, errors and the bridge's answers alike."""
-    answer = await edge.call("GET", path)
+async def test_every_response_has_the_security_headers(edge: Edge, path: str) -> None:
+    response = await edge.call("GET", path)
 
-    assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["x-frame-options"] == "DENY"
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["server"] == "spotplane"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-frame-options"] == "DENY"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["server"] == "spotplane"
     for name in ("strict-transport-security", "content-security-policy", "referrer-policy"):
-        assert answer.headers[name]
-    assert "x-envoy-upstream-service-time" not in answer.headers
+        assert response.headers[name]
+    assert "x-envoy-upstream-service-time" not in response.headers
 
 
 async def test_underscore_in_a_header_is_refused(edge: Edge) -> None:
     """`x_admin_token` could pass for `x-admin-token` further in."""
-    answer = await edge.call("GET", "/admin/tenants/t1", headers={"x_admin_token": "t"})
+    response = await edge.call("GET", "/admin/tenants/t1", headers={"x_admin_token": "t"})
 
-    assert answer.status == 400
-    assert answer.error["category"] == "validation"
+    assert response.status == 400
+    assert response.error["category"] == "validation"
 
 
 @pytest.mark.parametrize("path", ["/admin/tenants", "/api/agents"])
 async def test_preflight_is_answered_by_the_bridge(edge: Edge, path: str) -> None:
-    """One answer at both addresses: Envoy's own is 200, the bridge's 204."""
     asked = {"access-control-request-method": "PUT", "origin": ORIGIN}
-    answer = await edge.call("OPTIONS", path, headers=asked)
+    response = await edge.call("OPTIONS", path, headers=asked)
 
-    assert answer.json["path"] == path
-    assert answer.json["headers"]["origin"] == ORIGIN
+    assert response.json["path"] == path
+    assert response.json["headers"]["origin"] == ORIGIN
 
 
 @pytest.mark.parametrize("path", ["//admin/tenants", "/admin//tenants", "/v1/models//", "/api//x"])
 async def test_a_path_with_an_empty_segment_is_the_bridges(edge: Edge, path: str) -> None:
-    answer = await edge.call("GET", path)
+    response = await edge.call("GET", path)
 
-    assert answer.json["path"] == path
+    assert response.json["path"] == path
 
 
 @pytest.mark.parametrize("path", ["/admin/tenants/t1", "/api/x"])
@@ -138,10 +135,10 @@ async def test_internal_headers_of_clients_are_removed(edge: Edge, path: str) ->
         "x-spotplane-door": "bridge",
         "x-spotplane-client-id": "c",
     }
-    answer = await edge.call("GET", path, headers=sent)
-    arrived = answer.json["headers"] if path == "/api/x" else edge.backend.seen.metadata
+    response = await edge.call("GET", path, headers=sent)
+    arrived = response.json["headers"] if path == "/api/x" else edge.backend.seen.metadata
 
-    assert answer.status == 200
+    assert response.status == 200
     kept = {name: arrived[name] for name in arrived if name.startswith("x-spotplane")}
     assert kept == ({} if path == "/api/x" else {"x-spotplane-door": "edge"})
 
@@ -158,10 +155,10 @@ async def test_internal_headers_of_grpc_clients_are_removed(edge: Edge) -> None:
 @pytest.mark.parametrize("path", ["/admin/tenants/missing", "/admin/nope"])
 async def test_errors_are_readable_by_a_page(edge: Edge, path: str) -> None:
     """CORS headers are on errors too, Envoy's own included."""
-    answer = await edge.call("GET", path, headers={"origin": ORIGIN})
+    response = await edge.call("GET", path, headers={"origin": ORIGIN})
 
-    assert answer.headers["access-control-allow-origin"] == ORIGIN
-    assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+    assert response.headers["access-control-allow-origin"] == ORIGIN
+    assert "X-Request-ID" in response.headers["access-control-expose-headers"]
 
 
 async def test_access_log_names_the_request_and_no_secret(edge: Edge) -> None:
@@ -194,7 +191,6 @@ async def test_grpc_passes_untouched(edge: Edge) -> None:
 
 
 async def test_grpc_stream_talks_both_ways(edge: Edge) -> None:
-    """Each message gets its answer while the stream stays open."""
     stub = agent_pb2_grpc.AgentServiceStub(edge.channel)
     call = stub.Connect()
     for _ in range(3):

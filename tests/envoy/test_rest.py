@@ -15,28 +15,28 @@ JSON = {"content-type": "application/json"}
 
 async def test_success_has_the_status_that_the_server_names(edge: Edge) -> None:
     """201 comes from initial metadata, and neither internal key reaches the client."""
-    answer = await edge.call("POST", "/admin/tenants", json={"name": "n", "email": "e@x.io"})
+    response = await edge.call("POST", "/admin/tenants", json={"name": "n", "email": "e@x.io"})
 
-    assert answer.status == 201
-    assert answer.json["id"] == "t1"
-    assert not [name for name in answer.headers if name.startswith(("x-spotplane", "grpc-"))]
+    assert response.status == 201
+    assert response.json["id"] == "t1"
+    assert not [name for name in response.headers if name.startswith(("x-spotplane", "grpc-"))]
 
 
 async def test_defaults_are_printed_and_names_are_the_protos(edge: Edge) -> None:
     """Every field without presence is there, in snake_case, 64-bit integers as strings."""
-    answer = await edge.call("GET", "/admin/tenants/t1")
+    response = await edge.call("GET", "/admin/tenants/t1")
 
-    assert answer.json["name"] == ""
-    assert answer.json["total_spend_nanos"] == "0"
-    assert "suspended_at" not in answer.json
+    assert response.json["name"] == ""
+    assert response.json["total_spend_nanos"] == "0"
+    assert "suspended_at" not in response.json
 
 
 async def test_no_content_has_no_body(edge: Edge) -> None:
     """204 drops the empty object and its headers, on an additional binding too."""
-    answer = await edge.call("GET", "/api/v1/admin/models/m1")
+    response = await edge.call("GET", "/api/v1/admin/models/m1")
 
-    assert (answer.status, answer.body) == (204, b"")
-    assert "content-type" not in answer.headers
+    assert (response.status, response.body) == (204, b"")
+    assert "content-type" not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ async def test_error_is_the_servers_own_object(
     edge: Edge, tenant: str, status: int, code: str
 ) -> None:
     """Status, body and rate-limit headers are those of the trailers."""
-    answer = await edge.call("GET", f"/admin/tenants/{tenant}")
+    response = await edge.call("GET", f"/admin/tenants/{tenant}")
 
-    assert answer.status == answer.error["status_code"] == status
-    assert answer.error["code"] == code
-    assert answer.error["message"] == "no évidence"
-    assert (answer.headers["retry-after"], answer.headers["x-ratelimit-limit"]) == ("7", "60")
-    assert not [name for name in answer.headers if name.startswith(("x-spotplane", "grpc-"))]
+    assert response.status == response.error["status_code"] == status
+    assert response.error["code"] == code
+    assert response.error["message"] == "no évidence"
+    assert (response.headers["retry-after"], response.headers["x-ratelimit-limit"]) == ("7", "60")
+    assert not [name for name in response.headers if name.startswith(("x-spotplane", "grpc-"))]
 
 
 @pytest.mark.parametrize(
@@ -64,16 +64,15 @@ async def test_error_is_the_servers_own_object(
         ("/admin/instance-types/1", 501, "UNIMPLEMENTED"),
     ],
 )
-async def test_error_without_an_object_tells_nothing_internal(
+async def test_error_without_an_object_reveals_nothing_internal(
     edge: Edge, path: str, status: int, code: str
 ) -> None:
-    """What gRPC itself says becomes a fixed object under the request's id."""
-    answer = await edge.call("GET", path)
+    response = await edge.call("GET", path)
 
-    assert (answer.status, answer.error["code"]) == (status, code)
-    assert answer.error["correlation_id"] == answer.headers["x-request-id"]
-    assert b"secret" not in answer.body
-    assert b"plain" not in answer.body
+    assert (response.status, response.error["code"]) == (status, code)
+    assert response.error["correlation_id"] == response.headers["x-request-id"]
+    assert b"secret" not in response.body
+    assert b"plain" not in response.body
 
 
 @pytest.mark.parametrize(
@@ -81,9 +80,9 @@ async def test_error_without_an_object_tells_nothing_internal(
 )
 async def test_unknown_route_is_the_error_object(edge: Edge, method: str, path: str) -> None:
     """No route, or no such method on it, is ROUTE_NOT_FOUND."""
-    answer = await edge.call(method, path)
+    response = await edge.call(method, path)
 
-    assert (answer.status, answer.error["code"]) == (404, "ROUTE_NOT_FOUND")
+    assert (response.status, response.error["code"]) == (404, "ROUTE_NOT_FOUND")
 
 
 @pytest.mark.parametrize(
@@ -99,17 +98,16 @@ async def test_unknown_route_is_the_error_object(edge: Edge, method: str, path: 
 )
 async def test_bad_parameter_is_named(edge: Edge, path: str, code: str, field: str) -> None:
     """A parameter that the route lacks, or of the wrong type, is refused by name."""
-    answer = await edge.call("GET", path)
+    response = await edge.call("GET", path)
 
-    assert (answer.status, answer.error["code"]) == (400, code)
-    assert [detail["field"] for detail in answer.error["details"]] == [field]
+    assert (response.status, response.error["code"]) == (400, code)
+    assert [detail["field"] for detail in response.error["details"]] == [field]
 
 
 async def test_parameter_name_cannot_break_out_of_the_object(edge: Edge) -> None:
-    """Whatever a client calls its parameter, the answer stays JSON."""
-    answer = await edge.call("GET", "/admin/tenants?%22%7D%0a%3Cx%3E=1")
+    response = await edge.call("GET", "/admin/tenants?%22%7D%0a%3Cx%3E=1")
 
-    assert (answer.status, answer.error["code"]) == (400, "UNKNOWN_PARAMETER")
+    assert (response.status, response.error["code"]) == (400, "UNKNOWN_PARAMETER")
 
 
 async def test_query_beside_a_body_is_refused(edge: Edge) -> None:
@@ -117,24 +115,23 @@ async def test_query_beside_a_body_is_refused(edge: Edge) -> None:
     with_body = await edge.call("POST", "/admin/tenants?name=x", json={})
     without = await edge.call("POST", "/admin/tenants/t1/suspend?id=t2")
 
-    for answer in (with_body, without):
-        assert (answer.status, answer.error["code"]) == (400, "UNKNOWN_PARAMETER")
+    for response in (with_body, without):
+        assert (response.status, response.error["code"]) == (400, "UNKNOWN_PARAMETER")
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_body_where_none_is_read_does_no_harm(edge: Edge, method: str) -> None:
     """A body on a route that reads none is not looked at."""
-    answer = await edge.call(method, "/admin/tenants/t1", data=b'{"id":"t2"}', headers=JSON)
+    response = await edge.call(method, "/admin/tenants/t1", data=b'{"id":"t2"}', headers=JSON)
 
-    assert (answer.status, edge.backend.seen.request.id) == (200, "t1")
+    assert (response.status, edge.backend.seen.request.id) == (200, "t1")
 
 
 @pytest.mark.parametrize("body", [b"{bad", b"[]", b'{"name":{"a":1}}', b'"x"'])
 async def test_body_that_cannot_be_read_is_invalid_json(edge: Edge, body: bytes) -> None:
-    """Not JSON, not an object, or a member of the wrong type."""
-    answer = await edge.call("POST", "/admin/tenants", data=body, headers=JSON)
+    response = await edge.call("POST", "/admin/tenants", data=body, headers=JSON)
 
-    assert (answer.status, answer.error["code"]) == (400, "INVALID_JSON")
+    assert (response.status, response.error["code"]) == (400, "INVALID_JSON")
 
 
 async def test_body_must_agree_with_the_path(edge: Edge) -> None:
@@ -149,9 +146,9 @@ async def test_body_must_agree_with_the_path(edge: Edge) -> None:
 async def test_unknown_members_and_nulls_are_ignored(edge: Edge) -> None:
     """Members that the request lacks do no harm, and null equals absent."""
     body = {"name": "n", "email": None, "new_member": {"x": [1]}}
-    answer = await edge.call("POST", "/admin/tenants", json=body)
+    response = await edge.call("POST", "/admin/tenants", json=body)
 
-    assert answer.status == 201
+    assert response.status == 201
     assert edge.backend.seen.request.email == ""
 
 
@@ -159,10 +156,9 @@ async def test_unknown_members_and_nulls_are_ignored(edge: Edge) -> None:
     ("method", "path"), [("POST", "/admin/tenants/t1/suspend"), ("PUT", "/admin/tenants/t1")]
 )
 async def test_empty_body_equals_an_empty_object(edge: Edge, method: str, path: str) -> None:
-    """No body at all is `{}`, whatever media type its absence is said to have."""
-    answer = await edge.call(method, path)
+    response = await edge.call(method, path)
 
-    assert answer.status == 200
+    assert response.status == 200
     assert edge.backend.seen.request.id == "t1"
 
 
@@ -172,37 +168,36 @@ async def test_empty_body_equals_an_empty_object(edge: Edge, method: str, path: 
 )
 async def test_body_must_be_json(edge: Edge, media: str, status: int) -> None:
     """Another media type is 415 with the error object."""
-    answer = await edge.call(
+    response = await edge.call(
         "POST", "/admin/tenants", data=b'{"name":"n"}', headers={"content-type": media}
     )
 
-    assert answer.status == status
+    assert response.status == status
     if status == 415:
-        assert answer.error["code"] == "UNSUPPORTED_MEDIA_TYPE"
+        assert response.error["code"] == "UNSUPPORTED_MEDIA_TYPE"
 
 
 async def test_body_within_the_limit_arrives_whole(edge: Edge) -> None:
     """More than a connection buffers."""
     body = b'{"records":[' + b",".join(b'{"request_id":"%d"}' % i for i in range(2_500)) + b"]}"
-    answer = await edge.call("POST", "/v1/usage/records", data=body, headers=JSON)
+    response = await edge.call("POST", "/v1/usage/records", data=body, headers=JSON)
 
     assert len(body) > BUFFER_BYTES
-    assert (answer.status, int(answer.json["accepted"])) == (200, 2_500)
+    assert (response.status, int(response.json["accepted"])) == (200, 2_500)
 
 
-async def test_large_answer_is_whole(edge: Edge) -> None:
-    """A unary answer beyond the connection's buffer is transcoded."""
-    answer = await edge.call("GET", "/admin/tenants/large")
+async def test_large_response_is_complete(edge: Edge) -> None:
+    response = await edge.call("GET", "/admin/tenants/large")
 
-    assert (answer.status, len(answer.json["name"])) == (200, LARGE)
+    assert (response.status, len(response.json["name"])) == (200, LARGE)
 
 
 async def test_flat_list_is_a_bare_array_with_its_total(edge: Edge) -> None:
     """An HttpBody is passed as it is, beside `X-Total-Count`."""
-    answer = await edge.call("GET", "/admin/regions")
+    response = await edge.call("GET", "/admin/regions")
 
-    assert [region["code"] for region in answer.json] == ["us-east", "eu-west"]
-    assert answer.headers["x-total-count"] == "2"
+    assert [region["code"] for region in response.json] == ["us-east", "eu-west"]
+    assert response.headers["x-total-count"] == "2"
 
 
 async def test_export_streams_and_its_refusal_is_an_object(edge: Edge) -> None:

@@ -1,4 +1,4 @@
-"""A real server, a real bridge before it, and clients of the field."""
+"""Fixtures: a real server, a real bridge in front of it, and legacy clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.plane import Plane
 
 @pytest.fixture
 async def field(plane: Plane) -> AsyncIterator[Field]:
-    """Two tenants and an administrator who speak JSON to one plane, under the test's clock."""
+    """Two tenants and an administrator as JSON clients of one server, under the test's clock."""
     config = BridgeConfig(port=0, grpc_target=plane.target, drain_timeout_s=5, log_level="WARNING")
     async with (
         bridge_running(config) as port,

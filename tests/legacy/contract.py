@@ -1,7 +1,8 @@
-"""Every route that clients in the field call: number, who may, method, path.
+"""Every route that existing clients call: number, permitted callers, method, path.
 
-Who may: P anybody, A administrators, T the tenant in the path, O the owner of the agent or instance
-in the path, G as O or that agent's own credential, C anybody with a credential.
+Permitted callers: P everyone, A administrators, T the tenant in the path, O the owner of the agent
+or
+instance in the path, G as O or that agent's own credential, C every caller with a credential.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ UNKNOWN_ID: Final = "00000000-0000-4000-8000-000000000000"
 
 @dataclass(frozen=True)
 class Promised:
-    """One route of the field."""
+    """One route of the legacy API."""
 
     id: str
     who: str
@@ -25,16 +26,16 @@ class Promised:
 
     @property
     def shape(self) -> tuple[str, str]:
-        """Method and path, whatever its variables are called."""
+        """Method and path, independent of the variables' names."""
         return self.method, shape(self.path)
 
     def at(self, **values: str) -> str:
-        """The path with its variables filled in; every one that is not given is an unknown id."""
+        """Return the path with its variables filled in, by default with an unknown id."""
         return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], UNKNOWN_ID), self.path)
 
 
 def shape(path: str) -> str:
-    """A path whose variables have no names."""
+    """Return a path without the names of its variables."""
     return re.sub(r"\{[^}]*\}", "{}", path)
 
 

@@ -1,4 +1,4 @@
-"""How tests speak the JSON of the field, and how they say which route they stand for."""
+"""JSON client of the legacy API for tests, and the marker of the routes that a test covers."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from tests.support.plane import ADMIN_TOKEN, Plane, Tenant
 T = TypeVar("T")
 
 ADMIN: Final = "admin"
-NOBODY: Final = "nobody"
+ANONYMOUS: Final = "nobody"
 UNKNOWN_ID: Final = contract.UNKNOWN_ID
-# Who calls: a tenant, a token, the administrator, nobody, or the field's own tenant.
+# Callers: a tenant, a token, the administrator, an anonymous caller, or the default tenant.
 By = Tenant | str | None
 
 
 def covers(_routes: str, _kind: Literal["good", "bad", "foreign"]) -> Callable[[T], T]:
-    """Say which routes a test stands for: ``@covers("17 18", "foreign")``.
+    """Mark the routes that a test covers: ``@covers("17 18", "foreign")``.
 
-    `test_every_route.py` reads these words and misses the ones that are not there. ``good`` is an
-    answer in its exact JSON, ``bad`` a refused input, ``foreign`` another tenant's object.
+    `test_every_route.py` reads these marks and reports missing ones. ``good`` is a response in its
+    exact
+    JSON, ``bad`` a rejected input, ``foreign`` another tenant's object.
     """
     return lambda test: test
 
 
 @dataclass(frozen=True)
 class Field:
-    """A plane behind its bridge, and those who call it.
+    """A server behind its bridge, and its callers.
 
     Attributes:
-        plane: The server, whose stubs prepare what a route shows.
+        plane: The server; its stubs prepare the data that a route shows.
         http: A session on the bridge.
-        tenant: Whose key calls are made with, unless a test says otherwise; role ``admin``.
+        tenant: The default caller; its key has role ``admin``.
         foreign: Another tenant, which must see nothing of the first.
     """
 
@@ -71,20 +72,20 @@ class Field:
         by: By = None,
         headers: dict[str, str] | None = None,
     ) -> Any:
-        """Call a route and give its JSON.
+        """Call a route and return its JSON.
 
         Args:
             method: HTTP method.
             path: Path with its query.
             body: JSON of the body; none is sent for None.
-            status: What must be answered.
-            by: Who calls; the field's tenant when left out, `ADMIN`, `NOBODY`, or a token.
-            headers: Besides the credential.
+            status: Expected status.
+            by: The caller; the default tenant when left out, `ADMIN`, `ANONYMOUS`, or a token.
+            headers: Headers besides the credential.
         """
         async with self.send(method, path, body, by=by, headers=headers) as answer:
-            said = await answer.json()
-            assert answer.status == status, (answer.status, said)
-            return said
+            reply = await answer.json()
+            assert answer.status == status, (answer.status, reply)
+            return reply
 
     def send(
         self,
@@ -101,15 +102,15 @@ class Field:
         return self.http.request(method, path, json=body, headers=sent, **how)
 
     async def refused(self, code: str, method: str, path: str, body: Any = None, **how: Any) -> Any:
-        """Expect an error of a code, in the whole shape of this family; ``status`` is needed."""
-        said = await self.call(method, path, body, **how)
-        assert (said["status"], said["data"], said["code"]) == ("error", None, code), said
-        assert isinstance(said["error"], str)
-        assert said["correlation_id"]
-        return said
+        """Expect an error with a code, in the legacy format; ``status`` is needed."""
+        reply = await self.call(method, path, body, **how)
+        assert (reply["status"], reply["data"], reply["code"]) == ("error", None, code), reply
+        assert isinstance(reply["error"], str)
+        assert reply["correlation_id"]
+        return reply
 
     def _credential(self, by: By) -> dict[str, str]:
-        if by == NOBODY:
+        if by == ANONYMOUS:
             return {}
         if by == ADMIN:
             return {"X-Admin-Token": ADMIN_TOKEN}

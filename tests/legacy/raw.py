@@ -1,4 +1,4 @@
-"""Requests as bytes, for tests that send what no HTTP client would send."""
+"""Raw HTTP requests, for tests that send bytes which no HTTP client would send."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aiohttp import ClientSession
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A response that ended its connection, or was cut off by a test."""
+class Response:
+    """A response that ended its connection, or was interrupted by a test."""
 
     status: int
     headers: dict[str, str]
@@ -31,26 +31,26 @@ class Answer:
 
 
 def head(method: str, path: str, **headers: str | int) -> bytes:
-    """A request without its body; underscores in the names of headers are dashes."""
+    """Return a request without its body; underscores in the names of headers are dashes."""
     lines = [f"{method} {path} HTTP/1.1", "Host: bridge"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 async def connect(http: ClientSession) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection of its own to where a session sends its requests."""
+    """Open a new connection to the address of a session's requests."""
     assert http._base_url is not None
     return await asyncio.open_connection(http._base_url.host, http._base_url.port)
 
 
-async def send(http: ClientSession, data: bytes) -> Answer:
-    """Send bytes on a connection of their own, and read one response, however the request ends."""
+async def send(http: ClientSession, data: bytes) -> Response:
+    """Send bytes on a new connection, and read one response, however the request ends."""
     reader, writer = await connect(http)
     try:
         writer.write(data)
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines)
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        return Answer(int(first.split()[1]), headers, body)
+        return Response(int(first.split()[1]), headers, body)
     finally:
         writer.close()

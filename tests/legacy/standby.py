@@ -1,4 +1,4 @@
-"""Agents of the field that have, or may have, somebody standing by."""
+"""Agents with replicas, for tests of the legacy API."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FAR_POOL = f"{TYPE}.{ZONES[1]}"
 
 @dataclass(frozen=True)
 class Standby:
-    """A polling agent whose primary is ``i-1``; pools of three zones have prices.
+    """A polling agent with primary ``i-1``; pools of three zones have prices.
 
     Attributes:
-        field: Whom it calls.
+        field: The client.
         id: Its id.
-        calls: What its operator asks by gRPC.
+        calls: gRPC stubs of its operator.
     """
 
     field: Field
@@ -30,28 +30,28 @@ class Standby:
 
     @property
     def at(self) -> str:
-        """Its path."""
+        """Return its path."""
         return f"/api/agents/{self.id}"
 
     @property
     def replicas(self) -> str:
-        """The path of its replicas."""
+        """Return the path of its replicas."""
         return f"{self.at}/replicas"
 
     async def manual_mode(self, *, on: bool = True) -> None:
-        """Switch manual mode, of a disabled agent: the coordinator leaves asking to the test."""
+        """Enable manual mode of a disabled agent, so that the coordinator creates no replica."""
         await self.calls.configure(self.id, manual_replica_enabled=on, enabled=False)
 
     async def ask(self, **body: Any) -> Any:
-        """Ask for a replica, as a person does, in manual mode."""
+        """Create a replica as a user does, in manual mode."""
         return await self.field.post(self.replicas, body, status=201)
 
     async def listed(self, status: str = "") -> list[Any]:
-        """Its replicas as it polls them."""
+        """Return its replicas as a poll lists them."""
         query = f"?status={status}" if status else ""
-        answer = await self.field.get(self.replicas + query)
-        assert answer["total"] == len(answer["replicas"])
-        listed: list[Any] = answer["replicas"]
+        response = await self.field.get(self.replicas + query)
+        assert response["total"] == len(response["replicas"])
+        listed: list[Any] = response["replicas"]
         return listed
 
     async def bind(self, replica_id: str, instance_id: str = "i-2", **body: Any) -> Any:
@@ -67,7 +67,7 @@ class Standby:
         )
 
     async def standing(self) -> Any:
-        """A ready replica on ``i-2`` that a person asked for."""
+        """Return a ready replica on ``i-2`` that a user created."""
         await self.manual_mode()
         made = await self.ask()
         await self.bind(made["replica_id"])
@@ -75,7 +75,7 @@ class Standby:
         return made["replica_id"]
 
     async def primary(self) -> str:
-        """The instance that serves."""
+        """Return the primary instance."""
         return (await self.calls.agent(self.id)).instance_id
 
 
@@ -83,7 +83,7 @@ class Standby:
 async def polling(
     field: Field, *, zones: tuple[str, ...] = ZONES, mode: str = "spot"
 ) -> AsyncIterator[Standby]:
-    """An agent that polls, for the block; somebody else has told the prices."""
+    """Run a polling agent during the block; prices are reported before."""
     hand = Hand(field.plane, field.tenant)
     try:
         if zones:

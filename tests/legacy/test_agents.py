@@ -1,4 +1,4 @@
-"""Agents in the JSON of the field: registering, living, showing, changing, leaving."""
+"""Legacy API of agents: registration, heartbeats, configuration, lists and deletion."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def machine(instance_id: str = "i-1", **more: Any) -> dict[str, Any]:
-    """A registration's body."""
+    """Return the body of a registration."""
     return {
         "logical_agent_id": "chat",
         "instance_id": instance_id,
@@ -60,23 +60,22 @@ def machine(instance_id: str = "i-1", **more: Any) -> dict[str, Any]:
 
 
 async def register(field: Field, instance_id: str = "i-1", **more: Any) -> str:
-    """Register an instance; its agent's id."""
-    said = await field.post("/api/agents/register", machine(instance_id, **more))
-    return str(said["agent_id"])
+    """Register an instance and return the id of its agent."""
+    reply = await field.post("/api/agents/register", machine(instance_id, **more))
+    return str(reply["agent_id"])
 
 
-def without(said: dict[str, Any], *members: str) -> dict[str, Any]:
-    """An answer without what differs each time; each of it must be there and be set."""
-    assert all(said[name] for name in members), said
-    return {name: value for name, value in said.items() if name not in members}
+def without(reply: dict[str, Any], *members: str) -> dict[str, Any]:
+    """Return a response without its variable members; each must be present and set."""
+    assert all(reply[name] for name in members), reply
+    return {name: value for name, value in reply.items() if name not in members}
 
 
 @covers("14", "good")
-async def test_registration_answers_the_agent_at_top_level(field: Field) -> None:
-    """With all of its configuration."""
-    said = await field.post("/api/agents/register", machine())
-    agent_id = said["agent_id"]
-    assert said == {
+async def test_registration_returns_the_agent_at_top_level(field: Field) -> None:
+    reply = await field.post("/api/agents/register", machine())
+    agent_id = reply["agent_id"]
+    assert reply == {
         "agent_id": agent_id,
         "client_id": field.tenant.id,
         "config": {"agent_id": agent_id} | DEFAULTS,
@@ -87,19 +86,19 @@ async def test_registration_answers_the_agent_at_top_level(field: Field) -> None
 
 @covers("14", "bad")
 async def test_registration_names_what_is_missing(field: Field) -> None:
-    """By the member's own name."""
     body = machine()
     del body["region"]
-    said = await field.refused("VALIDATION_ERROR", "POST", "/api/agents/register", body, status=400)
-    assert [detail["field"] for detail in said["details"]] == ["region"]
+    reply = await field.refused(
+        "VALIDATION_ERROR", "POST", "/api/agents/register", body, status=400
+    )
+    assert [detail["field"] for detail in reply["details"]] == ["region"]
 
 
 async def test_aliases_and_a_token_of_its_own(field: Field) -> None:
-    """Older names of members are read; the credential opens the agent's own routes only."""
     body = machine(issue_agent_token=True, availability_zone=ZONES[1], version="4.0")
     del body["az"]
-    said = await field.post("/api/agents/register", body)
-    token, agent_id = said["agent_token"], said["agent_id"]
+    reply = await field.post("/api/agents/register", body)
+    token, agent_id = reply["agent_token"], reply["agent_id"]
 
     shown = await field.get(f"/api/agents/{agent_id}", by=token)
     assert (shown["az"], shown["agent_version"]) == (ZONES[1], "4.0")
@@ -112,19 +111,17 @@ async def test_aliases_and_a_token_of_its_own(field: Field) -> None:
 
 @covers("14", "foreign")
 async def test_another_tenants_names_are_its_own(field: Field) -> None:
-    """The same instance and name in another tenant are another agent."""
     mine = await register(field)
     theirs = await field.post("/api/agents/register", machine(), by=field.foreign)
     assert theirs["agent_id"] != mine
     assert theirs["client_id"] == field.foreign.id
 
 
-async def test_a_retired_instance_is_told_to_do_nothing(field: Field) -> None:
-    """Every flag false, every number 0, and nothing changed."""
+async def test_a_retired_instance_gets_a_disabled_configuration(field: Field) -> None:
     agent_id = await register(field)
     await register(field, "i-2")
-    said = await field.post("/api/agents/register", machine())
-    assert said == {
+    reply = await field.post("/api/agents/register", machine())
+    assert reply == {
         "agent_id": agent_id,
         "client_id": field.tenant.id,
         "config": {"agent_id": agent_id} | OFF,
@@ -135,10 +132,9 @@ async def test_a_retired_instance_is_told_to_do_nothing(field: Field) -> None:
 
 
 @covers("15", "good")
-async def test_heartbeat_answers_the_configuration(field: Field) -> None:
-    """And whether a command waits."""
+async def test_heartbeat_returns_the_configuration(field: Field) -> None:
     agent_id = await register(field)
-    said = await field.post(
+    reply = await field.post(
         f"/api/agents/{agent_id}/heartbeat",
         {
             "status": "running",
@@ -148,7 +144,7 @@ async def test_heartbeat_answers_the_configuration(field: Field) -> None:
             "timestamp": "2026-01-01T00:00:00",
         },
     )
-    assert said == {
+    assert reply == {
         "success": True,
         "config_version": 1,
         "commands_pending": False,
@@ -159,7 +155,6 @@ async def test_heartbeat_answers_the_configuration(field: Field) -> None:
 
 @covers("15", "bad")
 async def test_heartbeat_refuses_what_is_too_long(field: Field) -> None:
-    """By its name."""
     agent_id = await register(field)
     await field.refused(
         "VALIDATION_ERROR",
@@ -172,7 +167,6 @@ async def test_heartbeat_refuses_what_is_too_long(field: Field) -> None:
 
 @covers("15 16 20 17 18 19 43 X6 X15", "foreign")
 async def test_another_tenants_agent_is_not_there(field: Field) -> None:
-    """The same 404 as for an unknown and for a malformed id."""
     agent_id = await register(field)
     for method, path, body in (
         ("POST", "/api/agents/{}/heartbeat", {"status": "online"}),
@@ -187,18 +181,17 @@ async def test_another_tenants_agent_is_not_there(field: Field) -> None:
     ):
         answers = []
         for named in (agent_id, UNKNOWN_ID, "nope"):
-            said = await field.refused(
+            reply = await field.refused(
                 "NOT_FOUND", method, path.format(named), body, status=404, by=field.foreign
             )
-            del said["correlation_id"]
-            answers.append(said)
+            del reply["correlation_id"]
+            answers.append(reply)
         assert answers[0] == answers[1] == answers[2], path
     assert (await field.get(f"/api/agents/{agent_id}"))["status"] == "online"
 
 
 @covers("16", "good")
-async def test_configuration_is_read_by_whoever_serves(field: Field) -> None:
-    """Another instance of the agent reads `enabled:false`."""
+async def test_only_the_primary_reads_an_enabled_configuration(field: Field) -> None:
     agent_id = await register(field)
     await register(field, "i-2")
     path = f"/api/agents/{agent_id}/config"
@@ -211,7 +204,6 @@ async def test_configuration_is_read_by_whoever_serves(field: Field) -> None:
 
 @covers("16 X6 X15 43", "bad")
 async def test_instance_ids_have_a_length(field: Field) -> None:
-    """Where one is taken; a path that names no agent is no route."""
     agent_id = await register(field)
     long = "i" * 200
     await field.refused(
@@ -230,7 +222,6 @@ async def test_instance_ids_have_a_length(field: Field) -> None:
 
 @covers("17", "good")
 async def test_toggle_sets_and_never_inverts(field: Field) -> None:
-    """An empty body enables."""
     agent_id = await register(field)
     path = f"/api/client/agents/{agent_id}/toggle-enabled"
     assert await field.post(path, {"enabled": False}) == {"success": True, "enabled": False}
@@ -243,7 +234,6 @@ async def test_toggle_sets_and_never_inverts(field: Field) -> None:
 
 @covers("17 18 19", "bad")
 async def test_changes_that_cannot_be_meant(field: Field) -> None:
-    """Are refused by their member's name, or as a conflict of modes; nothing changes."""
     agent_id = await register(field)
     base = f"/api/client/agents/{agent_id}"
     for route, body in (
@@ -259,10 +249,9 @@ async def test_changes_that_cannot_be_meant(field: Field) -> None:
 
 @covers("18 19", "good")
 async def test_both_ways_to_configure_are_one(field: Field) -> None:
-    """They answer the resulting values; the version rises once for an effective change."""
     agent_id = await register(field)
     base = f"/api/client/agents/{agent_id}"
-    said = await field.post(
+    reply = await field.post(
         f"{base}/settings",
         {
             "terminate_wait_seconds": 100,
@@ -283,7 +272,7 @@ async def test_both_ways_to_configure_are_one(field: Field) -> None:
         "terminate_wait_seconds": 100,
         "config_version": 2,
     }
-    assert said == expected
+    assert reply == expected
     # 100 seconds show as 2 minutes; writing those back changes nothing.
     listed = await field.get(f"/api/client/{field.tenant.id}/agents")
     assert listed[0]["terminateWaitMinutes"] == 2
@@ -307,7 +296,6 @@ async def test_both_ways_to_configure_are_one(field: Field) -> None:
 
 @covers("20", "good")
 async def test_deletion_is_final(field: Field) -> None:
-    """A second one, and every route of the agent, is 404; the name is free again."""
     agent_id = await register(field)
     assert await field.delete(f"/api/client/agents/{agent_id}") == {
         "success": True,
@@ -327,7 +315,6 @@ async def test_deletion_is_final(field: Field) -> None:
 
 @covers("20 23", "bad")
 async def test_a_limit_that_is_none(field: Field) -> None:
-    """Is refused by its name; a deletion has nothing but its path."""
     await field.refused(
         "VALIDATION_ERROR",
         "GET",
@@ -339,7 +326,6 @@ async def test_a_limit_that_is_none(field: Field) -> None:
 
 @covers("21", "good")
 async def test_agents_of_a_tenant(field: Field) -> None:
-    """A bare array, with every member."""
     agent_id = await register(field, hostname="web", agent_version="4.0.1")
     (shown,) = await field.get(f"/api/client/{field.tenant.id}/agents")
     assert without(shown, "lastHeartbeat") == {
@@ -365,7 +351,6 @@ async def test_agents_of_a_tenant(field: Field) -> None:
 
 @covers("21", "bad")
 async def test_agents_need_a_limit_that_is_one(field: Field) -> None:
-    """Numbers only."""
     await field.refused(
         "VALIDATION_ERROR", "GET", f"/api/client/{field.tenant.id}/agents?limit=x", status=400
     )
@@ -373,7 +358,6 @@ async def test_agents_need_a_limit_that_is_one(field: Field) -> None:
 
 @covers("21 23", "foreign")
 async def test_another_tenants_lists_are_not_there(field: Field) -> None:
-    """Nor is an unknown tenant's, for an administrator."""
     for route in ("agents", "agents/history"):
         for named in (field.foreign.id, UNKNOWN_ID, "nope"):
             await field.refused("NOT_FOUND", "GET", f"/api/client/{named}/{route}", status=404)
@@ -384,7 +368,6 @@ async def test_another_tenants_lists_are_not_there(field: Field) -> None:
 
 @covers("23", "good")
 async def test_history_keeps_deleted_agents(field: Field) -> None:
-    """Online first, deleted last, and what they ran on."""
     gone = await register(field, "i-1", logical_agent_id="old")
     await field.delete(f"/api/client/agents/{gone}")
     live = await register(field, "i-2")
@@ -409,21 +392,20 @@ async def test_history_keeps_deleted_agents(field: Field) -> None:
 
 @covers("7", "good")
 async def test_agents_of_all_tenants(field: Field, clock: FakeClock) -> None:
-    """The one heard of last first, deleted ones last, narrowed as asked."""
     gone = await register(field, "i-0", logical_agent_id="gone")
     await field.delete(f"/api/client/agents/{gone}")
     first = await register(field)
     clock.advance(timedelta(seconds=5))
     second = await register(field, "i-2", logical_agent_id="search", hostname="Web")
 
-    said = await field.get(f"/api/admin/agents?client_id={field.tenant.id}&status=all", by=ADMIN)
+    reply = await field.get(f"/api/admin/agents?client_id={field.tenant.id}&status=all", by=ADMIN)
 
-    assert [item["id"] for item in said["agents"]] == [second, first, gone]
-    assert (said["total"], said["filters"]) == (
+    assert [item["id"] for item in reply["agents"]] == [second, first, gone]
+    assert (reply["total"], reply["filters"]) == (
         3,
         {"status": None, "client_id": field.tenant.id, "search": None},
     )
-    assert without(said["agents"][0], "lastHeartbeatAt", "createdAt") == {
+    assert without(reply["agents"][0], "lastHeartbeatAt", "createdAt") == {
         "id": second,
         "logicalAgentId": "search",
         "hostname": "Web",
@@ -446,7 +428,6 @@ async def test_agents_of_all_tenants(field: Field, clock: FakeClock) -> None:
 
 
 async def test_a_long_list_goes_on_where_it_stopped(field: Field) -> None:
-    """By the cursor in the header, with the total beside it."""
     for number in range(3):
         await register(field, f"i-{number}", logical_agent_id=f"a-{number}")
     path, seen = f"/api/client/{field.tenant.id}/agents?limit=2", []
@@ -462,7 +443,6 @@ async def test_a_long_list_goes_on_where_it_stopped(field: Field) -> None:
 
 @covers("7", "bad")
 async def test_a_status_that_is_none(field: Field) -> None:
-    """Is refused by its name."""
     await field.refused(
         "VALIDATION_ERROR", "GET", "/api/admin/agents?status=asleep", status=400, by=ADMIN
     )
@@ -470,14 +450,12 @@ async def test_a_status_that_is_none(field: Field) -> None:
 
 @covers("7 71", "foreign")
 async def test_administrators_pages_are_theirs(field: Field) -> None:
-    """A tenant's key opens none."""
     for route in ("agents", "agents/health-summary"):
         await field.refused("FORBIDDEN", "GET", f"/api/admin/{route}", status=403)
 
 
 @covers("71", "good")
 async def test_health_of_all_fleets(field: Field, clock: FakeClock) -> None:
-    """By the age of the last sign of life; deleted ones count nowhere else."""
     old = await register(field, "i-1", logical_agent_id="old", hostname="h")
     await field.post(f"/api/agents/{old}/heartbeat", {"status": "offline", "instance_id": "i-1"})
     gone = await register(field, "i-3", logical_agent_id="gone")
@@ -485,10 +463,10 @@ async def test_health_of_all_fleets(field: Field, clock: FakeClock) -> None:
     clock.advance(timedelta(minutes=16))
     await register(field, "i-2")
 
-    said = await field.get("/api/admin/agents/health-summary", by=ADMIN)
+    reply = await field.get("/api/admin/agents/health-summary", by=ADMIN)
 
-    assert 0 <= said.pop("averageHeartbeatDelay") < 5
-    (offline,) = said.pop("recent_offline")
+    assert 0 <= reply.pop("averageHeartbeatDelay") < 5
+    (offline,) = reply.pop("recent_offline")
     assert without(offline, "last_heartbeat") == {
         "agent_id": old,
         "hostname": "h",
@@ -496,7 +474,7 @@ async def test_health_of_all_fleets(field: Field, clock: FakeClock) -> None:
         "offline_duration_minutes": 16,
     }
     mine = {"clientId": field.tenant.id, "clientName": "Test"}
-    assert said == {
+    assert reply == {
         "totalAgents": 2,
         "activeAgents": 1,
         "healthyAgents": 1,
@@ -523,7 +501,6 @@ async def test_health_of_all_fleets(field: Field, clock: FakeClock) -> None:
 
 @covers("71", "bad")
 async def test_health_needs_a_token(field: Field) -> None:
-    """Like everything."""
     await field.refused(
         "INVALID_TOKEN", "GET", "/api/admin/agents/health-summary", status=401, by="nonsense"
     )
@@ -531,7 +508,6 @@ async def test_health_needs_a_token(field: Field) -> None:
 
 @covers("43", "good")
 async def test_a_post_mortem_of_the_primary_takes_the_agent_offline(field: Field) -> None:
-    """One of another instance does not; a repeat changes nothing."""
     agent_id = await register(field)
     await register(field, "i-2")
     path = f"/api/agents/{agent_id}/termination"
@@ -548,7 +524,6 @@ async def test_a_post_mortem_of_the_primary_takes_the_agent_offline(field: Field
 
 @covers("X15", "good")
 async def test_a_goodbye_by_name(field: Field) -> None:
-    """Of another instance it says nothing about the agent."""
     agent_id = await register(field)
     await register(field, "i-2")
     path = f"/api/agents/{agent_id}/shutdown"
@@ -560,10 +535,9 @@ async def test_a_goodbye_by_name(field: Field) -> None:
 
 @covers("X6", "good")
 async def test_an_agent(field: Field) -> None:
-    """200 while it lives, with all of its members."""
     agent_id = await register(field)
-    said = await field.get(f"/api/agents/{agent_id}")
-    assert without(said, "last_heartbeat_at", "created_at") == {
+    reply = await field.get(f"/api/agents/{agent_id}")
+    assert without(reply, "last_heartbeat_at", "created_at") == {
         "id": agent_id,
         "agent_id": agent_id,
         "client_id": field.tenant.id,
@@ -585,12 +559,11 @@ async def test_an_agent(field: Field) -> None:
         "config_version": 1,
         "agent_version": None,
     }
-    assert said["created_at"].endswith("Z")
+    assert reply["created_at"].endswith("Z")
 
 
 @covers("X18", "good")
 async def test_an_agent_removes_itself_by_its_primary_only(field: Field) -> None:
-    """Another instance of it is only noted as gone; an unknown one is fine too."""
     agent_id = await register(field)
     await register(field, "i-2")
     path = "/api/agents/uninstall"
@@ -613,26 +586,23 @@ async def test_an_agent_removes_itself_by_its_primary_only(field: Field) -> None
 
 @covers("X18", "bad")
 async def test_uninstalling_needs_a_name(field: Field) -> None:
-    """Any of the three."""
     await field.refused("VALIDATION_ERROR", "POST", "/api/agents/uninstall", {}, status=400)
 
 
 @covers("X18", "foreign")
-async def test_nobody_uninstalls_another_tenants_agent(field: Field) -> None:
-    """By none of its names."""
+async def test_another_tenants_agent_cannot_be_uninstalled(field: Field) -> None:
     agent_id = await register(field)
     for body in (
         {"agent_id": agent_id},
         {"instance_id": "i-1"},
         {"logical_agent_id": "chat"},
     ):
-        said = await field.post("/api/agents/uninstall", body, by=field.foreign)
-        assert said["agent_id"] is None
+        reply = await field.post("/api/agents/uninstall", body, by=field.foreign)
+        assert reply["agent_id"] is None
     assert (await field.get(f"/api/agents/{agent_id}"))["status"] == "online"
 
 
-async def test_a_full_tenant_is_told_so(field: Field) -> None:
-    """429; what is known already registers again all the same, and moves."""
+async def test_registration_beyond_the_quota_is_429(field: Field) -> None:
     stub = field.plane.stub(agent_pb2_grpc.AgentServiceStub)
     await stub.UpdateFleetSettings(
         agent_pb2.UpdateFleetSettingsRequest(

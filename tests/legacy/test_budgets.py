@@ -1,4 +1,4 @@
-"""How often callers of the field may call."""
+"""Rate limits of legacy callers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BURST = 50
 
 @pytest.fixture
 async def guarded(database_url: str, clock: FakeClock) -> AsyncIterator[Field]:
-    """A field whose plane bears few failed proofs."""
+    """A client of a server that allows few failed authentications."""
     async with (
         running(database_url, clock, auth_failures_per_minute=3) as plane,
         bridge_running(BridgeConfig(port=0, grpc_target=plane.target)) as port,
@@ -37,25 +37,24 @@ async def _use_up(field: Field) -> None:
 
 
 async def test_one_agent_has_bursts_of_fifty(field: Field, clock: FakeClock) -> None:
-    """Then it waits, as it is told; other agents and other credentials do not."""
     await _use_up(field)
-    async with field.send("GET", f"/api/agents/{AGENT}/config") as answer:
-        assert int(answer.headers["Retry-After"]) >= 1
+    async with field.send("GET", f"/api/agents/{AGENT}/config") as response:
+        assert int(response.headers["Retry-After"]) >= 1
     await field.get(f"/api/agents/{OTHER}/config", status=404)
     await field.get(f"/api/agents/{AGENT}/config", status=404, by=field.foreign)
     clock.advance(timedelta(seconds=6))
     await field.get(f"/api/agents/{AGENT}/config", status=404)
 
 
-async def test_no_polling_starves_an_emergency(field: Field) -> None:
-    """It has a budget of its own."""
+async def test_polling_does_not_consume_the_rate_limit_of_emergencies(field: Field) -> None:
     await _use_up(field)
     for route in ("create-emergency-replica", "termination-imminent", "rebalance-recommendation"):
         await field.post(f"/api/agents/{AGENT}/{route}", {}, status=404)
 
 
-async def test_an_address_that_guesses_is_asked_to_wait(guarded: Field, clock: FakeClock) -> None:
-    """Those who are known to be right go on; after a minute everybody may try again."""
+async def test_an_address_with_failed_authentications_is_throttled(
+    guarded: Field, clock: FakeClock
+) -> None:
     path = "/api/client/validate"
     await guarded.get(path)
     for number in range(3):

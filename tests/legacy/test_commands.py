@@ -1,4 +1,4 @@
-"""Commands as agents of the field poll and answer them."""
+"""Legacy API of commands: polling and results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TARGET = f"{TYPE}.{ZONES[1]}"
 
 
 async def issue(field: Field, agent_id: str, kind: str = "switch", **more: Any) -> str:
-    """Issue a command; its id."""
+    """Issue a command and return its id."""
     request = agent_pb2.IssueCommandRequest(agent_id=agent_id, type=kind)
     fields = {"priority": more.pop("priority", None), "name": more.pop("name", None)}
     for name, value in fields.items():
@@ -28,18 +28,17 @@ async def issue(field: Field, agent_id: str, kind: str = "switch", **more: Any) 
 
 
 async def state(field: Field, agent_id: str, command_id: str) -> str:
-    """A command's state."""
+    """Return a command's state."""
     stub = field.plane.stub(agent_pb2_grpc.AgentServiceStub)
-    told = await stub.GetCommand(
+    reported = await stub.GetCommand(
         agent_pb2.GetCommandRequest(agent_id=agent_id, command_id=command_id),
         metadata=field.tenant.metadata,
     )
-    return str(told.status)
+    return str(reported.status)
 
 
 @covers("53", "good")
 async def test_a_poll_leases_one_switch(field: Field) -> None:
-    """A bare array of at most one, whose numbers are numbers; the next poll gets nothing."""
     await put_prices(field.plane)
     agent_id = await register(field)
     path = f"/api/agents/{agent_id}/pending-commands"
@@ -48,12 +47,12 @@ async def test_a_poll_leases_one_switch(field: Field) -> None:
         field, agent_id, target_mode="spot", target_pool_id=TARGET, terminate_wait_seconds=60
     )
 
-    (told,) = await field.get(path)
+    (reported,) = await field.get(path)
 
-    assert told.pop("created_at").endswith("Z")
-    assert told.pop("expires_at").endswith("Z")
-    assert told.pop("metadata")["trigger"] == "MANUAL"
-    assert told == {
+    assert reported.pop("created_at").endswith("Z")
+    assert reported.pop("expires_at").endswith("Z")
+    assert reported.pop("metadata")["trigger"] == "MANUAL"
+    assert reported == {
         "id": command_id,
         "request_id": command_id,
         "agent_id": agent_id,
@@ -70,19 +69,17 @@ async def test_a_poll_leases_one_switch(field: Field) -> None:
 
 
 async def test_a_loop_agent_never_reads_null_where_a_number_is_due(field: Field) -> None:
-    """Nor an empty mode, nor a type that it would take for a switch (F2, F3)."""
     agent_id = await register(field)
     await issue(field, agent_id, "custom", name="greet")
     await issue(field, agent_id, "update_config")
     assert await field.get(f"/api/agents/{agent_id}/pending-commands") == []
     await issue(field, agent_id, terminate_wait_seconds="soon")
-    (told,) = await field.get(f"/api/agents/{agent_id}/pending-commands")
-    assert (told["terminate_wait_seconds"], told["target_mode"]) == (0, "ondemand")
+    (reported,) = await field.get(f"/api/agents/{agent_id}/pending-commands")
+    assert (reported["terminate_wait_seconds"], reported["target_mode"]) == (0, "ondemand")
 
 
 @covers("53 X11", "bad")
 async def test_an_instance_id_has_a_length(field: Field) -> None:
-    """In the query and in the header."""
     agent_id = await register(field)
     for route in ("pending-commands", "commands/pending"):
         path = f"/api/agents/{agent_id}/{route}"
@@ -96,7 +93,6 @@ async def test_an_instance_id_has_a_length(field: Field) -> None:
 
 @covers("53 54 X10 X11 X12", "foreign")
 async def test_another_tenants_commands_are_not_there(field: Field) -> None:
-    """Neither to lease nor to complete."""
     agent_id = await register(field)
     command_id = await issue(field, agent_id)
     base = f"/api/agents/{agent_id}"
@@ -112,7 +108,6 @@ async def test_another_tenants_commands_are_not_there(field: Field) -> None:
 
 
 async def test_readers_do_not_lease(field: Field) -> None:
-    """A poll takes something away, so roles that read may not poll."""
     agent_id = await register(field)
     key = (await field.plane.key(field.tenant.id, role="read_only")).key
     assert (await field.get(f"/api/agents/{agent_id}/config", by=key))["enabled"]
@@ -124,7 +119,6 @@ async def test_readers_do_not_lease(field: Field) -> None:
 
 @covers("54 X10", "good")
 async def test_the_first_result_stays(field: Field) -> None:
-    """A repeat, by either route, is answered alike."""
     agent_id = await register(field)
     command_id = await issue(field, agent_id, target_mode="ondemand")
     await field.get(f"/api/agents/{agent_id}/pending-commands")
@@ -142,7 +136,6 @@ async def test_the_first_result_stays(field: Field) -> None:
 
 @covers("54 X10 X12", "bad")
 async def test_a_command_that_is_not_there(field: Field) -> None:
-    """Unknown, malformed, or another agent's: 404; none at all: 400."""
     agent_id = await register(field)
     other = await register(field, "i-2", logical_agent_id="search")
     theirs = await issue(field, other, target_mode="ondemand")
@@ -162,7 +155,6 @@ async def test_a_command_that_is_not_there(field: Field) -> None:
 
 @covers("X11 X12", "good")
 async def test_a_switch_in_the_action_dialect_is_several_steps(field: Field) -> None:
-    """LAUNCH, then the plane promotes, then PROMOTE; each completed by its own id."""
     await put_prices(field.plane)
     agent_id = await register(field, "i-1", logical_agent_id=None)
     command_id = await issue(
@@ -170,9 +162,9 @@ async def test_a_switch_in_the_action_dialect_is_several_steps(field: Field) -> 
     )
     polled = f"/api/agents/{agent_id}/commands/pending"
 
-    said = await field.get(polled)
+    reply = await field.get(polled)
 
-    (launch,) = said["commands"]
+    (launch,) = reply["commands"]
     assert launch.pop("metadata")["trigger"] == "MANUAL"
     assert launch == {
         "command_type": "LAUNCH_INSTANCE",

@@ -1,4 +1,4 @@
-"""Recommendations, switches by hand, decisions and engines, in the JSON of the field."""
+"""Legacy API of recommendations, manual switches, decisions and engines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 @pytest.fixture
 async def world(field: Field) -> Any:
-    """The field's tenant's agents in a market."""
+    """The default tenant's agents in a market."""
     hand = Hand(field.plane, field.tenant)
     world = World(field.plane, hand)
     await world.hold_loop()
@@ -36,7 +36,7 @@ async def world(field: Field) -> Any:
 
 @pytest.fixture
 async def agent_id(world: World) -> str:
-    """An agent that would be better off in zone b."""
+    """An agent with a better pool in zone b."""
     await world.market(0.5, 0.3, 0.4)
     return (await world.agent())[0]
 
@@ -61,18 +61,17 @@ async def upload(
     if isinstance(by, Tenant):
         token = {"Authorization": f"Bearer {by.key}"}
     sent = {**token, **(headers or {})}
-    async with field.http.post(path, data=form, headers=sent) as answer:
-        said = await answer.json()
-        assert answer.status == status, (answer.status, said)
-        return said
+    async with field.http.post(path, data=form, headers=sent) as response:
+        reply = await response.json()
+        assert response.status == status, (response.status, reply)
+        return reply
 
 
 @covers("45", "good")
 async def test_a_recommendation(field: Field, agent_id: str) -> None:
-    """Every member, in its order; values and limits of gates are texts."""
-    said = await field.get(f"/api/agents/{agent_id}/switch-recommendation")
-    gates = said.pop("gates")
-    assert said == {
+    reply = await field.get(f"/api/agents/{agent_id}/switch-recommendation")
+    gates = reply.pop("gates")
+    assert reply == {
         "decision_type": "switch_to_spot",
         "recommended_pool_id": B,
         "risk_score": 0,
@@ -94,7 +93,6 @@ async def test_a_recommendation(field: Field, agent_id: str) -> None:
 
 @covers("45 46 47", "bad")
 async def test_an_id_that_is_none_is_not_found(field: Field) -> None:
-    """Like an unknown one."""
     for method, path in (
         ("GET", "switch-recommendation"),
         ("POST", "issue-switch-command"),
@@ -109,7 +107,6 @@ async def test_an_id_that_is_none_is_not_found(field: Field) -> None:
 
 @covers("45 46 47", "foreign")
 async def test_another_tenants_agent_is_not_found(field: Field, agent_id: str) -> None:
-    """To be asked about, ordered about, or decided for."""
     for method, path in (
         ("GET", "switch-recommendation"),
         ("POST", "issue-switch-command"),
@@ -126,14 +123,13 @@ async def test_another_tenants_agent_is_not_found(field: Field, agent_id: str) -
 
 
 @covers("46", "good")
-async def test_a_switch_by_hand(field: Field, agent_id: str) -> None:
-    """201 with the command, 200 without one when it is there already."""
+async def test_manual_switch(field: Field, agent_id: str) -> None:
     path = f"/api/agents/{agent_id}/issue-switch-command"
-    said = await field.post(
+    reply = await field.post(
         path, {"target_mode": "spot", "target_pool_id": B, "reason": "dear"}, status=201
     )
-    UUID(said.pop("command_id"))
-    assert said == {
+    UUID(reply.pop("command_id"))
+    assert reply == {
         "success": True,
         "agent_id": agent_id,
         "target_mode": "spot",
@@ -152,10 +148,9 @@ async def test_a_switch_by_hand(field: Field, agent_id: str) -> None:
 
 
 @covers("46", "bad")
-async def test_a_switch_by_hand_is_refused_as_the_contract_says(
+async def test_manual_switch_errors_follow_the_contract(
     field: Field, world: World, agent_id: str
 ) -> None:
-    """400 for what is wrong, 403 for the setting, 409 for what is not now."""
     path = f"/api/agents/{agent_id}/issue-switch-command"
     spot = {"target_mode": "spot", "target_pool_id": B}
     for body, code in (
@@ -178,15 +173,14 @@ async def test_a_switch_by_hand_is_refused_as_the_contract_says(
     await world.calls.configure(agent_id, enabled=False)
     await field.refused("AGENT_DISABLED", "POST", path, spot, status=400)
     await world.calls.configure(agent_id, auto_switch_enabled=False)
-    said = await field.refused("AUTO_SWITCH_DISABLED", "POST", path, spot, status=403)
-    assert said["auto_switch_enabled"] is False
-    assert said["hint"]
+    reply = await field.refused("AUTO_SWITCH_DISABLED", "POST", path, spot, status=403)
+    assert reply["auto_switch_enabled"] is False
+    assert reply["hint"]
 
 
 @covers("47", "good")
 async def test_a_decision_by_the_shape_of_loop_agents(field: Field, agent_id: str) -> None:
-    """With the instance and prices as they see them; nulls are absent."""
-    said = await field.post(
+    reply = await field.post(
         f"/api/agents/{agent_id}/decide",
         {
             "instance": {
@@ -206,9 +200,9 @@ async def test_a_decision_by_the_shape_of_loop_agents(field: Field, agent_id: st
             },
         },
     )
-    UUID(said.pop("decision_id"))
+    UUID(reply.pop("decision_id"))
     reason = f"{C} is cheaper by 80.0 %"
-    assert said == {
+    assert reply == {
         "instance_id": "i-chat",
         "risk_score": 0,
         "recommended_action": "switch",
@@ -225,21 +219,23 @@ async def test_a_decision_by_the_shape_of_loop_agents(field: Field, agent_id: st
 
 @covers("47", "good")
 async def test_a_decision_by_the_shape_of_advisory_agents(field: Field, agent_id: str) -> None:
-    """Flat, with what they know; and with nothing at all."""
     path = f"/api/agents/{agent_id}/decide"
     flat = {
         "spot_pools": [{"pool_id": A, "az": ZONES[0], "price": 0.1}],
         "ondemand_price": 1,
         "current_az": ZONES[0],
     }
-    said = await field.post(path, flat)
-    assert (said["action"], said["recommended_pool_id"], said["allowed"]) == ("NO_ACTION", A, True)
+    reply = await field.post(path, flat)
+    assert (reply["action"], reply["recommended_pool_id"], reply["allowed"]) == (
+        "NO_ACTION",
+        A,
+        True,
+    )
     assert (await field.post(path, {}))["action"] == "SWITCH"
 
 
 @covers("47", "bad")
 async def test_a_decision_with_bad_prices_is_refused_by_name(field: Field, agent_id: str) -> None:
-    """A list that is none, a price that is no number."""
     path = f"/api/agents/{agent_id}/decide"
     for body in ({"spot_pools": "x" * 3, "pricing": 3}, {"spot_pools": [{"price": "dear"}]}):
         await field.refused("VALIDATION_ERROR", "POST", path, body, status=400)
@@ -249,11 +245,10 @@ async def test_a_decision_with_bad_prices_is_refused_by_name(field: Field, agent
 async def test_agents_with_their_decisions(
     field: Field, world: World, agent_id: str, clock: FakeClock
 ) -> None:
-    """The exact members; spans in words."""
     await field.post(f"/api/agents/{agent_id}/decide", {})
     clock.advance(timedelta(minutes=3))
-    (said,) = await field.get(f"/api/client/{field.tenant.id}/agents/decisions")
-    assert list(said) == [
+    (reply,) = await field.get(f"/api/client/{field.tenant.id}/agents/decisions")
+    assert list(reply) == [
         "agentId",
         "agentName",
         "status",
@@ -266,15 +261,15 @@ async def test_agents_with_their_decisions(
         "pricingHealth",
         "recentActivity",
     ]
-    assert (said["agentId"], said["agentName"], said["status"]) == (agent_id, "chat", "online")
-    assert (said["currentMode"], said["currentPoolId"], said["isHealthy"]) == ("spot", A, True)
-    assert said["lastHeartbeat"] == "3 min ago"
-    assert TIME.fullmatch(said["lastDecision"].pop("time"))
-    assert said["lastDecision"] == {
+    assert (reply["agentId"], reply["agentName"], reply["status"]) == (agent_id, "chat", "online")
+    assert (reply["currentMode"], reply["currentPoolId"], reply["isHealthy"]) == ("spot", A, True)
+    assert reply["lastHeartbeat"] == "3 min ago"
+    assert TIME.fullmatch(reply["lastDecision"].pop("time"))
+    assert reply["lastDecision"] == {
         "type": "switch_spot",
         "elapsed": {"value": 3, "unit": "min", "minutes": 3, "formatted": "3 min"},
     }
-    decision = said["decisionHistory"][0]
+    decision = reply["decisionHistory"][0]
     assert TIME.fullmatch(decision.pop("time"))
     assert decision == {
         "type": "switch_spot",
@@ -283,21 +278,21 @@ async def test_agents_with_their_decisions(
         "expectedSavings": 0.2,
         "currentMode": "spot",
     }
-    assert said["pricingHealth"] == {
+    assert reply["pricingHealth"] == {
         "status": "unhealthy",
         "recentReportsCount": 0,
         "recentReports": [],
     }
-    assert said["recentActivity"]["healthStatus"] == {
+    assert reply["recentActivity"]["healthStatus"] == {
         "overall": "healthy",
         "heartbeat": "healthy",
         "activity": "healthy",
         "recentReportsCount": 0,
         "decisionCount": 1,
     }
-    kinds = [event["type"] for event in said["recentActivity"]["systemEvents"]]
+    kinds = [event["type"] for event in reply["recentActivity"]["systemEvents"]]
     assert "agent_registered" in kinds
-    assert list(said["recentActivity"]["systemEvents"][0]) == [
+    assert list(reply["recentActivity"]["systemEvents"][0]) == [
         "type",
         "severity",
         "message",
@@ -307,25 +302,23 @@ async def test_agents_with_their_decisions(
 
 @covers("22", "good")
 async def test_five_price_reports_are_healthy_pricing(field: Field, world: World) -> None:
-    """Their own prices, newest first, five of them."""
     agent_id, stream = await world.agent()
     for _ in range(6):
         await world.hand.prices(stream)
-    (said,) = await field.get(f"/api/client/{field.tenant.id}/agents/decisions")
-    assert said["agentId"] == agent_id
-    assert said["pricingHealth"]["status"] == "healthy"
-    assert said["pricingHealth"]["recentReportsCount"] == 6
-    assert len(said["pricingHealth"]["recentReports"]) == 5
-    report = said["recentActivity"]["pricingReports"][0]
+    (reply,) = await field.get(f"/api/client/{field.tenant.id}/agents/decisions")
+    assert reply["agentId"] == agent_id
+    assert reply["pricingHealth"]["status"] == "healthy"
+    assert reply["pricingHealth"]["recentReportsCount"] == 6
+    assert len(reply["pricingHealth"]["recentReports"]) == 5
+    report = reply["recentActivity"]["pricingReports"][0]
     assert TIME.fullmatch(report.pop("time"))
     assert report == {"onDemandPrice": 0, "spotPrice": 0.3}
-    assert said["lastDecision"] is None
+    assert reply["lastDecision"] is None
 
 
 @covers("22", "foreign")
 @covers("22", "bad")
 async def test_another_tenants_page_is_not_found(field: Field, agent_id: str) -> None:
-    """Like an unknown one, and one that is no id."""
     for named in (field.tenant.id, UNKNOWN_ID, "nonsense"):
         path = f"/api/client/{named}/agents/decisions"
         await field.refused("NOT_FOUND", "GET", path, by=field.foreign, status=404)
@@ -334,45 +327,42 @@ async def test_another_tenants_page_is_not_found(field: Field, agent_id: str) ->
 
 @covers("48", "good")
 async def test_an_engine_is_uploaded_and_live(field: Field) -> None:
-    """In either part name, and with a wrong content type on the body."""
-    said = await upload(field, "/api/admin/decision-engine/upload", ("calm.json", CALM))
-    UUID(said.pop("sessionId"))
-    assert said == {
+    reply = await upload(field, "/api/admin/decision-engine/upload", ("calm.json", CALM))
+    UUID(reply.pop("sessionId"))
+    assert reply == {
         "success": True,
         "message": "engine calm 3 decides now",
         "files": ["calm.json"],
         "restarting": False,
         "engine_status": {"loaded": True, "type": "cel", "version": "3"},
     }
-    said = await upload(
+    reply = await upload(
         field,
         "/api/admin/decision-engine/upload",
         ("cheap.onnx", models.linear(price=-1)),
         part="engine",
         headers={"Content-Type": "application/json"},
     )
-    assert said["engine_status"]["type"] == "onnx"
+    assert reply["engine_status"]["type"] == "onnx"
 
 
 @covers("48 49", "bad")
 async def test_what_is_no_engine_is_refused_with_a_hint(field: Field) -> None:
-    """That says how to export."""
     for path in ("/api/admin/decision-engine/upload", "/api/admin/ml-models/upload"):
-        said = await upload(field, path, ("model.pkl", b"\x80\x04x"), status=400)
-        assert said["code"] == "UNSUPPORTED_MODEL_FORMAT"
-        assert "onnx" in said["hint"]
-        said = await upload(field, path, ("model.onnx", b"text"), status=400)
-        assert said["code"] == "MODEL_INVALID"
-        assert "onnx" in said["hint"]
-        said = await upload(field, path, note="no file", status=400)
-        assert said["code"] == "VALIDATION_ERROR"
+        reply = await upload(field, path, ("model.pkl", b"\x80\x04x"), status=400)
+        assert reply["code"] == "UNSUPPORTED_MODEL_FORMAT"
+        assert "onnx" in reply["hint"]
+        reply = await upload(field, path, ("model.onnx", b"text"), status=400)
+        assert reply["code"] == "MODEL_INVALID"
+        assert "onnx" in reply["hint"]
+        reply = await upload(field, path, note="no file", status=400)
+        assert reply["code"] == "VALIDATION_ERROR"
     assert await field.get("/api/admin/ml-models/sessions", by=ADMIN) == []
 
 
 @covers("49 50 51 52", "good")
 async def test_models_from_upload_to_fallback(field: Field) -> None:
-    """Pending, live, fallback; by the pages' own words."""
-    said = await upload(
+    reply = await upload(
         field,
         "/api/admin/ml-models/upload",
         ("cheap.onnx", models.linear(price=-1)),
@@ -381,9 +371,9 @@ async def test_models_from_upload_to_fallback(field: Field) -> None:
         model_version="2",
         model_type="ranker",
     )
-    first = said.pop("sessionId")
-    size = said["model_status"]["totalSize"]
-    assert said == {
+    first = reply.pop("sessionId")
+    size = reply["model_status"]["totalSize"]
+    assert reply == {
         "success": True,
         "message": "uploaded; activate the session to let it decide",
         "files": ["cheap.onnx"],
@@ -436,7 +426,6 @@ async def test_models_from_upload_to_fallback(field: Field) -> None:
 
 @covers("50 51 52", "bad")
 async def test_sessions_that_are_not_there(field: Field) -> None:
-    """400 without an id, 404 for what there is none of."""
     path = "/api/admin/ml-models/activate"
     await field.refused("VALIDATION_ERROR", "POST", path, {}, by=ADMIN, status=400)
     body = {"sessionId": UNKNOWN_ID}
@@ -450,23 +439,21 @@ async def test_sessions_that_are_not_there(field: Field) -> None:
 async def test_an_engine_that_fails_in_shadow_is_not_activated(
     field: Field, world: World, agent_id: str
 ) -> None:
-    """409, and the former one decides on."""
     await world.market(0.5, 0.49, 0.48)
     await world.loop()
     assert agent_id
     bad = rule_set(rule("1 / (limits.max_switches_per_day - 3) == 1"))
-    said = await upload(field, "/api/admin/ml-models/upload", ("bad.json", bad))
-    body = {"sessionId": said["sessionId"], "force": True}
+    reply = await upload(field, "/api/admin/ml-models/upload", ("bad.json", bad))
+    body = {"sessionId": reply["sessionId"], "force": True}
     path = "/api/admin/ml-models/activate"
     await field.refused("SHADOW_FAILED", "POST", path, body, by=ADMIN, status=409)
 
 
 @covers("48 49 50 51 52", "foreign")
 async def test_engines_are_the_administrators(field: Field) -> None:
-    """A tenant's key is refused, whatever its role."""
     for path in ("/api/admin/decision-engine/upload", "/api/admin/ml-models/upload"):
-        said = await upload(field, path, ("calm.json", CALM), by=field.tenant, status=403)
-        assert said["code"] == "FORBIDDEN"
+        reply = await upload(field, path, ("calm.json", CALM), by=field.tenant, status=403)
+        assert reply["code"] == "FORBIDDEN"
     for method, path in (
         ("POST", "/api/admin/ml-models/activate"),
         ("POST", "/api/admin/ml-models/fallback"),

@@ -1,4 +1,4 @@
-"""Emergencies as agents of the field tell them, and as operators see them afterwards."""
+"""Legacy API of emergencies: signals of agents, and their lists for operators."""
 
 from __future__ import annotations
 
@@ -31,30 +31,29 @@ async def agent(field: Field) -> AsyncIterator[Standby]:
 
 @pytest.fixture
 async def lonely(field: Field) -> AsyncIterator[Standby]:
-    """An agent whose pools nobody knows."""
+    """An agent without known pools."""
     async with polling(field, zones=()) as found:
         yield found
 
 
 def going(clock: FakeClock, **more: Any) -> dict[str, Any]:
-    """A termination notice as the cloud words it."""
+    """Return a termination notice in the cloud's format."""
     at = clock.now() + timedelta(seconds=118)
     return {"instance_id": "i-1", "termination_time": at.strftime("%Y-%m-%dT%H:%M:%SZ")} | more
 
 
 async def create(agent: Standby, **body: Any) -> Any:
-    """Route 40."""
+    """Call route 40."""
     return await agent.field.post(f"{agent.at}/create-emergency-replica", body, status=201)
 
 
 async def imminent(agent: Standby, **body: Any) -> Any:
-    """Route 41."""
+    """Call route 41."""
     return await agent.field.post(f"{agent.at}/termination-imminent", body)
 
 
 @covers("40", "good")
-async def test_signal_gets_one_replica_however_often_it_is_told(agent: Standby) -> None:
-    """In the safest other pool; 201 also when it is there already."""
+async def test_repeated_signal_creates_one_replica(agent: Standby) -> None:
     first = await create(agent, signal_type="rebalance-recommendation", instance_id="i-1")
     again = await create(agent, signal_type="rebalance-recommendation", instance_id="i-1")
 
@@ -86,17 +85,16 @@ async def test_signal_gets_one_replica_however_often_it_is_told(agent: Standby) 
 async def test_notice_in_the_order_of_the_field_promotes_what_stands_by(
     agent: Standby, clock: FakeClock
 ) -> None:
-    """Replica first, notice 10 ms later, each once: the second answer carries the promotion."""
     replica_id = await agent.standing()
     notice = going(clock)
 
     made = await create(agent, signal_type="termination-notice", **notice)
-    said = await imminent(agent, replica_id=made["replica_id"], action="terminate", **notice)
+    reply = await imminent(agent, replica_id=made["replica_id"], action="terminate", **notice)
 
     assert (made["replica_id"], made["existing"]) == (replica_id, True)
     assert (made["urgency"], made["instance_id"]) == ("critical", "i-2")
-    assert 0 <= said.pop("failover_time_ms") < 2000
-    assert said == {
+    assert 0 <= reply.pop("failover_time_ms") < 2000
+    assert reply == {
         "success": True,
         "message": "the replica has taken over",
         "new_instance_id": "i-2",
@@ -108,10 +106,9 @@ async def test_notice_in_the_order_of_the_field_promotes_what_stands_by(
     assert await agent.primary() == "i-2"
 
 
-async def test_repeat_after_the_promotion_answers_the_first_one(
+async def test_repeat_after_the_promotion_returns_the_first_response(
     agent: Standby, clock: FakeClock
 ) -> None:
-    """Under whatever name the agent calls itself, and with whatever time."""
     await agent.standing()
     notice = going(clock)
     first = await imminent(agent, **notice)
@@ -135,12 +132,11 @@ async def test_repeat_after_the_promotion_answers_the_first_one(
 async def test_notice_without_a_replica_is_no_success_and_the_plane_goes_on(
     agent: Standby, clock: FakeClock
 ) -> None:
-    """A success would stop the loop that launches; what it binds is promoted without a word."""
     notice = going(clock)
     made = await create(agent, **notice)
-    said = await imminent(agent, **notice)
+    reply = await imminent(agent, **notice)
 
-    assert said == {
+    assert reply == {
         "success": False,
         "message": "no replica could take over yet; one that is bound is promoted at once",
         "new_instance_id": None,
@@ -163,10 +159,9 @@ async def test_notice_without_a_replica_is_no_success_and_the_plane_goes_on(
 
 @covers("40 41", "good")
 async def test_last_resort_is_a_switch_to_on_demand(lonely: Standby, clock: FakeClock) -> None:
-    """With an object for a pool all the same."""
     made = await create(lonely, **going(clock))
     again = await create(lonely, **going(clock))
-    said = await imminent(lonely, **going(clock))
+    reply = await imminent(lonely, **going(clock))
 
     assert made["command_id"]
     assert made == {
@@ -184,7 +179,7 @@ async def test_last_resort_is_a_switch_to_on_demand(lonely: Standby, clock: Fake
         "error": None,
     }
     assert again == made
-    assert (said["success"], said["action"]) == (False, "switch_queued")
+    assert (reply["success"], reply["action"]) == (False, "switch_queued")
     async with lonely.field.plane.db.connection("*") as conn:
         (row,) = await conn.fetch("SELECT priority, trigger, parameters FROM agent_commands")
     assert (row["priority"], row["trigger"]) == (100, "EMERGENCY")
@@ -192,14 +187,13 @@ async def test_last_resort_is_a_switch_to_on_demand(lonely: Standby, clock: Fake
 
 
 @covers("42 X16", "good")
-async def test_rebalance_tells_how_risky_the_pool_is(agent: Standby) -> None:
-    """Little, after one interruption; and sees to the same replica as route 40."""
+async def test_rebalance_returns_the_risk_of_the_pool(agent: Standby) -> None:
     made = await create(agent, signal_type="rebalance-recommendation")
     body = {"cloud_instance_id": "i-1", "notice_type": "REBALANCE", "immediate": False}
 
-    said = await agent.field.post(f"{agent.at}/rebalance-recommendation", body)
+    reply = await agent.field.post(f"{agent.at}/rebalance-recommendation", body)
 
-    assert said == {
+    assert reply == {
         "success": True,
         "action": "monitor",
         "risk_score": 0.0333,
@@ -211,7 +205,7 @@ async def test_rebalance_tells_how_risky_the_pool_is(agent: Standby) -> None:
         "command_id": None,
     }
     noticed = await agent.field.post(f"{agent.at}/rebalance-notice", {"notice_time": "now"})
-    assert noticed == said | {
+    assert noticed == reply | {
         "status": "acknowledged",
         "emergency_replica_id": made["replica_id"],
     }
@@ -219,7 +213,6 @@ async def test_rebalance_tells_how_risky_the_pool_is(agent: Standby) -> None:
 
 @covers("42", "good")
 async def test_risky_pool_is_to_be_left_for_the_replicas(agent: Standby) -> None:
-    """No second switch is queued for it."""
     async with agent.field.plane.db.connection("*") as conn:
         await conn.execute(
             "INSERT INTO pool_interruptions"
@@ -227,46 +220,43 @@ async def test_risky_pool_is_to_be_left_for_the_replicas(agent: Standby) -> None
             f"{TYPE}.{ZONES[0]}",
         )
 
-    said = await agent.field.post(f"{agent.at}/rebalance-recommendation", {"instance_id": "i-1"})
+    reply = await agent.field.post(f"{agent.at}/rebalance-recommendation", {"instance_id": "i-1"})
 
-    assert said["action"] == "switch"
-    assert said["risk_score"] > 0.30
-    assert (said["target_mode"], said["target_pool_id"]) == ("spot", FAR_POOL)
-    assert said["target_pool_name"] == f"{TYPE} ({ZONES[1]})"
-    assert said["command_id"] is None
+    assert reply["action"] == "switch"
+    assert reply["risk_score"] > 0.30
+    assert (reply["target_mode"], reply["target_pool_id"]) == ("spot", FAR_POOL)
+    assert reply["target_pool_name"] == f"{TYPE} ({ZONES[1]})"
+    assert reply["command_id"] is None
 
 
 @covers("42 X16 X17", "good")
 async def test_immediate_rebalance_and_notice_are_a_termination(agent: Standby) -> None:
-    """All of them are one signal."""
     replica_id = await agent.standing()
 
-    said = await agent.field.post(
+    reply = await agent.field.post(
         f"{agent.at}/rebalance-recommendation", {"instance_id": "i-1", "immediate": True}
     )
 
-    assert (said["success"], said["action"]) == (True, "replica_promoted")
+    assert (reply["success"], reply["action"]) == (True, "replica_promoted")
     noticed = await agent.field.post(f"{agent.at}/termination-notice", {"cloud_instance_id": "i-1"})
-    assert noticed == said | {"status": "acknowledged", "emergency_replica_id": replica_id}
+    assert noticed == reply | {"status": "acknowledged", "emergency_replica_id": replica_id}
 
 
 @covers("X17", "good")
-async def test_termination_notice_alone_launches_and_says_so(
+async def test_termination_notice_alone_launches_a_replica(
     agent: Standby, clock: FakeClock
 ) -> None:
-    """As route 40 followed by 41."""
-    said = await agent.field.post(f"{agent.at}/termination-notice", going(clock))
+    reply = await agent.field.post(f"{agent.at}/termination-notice", going(clock))
 
     (launching,) = await agent.listed("launching")
-    assert (said["success"], said["action"]) == (False, "launching_replica")
-    assert said["status"] == "acknowledged"
-    assert said["emergency_replica_id"] == launching["id"]
+    assert (reply["success"], reply["action"]) == (False, "launching_replica")
+    assert reply["status"] == "acknowledged"
+    assert reply["emergency_replica_id"] == launching["id"]
 
 
 async def test_disabled_agent_is_rescued_and_the_bypass_is_on_record(
     agent: Standby, clock: FakeClock
 ) -> None:
-    """Settings hold no emergency back, and each that would have is named."""
     await agent.calls.configure(agent.id, enabled=False, auto_switch_enabled=False)
 
     made = await create(agent, **going(clock))
@@ -294,7 +284,6 @@ async def test_disabled_agent_is_rescued_and_the_bypass_is_on_record(
 
 
 async def test_wishes_do_not_bind_a_rescue(agent: Standby) -> None:
-    """A wished zone is used, the current pool is not, an unknown one is nothing."""
     made = await create(
         agent,
         signal_type="rebalance-recommendation",
@@ -308,37 +297,38 @@ async def test_wishes_do_not_bind_a_rescue(agent: Standby) -> None:
 
 
 async def test_signal_about_the_replica_fails_it(agent: Standby, clock: FakeClock) -> None:
-    """And one about a zombie is only recorded."""
     replica_id = await agent.standing()
     notice = going(clock, instance_id="i-2")
 
-    said = await imminent(agent, **notice)
+    reply = await imminent(agent, **notice)
     made = await create(agent, signal_type="termination-notice", **notice)
 
-    assert (said["success"], said["action"], said["replica_id"]) == (False, "replica_failed", None)
+    assert (reply["success"], reply["action"], reply["replica_id"]) == (
+        False,
+        "replica_failed",
+        None,
+    )
     assert (made["action"], made["replica_id"], made["success"]) == ("replica_failed", None, True)
     one = await agent.field.get(f"{agent.replicas}/{replica_id}")
     assert one["status"] == "failed"
-    said = await imminent(agent, instance_id="i-2", time="2031-01-01T00:00:00Z")
-    assert (said["success"], said["replica_id"]) == (False, None)
+    reply = await imminent(agent, instance_id="i-2", time="2031-01-01T00:00:00Z")
+    assert (reply["success"], reply["replica_id"]) == (False, None)
     assert await agent.primary() == "i-1"
 
 
 async def test_signal_about_a_zombie_is_ignored(agent: Standby, clock: FakeClock) -> None:
-    """Nobody needs it."""
     replica_id = await agent.standing()
     await agent.field.post(f"{agent.replicas}/{replica_id}/promote", {"create_new_replica": False})
 
-    said = await imminent(agent, **going(clock))
+    reply = await imminent(agent, **going(clock))
     made = await create(agent, signal_type="termination-notice", **going(clock))
 
-    assert (said["success"], said["action"]) == (False, "ignored")
+    assert (reply["success"], reply["action"]) == (False, "ignored")
     assert (made["success"], made["action"], made["replica_id"]) == (True, "ignored", None)
     assert await agent.primary() == "i-2"
 
 
 async def test_two_servers_and_many_calls_promote_once(agent: Standby, clock: FakeClock) -> None:
-    """Whoever is faster, all answers agree."""
     await agent.standing()
     notice = going(clock)
     async with running(agent.field.plane.database_url, clock) as second:
@@ -349,8 +339,10 @@ async def test_two_servers_and_many_calls_promote_once(agent: Standby, clock: Fa
             run_job(second, "failover"),
         )
 
-    told = [answer for answer in answers if isinstance(answer, dict) and "urgency" not in answer]
-    assert {answer["new_primary_id"] for answer in told if answer["success"]} == {"i-2"}
+    reported = [
+        response for response in answers if isinstance(response, dict) and "urgency" not in response
+    ]
+    assert {response["new_primary_id"] for response in reported if response["success"]} == {"i-2"}
     assert (await imminent(agent, **notice))["success"] is True
     async with agent.field.plane.db.connection("*") as conn:
         assert await conn.fetchval("SELECT count(*) FROM switches") == 1
@@ -359,7 +351,6 @@ async def test_two_servers_and_many_calls_promote_once(agent: Standby, clock: Fa
 
 @covers("75", "good")
 async def test_emergency_is_shown_while_it_lasts(agent: Standby, clock: FakeClock) -> None:
-    """Nothing before, the signal and its replica during it."""
     path = f"{agent.at}/emergency-status"
     before = await agent.field.get(path)
     assert before == {
@@ -409,13 +400,12 @@ async def test_emergency_is_shown_while_it_lasts(agent: Standby, clock: FakeCloc
 
 @covers("X25", "good")
 async def test_administrators_list_every_emergency(agent: Standby, clock: FakeClock) -> None:
-    """Newest first, with how fast it was answered and what it overrode."""
     await agent.standing()
     await imminent(agent, **going(clock))
 
-    said = await agent.field.get("/api/admin/emergency-events?days=7", by=ADMIN)
+    reply = await agent.field.get("/api/admin/emergency-events?days=7", by=ADMIN)
 
-    (event,) = said["events"]
+    (event,) = reply["events"]
     assert event.pop("detected_at").endswith("Z")
     assert 0 <= event.pop("response_time_ms") < 2000
     assert event.pop("id")
@@ -438,18 +428,17 @@ async def test_administrators_list_every_emergency(agent: Standby, clock: FakeCl
             "quotas",
         ],
     }
-    assert said["summary"] == {
+    assert reply["summary"] == {
         "total": 1,
         "rebalance": 0,
         "termination": 1,
         "promoted": 1,
         "failed": 0,
     }
-    assert (said["total"], said["days"]) == (1, 7)
+    assert (reply["total"], reply["days"]) == (1, 7)
 
 
 async def test_counters_of_signals_add_up(agent: Standby, clock: FakeClock) -> None:
-    """An emergency without a signal is listed, and is not among the signals."""
     async with agent.field.plane.db.connection("*") as conn:
         for number, kind in enumerate(("rebalance", "termination", "silence", "silence", "drain")):
             status = "failed" if kind == "silence" else "resolved"
@@ -464,16 +453,15 @@ async def test_counters_of_signals_add_up(agent: Standby, clock: FakeClock) -> N
                 clock.now(),
             )
 
-    said = await agent.field.get("/api/admin/emergency-events", by=ADMIN)
+    reply = await agent.field.get("/api/admin/emergency-events", by=ADMIN)
 
-    summary = said["summary"]
+    summary = reply["summary"]
     assert summary["total"] == summary["rebalance"] + summary["termination"] == 2
     assert summary["failed"] == 0
-    assert said["total"] == len(said["events"]) == 4
+    assert reply["total"] == len(reply["events"]) == 4
 
 
 async def test_market_around_an_emergency_is_kept(agent: Standby, clock: FakeClock) -> None:
-    """Filled in after the rescue, once."""
     await create(agent, **going(clock))
     await run_job(agent.field.plane, "failover")
 
@@ -491,7 +479,6 @@ async def test_market_around_an_emergency_is_kept(agent: Standby, clock: FakeClo
 
 @covers("40 41 42 X16 X17 X25", "bad")
 async def test_bad_signals_are_refused(agent: Standby) -> None:
-    """A time that nobody can read is no reason to, though."""
     refused = agent.field.refused
     body = {"signal_type": "earthquake"}
     path = f"{agent.at}/create-emergency-replica"
@@ -516,7 +503,6 @@ async def test_bad_signals_are_refused(agent: Standby) -> None:
 @covers("40 41 42 75 X16 X17 X25", "foreign")
 @covers("75", "bad")
 async def test_another_tenants_agent_has_no_emergencies(agent: Standby) -> None:
-    """Nor has one that there is not; and a tenant does not list those of all."""
     for method, name in (
         ("POST", "create-emergency-replica"),
         ("POST", "termination-imminent"),

@@ -1,4 +1,4 @@
-"""Live events over HTTP, as browsers take them."""
+"""Live events over HTTP, for browsers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.support.link import Hand
 Frame = dict[str, Any]
 
 
-async def read(answer: Any, until: str) -> list[Frame]:
-    """Events of a stream up to the first of a name."""
+async def read(response: Any, until: str) -> list[Frame]:
+    """Read a stream's events up to the first with a name."""
     frames: list[Frame] = []
     async with asyncio.timeout(15):
         while not frames or frames[-1]["event"] != until:
-            block = (await answer.content.readuntil(b"\n\n")).decode()
+            block = (await response.content.readuntil(b"\n\n")).decode()
             lines = dict(line.split(": ", 1) for line in block.strip().splitlines())
             lines["data"] = orjson.loads(lines["data"])
             frames.append(lines)
@@ -26,16 +26,15 @@ async def read(answer: Any, until: str) -> list[Frame]:
 
 
 @covers("72 X22", "good")
-async def test_browser_hears_what_happens_and_resumes_by_id(field: Field) -> None:
-    """With ids, names and data of one form on both paths."""
-    async with field.send("GET", "/api/events/stream?types=instance_status_change") as answer:
-        assert answer.status == 200
-        assert answer.headers["Content-Type"].startswith("text/event-stream")
-        assert answer.headers["Cache-Control"] == "no-cache"
-        assert answer.headers["X-Accel-Buffering"] == "no"
-        await read(answer, "connected")
+async def test_event_stream_resumes_by_id(field: Field) -> None:
+    async with field.send("GET", "/api/events/stream?types=instance_status_change") as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert response.headers["Cache-Control"] == "no-cache"
+        assert response.headers["X-Accel-Buffering"] == "no"
+        await read(response, "connected")
         await Hand(field.plane, field.tenant).register("i-1")
-        change = (await read(answer, "instance_status_change"))[-1]
+        change = (await read(response, "instance_status_change"))[-1]
 
     assert change["data"] | {"timestamp": ""} == {
         "type": "instance_status_change",
@@ -49,8 +48,8 @@ async def test_browser_hears_what_happens_and_resumes_by_id(field: Field) -> Non
         },
     }
     path = f"/api/events/stream/{field.tenant.id}?types=instance_status_change&names=upper"
-    async with field.send("GET", path, headers={"Last-Event-ID": change["id"]}) as answer:
-        again = await read(answer, "INSTANCE_RUNNING")
+    async with field.send("GET", path, headers={"Last-Event-ID": change["id"]}) as response:
+        again = await read(response, "INSTANCE_RUNNING")
     assert [frame["event"] for frame in again] == [
         "CONNECTED",
         "INSTANCE_STATE_CHANGED",
@@ -62,15 +61,15 @@ async def test_browser_hears_what_happens_and_resumes_by_id(field: Field) -> Non
 @covers("72", "bad")
 @covers("X22", "bad")
 async def test_unknown_event_type_is_refused_before_the_stream(field: Field) -> None:
-    """As JSON, by name."""
     for path in ("/api/events/stream", f"/api/events/stream/{field.tenant.id}"):
-        said = await field.refused("VALIDATION_ERROR", "GET", f"{path}?types=all_of_it", status=400)
-        assert said["details"][0]["field"] == "types"
+        reply = await field.refused(
+            "VALIDATION_ERROR", "GET", f"{path}?types=all_of_it", status=400
+        )
+        assert reply["details"][0]["field"] == "types"
 
 
 @covers("72 X22", "foreign")
 async def test_another_tenants_events_are_not_there(field: Field) -> None:
-    """Alike for unknown tenants."""
     for tenant_id in (field.tenant.id, UNKNOWN_ID, "nonsense"):
         for path in (
             f"/api/events/stream/{tenant_id}",
@@ -79,8 +78,7 @@ async def test_another_tenants_events_are_not_there(field: Field) -> None:
             await field.refused("NOT_FOUND", "GET", path, by=field.foreign, status=404)
 
 
-async def test_administrator_hears_all_tenants_or_the_one_asked_for(field: Field) -> None:
-    """Without a client, everybody's."""
+async def test_administrator_receives_events_of_all_tenants_or_of_one(field: Field) -> None:
     narrow = f"/api/events/stream?client_id={field.tenant.id}"
     async with (
         field.send("GET", "/api/events/stream", by=ADMIN) as wide,

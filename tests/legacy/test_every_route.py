@@ -1,4 +1,4 @@
-"""Every route of the field is served, proven by tests, and closed to whom it is not for."""
+"""Every legacy route is served, covered by tests, and closed to callers without permission."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from spotplane_bridge.legacy import registry
 
 from tests.legacy.contract import PROMISED, Promised, shape
-from tests.legacy.field import ADMIN, NOBODY, Field
+from tests.legacy.field import ADMIN, ANONYMOUS, Field
 from tests.support.plane import Tenant
 
 
@@ -25,16 +25,16 @@ OPERATIONS: Final = {"X1", "X2", "X3"}
 LEASING: Final = {"53", "X11"}
 STREAMS: Final = {"72", "X22"}
 
-# What is still to come. These lists only shrink, and are empty in a release.
+# Routes that are not implemented yet. These lists only shrink, and are empty in a release.
 NOT_SERVED: Final[frozenset[str]] = frozenset()
 NOT_PROVEN: Final[frozenset[tuple[str, str]]] = frozenset()
 
-# Routes that take no input that could be bad: neither a body nor a parameter of a kind.
+# Routes without input that could be invalid: neither a body nor a typed parameter.
 WITHOUT_INPUT: Final = _numbers(
     "1 2 5 9 11 12 13 16 20 21 22 23 25 26 28 31 33 36 44 45 51 52 60 61 62 63 65 66 68 70 71 74 75"
     " X4 X6 X9 X20 X21 X23"
 )
-# Routes that name nothing of a tenant.
+# Routes that name no object of a tenant.
 WITHOUT_OWNER: Final = frozenset(route.id for route in PROMISED if route.who in "PAC")
 
 SERVED: Final = [
@@ -43,7 +43,6 @@ SERVED: Final = [
 
 
 def test_every_promised_route_is_declared() -> None:
-    """By the number that the contract gives it, at its method and path."""
     declared = {route.id: (route.method, shape(route.template)) for route in registry.load()}
     promised = {route.id: route.shape for route in PROMISED if route.id not in OPERATIONS}
     assert {number for number in promised if number not in declared} == NOT_SERVED
@@ -51,7 +50,6 @@ def test_every_promised_route_is_declared() -> None:
 
 
 def test_every_route_is_proven() -> None:
-    """A good answer, a refused input where there can be one, and another tenant's object."""
     wanted = {(route.id, "good") for route in SERVED}
     wanted |= {(route.id, "bad") for route in SERVED if route.id not in WITHOUT_INPUT}
     wanted |= {(route.id, "foreign") for route in SERVED if route.id not in WITHOUT_OWNER}
@@ -60,7 +58,7 @@ def test_every_route_is_proven() -> None:
 
 
 def _covered() -> Iterator[tuple[str, str]]:
-    """What tests say of themselves with `covers`, read from their source."""
+    """Return the routes by their `covers` marks, read from the source of the tests."""
     for path in Path(__file__).parent.glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "covers":
@@ -69,34 +67,30 @@ def _covered() -> Iterator[tuple[str, str]]:
 
 
 async def test_no_route_opens_without_a_token(field: Field) -> None:
-    """And all say so in the words that clients compare."""
     for route in SERVED:
         if route.path.startswith("/api/"):
-            said = await field.refused(
-                "UNAUTHORIZED", route.method, route.at(), status=401, by=NOBODY
+            reply = await field.refused(
+                "UNAUTHORIZED", route.method, route.at(), status=401, by=ANONYMOUS
             )
-            assert said["error"] == "Missing client token", route
+            assert reply["error"] == "Missing client token", route
 
 
 async def test_administrators_routes_are_closed_to_tenants(field: Field) -> None:
-    """Whatever the role of the key."""
     for route in SERVED:
         if route.who == "A":
             await field.refused("FORBIDDEN", route.method, route.at(), status=403)
 
 
 async def test_no_tenant_reaches_into_another(field: Field) -> None:
-    """A foreign id is an unknown one, also where the rest of the request would do."""
     for route in SERVED:
         if "{client_id}" in route.path and route.who == "T":
             path = route.at(client_id=field.tenant.id)
             status = await _status(field, route, path, field.foreign)
-            # A body may be refused before its place is looked at; it must not be taken.
+            # A body may be rejected before its object is looked up; it must not be accepted.
             assert status == 404 or (status == 400 and route.method != "GET"), (route, status)
 
 
 async def test_unknown_agents_and_instances_are_not_found(field: Field) -> None:
-    """Neither for a tenant nor for an administrator."""
     for route in SERVED:
         if route.who in "OG" and "{" in route.path:
             for by in (field.tenant, ADMIN):
@@ -106,7 +100,6 @@ async def test_unknown_agents_and_instances_are_not_found(field: Field) -> None:
 
 @pytest.mark.parametrize("role", ["read_only", "developer"])
 async def test_keys_that_only_read_write_nothing(field: Field, role: str) -> None:
-    """They have the reads of their tenant, but for those that lease."""
     key = (await field.plane.key(field.tenant.id, role=role)).key
     for route in SERVED:
         if route.who not in "TOG" or route.id in STREAMS:
@@ -118,7 +111,6 @@ async def test_keys_that_only_read_write_nothing(field: Field, role: str) -> Non
 
 
 async def test_agents_keys_write_what_agents_write(field: Field) -> None:
-    """All routes of agents, and the reads of the others."""
     key = (await field.plane.key(field.tenant.id, role="agent")).key
     for route in SERVED:
         if route.who not in "TOG" or route.id in STREAMS:
@@ -129,7 +121,6 @@ async def test_agents_keys_write_what_agents_write(field: Field) -> None:
 
 
 async def test_an_administrator_is_kept_out_nowhere(field: Field) -> None:
-    """Whatever is answered, it is no question of rights."""
     for route in SERVED:
         if route.id not in STREAMS:
             path = route.at(client_id=field.tenant.id)
@@ -138,6 +129,6 @@ async def test_an_administrator_is_kept_out_nowhere(field: Field) -> None:
 
 
 async def _status(field: Field, route: Promised, path: str, by: Tenant | str) -> int:
-    async with field.send(route.method, path, by=by) as answer:
-        status: int = answer.status
+    async with field.send(route.method, path, by=by) as response:
+        status: int = response.status
         return status

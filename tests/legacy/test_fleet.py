@@ -1,4 +1,4 @@
-"""Instances, as dashboards and agents of the field read and tell them."""
+"""Legacy API of instances: lists, launches, terminations, cleanups and logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.clock import FakeClock
 
 @pytest.fixture
 async def world(field: Field, clock: FakeClock) -> World:
-    """The field's tenant with one agent on spot, and prices."""
+    """The default tenant with one agent on spot, and prices."""
     made = World(field.plane, field.tenant, clock)
     await made.prices()
     return made
@@ -26,7 +26,7 @@ async def agent(world: World) -> str:
 
 
 def ids(client: str, *paths: str) -> list[str]:
-    """Paths of a client."""
+    """Return the paths of a client."""
     return [f"/api/client/{client}{path}" for path in paths]
 
 
@@ -34,15 +34,14 @@ def ids(client: str, *paths: str) -> list[str]:
 async def test_instances_of_a_client_are_a_bare_array_primary_first(
     field: Field, world: World
 ) -> None:
-    """In the contract's words, every member there."""
     agent_id = await agent(world)
     await world.report(agent_id)
 
-    said = await field.get(f"/api/client/{field.tenant.id}/instances")
+    reply = await field.get(f"/api/client/{field.tenant.id}/instances")
 
-    switched = said[0].pop("lastSwitch")
+    switched = reply[0].pop("lastSwitch")
     assert switched.endswith("Z")
-    assert said[0] == {
+    assert reply[0] == {
         "id": "i-new",
         "type": TYPE,
         "region": REGION,
@@ -56,7 +55,7 @@ async def test_instances_of_a_client_are_a_bare_array_primary_first(
         "isPrimary": True,
         "agentId": agent_id,
     }
-    assert (said[1]["id"], said[1]["instanceStatus"], said[1]["isActive"]) == (
+    assert (reply[1]["id"], reply[1]["instanceStatus"], reply[1]["isActive"]) == (
         "i-old",
         "zombie",
         False,
@@ -65,7 +64,6 @@ async def test_instances_of_a_client_are_a_bare_array_primary_first(
 
 @covers("24", "good")
 async def test_instances_are_filtered_searched_and_paged(field: Field, world: World) -> None:
-    """`all` and nothing are no filter; headers say how many there are and how to go on."""
     agent_id = await agent(world)
     await world.report(agent_id)
     await world.start("i-batch", name="Batch", mode="ondemand", az=ZONES[2])
@@ -79,28 +77,26 @@ async def test_instances_are_filtered_searched_and_paged(field: Field, world: Wo
     assert await found("?status=terminated") == ["i-old"]
     assert await found("?mode=ondemand") == ["i-batch"]
     assert await found("?search=bAtC") == ["i-batch"]
-    async with field.send("GET", f"{base}?limit=2") as answer:
-        first = await answer.json()
-        assert answer.headers["X-Total-Count"] == "3"
-        cursor = answer.headers["X-Next-Cursor"]
-    async with field.send("GET", base, params={"limit": "2", "cursor": cursor}) as answer:
-        rest = await answer.json()
-        assert "X-Next-Cursor" not in answer.headers
+    async with field.send("GET", f"{base}?limit=2") as response:
+        first = await response.json()
+        assert response.headers["X-Total-Count"] == "3"
+        cursor = response.headers["X-Next-Cursor"]
+    async with field.send("GET", base, params={"limit": "2", "cursor": cursor}) as response:
+        rest = await response.json()
+        assert "X-Next-Cursor" not in response.headers
     assert sorted(i["id"] for i in first + rest) == ["i-batch", "i-new", "i-old"]
     assert [i["isPrimary"] for i in first + rest] == [True, True, False]
 
 
 @covers("24", "bad")
 async def test_unknown_filter_of_instances_is_refused(field: Field, world: World) -> None:
-    """By name."""
     path = f"/api/client/{field.tenant.id}/instances?status=gone"
-    said = await field.refused("VALIDATION_ERROR", "GET", path, status=400)
-    assert said["details"][0]["field"] == "status"
+    reply = await field.refused("VALIDATION_ERROR", "GET", path, status=400)
+    assert reply["details"][0]["field"] == "status"
 
 
 @covers("24 59 62 X19", "foreign")
 async def test_another_client_is_one_that_does_not_exist(field: Field, world: World) -> None:
-    """Whatever is asked of it."""
     await agent(world)
     for client in (field.tenant.id, UNKNOWN_ID):
         for path in ids(
@@ -111,16 +107,15 @@ async def test_another_client_is_one_that_does_not_exist(field: Field, world: Wo
 
 @covers("6", "good")
 async def test_instances_of_all_clients(field: Field, world: World) -> None:
-    """For administrators, with the filters as they were understood."""
     agent_id = await agent(world)
     other = World(field.plane, field.foreign, world.clock)
     await other.start("i-theirs", name="theirs")
 
-    said = await field.get("/api/admin/instances?search=WEB&status=active", by=ADMIN)
+    reply = await field.get("/api/admin/instances?search=WEB&status=active", by=ADMIN)
     everything = await field.get("/api/admin/instances", by=ADMIN)
     theirs = await field.get(f"/api/admin/instances?client_id={field.foreign.id}", by=ADMIN)
 
-    (item,) = said["instances"]
+    (item,) = reply["instances"]
     assert item.pop("installedAt").endswith("Z")
     assert item.pop("createdAt").endswith("Z")
     assert item == {
@@ -141,8 +136,8 @@ async def test_instances_of_all_clients(field: Field, world: World) -> None:
         "logicalAgentId": "web",
         "agentStatus": "online",
     }
-    assert said["total"] == 1
-    assert said["filters"] == {
+    assert reply["total"] == 1
+    assert reply["filters"] == {
         "status": "active",
         "mode": None,
         "region": None,
@@ -155,7 +150,6 @@ async def test_instances_of_all_clients(field: Field, world: World) -> None:
 
 @covers("6 77", "foreign")
 async def test_tenants_see_no_admin_routes(field: Field, world: World) -> None:
-    """Only administrators do."""
     await field.refused("FORBIDDEN", "GET", "/api/admin/instances", status=403)
     await field.refused(
         "FORBIDDEN", "POST", "/api/admin/bulk/execute", {"operation": "x"}, status=403
@@ -164,16 +158,14 @@ async def test_tenants_see_no_admin_routes(field: Field, world: World) -> None:
 
 @covers("6", "bad")
 async def test_unknown_mode_is_refused(field: Field) -> None:
-    """By name."""
-    said = await field.refused(
+    reply = await field.refused(
         "VALIDATION_ERROR", "GET", "/api/admin/instances?mode=free", by=ADMIN, status=400
     )
-    assert said["details"][0]["field"] == "mode"
+    assert reply["details"][0]["field"] == "mode"
 
 
 @covers("44", "good")
 async def test_instances_to_terminate(field: Field, world: World) -> None:
-    """With both names of the wait."""
     agent_id = await agent(world)
     await world.report(agent_id)
     path = f"/api/agents/{agent_id}/instances-to-terminate"
@@ -184,9 +176,9 @@ async def test_instances_to_terminate(field: Field, world: World) -> None:
     }
     world.clock.advance(timedelta(seconds=300))
 
-    said = await field.get(path)
+    reply = await field.get(path)
 
-    (item,) = said["instances"]
+    (item,) = reply["instances"]
     assert item["seconds_waiting"] == item["seconds_since_marked"] >= 300
     assert list(item) == [
         "instance_id",
@@ -201,9 +193,8 @@ async def test_instances_to_terminate(field: Field, world: World) -> None:
 
 @covers("44 56 57 X7 X8 X13 X14", "foreign")
 async def test_agents_of_others_are_unknown(field: Field, world: World) -> None:
-    """Another tenant's, an unknown one and no id at all give the same answer."""
     agent_id = await agent(world)
-    told: list[tuple[str, str, Any]] = [
+    reported: list[tuple[str, str, Any]] = [
         ("GET", "instances-to-terminate", None),
         ("POST", "switch-report", {"new_instance_id": "i-x"}),
         ("POST", "cleanup-report", {}),
@@ -213,14 +204,13 @@ async def test_agents_of_others_are_unknown(field: Field, world: World) -> None:
         ("POST", "instance-terminated", {"instance_id": "i-old"}),
     ]
     for named in (agent_id, UNKNOWN_ID, "not-an-id"):
-        for method, route, body in told:
+        for method, route, body in reported:
             path = f"/api/agents/{named}/{route}"
             await field.refused("NOT_FOUND", method, path, body, by=field.foreign, status=404)
 
 
 @covers("X8", "good")
 async def test_termination_report(field: Field, world: World) -> None:
-    """Done, failed, and repeated."""
     agent_id = await agent(world)
     await world.report(agent_id)
     path = f"/api/agents/{agent_id}/termination-report"
@@ -236,7 +226,6 @@ async def test_termination_report(field: Field, world: World) -> None:
 
 @covers("X8", "good")
 async def test_termination_report_in_the_form_of_a_notice(field: Field, world: World) -> None:
-    """Action agents tell notices so, advisory agents what has happened."""
     agent_id = await agent(world)
     path = f"/api/agents/{agent_id}/termination-report"
 
@@ -249,10 +238,9 @@ async def test_termination_report_in_the_form_of_a_notice(field: Field, world: W
 
 
 @covers("X8 X14", "bad")
-async def test_termination_report_must_say_what_happened_to_what(
+async def test_termination_report_needs_an_instance_and_an_outcome(
     field: Field, world: World
 ) -> None:
-    """And the instance must be the agent's."""
     agent_id = await agent(world)
     base = f"/api/agents/{agent_id}"
     bad = {"instance_id": "i-old"}
@@ -264,32 +252,30 @@ async def test_termination_report_must_say_what_happened_to_what(
 
 @covers("X14", "good")
 async def test_instance_terminated(field: Field, world: World) -> None:
-    """As a termination report with success."""
     agent_id = await agent(world)
     await world.report(agent_id)
 
-    said = await field.post(
+    reply = await field.post(
         f"/api/agents/{agent_id}/instance-terminated",
         {"instance_id": "i-old", "request_id": "whatever", "confirmed_at": "2026-01-01T00:00:00"},
     )
 
-    assert said == {"success": True, "message": "the instance has ended"}
+    assert reply == {"success": True, "message": "the instance has ended"}
     assert (await world.instances())["i-old"] == "terminated"
 
 
 @covers("X13", "good")
 async def test_launch_of_a_switch_moves_the_agent(field: Field, world: World) -> None:
-    """The action dialect: the launch is told, and the plane goes on."""
     agent_id = await agent(world)
     await world.force("i-old", target="pool", pool_id=POOLS[1])
     command = await world.lease(agent_id, "i-old")
     path = f"/api/agents/{agent_id}/instance-launched"
     body = {"temp_instance_id": "switch-1", "instance_id": "i-new", "request_id": command.id}
 
-    said = await field.post(path, body)
+    reply = await field.post(path, body)
 
-    assert said == {"success": True, "instance_id": "i-new", "status": "running_primary"}
-    assert await field.post(path, body) == said
+    assert reply == {"success": True, "instance_id": "i-new", "status": "running_primary"}
+    assert await field.post(path, body) == reply
     assert await world.instances() == {"i-old": "zombie", "i-new": "running_primary"}
     (row,) = await world.switches()
     assert (str(row["command_id"]), row["new_pool_id"]) == (command.id, POOLS[1])
@@ -297,7 +283,6 @@ async def test_launch_of_a_switch_moves_the_agent(field: Field, world: World) ->
 
 @covers("X13", "good")
 async def test_launch_of_a_replica_binds_its_placeholder(field: Field, world: World) -> None:
-    """And makes it ready."""
     agent_id = await agent(world)
     made = await field.post(
         f"/api/agents/{agent_id}/create-emergency-replica",
@@ -307,26 +292,25 @@ async def test_launch_of_a_replica_binds_its_placeholder(field: Field, world: Wo
     path = f"/api/agents/{agent_id}/instance-launched"
     body = {"temp_instance_id": made["instance_id"], "instance_id": "i-standby"}
 
-    said = await field.post(path, body)
+    reply = await field.post(path, body)
 
-    assert said == {"success": True, "instance_id": "i-standby", "status": "ready"}
-    assert await field.post(path, body) == said
+    assert reply == {"success": True, "instance_id": "i-standby", "status": "ready"}
+    assert await field.post(path, body) == reply
     assert (await world.instances())["i-standby"] == "running_replica"
 
 
 @covers("X13", "bad")
 async def test_launch_must_name_its_instance(field: Field, world: World) -> None:
-    """One that is not another agent's."""
     agent_id = await agent(world)
     await world.start("i-else", name="else")
     path = f"/api/agents/{agent_id}/instance-launched"
     await field.refused("VALIDATION_ERROR", "POST", path, {}, status=400)
-    async with field.send("POST", path, {"instance_id": "i-else"}) as answer:
-        assert answer.status == 409
+    async with field.send("POST", path, {"instance_id": "i-else"}) as response:
+        assert response.status == 409
 
 
 def machine(**more: Any) -> dict[str, Any]:
-    """An instance to be registered by hand."""
+    """Return an instance for manual registration."""
     return {
         "instance_id": "i-hand",
         "instance_type": TYPE,
@@ -338,14 +322,13 @@ def machine(**more: Any) -> dict[str, Any]:
 
 @covers("X7", "good")
 async def test_instance_registered_by_hand_serves(field: Field, world: World) -> None:
-    """The former primary is a zombie; no switch is counted."""
     agent_id = await agent(world)
     path = f"/api/agents/{agent_id}/register-instance"
 
-    said = await field.post(path, machine(spot_price=0.011, ondemand_price=0.05))
+    reply = await field.post(path, machine(spot_price=0.011, ondemand_price=0.05))
     spare = await field.post(path, machine(instance_id="i-spare", is_primary=False))
 
-    assert said == {
+    assert reply == {
         "success": True,
         "message": "the instance serves",
         "instance_id": "i-hand",
@@ -364,13 +347,12 @@ async def test_instance_registered_by_hand_serves(field: Field, world: World) ->
 
 @covers("X7", "bad")
 async def test_instance_registered_by_hand_must_be_complete(field: Field, world: World) -> None:
-    """And not have ended."""
     agent_id = await agent(world)
     path = f"/api/agents/{agent_id}/register-instance"
     for missing in ("instance_id", "instance_type", "region", "az", "mode"):
         body = {name: value for name, value in machine().items() if name != missing}
-        said = await field.refused("VALIDATION_ERROR", "POST", path, body, status=400)
-        assert said["details"][0]["field"] == missing
+        reply = await field.refused("VALIDATION_ERROR", "POST", path, body, status=400)
+        assert reply["details"][0]["field"] == missing
     await world.report(agent_id)
     await world.ended(agent_id, "i-old")
     gone = machine(instance_id="i-old")
@@ -379,7 +361,6 @@ async def test_instance_registered_by_hand_must_be_complete(field: Field, world:
 
 @covers("57", "good")
 async def test_cleanup_report(field: Field, world: World) -> None:
-    """Lists or counts, with and without a cut-off date; a repeat counts once."""
     agent_id = await agent(world)
     path = f"/api/agents/{agent_id}/cleanup-report"
     body = {
@@ -399,16 +380,16 @@ async def test_cleanup_report(field: Field, world: World) -> None:
         },
     }
 
-    said = await field.post(path, body)
+    reply = await field.post(path, body)
 
-    assert said == {
+    assert reply == {
         "success": True,
         "message": "the cleanup is recorded",
         "deleted_snapshots": 3,
         "deleted_amis": 1,
         "failed_count": 2,
     }
-    assert await field.post(path, body) == said
+    assert await field.post(path, body) == reply
     (event,) = await world.told("cleanup.completed")
     assert (event["deleted_snapshots"], event["failed_count"]) == (3, 2)
     counts = {"amis_deleted": 2, "snapshots_deleted": 5, "errors": ["a", "b"]}
@@ -429,24 +410,22 @@ async def test_cleanup_at_an_instant_that_is_none_is_refused(
 
 @covers("57", "bad")
 async def test_cleanup_counts_are_counts(field: Field, world: World) -> None:
-    """By name."""
     agent_id = await agent(world)
     path = f"/api/agents/{agent_id}/cleanup-report"
-    said = await field.refused("VALIDATION_ERROR", "POST", path, {"amis_deleted": -1}, status=400)
-    assert said["details"][0]["field"] == "amis_deleted"
+    reply = await field.refused("VALIDATION_ERROR", "POST", path, {"amis_deleted": -1}, status=400)
+    assert reply["details"][0]["field"] == "amis_deleted"
 
 
 @covers("69", "good")
-async def test_logs_tell_what_happened_newest_first(field: Field, world: World) -> None:
-    """Switches, ends and events, both names of the type."""
+async def test_logs_are_listed_newest_first(field: Field, world: World) -> None:
     agent_id = await agent(world)
     await world.report(agent_id)
     await world.ended(agent_id, "i-old", success=False, error="busy")
     await world.ended(agent_id, "i-old")
 
-    said = await field.get("/api/client/instances/i-old/logs")
+    reply = await field.get("/api/client/instances/i-old/logs")
 
-    assert [list(item) for item in said] == [
+    assert [list(item) for item in reply] == [
         [
             "timestamp",
             "eventType",
@@ -462,21 +441,21 @@ async def test_logs_tell_what_happened_newest_first(field: Field, world: World) 
             "price",
             "metadata",
         ]
-    ] * len(said)
-    assert [item["eventType"] for item in said[:3]] == [
+    ] * len(reply)
+    assert [item["eventType"] for item in reply[:3]] == [
         "termination",
         "instance_termination_failed",
         "switch",
     ]
-    assert {item["eventType"] for item in said[3:]} == {"agent_registered", "instance_registered"}
-    switch = said[2]
+    assert {item["eventType"] for item in reply[3:]} == {"agent_registered", "instance_registered"}
+    switch = reply[2]
     assert (switch["status"], switch["fromValue"], switch["toValue"]) == (
         "success",
         POOLS[0],
         POOLS[1],
     )
     assert (switch["savings"], switch["price"]) == (0.005, 0.015)
-    assert said[1]["reason"] == "busy"
+    assert reply[1]["reason"] == "busy"
     assert [
         i["eventType"] for i in await field.get("/api/client/instances/i-old/logs?limit=1")
     ] == ["termination"]
@@ -484,16 +463,14 @@ async def test_logs_tell_what_happened_newest_first(field: Field, world: World) 
 
 @covers("69", "bad")
 async def test_limit_of_logs_is_bounded(field: Field, world: World) -> None:
-    """By name."""
     await agent(world)
     path = "/api/client/instances/i-old/logs?limit=1001"
-    said = await field.refused("VALIDATION_ERROR", "GET", path, status=400)
-    assert said["details"][0]["field"] == "limit"
+    reply = await field.refused("VALIDATION_ERROR", "GET", path, status=400)
+    assert reply["details"][0]["field"] == "limit"
 
 
 @covers("28 29 69", "foreign")
 async def test_instances_of_others_are_unknown(field: Field, world: World) -> None:
-    """Another tenant's and unknown ones give the same answer."""
     await agent(world)
     for named in ("i-old", "i-nowhere"):
         base = f"/api/client/instances/{named}"
@@ -507,13 +484,12 @@ async def test_instances_of_others_are_unknown(field: Field, world: World) -> No
 
 @covers("77", "good")
 async def test_bulk_execute(field: Field, world: World) -> None:
-    """One result for each item."""
     agent_id = await agent(world)
     body = {"operation": "disable_agents", "agent_ids": [agent_id, UNKNOWN_ID], "confirm": True}
 
-    said = await field.post("/api/admin/bulk/execute", body, by=ADMIN)
+    reply = await field.post("/api/admin/bulk/execute", body, by=ADMIN)
 
-    assert said == {
+    assert reply == {
         "operation": "disable_agents",
         "total": 2,
         "succeeded": 1,
@@ -533,7 +509,6 @@ async def test_bulk_execute(field: Field, world: World) -> None:
 
 @covers("77", "bad")
 async def test_bulk_execute_must_be_meant(field: Field) -> None:
-    """And know its operation."""
     at, named = "/api/admin/bulk/execute", {"agent_ids": [UNKNOWN_ID]}
     await field.refused(
         "CONFIRM_REQUIRED", "POST", at, named | {"operation": "enable_agents"}, by=ADMIN, status=400

@@ -1,4 +1,4 @@
-"""Request bodies that are meant to exhaust the bridge."""
+"""Request bodies that try to exhaust the bridge."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ def bearer(token: str) -> dict[str, str]:
 async def test_an_unknown_credential_is_refused_before_its_large_body(field: Field) -> None:
     for path, code in ((REPORT, "INVALID_TOKEN"), (BATCH, "API_KEY_INVALID")):
         announced = head("POST", path, Content_Length=MIB, **bearer(UNKNOWN_KEY))
-        answer = await send(field.http, announced)
-        assert (answer.status, answer.code) == (401, code)
-        assert answer.headers["connection"] == "close"
+        response = await send(field.http, announced)
+        assert (response.status, response.code) == (401, code)
+        assert response.headers["connection"] == "close"
 
 
 async def test_an_unknown_credential_is_refused_after_64_kib_of_unknown_length(
     field: Field,
 ) -> None:
     start = head("POST", REPORT, Transfer_Encoding="chunked", **bearer(UNKNOWN_KEY))
-    answer = await send(field.http, start + b"11000\r\n" + b" " * 0x11000 + b"\r\n")
-    assert (answer.status, answer.code) == (401, "INVALID_TOKEN")
+    response = await send(field.http, start + b"11000\r\n" + b" " * 0x11000 + b"\r\n")
+    assert (response.status, response.code) == (401, "INVALID_TOKEN")
 
 
 async def test_the_credential_of_a_large_body_is_not_inside_of_it(field: Field) -> None:
     announced = head("POST", REPORT, Content_Length=MIB)
-    answer = await send(field.http, announced + b'{"client_token":"' + field.tenant.key.encode())
-    assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
-    assert "header" in answer.json["hint"]
+    response = await send(field.http, announced + b'{"client_token":"' + field.tenant.key.encode())
+    assert (response.status, response.code) == (401, "UNAUTHORIZED")
+    assert "header" in response.json["hint"]
 
 
 async def test_each_route_has_a_limit_that_holds_before_the_body(field: Field) -> None:
     limits = {COMMANDS: 256 * 1024, REPORT: MIB, BATCH: 10 * MIB, "/v1/api-keys": 64 * 1024}
     for path, size in limits.items():
         announced = head("POST", path, Content_Length=size + 1, **bearer(field.tenant.key))
-        answer = await send(field.http, announced)
-        assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+        response = await send(field.http, announced)
+        assert (response.status, response.code) == (413, "PAYLOAD_TOO_LARGE")
 
 
 async def test_a_body_of_unknown_length_ends_at_the_limit(field: Field) -> None:
     for path in (COMMANDS, REPORT):
         start = head("POST", path, Transfer_Encoding="chunked", **bearer(field.tenant.key))
         chunk = b"10000\r\n" + b"[" * 0x10000 + b"\r\n"
-        answer = await send(field.http, start + chunk * 18)
-        assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+        response = await send(field.http, start + chunk * 18)
+        assert (response.status, response.code) == (413, "PAYLOAD_TOO_LARGE")
 
 
 async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(field: Field) -> None:
@@ -70,9 +70,9 @@ async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(field: F
         (COMMANDS, b'{"parameters":{"a":[%b[]]}}' % (b"[]," * 80_000)),
         (COMMANDS, b'{"a":%b}' % (b'{"a":{' * 40_000)),
     ):
-        async with field.http.post(path, data=body, headers=_json(field)) as answer:
-            text = await answer.text()
-            assert answer.status == 413, text
+        async with field.http.post(path, data=body, headers=_json(field)) as response:
+            text = await response.text()
+            assert response.status == 413, text
             assert "values" in text
 
 
@@ -86,14 +86,14 @@ async def test_deep_and_long_values_are_the_callers_fault(field: Field) -> None:
         b'{"records":[{"metadata":%b1%b}]}' % (b'{"a":' * 500, b"}" * 500),
         b'{"%b":1}' % (b"\\ud800" * 1000),
     ):
-        async with field.http.post(BATCH, data=body, headers=_json(field)) as answer:
-            assert 400 <= answer.status < 500, await answer.text()
+        async with field.http.post(BATCH, data=body, headers=_json(field)) as response:
+            assert 400 <= response.status < 500, await response.text()
 
 
 async def test_the_last_of_duplicate_members_counts(field: Field) -> None:
     body = b'{%b"records":[]}' % (b'"records":[{}],' * 1000)
-    async with field.http.post(BATCH, data=body, headers=_json(field)) as answer:
-        assert (answer.status, (await answer.json())["error"]["code"]) == (400, "MISSING_FIELD")
+    async with field.http.post(BATCH, data=body, headers=_json(field)) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (400, "MISSING_FIELD")
 
 
 async def test_a_price_beyond_any_exponent_is_no_price(field: Field) -> None:
@@ -104,7 +104,6 @@ async def test_a_price_beyond_any_exponent_is_no_price(field: Field) -> None:
 async def test_the_largest_batch_is_stored_and_others_are_answered_meanwhile(
     field: Field,
 ) -> None:
-    """Its conversion takes about 100 ms, in which `/health` is answered again and again."""
     records = [_record() for _ in range(1000)]
     batch = asyncio.create_task(field.call("POST", BATCH, {"records": records}))
     answered = 0
@@ -117,7 +116,6 @@ async def test_the_largest_batch_is_stored_and_others_are_answered_meanwhile(
 
 
 async def test_the_largest_documented_messages_are_accepted(field: Field) -> None:
-    """As clients write them: indented, and with escapes for everything but ASCII."""
     agent_id = await register(field)
     path = f"/api/agents/{agent_id}"
     price = {"pool_id": "p" * 128, "az": "z" * 64, "instance_type": "t" * 64, "price": 0.123456}
@@ -131,14 +129,13 @@ async def test_the_largest_documented_messages_are_accepted(field: Field) -> Non
     ):
         body = json.dumps(message, indent=4).encode()
         assert len(body) > 64 * 1024
-        async with field.http.post(route, data=body, headers=_json(field)) as answer:
-            assert answer.status in {200, 201}, (route, await answer.text())
+        async with field.http.post(route, data=body, headers=_json(field)) as response:
+            assert response.status in {200, 201}, (route, await response.text())
 
 
 async def test_a_credential_that_is_revoked_does_not_send_by_what_was_remembered(
     field: Field,
 ) -> None:
-    """The bridge remembers for seconds that a credential was valid; the server does not."""
     key = await field.plane.key(field.tenant.id, role="admin", rate_limit_rpm=1000)
     body = {"records": [_record() for _ in range(200)]}
     assert len(json.dumps(body)) > 64 * 1024
@@ -153,17 +150,16 @@ async def test_compressed_bodies_are_refused(field: Field) -> None:
         announced = head(
             "POST", path, Content_Length=100, Content_Encoding="gzip", **bearer(field.tenant.key)
         )
-        answer = await send(field.http, announced)
-        assert (answer.status, answer.code) == (415, "UNSUPPORTED_MEDIA_TYPE")
+        response = await send(field.http, announced)
+        assert (response.status, response.code) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 async def test_headers_of_parts_are_limited(field: Field) -> None:
-    """Parsers of multipart bodies hold the headers of a part in memory."""
     parts = b"--b\r\n" + b"A: %b\r\n" % (b"x" * 1000) * 100 + b"\r\n\r\n--b--\r\n"
     form = {"Content-Type": "multipart/form-data; boundary=b", "X-Admin-Token": ADMIN_TOKEN}
     route = "/api/admin/ml-models/upload"
-    async with field.http.post(route, data=parts, headers=form) as answer:
-        assert (answer.status, (await answer.json())["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    async with field.http.post(route, data=parts, headers=form) as response:
+        assert (response.status, (await response.json())["code"]) == (413, "PAYLOAD_TOO_LARGE")
 
 
 async def test_thousands_of_parameters_are_refused(field: Field) -> None:

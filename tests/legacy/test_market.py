@@ -1,4 +1,4 @@
-"""Prices, pools and what moving would save, as agents and dashboards of the field speak of them."""
+"""Legacy API of prices, pools and simulated switches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRICING: Final = f"/api/client/instances/{INSTANCE}"
 
 @dataclass
 class Told:
-    """An agent of the field, in the first zone on spot."""
+    """An agent in the first zone on spot."""
 
     field: Field
     agent_id: str
@@ -32,9 +32,9 @@ class Told:
 
     async def report(self, body: Any, **how: Any) -> Any:
         """Report prices, and wait until they are clean."""
-        said = await self.field.post(f"/api/agents/{self.agent_id}/pricing-report", body, **how)
+        reply = await self.field.post(f"/api/agents/{self.agent_id}/pricing-report", body, **how)
         await run_job(self.field.plane, "price-pipeline")
-        return said
+        return reply
 
     async def clean(self) -> dict[str, tuple[float, str]]:
         """Newest clean price in dollars, and its source, by pool."""
@@ -53,7 +53,7 @@ class Told:
 
 @pytest.fixture
 async def told(field: Field, clock: FakeClock) -> AsyncIterator[Told]:
-    """An agent that has told nothing yet."""
+    """An agent that has reported nothing yet."""
     async with by_hand(field.plane) as hand:
         hand.metadata = field.tenant.metadata
         registered = await hand.register(INSTANCE, zone=ZONES[0])
@@ -61,7 +61,7 @@ async def told(field: Field, clock: FakeClock) -> AsyncIterator[Told]:
 
 
 def shape_a(at: datetime, **pricing: Any) -> dict[str, Any]:
-    """A report of loop agents."""
+    """Return a report of loop agents."""
     return {
         "instance": {
             "instance_id": INSTANCE,
@@ -87,10 +87,9 @@ def shape_a(at: datetime, **pricing: Any) -> dict[str, Any]:
 
 @covers("55", "good")
 async def test_report_of_loop_agents_becomes_clean(told: Told) -> None:
-    """Shape a: the primary's prices, which are believed most; the instance's own are remembered."""
-    said = await told.report(shape_a(told.now))
+    reply = await told.report(shape_a(told.now))
 
-    assert said == {"success": True, "records_inserted": 3}
+    assert reply == {"success": True, "records_inserted": 3}
     assert await told.clean() == {A: (0.31, "primary"), B: (0.29, "primary")}
     assert await told.on_demand() == {TYPE: 1.006}
     async with told.field.plane.db.connection(ALL_TENANTS) as conn:
@@ -172,7 +171,6 @@ async def test_report_of_loop_agents_becomes_clean(told: Told) -> None:
 async def test_every_shape_of_a_report_is_read(
     told: Told, body: Any, clean: dict[str, float], on_demand: dict[str, float], count: int
 ) -> None:
-    """Missing regions come from the agent, missing pools from type and zone."""
     assert await told.report(body) == {"success": True, "records_inserted": count}
 
     assert {pool: price for pool, (price, _) in (await told.clean()).items()} == clean
@@ -184,7 +182,6 @@ async def test_every_shape_of_a_report_is_read(
     "price", [0, -1, 100.01, None, "much", "NaN", "1e400", True, [1], {}, 0.0000001]
 )
 async def test_bad_price_is_dropped_and_counted(told: Told, price: Any) -> None:
-    """It never fails the report, whose other prices are taken."""
     body = shape_a(told.now, current_spot_price=None, cheapest_pool=None, on_demand_price=None)
     body["pricing"]["spot_pools"].append({"pool_id": C, "price": price})
 
@@ -209,7 +206,6 @@ async def test_bad_price_is_dropped_and_counted(told: Told, price: Any) -> None:
 async def test_clock_of_an_agent_is_believed_within_bounds(
     told: Told, off: timedelta, believed: bool
 ) -> None:
-    """Beyond 5 minutes ahead or 24 hours behind, the time of receipt counts."""
     await told.report(shape_a(told.now + off))
 
     async with told.field.plane.db.connection(ALL_TENANTS) as conn:
@@ -219,7 +215,6 @@ async def test_clock_of_an_agent_is_believed_within_bounds(
 
 
 async def test_report_sent_again_counts_once(told: Told) -> None:
-    """Agents repeat what they got no answer for; the prices are the same prices."""
     for _ in range(2):
         await told.report(shape_a(told.now))
 
@@ -229,8 +224,7 @@ async def test_report_sent_again_counts_once(told: Told) -> None:
 
 
 @covers("55", "foreign")
-async def test_nobody_reports_for_another_tenants_agent(told: Told) -> None:
-    """Foreign and unknown agents are one and the same 404."""
+async def test_reports_for_another_tenants_agent_are_rejected(told: Told) -> None:
     for agent in (told.agent_id, UNKNOWN_ID, "nonsense"):
         await told.field.refused(
             "NOT_FOUND",
@@ -244,7 +238,6 @@ async def test_nobody_reports_for_another_tenants_agent(told: Told) -> None:
 
 @covers("25", "good")
 async def test_pricing_of_an_instance(told: Told) -> None:
-    """Cheapest first; a pool without a price of the last hour has price 0 and comes last."""
     body = shape_a(told.now)
     body["pricing"]["spot_pools"].append(
         {"pool_id": C, "price": 0.2, "timestamp": (told.now - timedelta(hours=2)).isoformat()}
@@ -265,18 +258,16 @@ async def test_pricing_of_an_instance(told: Told) -> None:
     }  # fmt: skip
 
 
-async def test_pricing_before_anything_was_told(told: Told) -> None:
-    """The on-demand price falls back; nothing is null but the pool of an on-demand instance."""
-    said = await told.field.get(f"{PRICING}/pricing")
+async def test_pricing_without_any_report(told: Told) -> None:
+    reply = await told.field.get(f"{PRICING}/pricing")
 
-    assert said["onDemand"] == {"name": "On-Demand", "price": 0.0416}
-    assert said["pools"] == []
+    assert reply["onDemand"] == {"name": "On-Demand", "price": 0.0416}
+    assert reply["pools"] == []
 
 
 @covers("25 27 74", "bad")
 @pytest.mark.parametrize("what", ["pricing", "price-history", "pool-volatility"])
 async def test_unknown_instance_is_not_found(told: Told, what: str) -> None:
-    """As any other."""
     await told.field.refused("NOT_FOUND", "GET", f"/api/client/instances/i-none/{what}", status=404)
 
 
@@ -290,10 +281,9 @@ async def test_unknown_instance_is_not_found(told: Told, what: str) -> None:
         ("POST", "simulate-switch"),
     ],
 )
-async def test_nobody_asks_about_another_tenants_instance(
+async def test_pricing_of_another_tenants_instance_is_not_found(
     told: Told, method: str, what: str
 ) -> None:
-    """It is not found."""
     body = {"target_type": "ondemand"} if method == "POST" else None
     await told.field.refused(
         "NOT_FOUND", method, f"{PRICING}/{what}", body, by=told.field.foreign, status=404
@@ -302,7 +292,6 @@ async def test_nobody_asks_about_another_tenants_instance(
 
 @covers("27", "good")
 async def test_price_history_has_a_member_a_pool(told: Told) -> None:
-    """A row an hour with means; a pool without a price then is null."""
     hour = told.now.replace(minute=0, second=0, microsecond=0)
     earlier = hour - timedelta(hours=2)
     prices = [(A, 0.3, earlier), (A, 0.4, earlier + timedelta(minutes=5)), (B, 0.2, hour)]
@@ -317,9 +306,9 @@ async def test_price_history_has_a_member_a_pool(told: Told) -> None:
         }
     )
 
-    said = await told.field.get(f"{PRICING}/price-history?hours=3&days=90")
+    reply = await told.field.get(f"{PRICING}/price-history?hours=3&days=90")
 
-    assert said == {
+    assert reply == {
         "data": [
             {"time": _z(earlier), "onDemand": 1, f"pool_{A}": 0.35, f"pool_{B}": None},
             {"time": _z(hour), "onDemand": 1, f"pool_{A}": None, f"pool_{B}": 0.2},
@@ -330,36 +319,33 @@ async def test_price_history_has_a_member_a_pool(told: Told) -> None:
         ],
         "onDemandPrice": 1,
     }
-    assert (await told.field.get(f"{PRICING}/price-history?hours=1"))["data"] == said["data"][1:]
+    assert (await told.field.get(f"{PRICING}/price-history?hours=1"))["data"] == reply["data"][1:]
     by_day = await told.field.get(f"{PRICING}/price-history?days=2&interval=day")
     assert {row["time"][11:] for row in by_day["data"]} == {"00:00:00Z"}
 
 
 async def test_price_history_without_pools_is_empty(told: Told) -> None:
-    """Pages map over both lists."""
-    said = await told.field.get(f"{PRICING}/price-history")
+    reply = await told.field.get(f"{PRICING}/price-history")
 
-    assert said == {"data": [], "pools": [], "onDemandPrice": 0.0416}
+    assert reply == {"data": [], "pools": [], "onDemandPrice": 0.0416}
 
 
 @pytest.mark.parametrize("query", ["days=0", "days=91", "hours=2161", "interval=week", "days=x"])
 async def test_range_of_a_price_history_is_bounded(told: Told, query: str) -> None:
-    """By name."""
-    said = await told.field.refused(
+    reply = await told.field.refused(
         "VALIDATION_ERROR", "GET", f"{PRICING}/price-history?{query}", status=400
     )
-    assert said["details"][0]["field"] == query.partition("=")[0]
+    assert reply["details"][0]["field"] == query.partition("=")[0]
 
 
 @covers("30", "good")
 async def test_history_of_where_the_agent_serves(told: Told) -> None:
-    """Without a name that of the agent heard of last; only pools that have a price then."""
     hour = told.now.replace(minute=0, second=0, microsecond=0)
     await told.report(shape_a(told.now))
 
-    said = await told.field.get("/api/client/pricing-history?days=1")
+    reply = await told.field.get("/api/client/pricing-history?days=1")
 
-    assert said == {
+    assert reply == {
         "history": [
             {
                 "timestamp": _z(hour),
@@ -377,12 +363,11 @@ async def test_history_of_where_the_agent_serves(told: Told) -> None:
         "region": REGION,
     }
     named = await told.field.get(f"/api/client/pricing-history?days=1&agent_id={told.agent_id}")
-    assert named == said
+    assert named == reply
 
 
 @covers("30", "bad")
 async def test_history_of_an_agent_is_bounded(told: Told) -> None:
-    """To 30 days."""
     await told.field.refused(
         "VALIDATION_ERROR", "GET", "/api/client/pricing-history?days=31", status=400
     )
@@ -390,7 +375,6 @@ async def test_history_of_an_agent_is_bounded(told: Told) -> None:
 
 @covers("30", "foreign")
 async def test_history_of_another_tenants_agent_is_not_found(told: Told) -> None:
-    """Nor has a tenant without agents a history."""
     for query in ("", f"?agent_id={told.agent_id}"):
         await told.field.refused(
             "NOT_FOUND",
@@ -403,7 +387,6 @@ async def test_history_of_another_tenants_agent_is_not_found(told: Told) -> None
 
 @covers("70", "good")
 async def test_statistics_of_all_pools(told: Told) -> None:
-    """Every figure of its own; prices of the last hour."""
     await told.report(shape_a(told.now))
     async with told.field.plane.db.transaction(ALL_TENANTS) as conn:
         await market_store.record_interruption(conn, B, "i-gone", told.now)
@@ -442,13 +425,11 @@ async def test_statistics_of_all_pools(told: Told) -> None:
 @covers("70 X24", "foreign")
 @pytest.mark.parametrize("path", ["pools/statistics", "consolidation-jobs"])
 async def test_only_administrators_see_all_pools_and_jobs(told: Told, path: str) -> None:
-    """A tenant's key is refused, whatever its role."""
     await told.field.refused("FORBIDDEN", "GET", f"/api/admin/{path}", status=403)
 
 
 @covers("74", "good")
 async def test_volatility_of_pools(told: Told) -> None:
-    """The steadiest alternative is the best; a pool with one price never is."""
     at = rules.bucket(told.now)
     series = {A: (0.3, 0.3), B: (0.2, 0.4), C: (0.5,)}
     await told.report(
@@ -497,12 +478,11 @@ async def test_volatility_of_pools(told: Told) -> None:
 
 @covers("76", "good")
 async def test_simulated_switch(told: Told) -> None:
-    """What it would save, and how sure that is; nothing changes."""
     await told.report(shape_a(told.now))
 
-    said = await told.field.post(f"{PRICING}/simulate-switch", {"target_pool": B})
+    reply = await told.field.post(f"{PRICING}/simulate-switch", {"target_pool": B})
 
-    assert said == {
+    assert reply == {
         "simulation": {
             "current_price": 0.31,
             "target_price": 0.29,
@@ -531,25 +511,23 @@ async def test_simulated_switch(told: Told) -> None:
     ],
 )
 async def test_simulated_switch_needs_a_target(told: Told, body: Any, code: str) -> None:
-    """A known pool of the instance's type and region, or on demand."""
     await told.field.refused(code, "POST", f"{PRICING}/simulate-switch", body, status=400)
 
 
 @covers("X24", "good")
 async def test_pipeline_runs_are_listed(told: Told) -> None:
-    """Newest first; a run that did nothing leaves no row."""
     await told.report(shape_a(told.now))
 
-    said = await told.field.get("/api/admin/consolidation-jobs?days=1", by=ADMIN)
+    reply = await told.field.get("/api/admin/consolidation-jobs?days=1", by=ADMIN)
 
-    cleaned = [job for job in said["jobs"] if job["job"] == "price-pipeline"]
+    cleaned = [job for job in reply["jobs"] if job["job"] == "price-pipeline"]
     assert [list(job) for job in cleaned] == [
         ["id", "job", "status", "started_at", "completed_at", "records_processed",
          "duplicates_removed", "gaps_interpolated", "backfills_added", "error"]
     ] * len(cleaned)  # fmt: skip
     assert sum(job["records_processed"] for job in cleaned) == 2
     assert {(job["status"], job["error"]) for job in cleaned} == {("completed", None)}
-    assert (said["total"], said["days"]) == (len(said["jobs"]), 1)
+    assert (reply["total"], reply["days"]) == (len(reply["jobs"]), 1)
     await told.field.refused(
         "VALIDATION_ERROR", "GET", "/api/admin/consolidation-jobs?days=91", by=ADMIN, status=400
     )

@@ -1,4 +1,4 @@
-"""Notifications and price alerts, as dashboards of the field read them."""
+"""Legacy API of notifications and price alerts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.clock import FakeClock
 
 @pytest.fixture
 async def told(field: Field, clock: FakeClock) -> Field:
-    """A field whose tenant was told twice, everybody once."""
+    """A client with two notifications of its tenant and a global one."""
     db = field.plane.db
     await tell(db, "switch.failed", field.tenant, clock.now(), message="no capacity")
     await tell(db, "token.regenerated", field.tenant, clock.now())
@@ -24,30 +24,29 @@ async def told(field: Field, clock: FakeClock) -> Field:
 
 @covers("64", "good")
 async def test_notifications_are_a_bare_array_newest_first(told: Field) -> None:
-    """Own and global ones."""
-    said = await told.get("/api/notifications?limit=50")
+    reply = await told.get("/api/notifications?limit=50")
 
-    assert [list(item) for item in said] == [
+    assert [list(item) for item in reply] == [
         ["id", "message", "severity", "isRead", "time", "client_id"]
-    ] * len(said)
-    assert [(n["message"], n["severity"], n["client_id"], n["isRead"]) for n in said] == [
+    ] * len(reply)
+    assert [(n["message"], n["severity"], n["client_id"], n["isRead"]) for n in reply] == [
         ("A new decision model is live", "info", None, False),
         ("The client token was regenerated", "warning", told.tenant.id, False),
         ("The switch of agent an agent failed: no capacity", "error", told.tenant.id, False),
     ]
-    assert said[0]["time"].endswith("Z")
+    assert reply[0]["time"].endswith("Z")
 
 
 @covers("64", "bad")
 async def test_limit_of_notifications_is_bounded(told: Field) -> None:
-    """By name."""
-    said = await told.refused("VALIDATION_ERROR", "GET", "/api/notifications?limit=101", status=400)
-    assert said["details"][0]["field"] == "limit"
+    reply = await told.refused(
+        "VALIDATION_ERROR", "GET", "/api/notifications?limit=101", status=400
+    )
+    assert reply["details"][0]["field"] == "limit"
 
 
 @covers("64 65 66", "foreign")
-async def test_nobody_sees_or_marks_what_another_tenant_was_told(told: Field) -> None:
-    """Global ones are everybody's."""
+async def test_another_tenants_notifications_are_not_found(told: Field) -> None:
     theirs = await told.get("/api/notifications", by=told.foreign)
     assert [n["message"] for n in theirs] == ["A new decision model is live"]
     mine = (await told.get("/api/notifications"))[1]["id"]
@@ -72,7 +71,6 @@ async def test_nobody_sees_or_marks_what_another_tenant_was_told(told: Field) ->
 
 @covers("65", "good")
 async def test_read_state_of_a_global_notification_is_each_tenants_own(told: Field) -> None:
-    """An own one is read for its administrators as well."""
     shared, own = [n["id"] for n in (await told.get("/api/notifications"))[:2]]
 
     for found in (shared, own, own):
@@ -88,7 +86,6 @@ async def test_read_state_of_a_global_notification_is_each_tenants_own(told: Fie
 
 @covers("65", "bad")
 async def test_unknown_and_malformed_ids_are_not_found(told: Field) -> None:
-    """Alike."""
     for found in (UNKNOWN_ID, "nonsense"):
         path = f"/api/notifications/{found}/mark-read"
         await told.refused("NOT_FOUND", "POST", path, status=404)
@@ -96,9 +93,8 @@ async def test_unknown_and_malformed_ids_are_not_found(told: Field) -> None:
 
 @covers("66", "good")
 async def test_all_that_the_caller_sees_is_marked_and_counted(told: Field) -> None:
-    """With null, and with no body at all."""
-    said = await told.post("/api/notifications/mark-all-read", {"client_id": None})
-    assert said == {"success": True, "marked_count": 3}
+    reply = await told.post("/api/notifications/mark-all-read", {"client_id": None})
+    assert reply == {"success": True, "marked_count": 3}
     assert await told.post("/api/notifications/mark-all-read") == {
         "success": True,
         "marked_count": 0,
@@ -108,7 +104,7 @@ async def test_all_that_the_caller_sees_is_marked_and_counted(told: Field) -> No
 
 @pytest.fixture
 async def pool(field: Field, clock: FakeClock) -> str:
-    """A pool that somebody has reported."""
+    """A pool with a reported price."""
     async with field.plane.db.connection(ALL_TENANTS) as conn:
         await conn.execute(PUT_POOL, POOL, clock.now())
     return POOL
@@ -116,7 +112,6 @@ async def pool(field: Field, clock: FakeClock) -> str:
 
 @covers("78 X20 X21", "good")
 async def test_alert_is_made_listed_and_ended(field: Field, pool: str) -> None:
-    """With its defaults; the alias of its threshold counts."""
     path = f"/api/client/{field.tenant.id}/pricing-alerts"
 
     made = await field.post(path, {"threshold_price": 0.052, "pool_id": pool}, status=201)
@@ -169,20 +164,18 @@ async def test_alert_is_made_listed_and_ended(field: Field, pool: str) -> None:
 async def test_alert_that_makes_no_sense_is_refused(
     field: Field, body: dict[str, object], code: str, named: str | None
 ) -> None:
-    """By the name of the member."""
     path = f"/api/client/{field.tenant.id}/pricing-alerts"
 
-    said = await field.refused(code, "POST", path, body, status=400)
+    reply = await field.refused(code, "POST", path, body, status=400)
 
     if named is not None:
-        assert said["details"][0]["field"].startswith(named)
+        assert reply["details"][0]["field"].startswith(named)
     assert await field.get(path) == []
 
 
 @covers("78 X20 X21", "foreign")
 @covers("X21", "bad")
 async def test_alerts_of_another_tenant_are_not_there(field: Field, pool: str) -> None:
-    """To tenants; administrators see all, but unknown tenants."""
     path = f"/api/client/{field.tenant.id}/pricing-alerts"
     made = await field.post(path, {"threshold": 1}, status=201)
     end = f"{path}/{made['alert_id']}"

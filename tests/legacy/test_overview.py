@@ -1,4 +1,4 @@
-"""The plane, its tenants, an instance and an agent, in the JSON of the field."""
+"""Legacy API of overview pages: the server, its tenants, an instance and an agent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spotplane_server.savings.jobs import SavingsJob
 from tests.decisions import models
 from tests.decisions.test_cel import rule, rule_set
 from tests.decisions.world import Engines
-from tests.legacy.field import ADMIN, NOBODY, UNKNOWN_ID, Field, covers
+from tests.legacy.field import ADMIN, ANONYMOUS, UNKNOWN_ID, Field, covers
 from tests.savings.world import TYPE, Machine, World, bucket
 from tests.support.clock import FakeClock
 
@@ -55,7 +55,7 @@ PUT_RUN: Final = """
 
 @dataclass
 class Scene:
-    """One agent that moved from a zombie to a spot instance, and what it left behind."""
+    """One agent that moved from a zombie to a spot instance, and the history of the move."""
 
     world: World
     tenant_id: TenantId
@@ -90,7 +90,7 @@ async def scene(field: Field, database_url: str, clock: FakeClock) -> AsyncItera
 
 
 async def ended(field: Field, scene: Scene) -> None:
-    """Let the agent's last instance end, so that no sum depends on the moment."""
+    """Terminate the agent's last instance, so that no sum depends on the current time."""
     await scene.world.move(scene.new, "terminated", bucket(scene.now) - rules.BUCKET)
     await SavingsJob(field.plane.db).run_once(scene.now)
 
@@ -101,11 +101,10 @@ def client(of: Scene) -> str:
 
 @covers("1", "good")
 async def test_the_fleet_is_counted(field: Field, scene: Scene) -> None:
-    """Exactly these members, and never null."""
     await ended(field, scene)
     await scene.world.newest("a", scene.now, DOLLAR)
-    said = await field.get("/api/admin/stats", by=ADMIN)
-    assert said == {
+    reply = await field.get("/api/admin/stats", by=ADMIN)
+    assert reply == {
         "totalAccounts": 2,
         "agentsOnline": 1,
         "agentsTotal": 1,
@@ -123,16 +122,14 @@ async def test_the_fleet_is_counted(field: Field, scene: Scene) -> None:
 
 
 async def test_an_engine_that_failed_shows_in_the_stats(field: Field, scene: Scene) -> None:
-    """The built-in rules stand in for it."""
     await scene.world.conn.execute("UPDATE engine_state SET active_fallback = true")
-    said = await field.get("/api/admin/stats", by=ADMIN)
-    assert said["backendHealth"] == "Decision Engine Not Loaded"
-    assert said["decisionEngineLoaded"] is False
+    reply = await field.get("/api/admin/stats", by=ADMIN)
+    assert reply["backendHealth"] == "Decision Engine Not Loaded"
+    assert reply["decisionEngineLoaded"] is False
 
 
 @covers("2", "good")
 async def test_clients_are_listed_newest_first(field: Field, scene: Scene) -> None:
-    """A bare array of exactly these members; one query's worth of figures for each."""
     await ended(field, scene)
     rows = await field.get("/api/admin/clients", by=ADMIN)
     assert [row["id"] for row in rows] == [field.foreign.id, field.tenant.id]
@@ -154,11 +151,10 @@ async def test_clients_are_listed_newest_first(field: Field, scene: Scene) -> No
 
 @covers("2", "bad")
 async def test_clients_are_listed_in_pages(field: Field) -> None:
-    """As every list; a page beyond its size is refused."""
-    async with field.send("GET", "/api/admin/clients?limit=1", by=ADMIN) as answer:
-        [first] = await answer.json()
-        cursor = answer.headers["X-Next-Cursor"]
-        assert answer.headers["X-Total-Count"] == "2"
+    async with field.send("GET", "/api/admin/clients?limit=1", by=ADMIN) as response:
+        [first] = await response.json()
+        cursor = response.headers["X-Next-Cursor"]
+        assert response.headers["X-Total-Count"] == "2"
     [second] = await field.get(f"/api/admin/clients?limit=1&cursor={cursor}", by=ADMIN)
     assert [first["id"], second["id"]] == [field.foreign.id, field.tenant.id]
     await field.refused(
@@ -168,7 +164,6 @@ async def test_clients_are_listed_in_pages(field: Field) -> None:
 
 @covers("3", "good")
 async def test_growth_has_every_day(field: Field, scene: Scene) -> None:
-    """Those on which nothing happened too, oldest first."""
     await ActivityJob(field.plane.db).run_once(scene.now)
     rows = await field.get("/api/admin/clients/growth?days=3", by=ADMIN)
     assert [list(row) for row in rows] == [["date", "total", "new", "active", "count"]] * 3
@@ -182,58 +177,54 @@ async def test_growth_has_every_day(field: Field, scene: Scene) -> None:
 @covers("3", "bad")
 @pytest.mark.parametrize("days", ["0", "366", "x"])
 async def test_growth_has_a_range(field: Field, days: str) -> None:
-    """1 to 365 days."""
     path = f"/api/admin/clients/growth?days={days}"
     await field.refused("VALIDATION_ERROR", "GET", path, status=400, by=ADMIN)
 
 
 @covers("4", "good")
 async def test_activity_is_what_happened(field: Field, scene: Scene) -> None:
-    """Newest first, with integers for ids, and no failures."""
     about = {"agent_id": str(scene.agent_id)}
-    told = (
+    reported = (
         ("agent.registered", about),
         ("switch.completed", {**about, "old_mode": "ondemand", "new_mode": "spot"}),
         ("switch.failed", about),
         ("config.changed", about),
     )
     async with field.plane.db.transaction(ALL_TENANTS) as conn:
-        for number, (kind, data) in enumerate(told):
+        for number, (kind, data) in enumerate(reported):
             at = scene.now + timedelta(seconds=number)
             event = events.Event(kind, str(scene.agent_id), data, scene.tenant_id)
             await events.append(conn, event, at)
-    said = await field.get("/api/admin/activity?limit=3", by=ADMIN)
-    assert [list(item) for item in said] == [["id", "type", "text", "time"]] * 3
-    assert [item["type"] for item in said] == ["event", "switch", "agent"]
-    assert all(type(item["id"]) is int for item in said)
-    assert all("checkout" in item["text"] for item in said)
+    reply = await field.get("/api/admin/activity?limit=3", by=ADMIN)
+    assert [list(item) for item in reply] == [["id", "type", "text", "time"]] * 3
+    assert [item["type"] for item in reply] == ["event", "switch", "agent"]
+    assert all(type(item["id"]) is int for item in reply)
+    assert all("checkout" in item["text"] for item in reply)
 
 
 @covers("4", "bad")
 async def test_activity_has_a_limit(field: Field) -> None:
-    """50 at most."""
     await field.refused(
         "VALIDATION_ERROR", "GET", "/api/admin/activity?limit=51", status=400, by=ADMIN
     )
 
 
 @covers("5", "good")
-async def test_the_planes_health_is_told(field: Field, scene: Scene) -> None:
-    """Models and engines each with their own files; the engine is the one that decides."""
+async def test_the_health_of_the_server_is_reported(field: Field, scene: Scene) -> None:
     engines = Engines(field.plane)
     await engines.upload_engine(("e.json", rule_set(rule("false"), name="my-engine")))
     session_id = await engines.upload_model(
         ("m.onnx", models.linear(price=-1)), model_name="my-model", model_version="7"
     )
     await engines.activate(session_id)
-    said = await field.get("/api/admin/system-health", by=ADMIN)
-    used, size = said.pop("connectionPool").split("/")
+    reply = await field.get("/api/admin/system-health", by=ADMIN)
+    used, size = reply.pop("connectionPool").split("/")
     assert 0 <= int(used) <= int(size)
-    assert said.pop("timestamp").endswith("Z")
-    model, engine = said["modelStatus"], said["decisionEngineStatus"]
+    assert reply.pop("timestamp").endswith("Z")
+    model, engine = reply["modelStatus"], reply["decisionEngineStatus"]
     assert [(file["name"], file["size"] > 0) for file in model.pop("files")] == [("m.onnx", True)]
     assert [(file["name"], file["size"] > 0) for file in engine.pop("files")] == [("e.json", True)]
-    assert said == {
+    assert reply == {
         "apiStatus": "Healthy",
         "database": "Connected",
         "decisionEngine": "Loaded",
@@ -256,17 +247,16 @@ async def test_the_planes_health_is_told(field: Field, scene: Scene) -> None:
 
 @covers("13", "good")
 async def test_a_client_sees_itself(field: Field, scene: Scene) -> None:
-    """Both groups of members."""
     await ended(field, scene)
-    said = await field.get(client(scene))
-    today = said.pop("switches_today")
-    monthly = said.pop("monthly_savings")
+    reply = await field.get(client(scene))
+    today = reply.pop("switches_today")
+    monthly = reply.pop("monthly_savings")
     assert today in (0, 1)  # whether midnight has passed since
     assert 0 <= monthly <= 0.3
-    assert said.pop("lastSync").endswith("Z")
-    assert said["recent_switches"][0].pop("initiated_at").endswith("Z")
-    assert said.pop("email")
-    assert said == {
+    assert reply.pop("lastSync").endswith("Z")
+    assert reply["recent_switches"][0].pop("initiated_at").endswith("Z")
+    assert reply.pop("email")
+    assert reply == {
         "id": field.tenant.id,
         "name": "Test",
         "status": "active",
@@ -309,28 +299,25 @@ async def test_a_client_sees_itself(field: Field, scene: Scene) -> None:
 
 @covers("13", "bad")
 async def test_a_new_client_is_all_zeros(field: Field) -> None:
-    """No number is ever null; and nobody is answered without a token."""
     path = f"/api/client/{field.tenant.id}"
-    said = await field.get(path)
-    assert {name for name, value in said.items() if value is None} == {"lastSync"}
-    await field.refused("UNAUTHORIZED", "GET", path, status=401, by=NOBODY)
+    reply = await field.get(path)
+    assert {name for name, value in reply.items() if value is None} == {"lastSync"}
+    await field.refused("UNAUTHORIZED", "GET", path, status=401, by=ANONYMOUS)
 
 
 @covers("13", "foreign")
 @pytest.mark.parametrize("whose", ["foreign", "unknown", "malformed"])
 async def test_another_client_is_not_there(field: Field, whose: str) -> None:
-    """One answer for all three."""
     ids = {"foreign": field.foreign.id, "unknown": UNKNOWN_ID, "malformed": "nope"}
     await field.refused("NOT_FOUND", "GET", f"/api/client/{ids[whose]}", status=404)
 
 
 @covers("26", "good")
 async def test_an_instance_is_measured(field: Field, scene: Scene) -> None:
-    """Its own time, switches and savings."""
     await ended(field, scene)
     await scene.world.newest("a", scene.now, 4 * DOLLAR // 10)
-    said = await field.get(f"/api/client/instances/{scene.new.id}/metrics")
-    assert said == {
+    reply = await field.get(f"/api/client/instances/{scene.new.id}/metrics")
+    assert reply == {
         "id": scene.new.id,
         "instanceType": TYPE,
         "currentMode": "spot",
@@ -350,32 +337,29 @@ async def test_an_instance_is_measured(field: Field, scene: Scene) -> None:
 
 @covers("26", "bad")
 async def test_an_instance_that_runs_is_measured_until_now(field: Field, scene: Scene) -> None:
-    """No number is null when no price is known; an unknown instance is not there."""
-    said = await field.get(f"/api/client/instances/{scene.new.id}/metrics", by=ADMIN)
-    assert said["spotPrice"] == 0
-    assert said["uptimeHours"] > 0.5
-    assert said["totalSavings"] > 0.3
+    reply = await field.get(f"/api/client/instances/{scene.new.id}/metrics", by=ADMIN)
+    assert reply["spotPrice"] == 0
+    assert reply["uptimeHours"] > 0.5
+    assert reply["totalSavings"] > 0.3
     await field.refused("NOT_FOUND", "GET", "/api/client/instances/i-0/metrics", status=404)
 
 
 @covers("26", "foreign")
 async def test_another_clients_instance_is_not_there(field: Field, scene: Scene) -> None:
-    """As if there were none."""
     path = f"/api/client/instances/{scene.new.id}/metrics"
     await field.refused("NOT_FOUND", "GET", path, status=404, by=field.foreign)
 
 
 @covers("63", "good")
 async def test_all_clients_are_exported(field: Field, scene: Scene) -> None:
-    """Names that a spreadsheet would run are defused."""
     await ended(field, scene)
     await scene.world.conn.execute(
         "UPDATE tenants SET name = '=1+1' WHERE id = $1", UUID(field.foreign.id)
     )
-    async with field.send("GET", "/api/admin/export/global-stats", by=ADMIN) as answer:
-        assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
-        assert "global_stats.csv" in answer.headers["Content-Disposition"]
-        header, first, second = (await answer.text()).splitlines()
+    async with field.send("GET", "/api/admin/export/global-stats", by=ADMIN) as response:
+        assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
+        assert "global_stats.csv" in response.headers["Content-Disposition"]
+        header, first, second = (await response.text()).splitlines()
     assert header == (
         "Client ID,Name,Email,Total Savings ($),Active Instances,Active Agents,Created At"
     )
@@ -388,10 +372,9 @@ async def test_all_clients_are_exported(field: Field, scene: Scene) -> None:
 
 @covers("67", "good")
 async def test_everything_is_found_by_a_part_of_its_name(field: Field, scene: Scene) -> None:
-    """The union of both shapes."""
-    said = await field.get("/api/admin/search?q=ECKOU", by=ADMIN)
-    assert list(said) == ["clients", "instances", "agents", "query", "results", "total_results"]
-    agent = said["agents"][0]
+    reply = await field.get("/api/admin/search?q=ECKOU", by=ADMIN)
+    assert list(reply) == ["clients", "instances", "agents", "query", "results", "total_results"]
+    agent = reply["agents"][0]
     assert agent.pop("lastHeartbeat").endswith("Z")
     assert agent == {
         "id": str(scene.agent_id),
@@ -403,12 +386,12 @@ async def test_everything_is_found_by_a_part_of_its_name(field: Field, scene: Sc
         "clientId": field.tenant.id,
         "clientName": "Test",
     }
-    assert [(found["id"], found["status"]) for found in said["instances"]] == [
+    assert [(found["id"], found["status"]) for found in reply["instances"]] == [
         (scene.new.id, "running"),
         (scene.old.id, "terminated"),
     ]
     zone = f"{scene.world.region}a"
-    assert said["instances"][0] == {
+    assert reply["instances"][0] == {
         "instanceId": scene.new.id,
         "id": scene.new.id,
         "instanceType": TYPE,
@@ -419,48 +402,44 @@ async def test_everything_is_found_by_a_part_of_its_name(field: Field, scene: Sc
         "clientId": field.tenant.id,
         "clientName": "Test",
     }
-    assert said["total_results"] == 3
-    assert said["results"]["instances"] == said["instances"]
+    assert reply["total_results"] == 3
+    assert reply["results"]["instances"] == reply["instances"]
 
 
 @covers("67", "good")
-async def test_a_client_is_found_and_told_by_what(field: Field) -> None:
-    """Only of the kinds asked for."""
+async def test_a_search_result_names_the_matched_kind(field: Field) -> None:
     part = field.tenant.id[:18]
-    said = await field.get(f"/api/admin/search?q={part}&types=clients,agents", by=ADMIN)
-    [found] = said["clients"]
+    reply = await field.get(f"/api/admin/search?q={part}&types=clients,agents", by=ADMIN)
+    [found] = reply["clients"]
     assert list(found) == ["id", "name", "email", "status", "createdAt", "matchField"]
     assert (found["id"], found["matchField"]) == (field.tenant.id, "id")
-    assert said["instances"] == []
+    assert reply["instances"] == []
 
 
 @pytest.mark.parametrize("text", ["", "a", "%25%25", "__"])
 async def test_what_matches_nothing_finds_nothing(field: Field, scene: Scene, text: str) -> None:
-    """Fewer than two characters; and patterns are only text."""
-    said = await field.get(f"/api/admin/search?q={text}", by=ADMIN)
-    assert said["total_results"] == 0
+    reply = await field.get(f"/api/admin/search?q={text}", by=ADMIN)
+    assert reply["total_results"] == 0
 
 
 @covers("67", "bad")
 @pytest.mark.parametrize("more", ["limit=51", "types=pools"])
 async def test_a_search_has_bounds(field: Field, more: str) -> None:
-    """Of its size and its kinds."""
     path = f"/api/admin/search?q=ab&{more}"
     await field.refused("VALIDATION_ERROR", "GET", path, status=400, by=ADMIN)
 
 
 @covers("68", "good")
 async def test_an_agent_has_statistics(field: Field, scene: Scene) -> None:
-    """Of its decisions, its switches, and what it saved."""
     await ended(field, scene)
     await scene.world.switch(scene.old, scene.new, scene.now, success=False)
     for action, confidence in (("stay", 0.5), ("switch", 0.75)):
         await scene.world.conn.execute(
             PUT_DECISION, scene.tenant_id, scene.now, scene.agent_id, action, confidence
         )
-    said = await field.get(f"/api/agents/{scene.agent_id}/statistics")
-    assert said["statistics"].pop("last_decision_at").endswith("Z")
-    assert said == {
+    reply = await field.get(f"/api/agents/{scene.agent_id}/statistics")
+    assert reply["statistics"].pop("last_decision_at").endswith("Z")
+    assert reply == {
         "totalDecisions": 2,
         "successfulSwitches": 1,
         "failedSwitches": 1,
@@ -482,33 +461,30 @@ async def test_an_agent_has_statistics(field: Field, scene: Scene) -> None:
 
 @covers("68", "bad")
 async def test_a_new_agents_statistics_are_zeros(field: Field, scene: Scene) -> None:
-    """And a malformed id is an unknown one."""
     agent_id = await scene.world.agent(scene.tenant_id, scene.now)
-    said = await field.get(f"/api/agents/{agent_id}/statistics")
-    numbers = {**said, **said.pop("statistics")}
+    reply = await field.get(f"/api/agents/{agent_id}/statistics")
+    numbers = {**reply, **reply.pop("statistics")}
     assert {name for name, value in numbers.items() if value is None} == {"last_decision_at"}
     await field.refused("NOT_FOUND", "GET", "/api/agents/nope/statistics", status=404)
 
 
 @covers("68", "foreign")
 async def test_another_clients_agent_is_not_there(field: Field, scene: Scene) -> None:
-    """As if there were none."""
     path = f"/api/agents/{scene.agent_id}/statistics"
     await field.refused("NOT_FOUND", "GET", path, status=404, by=field.foreign)
 
 
 @covers("X23", "good")
-async def test_the_planes_work_is_measured(field: Field, scene: Scene) -> None:
-    """Each figure over its own window."""
+async def test_the_work_of_the_server_is_measured(field: Field, scene: Scene) -> None:
     await ended(field, scene)
     for kind in ("rebalance", "termination", "silence", "drain"):
         await scene.world.conn.execute(
             PUT_FAILOVER, scene.tenant_id, scene.agent_id, f"i-{kind}", kind, scene.now
         )
     await scene.world.conn.execute(PUT_RUN, scene.now)
-    said: Any = await field.get("/api/admin/metrics/operational", by=ADMIN)
-    assert said["data_cleaner"].pop("last_run_at").endswith("Z")
-    cleaner = said.pop("data_cleaner")
+    reply: Any = await field.get("/api/admin/metrics/operational", by=ADMIN)
+    assert reply["data_cleaner"].pop("last_run_at").endswith("Z")
+    cleaner = reply.pop("data_cleaner")
     assert list(cleaner) == [
         "total_duplicates_removed",
         "total_gaps_interpolated",
@@ -516,7 +492,7 @@ async def test_the_planes_work_is_measured(field: Field, scene: Scene) -> None:
     ]
     # The server's own pipeline runs too, and finds nothing to do.
     assert list(cleaner.values()) == [3, 2, 1]
-    assert said == {
+    assert reply == {
         "agent_uptime": {"total_agents": 1, "online_agents": 1, "uptime_percentage": 100},
         "switch_downtime": {
             "avg_downtime_seconds": 12,
@@ -540,6 +516,5 @@ async def test_the_planes_work_is_measured(field: Field, scene: Scene) -> None:
 @covers("1 2 3 4 5 63 67 X23", "foreign")
 @pytest.mark.parametrize("path", ADMIN_ROUTES)
 async def test_administrators_routes_open_to_no_tenant(field: Field, path: str) -> None:
-    """Whose key it may be, and without any."""
     await field.refused("FORBIDDEN", "GET", path, status=403)
-    await field.refused("UNAUTHORIZED", "GET", path, status=401, by=NOBODY)
+    await field.refused("UNAUTHORIZED", "GET", path, status=401, by=ANONYMOUS)

@@ -1,4 +1,4 @@
-"""Writes under an idempotency key: one effect, and its answer again."""
+"""Idempotent writes: one effect per key, and a repeated response."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ async def _count(field: Field, name: str) -> int:
         return count
 
 
-async def test_a_repeat_gets_the_first_answer(field: Field) -> None:
-    """With its token, and a header that says so."""
+async def test_a_repeat_returns_the_first_response(field: Field) -> None:
     first = await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
     async with field.send("POST", CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY) as answer:
         assert answer.status == 200
@@ -35,8 +34,7 @@ async def test_a_repeat_gets_the_first_answer(field: Field) -> None:
     assert await _count(field, "Acme") == 1
 
 
-async def test_a_refusal_is_an_answer_too(field: Field) -> None:
-    """It stays, although the name has become free."""
+async def test_a_rejection_is_repeated_too(field: Field) -> None:
     client = (await field.post(CREATE, {"name": "Acme"}, by=ADMIN))["client"]
     await field.refused(
         "CLIENT_EXISTS", "POST", CREATE, {"name": "Acme"}, status=409, by=ADMIN, headers=KEY
@@ -48,7 +46,6 @@ async def test_a_refusal_is_an_answer_too(field: Field) -> None:
 
 
 async def test_a_key_belongs_to_one_request(field: Field) -> None:
-    """Another body under it is a conflict; another path or caller is another key."""
     await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
     await field.refused(
         "IDEMPOTENCY_CONFLICT", "POST", CREATE, {"name": "B"}, status=409, by=ADMIN, headers=KEY
@@ -59,7 +56,6 @@ async def test_a_key_belongs_to_one_request(field: Field) -> None:
 
 
 async def test_a_request_id_is_a_key_that_may_be_used_again(field: Field) -> None:
-    """The same body under it is a repeat, another one a request of its own."""
     sticky = {"X-Request-ID": "set-once-for-ever"}
     first = await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=sticky)
     assert await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=sticky) == first
@@ -68,13 +64,11 @@ async def test_a_request_id_is_a_key_that_may_be_used_again(field: Field) -> Non
 
 
 async def test_racing_repeats_have_one_effect(field: Field) -> None:
-    """The others are told that the first is under way, or get its answer."""
-
     async def create() -> int:
         body = {"name": "Acme"}
         async with field.send("POST", CREATE, body, by=ADMIN, headers=KEY) as answer:
-            said = await answer.json()
-            assert answer.status == 200 or said["code"] == "DUPLICATE_REQUEST"
+            reply = await answer.json()
+            assert answer.status == 200 or reply["code"] == "DUPLICATE_REQUEST"
             status: int = answer.status
             return status
 
@@ -85,7 +79,6 @@ async def test_racing_repeats_have_one_effect(field: Field) -> None:
 
 
 async def test_a_key_left_behind_by_a_dead_server_lapses(field: Field) -> None:
-    """Until then it is in use; after that the request runs."""
     await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
     async with field.plane.db.transaction(ALL_TENANTS) as conn:
         await conn.execute("UPDATE idempotency_keys SET answer = NULL")
@@ -100,7 +93,6 @@ async def test_a_key_left_behind_by_a_dead_server_lapses(field: Field) -> None:
 
 
 async def test_keys_are_forgotten_after_a_day(field: Field, clock: FakeClock) -> None:
-    """By whoever uses them again, and by the retention."""
     await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
     clock.advance(KEEP + timedelta(seconds=1))
     retention = job(field.plane, "retention")
@@ -110,20 +102,18 @@ async def test_keys_are_forgotten_after_a_day(field: Field, clock: FakeClock) ->
         assert await conn.fetchval("SELECT count(*) FROM idempotency_keys") == 0
 
 
-async def test_what_is_kept_says_nothing_to_who_reads_the_database(field: Field) -> None:
-    """Neither the token that was made nor the key."""
-    said = await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
+async def test_stored_responses_and_keys_are_encrypted(field: Field) -> None:
+    reply = await field.post(CREATE, {"name": "Acme"}, by=ADMIN, headers=KEY)
     async with field.plane.db.connection(ALL_TENANTS) as conn:
         row = await conn.fetchrow("SELECT scope, request_hash, answer FROM idempotency_keys")
     assert row is not None
     kept = b"".join(row.values())
-    assert said["client"]["token"].encode() not in kept
+    assert reply["client"]["token"].encode() not in kept
     assert KEY["Idempotency-Key"].encode() not in kept
 
 
 @pytest.mark.parametrize("key", ["short", "x" * 129])
 async def test_a_key_has_its_form(field: Field, key: str) -> None:
-    """8 to 128 characters."""
     headers = {"Idempotency-Key": key}
     await field.refused(
         "VALIDATION_ERROR", "POST", CREATE, {"name": "A"}, status=400, by=ADMIN, headers=headers

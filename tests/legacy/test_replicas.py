@@ -1,4 +1,4 @@
-"""Replicas as agents and dashboards of the field see them."""
+"""Legacy API of replicas, for agents and dashboards."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def agent(field: Field) -> AsyncIterator[Standby]:
 
 
 def shown(replica_id: str, **changed: Any) -> dict[str, Any]:
-    """A replica in the list of an agent, apart from instants."""
+    """Return a replica of an agent's list, without instants."""
     return {
         "id": replica_id,
         "instance_id": f"manual-{replica_id[:8]}",
@@ -57,8 +57,7 @@ def shown(replica_id: str, **changed: Any) -> dict[str, Any]:
 
 
 @covers("34 32 X9", "good")
-async def test_person_asks_and_the_agent_finds_it_among_the_launches(agent: Standby) -> None:
-    """Under its placeholder, in the cheapest other pool."""
+async def test_manual_replica_is_listed_as_a_launch(agent: Standby) -> None:
     await agent.manual_mode()
 
     made = await agent.ask(tags={"team": "a"}, created_by="ops")
@@ -84,7 +83,6 @@ async def test_person_asks_and_the_agent_finds_it_among_the_launches(agent: Stan
 
 @covers("34", "bad")
 async def test_replica_that_may_not_be_is_refused(agent: Standby) -> None:
-    """Each for its own reason, and nothing is left behind."""
     refused = agent.field.refused
     await refused("MANUAL_REPLICA_DISABLED", "POST", agent.replicas, {}, status=400)
     await agent.manual_mode()
@@ -107,15 +105,14 @@ async def test_replica_that_may_not_be_is_refused(agent: Standby) -> None:
 
     await agent.ask()
 
-    said = await refused("REPLICA_LIMIT", "POST", agent.replicas, {}, status=400)
-    assert (said["current_count"], said["max_allowed"]) == (1, 1)
+    reply = await refused("REPLICA_LIMIT", "POST", agent.replicas, {}, status=400)
+    assert (reply["current_count"], reply["max_allowed"]) == (1, 1)
 
 
 @covers("34", "bad")
-async def test_nobody_launches_for_an_agent_that_is_offline(
+async def test_no_replica_is_created_for_an_offline_agent(
     agent: Standby,
 ) -> None:
-    """There is nobody to ask, so the resource is not there for this route."""
     await agent.manual_mode()
     async with agent.field.plane.db.connection("*") as conn:
         await conn.execute("UPDATE agents SET status = 'offline'")
@@ -125,7 +122,6 @@ async def test_nobody_launches_for_an_agent_that_is_offline(
 
 @covers("34", "good")
 async def test_instance_that_the_agent_launched_is_registered_once(agent: Standby) -> None:
-    """It is bound to the replica that waits for its launch, if one does."""
     await agent.manual_mode()
     made = await agent.ask()
     body = {
@@ -149,7 +145,6 @@ async def test_instance_that_the_agent_launched_is_registered_once(agent: Standb
 
 @covers("34", "good")
 async def test_instance_without_a_waiting_replica_gets_one(agent: Standby) -> None:
-    """The agent's word is enough in manual mode."""
     await agent.manual_mode()
     body = {"instance_id": "i-2", "pool_id": FAR_POOL, "status": "ready"}
 
@@ -161,7 +156,6 @@ async def test_instance_without_a_waiting_replica_gets_one(agent: Standby) -> No
 
 @covers("31", "good")
 async def test_dashboard_shows_live_replicas_beside_their_primaries(agent: Standby) -> None:
-    """In one array, with what each has cost."""
     replica_id = await agent.standing()
 
     (row,) = await agent.field.get(f"/api/client/{agent.field.tenant.id}/replicas")
@@ -197,8 +191,7 @@ async def test_dashboard_shows_live_replicas_beside_their_primaries(agent: Stand
 
 
 @covers("33", "good")
-async def test_agent_reads_what_its_configuration_says_of_replicas(agent: Standby) -> None:
-    """And where the next one would be placed."""
+async def test_agent_reads_its_replica_configuration(agent: Standby) -> None:
     await agent.manual_mode()
 
     assert await agent.field.get(f"{agent.at}/replica-config") == {
@@ -212,7 +205,6 @@ async def test_agent_reads_what_its_configuration_says_of_replicas(agent: Standb
 
 @covers("37 38 39", "good")
 async def test_agent_binds_synchronizes_and_is_ready(agent: Standby) -> None:
-    """Every step may be repeated."""
     await agent.manual_mode()
     replica_id = (await agent.ask())["replica_id"]
 
@@ -249,7 +241,6 @@ async def test_agent_binds_synchronizes_and_is_ready(agent: Standby) -> None:
 async def test_another_instance_for_a_bound_replica_is_kept_with_a_warning(
     agent: Standby,
 ) -> None:
-    """It was launched and runs; nobody ends it without consent."""
     replica_id = await agent.standing()
     path = f"{agent.replicas}/{replica_id}"
 
@@ -267,7 +258,6 @@ async def test_another_instance_for_a_bound_replica_is_kept_with_a_warning(
 @covers("37 56 X13", "bad")
 @pytest.mark.parametrize("word", ["manual", "replica", "emergency"])
 async def test_a_placeholder_is_no_instance(agent: Standby, word: str) -> None:
-    """It stands by for nobody, and nobody is moved to it."""
     await agent.manual_mode()
     replica_id = (await agent.ask())["replica_id"]
     claimed = {"instance_id": f"{word}-{replica_id[:8]}"}
@@ -286,7 +276,6 @@ async def test_a_placeholder_is_no_instance(agent: Standby, word: str) -> None:
 
 @covers("38 39", "bad")
 async def test_states_that_lead_nowhere_are_refused(agent: Standby) -> None:
-    """And change nothing."""
     replica_id = await agent.standing()
     at = f"{agent.replicas}/{replica_id}"
     refused = agent.field.refused
@@ -294,20 +283,19 @@ async def test_states_that_lead_nowhere_are_refused(agent: Standby) -> None:
     for body in ({}, {"status": "promoted"}, {"status": "gone"}):
         await refused("VALIDATION_ERROR", "POST", f"{at}/status", body, status=400)
     for name, value in (("state_transfer_progress", 101), ("sync_status", "half")):
-        said = {name: value}
-        await refused("VALIDATION_ERROR", "POST", f"{at}/sync-status", said, status=400)
+        reply = {name: value}
+        await refused("VALIDATION_ERROR", "POST", f"{at}/sync-status", reply, status=400)
     await agent.tell(replica_id, "terminated")
 
     await refused("INVALID_TRANSITION", "POST", f"{at}/status", {"status": "ready"}, status=400)
 
-    said = await agent.field.post(f"{at}/sync-status", {"state_transfer_progress": 100})
-    assert said["success"] is True
+    reply = await agent.field.post(f"{at}/sync-status", {"state_transfer_progress": 100})
+    assert reply["success"] is True
     assert (await agent.field.get(at))["status"] == "terminated"
 
 
 @covers("35", "good")
-async def test_promotion_answers_the_same_however_often(agent: Standby) -> None:
-    """One transaction; in manual mode another replica follows at once."""
+async def test_repeated_promotion_returns_the_same_response(agent: Standby) -> None:
     replica_id = await agent.standing()
     path = f"{agent.replicas}/{replica_id}/promote"
 
@@ -333,14 +321,13 @@ async def test_promotion_answers_the_same_however_often(agent: Standby) -> None:
 
 @covers("35", "good")
 async def test_demoted_primary_stands_by_next(agent: Standby) -> None:
-    """And may be promoted back."""
     replica_id = await agent.standing()
 
     for _ in range(2):
-        said = await agent.field.post(
+        reply = await agent.field.post(
             f"{agent.replicas}/{replica_id}/promote", {"demote_old_primary": True}
         )
-        assert (said["demoted"], said["new_replica_id"]) == (True, None)
+        assert (reply["demoted"], reply["new_replica_id"]) == (True, None)
     (standing,) = await agent.listed()
     assert (standing["instance_id"], standing["status"]) == ("i-1", "ready")
     assert await status_of(agent, "i-1") == "running_replica"
@@ -352,13 +339,12 @@ async def test_demoted_primary_stands_by_next(agent: Standby) -> None:
 
 @covers("35", "good")
 async def test_consent_to_end_the_old_primary_is_kept_with_it(agent: Standby) -> None:
-    """Whatever the agent's configuration; `create_new_replica` overrides the mode."""
     replica_id = await agent.standing()
     body = {"auto_terminate_old_primary": True, "create_new_replica": False}
 
-    said = await agent.field.post(f"{agent.replicas}/{replica_id}/promote", body)
+    reply = await agent.field.post(f"{agent.replicas}/{replica_id}/promote", body)
 
-    assert said["new_replica_id"] is None
+    assert reply["new_replica_id"] is None
     async with agent.field.plane.db.connection("*") as conn:
         consent = await conn.fetchval("SELECT terminate_consent FROM instances WHERE id = 'i-1'")
     assert consent is True
@@ -366,7 +352,6 @@ async def test_consent_to_end_the_old_primary_is_kept_with_it(agent: Standby) ->
 
 @covers("35", "bad")
 async def test_placeholder_is_never_promoted(agent: Standby) -> None:
-    """Nor one that is not ready, when readiness is asked for."""
     await agent.manual_mode()
     replica_id = (await agent.ask())["replica_id"]
     path = f"{agent.replicas}/{replica_id}/promote"
@@ -385,14 +370,13 @@ async def test_placeholder_is_never_promoted(agent: Standby) -> None:
 
 @covers("36", "good")
 async def test_end_has_two_steps(agent: Standby) -> None:
-    """Marked at once, listed until it is confirmed; in manual mode a replacement follows."""
     replica_id = await agent.standing()
 
-    said = await agent.field.delete(f"{agent.replicas}/{replica_id}")
+    reply = await agent.field.delete(f"{agent.replicas}/{replica_id}")
 
-    successor = said["new_replica_id"]
-    assert said.pop("terminated_at").endswith("Z")
-    assert said == {
+    successor = reply["new_replica_id"]
+    assert reply.pop("terminated_at").endswith("Z")
+    assert reply == {
         "success": True,
         "message": "the replica is marked terminated",
         "replica_id": replica_id,
@@ -411,7 +395,6 @@ async def test_end_has_two_steps(agent: Standby) -> None:
 
 @covers("36", "bad")
 async def test_ended_and_promoted_replicas_are_not_ended_again(agent: Standby) -> None:
-    """The second call says so."""
     replica_id = await agent.standing()
     path = f"{agent.replicas}/{replica_id}"
     await agent.field.delete(path)
@@ -420,15 +403,14 @@ async def test_ended_and_promoted_replicas_are_not_ended_again(agent: Standby) -
 
 @covers("37", "good")
 async def test_bind_after_the_end_awaits_confirmation(agent: Standby) -> None:
-    """The instance was launched meanwhile, and somebody must end it."""
     await agent.manual_mode()
     replica_id = (await agent.ask())["replica_id"]
     await agent.field.delete(f"{agent.replicas}/{replica_id}")
     assert await agent.listed("terminated") == []
 
-    said = await agent.bind(replica_id)
+    reply = await agent.bind(replica_id)
 
-    assert (said["status"], said["instance_id"]) == ("terminated", "i-2")
+    assert (reply["status"], reply["instance_id"]) == ("terminated", "i-2")
     (owed,) = await agent.listed("terminated")
     assert (owed["id"], owed["termination_confirmed"]) == (replica_id, False)
     await agent.tell(replica_id, "terminated")
@@ -436,7 +418,6 @@ async def test_bind_after_the_end_awaits_confirmation(agent: Standby) -> None:
 
 
 async def test_agent_that_polls_gets_no_command_besides(agent: Standby) -> None:
-    """Told twice, it would launch twice; what was ordered before is settled by its bind."""
     await agent.manual_mode()
     first = (await agent.ask())["replica_id"]
     async with agent.field.plane.db.connection("*") as conn:
@@ -455,7 +436,6 @@ async def test_agent_that_polls_gets_no_command_besides(agent: Standby) -> None:
 
 
 async def test_failed_launch_settles_its_order(agent: Standby) -> None:
-    """Never both: neither is the order delivered afterwards, nor does its end fail it again."""
     await agent.manual_mode()
     replica_id = (await agent.ask())["replica_id"]
 
@@ -468,7 +448,6 @@ async def test_failed_launch_settles_its_order(agent: Standby) -> None:
 
 
 async def test_end_of_manual_mode_marks_its_replica(agent: Standby) -> None:
-    """That is the consent for its end, whatever auto-terminate says."""
     await agent.listed("launching")
     replica_id = await agent.standing()
     await agent.calls.configure(agent.id, auto_terminate_enabled=False)
@@ -482,7 +461,6 @@ async def test_end_of_manual_mode_marks_its_replica(agent: Standby) -> None:
 
 
 async def test_deleted_agent_still_ends_what_it_launched(agent: Standby) -> None:
-    """Until that is confirmed; then it is gone like any other."""
     replica_id = await agent.standing()
     await delete(agent)
 
@@ -497,15 +475,14 @@ async def test_deleted_agent_still_ends_what_it_launched(agent: Standby) -> None
 
 
 async def test_parallel_binds_leave_one_standing(agent: Standby) -> None:
-    """Of two instances one is bound, the other a zombie; nothing is lost."""
     await agent.manual_mode()
     replica_id = (await agent.ask())["replica_id"]
     path = f"{agent.replicas}/{replica_id}"
 
     async def bind(instance_id: str) -> int:
         sent = agent.field.send("PUT", path, {"instance_id": instance_id})
-        async with sent as answer:
-            status: int = answer.status
+        async with sent as response:
+            status: int = response.status
             return status
 
     assert sorted(await asyncio.gather(bind("i-2"), bind("i-3"))) == [200, 409]
@@ -516,7 +493,6 @@ async def test_parallel_binds_leave_one_standing(agent: Standby) -> None:
 async def test_cost_is_integrated_from_launch_to_confirmed_end(
     agent: Standby, clock: FakeClock
 ) -> None:
-    """At the prices of its pool, in steps and in between."""
     replica_id = await agent.standing()
     path = f"{agent.replicas}/{replica_id}"
 
@@ -538,7 +514,6 @@ async def test_cost_is_integrated_from_launch_to_confirmed_end(
 
 @covers("32 33 34 35 36 37 38 39 X9", "foreign")
 async def test_another_tenants_agent_is_not_there(agent: Standby) -> None:
-    """Nor a replica under another agent, nor what is no id at all."""
     replica_id = await agent.standing()
     routes: tuple[tuple[str, str, Any], ...] = (
         ("GET", "/replicas", None),
@@ -567,7 +542,6 @@ async def test_another_tenants_agent_is_not_there(agent: Standby) -> None:
 
 @covers("31", "foreign")
 async def test_another_tenants_list_is_not_there(agent: Standby) -> None:
-    """Nor one of nobody's, not even for an administrator."""
     path = f"/api/client/{agent.field.tenant.id}/replicas"
     refused = agent.field.refused
     await refused("NOT_FOUND", "GET", path, by=agent.field.foreign, status=404)
@@ -578,8 +552,7 @@ async def test_another_tenants_list_is_not_there(agent: Standby) -> None:
 
 
 @covers("31 33 X9", "bad")
-async def test_bad_questions_are_refused(agent: Standby) -> None:
-    """A state that there is none of; an unknown replica is not there."""
+async def test_invalid_filters_are_rejected(agent: Standby) -> None:
     path = f"{agent.replicas}?status=sleeping"
     await agent.field.refused("VALIDATION_ERROR", "GET", path, status=400)
     for lost in ("/api/client/nobody/replicas", "/api/agents/nobody/replica-config"):
@@ -587,14 +560,14 @@ async def test_bad_questions_are_refused(agent: Standby) -> None:
 
 
 async def status_of(agent: Standby, instance_id: str) -> str:
-    """What an instance is."""
+    """Return the status of an instance."""
     async with agent.field.plane.db.connection("*") as conn:
         status: str = await conn.fetchval("SELECT status FROM instances WHERE id = $1", instance_id)
     return status
 
 
 async def events_of(agent: Standby, kind: str) -> list[str]:
-    """Instances that events of a kind are about."""
+    """Return the instances of the events of a kind."""
     async with agent.field.plane.db.connection("*") as conn:
         rows = await conn.fetch(
             "SELECT data ->> 'instance_id' AS id FROM outbox_events WHERE event_type = $1", kind

@@ -1,4 +1,4 @@
-"""Savings, charts, the export of months, and downtime, in the JSON of the field."""
+"""Legacy API of savings, charts, the monthly export, and downtime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.savings import rules
 from spotplane_server.savings.jobs import SavingsJob
 
-from tests.legacy.field import ADMIN, NOBODY, UNKNOWN_ID, Field, covers
+from tests.legacy.field import ADMIN, ANONYMOUS, UNKNOWN_ID, Field, covers
 from tests.savings.world import Machine, World, bucket
 from tests.support.clock import FakeClock
 
@@ -37,7 +37,7 @@ class Past:
 
 @pytest.fixture
 async def past(field: Field, database_url: str, clock: FakeClock) -> AsyncIterator[Past]:
-    """It ended in the bucket before the last, so that no figure depends on the moment."""
+    """An hour that ended in the bucket before the last, independent of the current time."""
     conn = await asyncpg.connect(database_url)
     world, now = World(conn), clock.now()
     end = bucket(now) - rules.BUCKET
@@ -55,8 +55,7 @@ async def past(field: Field, database_url: str, clock: FakeClock) -> AsyncIterat
 
 
 @covers("58", "good")
-async def test_savings_are_told_by_period(field: Field, past: Past) -> None:
-    """The exact object, and sums that do not depend on how they are cut."""
+async def test_savings_are_listed_by_period(field: Field, past: Past) -> None:
     [*before, last] = await field.get(past.path("savings?range=yearly"))
     assert list(last) == ["name", "period", "savings", "onDemandCost", "modelCost"]
     periods = [*before, last]
@@ -69,7 +68,6 @@ async def test_savings_are_told_by_period(field: Field, past: Past) -> None:
 @covers("58", "good")
 @pytest.mark.parametrize("span", ["daily", "weekly", "monthly", "yearly"])
 async def test_every_range_has_the_same_total(field: Field, past: Past, span: str) -> None:
-    """The current period is the last one."""
     periods = await field.get(past.path(f"savings?range={span}"))
     start = rules.period(span, past.now)  # type: ignore[arg-type]
     assert periods[-1]["period"] == f"{start:%Y-%m-%d}"
@@ -78,43 +76,39 @@ async def test_every_range_has_the_same_total(field: Field, past: Past, span: st
 
 @covers("58", "bad")
 async def test_an_unknown_range_is_refused(field: Field) -> None:
-    """By its name."""
     path = f"/api/client/{field.tenant.id}/savings?range=hourly"
-    said = await field.refused("VALIDATION_ERROR", "GET", path, status=400)
-    assert said["details"][0]["field"] == "range"
+    reply = await field.refused("VALIDATION_ERROR", "GET", path, status=400)
+    assert reply["details"][0]["field"] == "range"
 
 
 async def test_nothing_accounted_is_an_empty_list(field: Field) -> None:
-    """Not a row of zeros."""
     assert await field.get(f"/api/client/{field.tenant.id}/savings") == []
 
 
 @covers("60", "good")
 async def test_charts_are_drawn(field: Field, past: Past) -> None:
-    """Twelve months at most, active instances by mode, thirty days with those of no switch."""
     other = await past.world.launch(
         past.machine.tenant_id, past.machine.agent_id, past.now, mode="ondemand"
     )
     await past.world.switch(past.machine, other, past.now)
-    said = await field.get(past.path("stats/charts"))
-    assert list(said) == ["savingsTrend", "modeDistribution", "switchFrequency"]
-    assert list(said["savingsTrend"][-1]) == ["month", "savings", "baseline", "actual"]
-    assert said["savingsTrend"][-1]["month"] == rules.month_name(past.now)
-    assert said["modeDistribution"] == [{"mode": "ondemand", "count": 1}]
-    assert len(said["switchFrequency"]) == 30
-    assert sum(day["switches"] for day in said["switchFrequency"]) == 1
-    assert said["switchFrequency"][0]["switches"] == 0
+    reply = await field.get(past.path("stats/charts"))
+    assert list(reply) == ["savingsTrend", "modeDistribution", "switchFrequency"]
+    assert list(reply["savingsTrend"][-1]) == ["month", "savings", "baseline", "actual"]
+    assert reply["savingsTrend"][-1]["month"] == rules.month_name(past.now)
+    assert reply["modeDistribution"] == [{"mode": "ondemand", "count": 1}]
+    assert len(reply["switchFrequency"]) == 30
+    assert sum(day["switches"] for day in reply["switchFrequency"]) == 1
+    assert reply["switchFrequency"][0]["switches"] == 0
 
 
 @covers("61", "good")
 async def test_months_are_exported(field: Field, past: Past) -> None:
-    """With two decimals, and a header always."""
-    async with field.send("GET", past.path("export/savings")) as answer:
-        assert answer.status == 200
-        assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    async with field.send("GET", past.path("export/savings")) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
         name = f"client_{past.machine.tenant_id}_savings.csv"
-        assert name in answer.headers["Content-Disposition"]
-        header, *lines = (await answer.text()).splitlines()
+        assert name in response.headers["Content-Disposition"]
+        header, *lines = (await response.text()).splitlines()
     assert header == ("Year,Month,Month Name,On-Demand Cost ($),Actual Cost ($),Savings ($)")
     assert lines[0].startswith(f"{past.start:%Y},{past.start.month},")
     assert [sum(float(line.split(",")[at]) for line in lines) for at in (3, 4, 5)] == (
@@ -124,16 +118,14 @@ async def test_months_are_exported(field: Field, past: Past) -> None:
 
 @covers("61", "good")
 async def test_an_export_of_nothing_is_its_header(field: Field) -> None:
-    """And as JSON no rows."""
     path = f"/api/client/{field.tenant.id}/export/savings"
-    async with field.send("GET", path) as answer:
-        assert len((await answer.text()).splitlines()) == 1
+    async with field.send("GET", path) as response:
+        assert len((await response.text()).splitlines()) == 1
     assert await field.get(f"{path}?format=json") == {"rows": []}
 
 
 @covers("73", "good")
 async def test_downtime_is_summed_up(field: Field, past: Past) -> None:
-    """Both groups of members, and a trend against the window before."""
     other = Machine(past.machine.tenant_id, past.machine.agent_id, "i-other")
     at = past.now - timedelta(minutes=10)
     longest = await past.world.switch(past.machine, other, at, trigger="EMERGENCY", downtime=30)
@@ -141,10 +133,10 @@ async def test_downtime_is_summed_up(field: Field, past: Past) -> None:
     await past.world.switch(past.machine, other, at, downtime=0)
     await past.world.switch(past.machine, other, at, success=False)
     await past.world.switch(past.machine, other, at - timedelta(days=30), downtime=10)
-    said = await field.get(past.path("analytics/downtime"))
-    reported: Any = said["longest_downtime"].pop("timestamp")
+    reply = await field.get(past.path("analytics/downtime"))
+    reported: Any = reply["longest_downtime"].pop("timestamp")
     assert reported.endswith("Z")
-    assert said == {
+    assert reply == {
         "total_downtime_seconds": 40,
         "average_downtime_per_switch": pytest.approx(40 / 3),
         "switches_with_downtime": 2,
@@ -171,33 +163,29 @@ async def test_downtime_is_summed_up(field: Field, past: Past) -> None:
 
 
 async def test_no_downtime_is_zeros(field: Field) -> None:
-    """Null only where the contract has a question mark."""
-    said = await field.get(f"/api/client/{field.tenant.id}/analytics/downtime")
-    nulls = {name for name, value in said.items() if value is None}
+    reply = await field.get(f"/api/client/{field.tenant.id}/analytics/downtime")
+    nulls = {name for name, value in reply.items() if value is None}
     assert nulls == {"longest_downtime", "trend"}
 
 
 @covers("73", "bad")
 @pytest.mark.parametrize("days", ["0", "366", "soon"])
 async def test_a_window_out_of_range_is_refused(field: Field, days: str) -> None:
-    """1 to 365 days."""
     path = f"/api/client/{field.tenant.id}/analytics/downtime?days={days}"
     await field.refused("VALIDATION_ERROR", "GET", path, status=400)
 
 
 @covers("60 61", "bad")
 @pytest.mark.parametrize("route", ROUTES)
-async def test_nobody_is_answered_without_a_token(field: Field, route: str) -> None:
-    """As on every route."""
+async def test_every_route_needs_a_token(field: Field, route: str) -> None:
     path = f"/api/client/{field.tenant.id}/{route}"
-    await field.refused("UNAUTHORIZED", "GET", path, status=401, by=NOBODY)
+    await field.refused("UNAUTHORIZED", "GET", path, status=401, by=ANONYMOUS)
 
 
 @covers("58 60 61 73", "foreign")
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("whose", ["foreign", "unknown", "malformed"])
 async def test_another_tenants_figures_are_not_there(field: Field, route: str, whose: str) -> None:
-    """One answer for another's, an unknown and a malformed id."""
     ids = {"foreign": field.foreign.id, "unknown": UNKNOWN_ID, "malformed": "nope"}
     path = f"/api/client/{ids[whose]}/{route}"
     await field.refused("NOT_FOUND", "GET", path, status=404)
@@ -206,7 +194,6 @@ async def test_another_tenants_figures_are_not_there(field: Field, route: str, w
 async def test_an_administrator_sees_every_tenants_and_no_unknown_ones(
     field: Field, past: Past
 ) -> None:
-    """By the tenant's id."""
     assert await field.get(past.path("savings"), by=ADMIN)
     await field.refused(
         "NOT_FOUND", "GET", f"/api/client/{UNKNOWN_ID}/savings", status=404, by=ADMIN

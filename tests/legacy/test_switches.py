@@ -1,4 +1,4 @@
-"""Switches, as dashboards of the field order and read them, and as agents tell them."""
+"""Legacy API of switches: requests, reports of agents, and history."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.clock import FakeClock
 
 @pytest.fixture
 async def world(field: Field, clock: FakeClock) -> World:
-    """The field's tenant, and prices."""
+    """The default tenant, and prices."""
     made = World(field.plane, field.tenant, clock)
     await made.prices()
     return made
@@ -29,16 +29,15 @@ async def agent(world: World) -> str:
 async def test_options_are_pools_of_the_type_and_types_of_the_family(
     field: Field, world: World
 ) -> None:
-    """Both under two names."""
     await agent(world)
 
-    said = await field.get("/api/client/instances/i-old/available-options")
+    reply = await field.get("/api/client/instances/i-old/available-options")
 
     pools = [
         {"id": pool, "name": f"{TYPE} ({zone})", "az": zone, "instanceType": TYPE, "price": price}
         for pool, zone, price in zip(POOLS, ZONES, (0.02, 0.015, 0.0125), strict=True)
     ]
-    assert said == {
+    assert reply == {
         "currentType": TYPE,
         "currentRegion": REGION,
         "currentAz": ZONES[0],
@@ -60,24 +59,23 @@ FORCE = "/api/client/instances/i-old/force-switch"
         ({"target_type": "ondemand", "auto_terminate": True}, "ondemand", None),
         ({"target": "pool", "pool_id": POOLS[1]}, "spot", POOLS[1]),
         ({"target_pool": POOLS[1]}, "spot", POOLS[1]),
-        # The cheapest other one.
+        # The cheapest other pool.
         ({"target": "spot"}, "spot", POOLS[2]),
     ],
 )
 async def test_forced_switch_is_queued(
     field: Field, world: World, body: dict[str, Any], mode: str, pool_id: str | None
 ) -> None:
-    """By all names that a target has; the same again is the same command."""
     agent_id = await agent(world)
 
-    said = await field.post(FORCE, body)
+    reply = await field.post(FORCE, body)
     again = await field.post(FORCE, body)
 
-    assert list(said) == ["success", "command_id", "message"]
-    assert (said["success"], again["command_id"]) == (True, said["command_id"])
+    assert list(reply) == ["success", "command_id", "message"]
+    assert (reply["success"], again["command_id"]) == (True, reply["command_id"])
     assert again["message"] == "the same switch is open already"
     command = await world.lease(agent_id, "i-old")
-    assert (command.id, command.priority) == (said["command_id"], 75)
+    assert (command.id, command.priority) == (reply["command_id"], 75)
     assert (command.target_mode, command.target_pool_id or None) == (mode, pool_id)
     assert command.terminate_wait_seconds == 300
     (event,) = await world.told("manual_switch.requested")
@@ -91,7 +89,6 @@ async def test_forced_switch_is_queued(
 async def test_forced_switch_waits_to_end_the_old_instance_with_consent_only(
     field: Field, world: World, own: bool, asked: bool | None, wait: int
 ) -> None:
-    """The agent's, unless the switch says otherwise."""
     agent_id = await agent(world)
     await world.configure(agent_id, auto_terminate_enabled=own)
 
@@ -104,12 +101,11 @@ async def test_forced_switch_waits_to_end_the_old_instance_with_consent_only(
 async def test_forced_switch_to_where_the_agent_is_is_not_needed(
     field: Field, world: World
 ) -> None:
-    """Answered 200, and nothing is queued."""
     agent_id = await agent(world)
 
-    said = await field.post(FORCE, {"target": "pool", "pool_id": POOLS[0]})
+    reply = await field.post(FORCE, {"target": "pool", "pool_id": POOLS[0]})
 
-    assert said == {
+    assert reply == {
         "success": False,
         "command_id": None,
         "message": "the agent is there already",
@@ -121,7 +117,6 @@ async def test_forced_switch_to_where_the_agent_is_is_not_needed(
 
 @covers("29", "bad")
 async def test_forced_switch_that_cannot_be_is_refused(field: Field, world: World) -> None:
-    """Each for its own reason."""
     agent_id = await agent(world)
     refusals: list[tuple[dict[str, Any], str]] = [
         ({}, "VALIDATION_ERROR"),
@@ -143,13 +138,12 @@ async def test_forced_switch_that_cannot_be_is_refused(field: Field, world: Worl
 
 @covers("28", "bad")
 async def test_options_of_an_unknown_instance(field: Field) -> None:
-    """Are not found."""
     path = "/api/client/instances/i-nowhere/available-options"
     await field.refused("NOT_FOUND", "GET", path, status=404)
 
 
 def shapes(world: World) -> dict[str, dict[str, Any]]:
-    """The three ways in which agents of the field tell one and the same switch."""
+    """Return the three formats in which agents report the same switch."""
     begun = world.clock.now() - timedelta(seconds=100)
 
     def at(seconds: int) -> str:
@@ -214,19 +208,18 @@ def shapes(world: World) -> dict[str, dict[str, Any]]:
 async def test_switch_report_is_understood_in_each_of_its_shapes(
     field: Field, world: World, shape: str
 ) -> None:
-    """Each with its own names for instants and prices, and repeated without effect."""
     agent_id = await agent(world)
     path = f"/api/agents/{agent_id}/switch-report"
     body = shapes(world)[shape]
 
-    said = await field.post(path, body)
+    reply = await field.post(path, body)
 
-    assert list(said) == ["success", "switch_id"]
-    assert await field.post(path, body) == said
+    assert list(reply) == ["success", "switch_id"]
+    assert await field.post(path, body) == reply
     assert await world.instances() == {"i-old": "terminated", "i-new": "running_primary"}
     (row,) = await world.switches()
     assert (str(row["id"]), row["success"], row["downtime_seconds"]) == (
-        said["switch_id"],
+        reply["switch_id"],
         True,
         3,
     )
@@ -238,21 +231,19 @@ async def test_switch_report_is_understood_in_each_of_its_shapes(
 
 @covers("56", "good")
 async def test_failed_switch_report_changes_no_role(field: Field, world: World) -> None:
-    """And is answered as any other."""
     agent_id = await agent(world)
     body = {"old_instance_id": "i-old", "success": False, "error_message": "no capacity"}
 
-    said = await field.post(f"/api/agents/{agent_id}/switch-report", body)
+    reply = await field.post(f"/api/agents/{agent_id}/switch-report", body)
 
-    assert said["success"] is True
+    assert reply["success"] is True
     assert await world.instances() == {"i-old": "running_primary"}
     (row,) = await world.switches()
-    assert (str(row["id"]), row["error_message"]) == (said["switch_id"], "no capacity")
+    assert (str(row["id"]), row["error_message"]) == (reply["switch_id"], "no capacity")
 
 
 @covers("56", "bad")
 async def test_switch_report_must_name_the_new_instance(field: Field, world: World) -> None:
-    """Unless it failed; and its instants must be instants."""
     agent_id = await agent(world)
     path = f"/api/agents/{agent_id}/switch-report"
     await field.refused("VALIDATION_ERROR", "POST", path, {}, status=400)
@@ -264,20 +255,19 @@ async def switched(field: Field, world: World) -> tuple[str, str]:
     """An agent that has switched, and the switch."""
     agent_id = await agent(world)
     body = shapes(world)["a"]
-    said = await field.post(f"/api/agents/{agent_id}/switch-report", body)
-    return agent_id, said["switch_id"]
+    reply = await field.post(f"/api/agents/{agent_id}/switch-report", body)
+    return agent_id, reply["switch_id"]
 
 
 @covers("59", "good")
 async def test_switch_history(field: Field, world: World) -> None:
-    """A bare array, newest first; `model` is what people call an automatic one."""
     _, switch_id = await switched(field, world)
     path = f"/api/client/{field.tenant.id}/switch-history"
 
-    said = await field.get(path)
+    reply = await field.get(path)
 
-    assert said[0].pop("timestamp").endswith("Z")
-    assert said == [
+    assert reply[0].pop("timestamp").endswith("Z")
+    assert reply == [
         {
             "id": switch_id,
             "instanceId": "i-new",
@@ -300,7 +290,6 @@ async def test_switch_history(field: Field, world: World) -> None:
 
 @covers("59 X19", "bad")
 async def test_limits_of_the_history_are_bounded(field: Field) -> None:
-    """Each by its own."""
     base = f"/api/client/{field.tenant.id}"
     for path in ("/switch-history?limit=101", "/switches?limit=501", "/switches?offset=-1"):
         await field.refused("VALIDATION_ERROR", "GET", base + path, status=400)
@@ -308,13 +297,12 @@ async def test_limits_of_the_history_are_bounded(field: Field) -> None:
 
 @covers("X19", "good")
 async def test_switches_of_a_client(field: Field, world: World) -> None:
-    """With the total."""
     agent_id, switch_id = await switched(field, world)
 
-    said = await field.get(f"/api/client/{field.tenant.id}/switches?limit=10&offset=0")
+    reply = await field.get(f"/api/client/{field.tenant.id}/switches?limit=10&offset=0")
 
-    assert said["switches"][0].pop("initiated_at").endswith("Z")
-    assert said == {
+    assert reply["switches"][0].pop("initiated_at").endswith("Z")
+    assert reply == {
         "switches": [
             {
                 "id": switch_id,
@@ -337,21 +325,21 @@ async def test_switches_of_a_client(field: Field, world: World) -> None:
 
 @covers("62", "good")
 async def test_switch_history_is_exported(field: Field, world: World) -> None:
-    """As a file with a header row, whether there is anything in it or not."""
     path = f"/api/client/{field.tenant.id}/export/switch-history"
     header = (
         "Timestamp,Old Instance ID,New Instance ID,From Mode,To Mode,From Pool,To Pool,Trigger,"
         "Price ($),Savings Impact ($/hr)"
     )
-    async with field.send("GET", path) as answer:
-        assert (await answer.text()).split("\r\n") == [header, ""]
+    async with field.send("GET", path) as response:
+        assert (await response.text()).split("\r\n") == [header, ""]
     await switched(field, world)
 
-    async with field.send("GET", path) as answer:
-        rows = (await answer.text()).split("\r\n")
-        assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    async with field.send("GET", path) as response:
+        rows = (await response.text()).split("\r\n")
+        assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
         assert (
-            f"client_{field.tenant.id}_switch_history.csv" in answer.headers["Content-Disposition"]
+            f"client_{field.tenant.id}_switch_history.csv"
+            in response.headers["Content-Disposition"]
         )
 
     assert rows[0] == header
@@ -367,13 +355,12 @@ async def test_switch_history_is_exported(field: Field, world: World) -> None:
         "0.010000",
         "0.020000",
     ]
-    said = await field.get(f"{path}?format=json")
-    assert [row["trigger"] for row in said["rows"]] == ["model"]
+    reply = await field.get(f"{path}?format=json")
+    assert [row["trigger"] for row in reply["rows"]] == ["model"]
 
 
 @covers("62", "bad")
 async def test_export_of_an_unknown_client(field: Field) -> None:
-    """Is not found, for an administrator neither."""
     path = f"/api/client/{UNKNOWN_ID}/export/switch-history"
     await field.refused("NOT_FOUND", "GET", path, status=404)
     await field.refused("NOT_FOUND", "GET", path, by=ADMIN, status=404)

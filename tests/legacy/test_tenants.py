@@ -1,4 +1,4 @@
-"""Clients as administrators manage them, and what a caller may know of itself."""
+"""Legacy API of tenants for administrators, and of the caller's own account."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from datetime import timedelta
 import pytest
 from spotplane.v1 import api_key_pb2, api_key_pb2_grpc
 
-from tests.legacy.field import ADMIN, NOBODY, UNKNOWN_ID, Field, covers
+from tests.legacy.field import ADMIN, ANONYMOUS, UNKNOWN_ID, Field, covers
 from tests.support.clock import FakeClock
 
 
 async def _client(field: Field, name: str = "Acme Corp", **more: str) -> dict[str, str]:
-    said = await field.post("/api/admin/clients/create", {"name": name, **more}, by=ADMIN)
-    client: dict[str, str] = said["client"]
+    reply = await field.post("/api/admin/clients/create", {"name": name, **more}, by=ADMIN)
+    client: dict[str, str] = reply["client"]
     return client
 
 
 @covers("8", "good")
 async def test_a_client_is_made_with_its_token(field: Field) -> None:
-    """Members in their order; the token opens what the client owns."""
-    said = await field.post("/api/admin/clients/create", {"name": "  Acme Corp "}, by=ADMIN)
-    assert list(said) == ["success", "client"]
-    client = said["client"]
+    reply = await field.post("/api/admin/clients/create", {"name": "  Acme Corp "}, by=ADMIN)
+    assert list(reply) == ["success", "client"]
+    client = reply["client"]
     assert list(client) == ["id", "name", "token", "status", "email"]
-    assert (said["success"], client["name"], client["status"]) == (True, "Acme Corp", "active")
+    assert (reply["success"], client["name"], client["status"]) == (True, "Acme Corp", "active")
     assert client["email"] == "acme_corp@example.com"
     known = await field.get("/api/client/validate", by=client["token"])
     assert (known["client_id"], known["role"]) == (client["id"], "admin")
@@ -33,15 +32,13 @@ async def test_a_client_is_made_with_its_token(field: Field) -> None:
 @covers("8", "bad")
 @pytest.mark.parametrize("body", [{}, {"name": " "}, {"name": "x" * 256}, {"name": None}])
 async def test_a_client_needs_a_name(field: Field, body: dict[str, object]) -> None:
-    """Of 1 to 255 characters."""
-    said = await field.refused(
+    reply = await field.refused(
         "VALIDATION_ERROR", "POST", "/api/admin/clients/create", body, status=400, by=ADMIN
     )
-    assert [detail["field"] for detail in said["details"]] == ["name"]
+    assert [detail["field"] for detail in reply["details"]] == ["name"]
 
 
 async def test_a_clients_name_is_its_own(field: Field) -> None:
-    """Whatever its case, until it is deleted; a made-up address gets a number."""
     client = await _client(field, "Acme")
     body = {"name": "ACME"}
     await field.refused(
@@ -56,12 +53,11 @@ async def test_a_clients_name_is_its_own(field: Field) -> None:
 
 @covers("9", "good")
 async def test_a_deleted_client_is_gone_with_its_tokens(field: Field) -> None:
-    """At once, and a second time it is not there."""
     client = await _client(field)
     path = f"/api/admin/clients/{client['id']}"
-    said = await field.delete(path, by=ADMIN)
-    assert list(said) == ["success", "message"]
-    assert said["success"] is True
+    reply = await field.delete(path, by=ADMIN)
+    assert list(reply) == ["success", "message"]
+    assert reply["success"] is True
     await field.refused(
         "INVALID_TOKEN", "GET", "/api/client/validate", status=401, by=client["token"]
     )
@@ -70,18 +66,16 @@ async def test_a_deleted_client_is_gone_with_its_tokens(field: Field) -> None:
 
 @covers("10", "good")
 async def test_a_token_is_regenerated(field: Field) -> None:
-    """The old one dies at once."""
     client = await _client(field)
-    said = await field.post(f"/api/admin/clients/{client['id']}/regenerate-token", by=ADMIN)
-    assert list(said) == ["success", "token", "message"]
-    await field.get("/api/client/validate", by=said["token"])
+    reply = await field.post(f"/api/admin/clients/{client['id']}/regenerate-token", by=ADMIN)
+    assert list(reply) == ["success", "token", "message"]
+    await field.get("/api/client/validate", by=reply["token"])
     await field.refused(
         "INVALID_TOKEN", "GET", "/api/client/validate", status=401, by=client["token"]
     )
 
 
 async def test_an_old_token_lives_through_its_grace(field: Field, clock: FakeClock) -> None:
-    """And not a second longer."""
     client = await _client(field)
     path = f"/api/admin/clients/{client['id']}/regenerate-token"
     await field.post(path, {"grace_seconds": "60"}, by=ADMIN)
@@ -95,7 +89,6 @@ async def test_an_old_token_lives_through_its_grace(field: Field, clock: FakeClo
 @covers("10", "bad")
 @pytest.mark.parametrize("grace", [-1, 86_401, "soon", True])
 async def test_a_grace_has_bounds(field: Field, grace: object) -> None:
-    """0 to a day."""
     path = f"/api/admin/clients/{field.tenant.id}/regenerate-token"
     body = {"grace_seconds": grace}
     await field.refused("VALIDATION_ERROR", "POST", path, body, status=400, by=ADMIN)
@@ -103,11 +96,10 @@ async def test_a_grace_has_bounds(field: Field, grace: object) -> None:
 
 @covers("11", "good")
 async def test_a_token_is_shown_in_part(field: Field) -> None:
-    """Where no copies are kept: its first six and last four characters."""
     client = await _client(field)
-    said = await field.get(f"/api/admin/clients/{client['id']}/token", by=ADMIN)
+    reply = await field.get(f"/api/admin/clients/{client['id']}/token", by=ADMIN)
     token = client["token"]
-    assert said == {
+    assert reply == {
         "token": f"{token[:6]}…{token[-4:]}",
         "client_name": "Acme Corp",
         "masked": True,
@@ -116,51 +108,47 @@ async def test_a_token_is_shown_in_part(field: Field) -> None:
 
 @pytest.mark.parametrize("path", ["regenerate-token", "token"])
 async def test_unknown_clients_have_no_token(field: Field, path: str) -> None:
-    """Neither to show nor to renew."""
     method = "GET" if path == "token" else "POST"
     where = f"/api/admin/clients/{UNKNOWN_ID}/{path}"
     await field.refused("NOT_FOUND", method, where, status=404, by=ADMIN)
 
 
 @covers("12", "good")
-async def test_a_caller_learns_who_it_is(field: Field) -> None:
-    """A tenant's key, and an administrator."""
-    said = await field.get("/api/client/validate")
-    assert list(said) == ["valid", "client_id", "name", "client_name", "email", "role"]
-    assert (said["valid"], said["client_id"], said["role"]) == (True, field.tenant.id, "admin")
-    assert said["name"] == said["client_name"] == "Test"
+async def test_a_caller_reads_its_own_identity(field: Field) -> None:
+    reply = await field.get("/api/client/validate")
+    assert list(reply) == ["valid", "client_id", "name", "client_name", "email", "role"]
+    assert (reply["valid"], reply["client_id"], reply["role"]) == (True, field.tenant.id, "admin")
+    assert reply["name"] == reply["client_name"] == "Test"
     admin = await field.get("/api/client/validate", by=ADMIN)
     assert (admin["client_id"], admin["email"], admin["role"]) == (None, None, "platform_admin")
 
 
 @pytest.mark.parametrize(
-    ("by", "code"), [(NOBODY, "UNAUTHORIZED"), ("sp_live_bad", "INVALID_TOKEN")]
+    ("by", "code"), [(ANONYMOUS, "UNAUTHORIZED"), ("sp_live_bad", "INVALID_TOKEN")]
 )
-async def test_whoever_is_nobody_is_told_so_twice(field: Field, by: str, code: str) -> None:
-    """By the error, and by a member beside it."""
-    said = await field.refused(code, "GET", "/api/client/validate", status=401, by=by)
-    assert said["valid"] is False
+async def test_an_anonymous_caller_gets_the_error_and_a_member(
+    field: Field, by: str, code: str
+) -> None:
+    reply = await field.refused(code, "GET", "/api/client/validate", status=401, by=by)
+    assert reply["valid"] is False
 
 
-async def test_an_inactive_client_is_told_so(field: Field) -> None:
-    """Suspended, not unknown."""
+async def test_a_suspended_client_is_not_unknown(field: Field) -> None:
     await field.post(f"/admin/tenants/{field.tenant.id}/suspend", {}, by=ADMIN)
-    said = await field.refused("INACTIVE_CLIENT", "GET", "/api/client/validate", status=403)
-    assert said["valid"] is False
+    reply = await field.refused("INACTIVE_CLIENT", "GET", "/api/client/validate", status=403)
+    assert reply["valid"] is False
 
 
 @covers("X4", "good")
-async def test_the_service_says_what_it_is(field: Field) -> None:
-    """To whoever has a credential."""
-    said = await field.get("/")
-    assert list(said) == ["service", "version", "api"]
-    assert said["service"] == "spotplane"
-    assert "spotplane.v1.AgentService" in said["api"]
-    await field.get("/", status=401, by=NOBODY)
+async def test_the_service_returns_its_name_and_version(field: Field) -> None:
+    reply = await field.get("/")
+    assert list(reply) == ["service", "version", "api"]
+    assert reply["service"] == "spotplane"
+    assert "spotplane.v1.AgentService" in reply["api"]
+    await field.get("/", status=401, by=ANONYMOUS)
 
 
 async def test_tokens_are_keys_like_others(field: Field) -> None:
-    """A client token can be listed and revoked as any key."""
     client = await _client(field)
     stub = field.plane.stub(api_key_pb2_grpc.ApiKeyServiceStub)
     listed = await stub.ListTenantApiKeys(

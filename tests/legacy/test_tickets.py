@@ -1,4 +1,4 @@
-"""Credentials for browsers: one use of one path."""
+"""Tickets: single-use credentials of browsers for one path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.legacy.field import ADMIN, NOBODY, Field, covers
+from tests.legacy.field import ADMIN, ANONYMOUS, Field, covers
 from tests.support.clock import FakeClock
 
 
@@ -17,58 +17,52 @@ def _savings(field: Field) -> str:
 
 @covers("X5", "good")
 async def test_a_ticket_is_minted_for_a_path(field: Field) -> None:
-    """With its query, and says for how long."""
     path = f"{_savings(field)}?format=json"
-    said = await field.post("/api/tickets", {"path": path}, status=201)
-    assert list(said) == ["ticket", "url", "expires_at", "expires_in_seconds"]
-    assert said["url"] == f"{path}&ticket={said['ticket']}"
-    assert said["expires_in_seconds"] == 60
+    reply = await field.post("/api/tickets", {"path": path}, status=201)
+    assert list(reply) == ["ticket", "url", "expires_at", "expires_in_seconds"]
+    assert reply["url"] == f"{path}&ticket={reply['ticket']}"
+    assert reply["expires_in_seconds"] == 60
 
 
 async def test_a_ticket_opens_its_path_once(field: Field) -> None:
-    """Without any header; the second time it is used up."""
     url = (await field.post("/api/tickets", {"path": _savings(field)}, status=201))["url"]
-    async with field.send("GET", url, by=NOBODY) as answer:
-        assert answer.status == 200
-        assert answer.content_type == "text/csv"
-    await field.refused("TICKET_INVALID", "GET", url, status=401, by=NOBODY)
+    async with field.send("GET", url, by=ANONYMOUS) as response:
+        assert response.status == 200
+        assert response.content_type == "text/csv"
+    await field.refused("TICKET_INVALID", "GET", url, status=401, by=ANONYMOUS)
 
 
 async def test_a_ticket_lives_for_a_minute(field: Field, clock: FakeClock) -> None:
-    """Unused, it dies."""
     url = (await field.post("/api/tickets", {"path": _savings(field)}, status=201))["url"]
     clock.advance(timedelta(seconds=61))
-    await field.refused("TICKET_INVALID", "GET", url, status=401, by=NOBODY)
+    await field.refused("TICKET_INVALID", "GET", url, status=401, by=ANONYMOUS)
 
 
 async def test_a_ticket_opens_nothing_else(field: Field) -> None:
-    """Neither another path nor another query, nor a route that takes headers."""
-    said = await field.post("/api/tickets", {"path": _savings(field)}, status=201)
+    reply = await field.post("/api/tickets", {"path": _savings(field)}, status=201)
     for path in (
         f"/api/client/{field.tenant.id}/export/switch-history?",
         f"{_savings(field)}?format=json&",
         "/api/client/validate?",
     ):
-        url = f"{path}ticket={said['ticket']}"
-        await field.refused("TICKET_INVALID", "GET", url, status=401, by=NOBODY)
-    async with field.send("GET", said["url"], by=NOBODY) as answer:
-        assert answer.status == 200
+        url = f"{path}ticket={reply['ticket']}"
+        await field.refused("TICKET_INVALID", "GET", url, status=401, by=ANONYMOUS)
+    async with field.send("GET", reply["url"], by=ANONYMOUS) as response:
+        assert response.status == 200
 
 
 @pytest.mark.parametrize("ticket", ["x", "AAAA", "A" * 64, quote("ä")])
 async def test_a_made_up_ticket_is_none(field: Field, ticket: str) -> None:
-    """Whatever it looks like."""
     url = f"{_savings(field)}?ticket={ticket}"
-    await field.refused("TICKET_INVALID", "GET", url, status=401, by=NOBODY)
+    await field.refused("TICKET_INVALID", "GET", url, status=401, by=ANONYMOUS)
 
 
 async def test_a_ticket_dies_with_the_credential_behind_it(field: Field) -> None:
-    """Revoked between minting and use."""
     key = await field.plane.key(field.tenant.id, role="admin")
     body = {"path": _savings(field)}
     url = (await field.post("/api/tickets", body, status=201, by=key.key))["url"]
     await field.delete(f"/admin/api-keys/{key.id}", by=ADMIN)
-    await field.refused("INVALID_TOKEN", "GET", url, status=401, by=NOBODY)
+    await field.refused("INVALID_TOKEN", "GET", url, status=401, by=ANONYMOUS)
 
 
 @covers("X5", "bad")
@@ -76,17 +70,14 @@ async def test_a_ticket_dies_with_the_credential_behind_it(field: Field) -> None
     "path", ["/api/client/validate", "/nope", "/api/admin/export/global-stats"]
 )
 async def test_other_paths_take_no_tickets(field: Field, path: str) -> None:
-    """Nor do those that the caller may not use."""
     await field.refused("NOT_FOUND", "POST", "/api/tickets", {"path": path}, status=404)
 
 
 async def test_a_ticket_needs_a_path(field: Field) -> None:
-    """There is none for everything."""
     await field.refused("VALIDATION_ERROR", "POST", "/api/tickets", {}, status=400)
 
 
 async def test_no_ticket_leads_to_another_tenant(field: Field) -> None:
-    """Its exports are not there."""
     body = {"path": _savings(field)}
     await field.refused("NOT_FOUND", "POST", "/api/tickets", body, status=404, by=field.foreign)
     await field.post("/api/tickets", body, status=201, by=ADMIN)
@@ -94,7 +85,6 @@ async def test_no_ticket_leads_to_another_tenant(field: Field) -> None:
 
 @covers("X5 72", "foreign")
 async def test_no_ticket_leads_to_another_tenants_events(field: Field) -> None:
-    """Named in the query as in the path."""
     path = f"/api/events/stream?client_id={field.tenant.id}"
     await field.post("/api/tickets", {"path": path}, status=201)
     await field.refused(

@@ -1,4 +1,4 @@
-"""An administrator that names a tenant which does not exist, or is deleted, gets 404."""
+"""Administrators get 404 for a tenant that does not exist or is deleted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROUTES = [
 
 
 def naming(tenant_id: str, path: str, body: Any) -> Any:
-    """The body with the tenant's id where the route expects it."""
+    """Return the body with the tenant's id where the route expects it."""
     if path == "/v1/agents/register":
         return body | {"tenant_id": tenant_id}
     if path in {"/api/agents/register", "/api/notifications/mark-all-read"}:

@@ -1,4 +1,4 @@
-"""Files from browsers and scripts, however they label them."""
+"""Uploads of browsers and scripts, with right and wrong labels."""
 
 from __future__ import annotations
 
@@ -36,51 +36,46 @@ BODY = (
 
 
 async def _send(field: Field, data: Any, status: int, **headers: str) -> Any:
-    async with field.http.post(ROUTE, data=data, headers={**ADMIN, **headers}) as answer:
-        said = await answer.json()
-        assert answer.status == status, said
-        return said
+    async with field.http.post(ROUTE, data=data, headers={**ADMIN, **headers}) as response:
+        reply = await response.json()
+        assert response.status == status, reply
+        return reply
 
 
 @pytest.mark.parametrize("label", ["application/json", "application/octet-stream", ""])
-async def test_a_body_says_its_boundary_itself(field: Field, label: str) -> None:
-    """Whatever its content type."""
-    said = await _send(field, BODY, 200, **{"Content-Type": label})
-    assert said["files"] == ["calm.json"]
+async def test_the_boundary_is_read_from_the_body(field: Field, label: str) -> None:
+    reply = await _send(field, BODY, 200, **{"Content-Type": label})
+    assert reply["files"] == ["calm.json"]
 
 
 async def test_files_may_come_in_several_parts(field: Field) -> None:
-    """Under either name; texts beside them do not disturb."""
     form = FormData()
     form.add_field("note", "of no use")
     form.add_field("model", RULES, filename="calm.json")
-    said = await _send(field, form, 200)
-    assert len(said["files"]) == 1
+    reply = await _send(field, form, 200)
+    assert len(reply["files"]) == 1
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b"no boundary here", b"--x\r\n\r\n", b"--x\r\nbad", BODY[:-40]]
 )
 async def test_what_is_no_upload_is_refused(field: Field, data: bytes) -> None:
-    """Half of one too."""
-    said = await _send(field, data, 400, **{"Content-Type": "application/json"})
-    assert said["code"] in {"VALIDATION_ERROR", "UNSUPPORTED_MODEL_FORMAT", "MODEL_INVALID"}
+    reply = await _send(field, data, 400, **{"Content-Type": "application/json"})
+    assert reply["code"] in {"VALIDATION_ERROR", "UNSUPPORTED_MODEL_FORMAT", "MODEL_INVALID"}
 
 
 async def test_an_upload_has_an_end(field: Field) -> None:
-    """Known before its first byte is read, when its length is said."""
     headers = {**ADMIN, "Content-Length": str(101 * 1024 * 1024), "Content-Type": "multipart/x"}
 
     async def nothing() -> Any:
         yield b"-"
 
-    async with field.http.post(ROUTE, data=nothing(), headers=headers) as answer:
-        assert answer.status == 413
-        assert (await answer.json())["code"] == "PAYLOAD_TOO_LARGE"
+    async with field.http.post(ROUTE, data=nothing(), headers=headers) as response:
+        assert response.status == 413
+        assert (await response.json())["code"] == "PAYLOAD_TOO_LARGE"
 
 
 async def test_a_repeated_upload_is_one(field: Field) -> None:
-    """Under its key."""
     key = {"Idempotency-Key": "upload-of-today", "Content-Type": "application/json"}
     first = await _send(field, BODY, 200, **key)
     assert await _send(field, BODY, 200, **key) == first

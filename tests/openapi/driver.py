@@ -1,4 +1,4 @@
-"""Sends requests made from the document and holds the answers against it."""
+"""Sends requests generated from the document and checks the responses against it."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _FOR_TENANTS: Final = ("key", "key", "admin", "agent", "key", "key", "agent", "n
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is tried of an operation, at most; everything is the same in every run.
+    """Limits of the requests per operation; they are the same in every run.
 
     Attributes:
-        systematic: Values at the edges of what the schema allows, and beyond them one by one.
-        drawn: Random ones, good and bad.
-        nasty: Hand-made ones that no schema describes.
+        systematic: Values at the limits of the schema, and invalid ones one by one.
+        drawn: Random ones, valid and invalid.
+        nasty: Hand-written ones that no schema describes.
         every_caller: Whether each caller sends each, rather than the next.
     """
 
@@ -69,15 +69,15 @@ def load(document: dict[str, Any]) -> list[Any]:
 
 @dataclass
 class Driver:
-    """Drives operations and gathers what was wrong, each kind of fault of an operation once.
+    """Calls operations and collects faults, each kind of fault of an operation once.
 
     Attributes:
-        world: Who calls, and what exists.
-        words: What the document says.
-        http: Sends.
+        world: Callers and existing objects.
+        words: Values from the document.
+        http: Client session.
         base: Address of the bridge.
-        faults: What was wrong, ready to read.
-        counts: Answers by operation and status.
+        faults: Human-readable faults.
+        counts: Responses by operation and status.
     """
 
     world: World
@@ -117,7 +117,7 @@ class Driver:
         return quote(str(found or NOBODYS_ID), safe="")
 
     def _wire(self, operation: Any, case: Case[Any], random: Random) -> Wire | None:
-        """A made case about what exists, most of the time; None for what HTTP cannot carry."""
+        """Return a generated case about existing objects, mostly; None if HTTP cannot carry it."""
         for name in case.path_parameters:
             found = self.world.pools.of_variable(operation.path, name, random)
             if found is not None and random.random() < 0.75:
@@ -154,13 +154,13 @@ class Driver:
             variables = dict.fromkeys(self.words.variables(operation), "x")
             operation.Case(path_parameters=variables).validate_response(response, checks=checks)
         except FailureGroup as group:
-            said = f"{response.status_code} {response.content[:500]!r}"
+            reply = f"{response.status_code} {response.content[:500]!r}"
             for failure in group.exceptions:
                 wrong = f"{failure.title} {str(failure)[:400]}"
-                self._blame(operation, wire, who, f"{response.status_code} {wrong[:120]}", said)
+                self._blame(operation, wire, who, f"{response.status_code} {wrong[:120]}", reply)
 
-    def _blame(self, operation: Any, wire: Wire, who: str, wrong: str, said: str) -> None:
-        fault = f"{operation.label} by {who}: {wrong}\n  sent {wire}\n  told {said}"
+    def _blame(self, operation: Any, wire: Wire, who: str, wrong: str, reply: str) -> None:
+        fault = f"{operation.label} by {who}: {wrong}\n  sent {wire}\n  reported {reply}"
         self.faults.setdefault((operation.label, wrong), fault[:3000])
 
     async def _send(self, wire: Wire, who: str) -> schemathesis.Response:
@@ -213,12 +213,12 @@ def _systematic(operation: Any) -> list[Case[Any]]:
         override=Override(),
         feedback=NO_FEEDBACK,
     )
-    # Other methods are the gateway's affair, and tested there.
+    # Other methods are handled by the middleware, and tested there.
     return [case for case in generator if case.method.lower() == operation.method.lower()]
 
 
 def _thinned(cases: list[Case[Any]], most: int) -> list[Case[Any]]:
-    """As many from all over the list, in their order."""
+    """Return this many, evenly spread over the list."""
     step = max(1.0, len(cases) / most) if most else 1.0
     return [cases[int(index * step)] for index in range(min(most, len(cases)))]
 

@@ -1,4 +1,4 @@
-"""Requests that no document describes: what clients, proxies and attackers send."""
+"""Requests that no document describes, as broken clients, proxies and attackers send them."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ CREDENTIALS: Final[tuple[Headers, ...]] = (
 
 
 class Place(Protocol):
-    """Fills the variables of a path with what exists, or with texts given as they stand."""
+    """Fills the variables of a path with existing ids, or with given texts."""
 
     def __call__(self, template: str, **given: str) -> str: ...
 
@@ -199,5 +199,5 @@ def requests_of(operation: Any, vocabulary: Vocabulary, place: Place) -> Iterato
     for sent in BODIES:
         yield Wire(method, target, {"Content-Type": "application/json"}, sent)
     if sample is not None:
-        for said in vocabulary.spread(operation, VALUES):
-            yield Wire(method, target, typed, json.dumps({**sample, **said}).encode())
+        for reply in vocabulary.spread(operation, VALUES):
+            yield Wire(method, target, typed, json.dumps({**sample, **reply}).encode())

@@ -1,9 +1,10 @@
-"""The description of the API holds for every operation, whatever is sent and whoever sends it.
+"""Every operation fulfils the API's description, for all requests and callers.
 
-A real server and bridge get what Schemathesis makes of the document, and what no document
-describes. No answer is a 5xx, and each has a status, a media type and a shape that the document
-names. The same requests are made in every run; `SPOTPLANE_TEST_EXAMPLES=200` makes so many of each
-kind for each operation, and has every caller send them.
+A real server and bridge receive requests that Schemathesis generates from the document, and
+requests
+that no document describes. No response is a 5xx, and each has a status, a media type and a shape
+that the document names. The same requests are made in every run; `SPOTPLANE_TEST_EXAMPLES=200`
+makes that many of each kind for each operation, and has every caller send them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.timeout(0 if EXAMPLES else 60, func_only=True)
 
 @dataclass
 class Api:
-    """What is tested, and by whom."""
+    """The tested API and its callers."""
 
     operations: list[Any]
     driver: Driver
@@ -50,7 +51,7 @@ class Api:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api(postgres: Any) -> AsyncIterator[Api]:
-    """One server, bridge and world for the whole file; what requests do to it is part of it."""
+    """One server, bridge and world for the whole file; its requests change it on purpose."""
     name = f"openapi{uuid4().hex}"
     await _execute(postgres, f'CREATE DATABASE "{name}" TEMPLATE template_migrated')
     async with (
@@ -70,7 +71,7 @@ async def api(postgres: Any) -> AsyncIterator[Api]:
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("part", range(PARTS))
-async def test_answers_are_as_described(api: Api, part: int) -> None:
+async def test_responses_match_the_document(api: Api, part: int) -> None:
     """Status, media type and shape; and never a defect of ours."""
     operations = api.operations[part::PARTS]
     assert operations
@@ -87,7 +88,7 @@ async def test_answers_are_as_described(api: Api, part: int) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_requests_get_somewhere(api: Api) -> None:
+async def test_most_operations_succeed_at_times(api: Api) -> None:
     """Most operations succeed at times: the world is not so strange that all is refused."""
     for operation in api.operations:
         if operation.label not in api.driver.counts:

@@ -1,4 +1,4 @@
-"""What the document says in words: which values a member usually has."""
+"""Plausible values of members, from the prose of the document."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _INSTANT: Final = re.compile(r"(_date|_time|_at|timestamp|since|until)$")
 
 
 class Vocabulary:
-    """Values for members by their names, from the comments of the document and from answers.
+    """Values for members by their names, from the comments of the document and from responses.
 
-    The contract's closed sets are plain strings, whose values stand in the comments only.
+    The contract's closed sets are plain strings, listed in the comments only.
 
     Args:
         document: The OpenAPI document.
-        pools: Ids of what exists.
+        pools: Ids of existing objects.
     """
 
     def __init__(self, document: dict[str, Any], pools: Pools) -> None:
@@ -34,7 +34,7 @@ class Vocabulary:
         self._read(document["components"]["schemas"])
 
     def value(self, name: str, random: Random) -> Any:
-        """A value that a member of this name may have; None if nothing is known of it."""
+        """Return a plausible value for a member of this name; None if there is none."""
         found = self._pools.pick(name, random)
         if found is not None:
             return found
@@ -45,14 +45,14 @@ class Vocabulary:
             return (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
         return None
 
-    def suit(self, said: Any, random: Random) -> Any:
-        """Put usual values in the place of some texts, at any depth."""
-        if isinstance(said, list):
-            return [self.suit(item, random) for item in said]
-        if not isinstance(said, dict):
-            return said
+    def suit(self, reply: Any, random: Random) -> Any:
+        """Replace some texts by plausible values, at any depth."""
+        if isinstance(reply, list):
+            return [self.suit(item, random) for item in reply]
+        if not isinstance(reply, dict):
+            return reply
         suited = {}
-        for name, value in said.items():
+        for name, value in reply.items():
             usual = self.value(name, random) if isinstance(value, (str, type(None))) else None
             suited[name] = self.suit(value, random)
             if usual is not None and random.random() < 0.6:
@@ -74,17 +74,17 @@ class Vocabulary:
         return content.get("application/json", {}).get("example")
 
     def spread(self, operation: Any, values: Sequence[Any]) -> Iterator[dict[str, Any]]:
-        """Bodies of one member: each member, at any depth, with each value."""
+        """Return bodies with one member each: every member, at any depth, with each value."""
         content = operation.definition.raw["requestBody"]["content"]["application/json"]
         for way in self._ways(content["schema"]):
             for value in values:
-                said = value
+                reply = value
                 for step in reversed(way):
-                    said = [said] if step is None else {step: said}
-                yield said
+                    reply = [reply] if step is None else {step: reply}
+                yield reply
 
     def _ways(self, schema: Any, depth: int = 0) -> Iterator[tuple[str | None, ...]]:
-        """The ways to all members of an object: names, and None for an item of a list."""
+        """Return the paths to all members of an object: names, and None for an item of a list."""
         if "$ref" in schema:
             schema = self._document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
         if depth > _DEEPEST:
@@ -95,19 +95,19 @@ class Vocabulary:
         if "items" in schema:
             yield from ((None, *rest) for rest in self._ways(schema["items"], depth + 1))
 
-    def _read(self, said: Any, name: str = "") -> None:
-        if isinstance(said, list):
-            for item in said:
+    def _read(self, reply: Any, name: str = "") -> None:
+        if isinstance(reply, list):
+            for item in reply:
                 self._read(item, name)
-        elif isinstance(said, dict):
-            name = said["name"] if isinstance(said.get("name"), str) and "in" in said else name
-            text = said.get("description")
+        elif isinstance(reply, dict):
+            name = reply["name"] if isinstance(reply.get("name"), str) and "in" in reply else name
+            text = reply.get("description")
             if isinstance(text, str) and name:
                 known = self._words.setdefault(name, [])
                 known += [word for word in _QUOTED.findall(text) if word not in known]
                 if not known:
                     del self._words[name]
-            for key, value in said.items():
+            for key, value in reply.items():
                 if key == "properties":
                     for member, schema in value.items():
                         self._read(schema, member)

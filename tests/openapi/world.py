@@ -1,4 +1,4 @@
-"""A small world behind the document: who calls, and what there is for requests to be about."""
+"""Callers and objects that the generated requests refer to."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from tests.parity.worlds import World as Things
 from tests.support.clock import FakeClock
 from tests.support.plane import ADMIN_TOKEN, Plane, Tenant
 
-# Newest of each kind that are remembered beside those made on purpose.
+# Newest ids of each kind that are stored beside those created on purpose.
 _REMEMBERED: Final = 6
 _VARIABLE: Final = re.compile(r"^\{(\w+)\}$")
 
 
 class Pools:
-    """Ids of things that exist, by the name a request has for them."""
+    """Ids of existing objects, by the name that requests have for them."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[Any]] = {}
         self._own: dict[str, Any] = {}
 
     def pin(self, name: str, value: Any) -> None:
-        """Remember an id of the callers' own; the one before is as any other."""
+        """Store an id of the callers' own objects; the previous one becomes an ordinary one."""
         self._own[name] = value
         self.add(name, value)
 
     def add(self, name: str, value: Any) -> None:
-        """Remember an id; the oldest is forgotten."""
+        """Store an id; the oldest is deleted."""
         known = self._seen.setdefault(name, [])
         if value not in known:
             known.append(value)
             del known[:-_REMEMBERED]
 
     def pick(self, name: str, random: Random) -> Any:
-        """One of them; None if there is none."""
+        """Return one of them; None if there is none."""
         known = self._seen.get(name)
         if known and name in self._own and random.random() < 0.6:
             return self._own[name]
@@ -61,29 +61,29 @@ class Pools:
         found = self.pick(name, random)
         return self.pick(noun_before(template, name), random) if found is None else found
 
-    def learn(self, template: str, said: Any) -> None:
-        """Remember the ids that an answer names."""
-        for name, value in _ids(said):
+    def learn(self, template: str, reply: Any) -> None:
+        """Store the ids in a response."""
+        for name, value in _ids(reply):
             self.add(noun_of(template) if name == "id" else name, value)
 
 
 def noun_of(template: str) -> str:
-    """The last word of a path: what its answers are about."""
+    """Return the last word of a path, the noun of its responses."""
     return [part for part in template.split("/") if part and not _VARIABLE.match(part)][-1]
 
 
 def noun_before(template: str, name: str) -> str:
-    """The word before a variable of a path."""
+    """Return the word before a variable of a path."""
     head = template.partition(f"/{{{name}")[0]
     return noun_of(head) if head else ""
 
 
-def _ids(said: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(said, list):
-        for item in said[:_REMEMBERED]:
+def _ids(reply: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(reply, list):
+        for item in reply[:_REMEMBERED]:
             yield from _ids(item)
-    elif isinstance(said, dict):
-        for name, value in said.items():
+    elif isinstance(reply, dict):
+        for name, value in reply.items():
             is_id = name == "id" or name.endswith("_id")
             if is_id and isinstance(value, (str, int)) and value:
                 yield name, value
@@ -95,8 +95,9 @@ def _ids(said: Any) -> Iterator[tuple[str, Any]]:
 class World:
     """Two tenants with agents, instances, switches, replicas and usage, and a catalogue.
 
-    Requests suspend and delete what they please, their own tenant as well: `revive` makes a new
-    world of the same kind when a caller has lost its right.
+    Requests may suspend and delete everything, even their own tenant: `revive` creates a new world
+    of
+    the same kind when a caller has lost its permissions.
     """
 
     plane: Plane
@@ -106,13 +107,13 @@ class World:
     callers: dict[str, Headers] = field(default_factory=dict)
 
     async def make(self) -> None:
-        """Make everything anew; what there was stays known."""
+        """Create everything anew; earlier ids stay stored."""
         for _ in range(2):
             await self._tenant()
         await self._catalogue()
 
     async def revive(self) -> None:
-        """Make everything anew if somebody may no longer call."""
+        """Create everything anew if a caller has lost its permissions."""
         for who, path in (("key", "/v1/api-keys"), ("agent", f"/api/agents/{self._agent}/config")):
             async with self.http.get(self.base + path, headers=self.callers[who]) as answer:
                 if answer.status != 200:
@@ -196,6 +197,6 @@ class World:
         async with self.http.request(
             method, self.base + path, headers=headers, json=json
         ) as answer:
-            said = await answer.json()
-            assert answer.status < 300, said
-            return said
+            reply = await answer.json()
+            assert answer.status < 300, reply
+            return reply

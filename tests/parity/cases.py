@@ -1,4 +1,4 @@
-"""Requests that show each RPC at work; those that must fail follow from the routes themselves."""
+"""Valid requests of each RPC; invalid ones are derived from the routes themselves."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Case:
     """One request.
 
     Attributes:
-        rule: What it shows.
-        status: What both doors answer.
+        rule: The rule that it tests.
+        status: Expected status of both frontends.
         path: Values of the path's variables; placeholders of `World` are filled in.
         query: Query string.
         body: JSON body.
-        after: Names that must exist before, although the request does not say them.
+        after: Names that must exist before, although the request does not contain them.
         code: The error's code.
     """
 

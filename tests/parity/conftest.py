@@ -1,4 +1,4 @@
-"""Both doors to one real server: the bridge, and Envoy's transcoder."""
+"""Fixtures: both frontends of one real server, the bridge and Envoy's transcoder."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ANY_PORT = Address("127.0.0.1", 0)
 
 
 @dataclass
-class Answer:
-    """What a door answered."""
+class Response:
+    """A response of a frontend."""
 
     status: int
     headers: dict[str, str]
@@ -42,19 +42,19 @@ class Answer:
 
 @dataclass
 class Door:
-    """One way in over REST."""
+    """One REST frontend."""
 
     name: str
     base: str
     http: aiohttp.ClientSession
 
-    async def send(self, method: str, path: str, **options: Any) -> Answer:
+    async def send(self, method: str, path: str, **options: Any) -> Response:
         """Send one request; the path goes out as it is."""
         url = URL(self.base + path, encoded=True)
         async with self.http.request(method, url, **options) as response:
             body = await response.read()
             is_json = response.content_type == "application/json"
-            return Answer(
+            return Response(
                 response.status,
                 {name.lower(): value for name, value in response.headers.items()},
                 body,
@@ -64,14 +64,14 @@ class Door:
 
 @dataclass
 class Doors:
-    """Both doors, and the statements that their calls run."""
+    """Both frontends, and the statements that their calls execute."""
 
     bridge: Door
     envoy: Door
     atomicity: Atomicity
 
     def world(self) -> World:
-        """A new world, made through the bridge."""
+        """A new world, created through the bridge."""
 
         async def send(method: str, path: str, *, headers: Headers, json: object) -> Any:
             answer = await self.bridge.send(method, path, headers=headers, json=json)

@@ -1,4 +1,4 @@
-"""Normal form: what may differ between the doors is taken away, everything else stays."""
+"""Normal form of responses: removes permitted differences between the frontends."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _member(value: Any, field: FieldDescriptor | None) -> Any:
 
 
 def masked(value: Any, *, times_only: bool = False) -> Any:
-    """Put markers in the place of ids, times, secrets and worlds' names, at any depth."""
+    """Replace ids, times, secrets and worlds' names by markers, at any depth."""
     if isinstance(value, dict):
         return {name: _masked_member(name, item, times_only) for name, item in value.items()}
     if isinstance(value, list):

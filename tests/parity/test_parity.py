@@ -1,7 +1,8 @@
 """Every annotated route through the bridge and through Envoy: same status, headers, JSON.
 
-A read goes through both doors into one world and must agree in everything but the correlation id.
-A write goes through each door into a world of its own, and ids, times and names are masked.
+A read goes through both frontends into one world and must agree in everything but the correlation
+id.
+A write goes through each frontend into its own world, and ids, times and names are masked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 from spotplane_bridge.routes import Route, load_routes
 
 from tests.parity.cases import CASES, NOBODYS_ID, Case
-from tests.parity.conftest import Answer, Doors
+from tests.parity.conftest import Doors, Response
 from tests.parity.normal import masked, normal_form
 from tests.parity.worlds import World
 from tests.support.atomicity import INDEPENDENT
@@ -35,7 +36,7 @@ _HEADERS: Final = (
     "permissions-policy",
     "server",
 )
-# What a door refuses by itself is said in its own words; the rest of the object agrees.
+# A rejection by a frontend itself has its own message; the rest of the object agrees.
 _OWN_WORDS: Final = ("message", "details", "suggestion")
 
 
@@ -61,7 +62,6 @@ async def test_every_annotated_rpc_has_cases() -> None:
 
 @each_route
 async def test_doors_agree_on_good_and_bad_requests(route: Route, doors: Doors) -> None:
-    """The table's requests, one after another, through both doors."""
     one, other = doors.world(), doors.world()
     if route.method == "GET":
         other = one
@@ -76,7 +76,6 @@ async def test_doors_agree_on_good_and_bad_requests(route: Route, doors: Doors) 
 
 @each_write
 async def test_one_key_is_one_call_at_both_doors(route: Route, doors: Doors) -> None:
-    """The second door replays the first one's answer, which commits with the call's effects."""
     world = doors.world()
     for number, case in enumerate(CASES[_name(route)]):
         if case.status >= 300:
@@ -127,7 +126,6 @@ async def test_doors_agree_on_ids_that_name_nothing(
 
 @each_route
 async def test_doors_agree_on_unknown_parameters(route: Route, doors: Doors) -> None:
-    """A parameter that the route lacks is refused by name, whoever calls."""
     path = dict.fromkeys(route.variables, NOBODYS_ID)
     case = Case("unknown parameter", 400, path, query="no_such=1", code="UNKNOWN_PARAMETER")
     world = doors.world()
@@ -151,7 +149,6 @@ async def test_doors_agree_on_unknown_parameters(route: Route, doors: Doors) -> 
 async def test_doors_agree_on_unreadable_bodies(
     route: Route, doors: Doors, raw: bytes, media: str, status: int, code: str
 ) -> None:
-    """Not JSON, not an object, not said to be JSON."""
     case = Case("unreadable", status, dict.fromkeys(route.variables, NOBODYS_ID), code=code)
     world = doors.world()
     left = await _send(doors, "bridge", route, case, world, who="false", data=raw, media=media)
@@ -162,7 +159,6 @@ async def test_doors_agree_on_unreadable_bodies(
 
 @each_with_path
 async def test_doors_agree_on_a_path_variable_in_the_query(route: Route, doors: Doors) -> None:
-    """What the path says cannot be said again, and differently, by the query."""
     name = route.variables[0]
     path = dict.fromkeys(route.variables, NOBODYS_ID)
     case = Case("variable in query", 400, path, f"{name}=x", code="UNKNOWN_PARAMETER")
@@ -181,8 +177,8 @@ async def test_doors_agree_on_unknown_routes(doors: Doors, path: str) -> None:
     left = await doors.bridge.send("GET", path)
     right = await doors.envoy.send("GET", path)
 
-    for answer in (left, right):
-        assert (answer.status, answer.json["error"]["code"]) == (404, "ROUTE_NOT_FOUND")
+    for response in (left, right):
+        assert (response.status, response.json["error"]["code"]) == (404, "ROUTE_NOT_FOUND")
     assert _without_words(left.json) == _without_words(right.json)
 
 
@@ -197,7 +193,7 @@ async def _send(
     key: str | None = None,
     data: bytes | None = None,
     media: str = "application/json",
-) -> Answer:
+) -> Response:
     """Send a case to a route's path through one door."""
     values = await world.fill(dict(case.path))
     path = _VARIABLE.sub(lambda found: str(values[found[1]]), route.template)
@@ -220,18 +216,18 @@ async def _send(
 def _agree(
     route: Route,
     case: Case,
-    left: Answer,
-    right: Answer,
+    left: Response,
+    right: Response,
     *,
     expected: int | None = None,
     own_words: bool = False,
 ) -> None:
-    """Compare two answers: first with the case, then with each other."""
+    """Compare two responses: first with the case, then with each other."""
     where = (_id(route), case.rule, left.body[:500], right.body[:500])
     assert (left.status, right.status) == (expected or case.status,) * 2, where
     assert left.media_type == right.media_type, where
-    said = [{name: answer.headers.get(name) for name in _HEADERS} for answer in (left, right)]
-    assert said[0] == said[1], where
+    reply = [{name: response.headers.get(name) for name in _HEADERS} for response in (left, right)]
+    assert reply[0] == reply[1], where
     if left.media_type == "application/zip":
         assert left.body[:4] == right.body[:4] == b"PK\x03\x04", where
         return
@@ -239,15 +235,15 @@ def _agree(
         assert left.body == right.body, where
     if case.code is not None:
         assert left.json["error"]["code"] == case.code, where
-    forms = [_form(route, answer) for answer in (left, right)]
+    forms = [_form(route, response) for response in (left, right)]
     if own_words:
         forms = [_without_words(form) for form in forms]
     assert forms[0] == forms[1], where
 
 
-def _form(route: Route, answer: Answer) -> Any:
-    failed = answer.status >= 400
-    form = normal_form(answer.json, None if failed or route.is_raw else _response(route))
+def _form(route: Route, response: Response) -> Any:
+    failed = response.status >= 400
+    form = normal_form(response.json, None if failed or route.is_raw else _response(route))
     if route.method != "GET":
         return masked(form)
     # Windows of usage end now.
@@ -268,13 +264,13 @@ def _without_words(form: Any) -> Any:
 
 
 def _least_body(route: Route) -> Any:
-    """A body that lets the id be the first thing wrong."""
+    """Return a body in which the id is the first invalid value."""
     cases = [case.body for case in CASES[_name(route)] if case.status < 300]
     return {} if route.body and not cases else (_plain(cases[-1]) if route.body else None)
 
 
 def _plain(body: Any) -> Any:
-    """A body without placeholders: what they name need not exist."""
+    """Return a body without placeholders: the named objects need not exist."""
     if isinstance(body, dict):
         return {key: _plain(member) for key, member in body.items()}
     if isinstance(body, list):

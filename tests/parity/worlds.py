@@ -1,4 +1,4 @@
-"""Things for requests to be about: made when first named, one set per door."""
+"""Objects for requests: created on first use, one set per frontend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from tests.support.plane import ADMIN_TOKEN
 
-# Part of every name made here, so that names of two worlds can be told to be alike.
+# Part of every name made here, so that names of two worlds can be recognized as alike.
 MARK: Final = re.compile(r"w[0-9a-f]{8}w")
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
@@ -19,7 +19,7 @@ Headers = dict[str, str]
 
 
 class Send(Protocol):
-    """Sends one REST request and answers its JSON; anything but 2xx is an AssertionError."""
+    """Sends one REST request and returns its JSON; a status other than 2xx is an AssertionError."""
 
     def __call__(
         self, method: str, path: str, *, headers: Headers, json: object
@@ -27,10 +27,11 @@ class Send(Protocol):
 
 
 class World:
-    """A tenant and what belongs to it, and a corner of the catalogue.
+    """A tenant, its objects, and a part of the catalogue.
 
-    ``await world.fill("/admin/tenants/{tenant}")`` puts ids in the place of names, making what
-    does not exist yet. Names are those of the functions below.
+    ``await world.fill("/admin/tenants/{tenant}")`` replaces names by ids and creates missing
+    objects.
+    Names are those of the functions below.
     """
 
     def __init__(self, send: Send) -> None:
@@ -39,7 +40,7 @@ class World:
         self._made: dict[str, str] = {"mark": self.mark}
 
     async def fill(self, value: Any) -> Any:
-        """Replace ``{name}`` in texts, at any depth; new containers are answered."""
+        """Replace ``{name}`` in texts, at any depth; returns new containers."""
         if isinstance(value, str):
             for name in _PLACEHOLDER.findall(value):
                 value = value.replace(f"{{{name}}}", await self.get(name))
@@ -51,13 +52,13 @@ class World:
         return value
 
     async def get(self, name: str) -> str:
-        """What goes by this name; made on the first call."""
+        """Return the object of this name; created on the first call."""
         if name not in self._made:
             await _MAKERS[name](self)
         return self._made[name]
 
     async def headers(self, who: str) -> Headers:
-        """Credentials: of `admin`, of the tenant's `key`, false ones, or none (`nobody`)."""
+        """Return the credentials of `admin`, of the tenant's `key`, invalid ones, or none."""
         match who:
             case "admin":
                 return {"x-admin-token": ADMIN_TOKEN}
@@ -68,7 +69,7 @@ class World:
         return {}
 
     async def make(self, who: str, path: str, body: dict[str, Any], **names: str) -> None:
-        """POST, and keep members of the answer: ``names`` maps our name to the member's."""
+        """POST, and store members of the response: ``names`` maps our name to the member's."""
         answer = await self._send(
             "POST",
             await self.fill(path),

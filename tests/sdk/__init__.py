@@ -1,1 +1,1 @@
-"""The agent SDK, against a small plane that is a real gRPC server."""
+"""Tests of the agent SDK against a small real gRPC server."""

@@ -16,7 +16,7 @@ QUICK = Pace(0.02, 0.05)
 
 @pytest.fixture
 async def plane() -> AsyncIterator[ScriptedPlane]:
-    """A plane that is up."""
+    """A running server."""
     async with ScriptedPlane() as running:
         yield running
 
@@ -27,7 +27,7 @@ def identity(instance_id: str = "i-1", **fields: Any) -> Identity:
 
 @pytest.fixture
 async def make_agent(plane: ScriptedPlane, tmp_path: Path) -> AsyncIterator[MakeAgent]:
-    """Makes agents on one disk that come back quickly; whatever still runs is abandoned."""
+    """A factory of agents on one disk with short retries; running agents are killed at the end."""
     made: list[Agent] = []
 
     def make(**options: Any) -> Agent:

@@ -1,4 +1,4 @@
-"""A metadata service that speaks EC2's IMDSv2, over a real socket."""
+"""A metadata service with EC2's IMDSv2 protocol, over a real socket."""
 
 import asyncio
 from typing import Self
@@ -7,7 +7,7 @@ TOKEN_PATH = "/latest/api/token"
 
 
 class MetadataService:
-    """Answers what ``items`` holds, to whoever shows the newest token."""
+    """Returns ``items`` to callers with the newest token."""
 
     def __init__(self) -> None:
         self.items: dict[str, str] = {}
@@ -22,7 +22,7 @@ class MetadataService:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def expire_token(self) -> None:
-        """Refuse the token given last."""
+        """Reject the last token."""
         self.tokens_given += 1
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""A plane that says what a test tells it to, over real gRPC, and remembers what it heard."""
+"""A scripted server over real gRPC that records the messages it receives."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ class Stream:
         return [m.heartbeat for m in self.heard if m.HasField("heartbeat")]
 
     def goodbyes(self) -> list[pb.Goodbye]:
-        """The goodbye, if it was said."""
+        """The goodbye, if it was reply."""
         return [m.goodbye for m in self.heard if m.HasField("goodbye")]
 
     def say(self, **kind: Any) -> None:

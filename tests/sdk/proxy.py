@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Proxy:
-    """Passes TCP on to ``target``; while cut, every connection is closed at once."""
+    """Forwards TCP to ``target``; while interrupted, every connection is closed at once."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
@@ -35,13 +35,13 @@ class Proxy:
         self._server.close()
 
     def cut(self) -> None:
-        """Close every connection, and those that come."""
+        """Close every connection, also new ones."""
         self._passing = False
         for writer in self._open:
             writer.transport.abort()
 
     def mend(self) -> None:
-        """Pass connections on again."""
+        """Forward connections again."""
         self._passing = True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

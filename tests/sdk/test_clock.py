@@ -31,7 +31,6 @@ def is_servers_time(at: datetime) -> bool:
 async def test_usage_of_an_agent_whose_clock_is_ahead_is_stored(
     plane_behind: Plane, tmp_path: Path
 ) -> None:
-    """Of a real plane; usage recorded before the first session, and after it."""
     tenant = await plane_behind.tenant()
     agent = Agent(
         server=plane_behind.target,
@@ -117,7 +116,7 @@ async def polled() -> AsyncIterator[tuple[str, list[Any]]]:
     """REST routes whose clock is behind; the price reports that they got."""
     reports: list[Any] = []
 
-    async def answer(request: web.Request) -> web.Response:
+    async def response(request: web.Request) -> web.Response:
         if request.path.endswith("pricing-report"):
             reports.append(await request.json())
         answers: dict[str, Any] = {
@@ -131,7 +130,7 @@ async def polled() -> AsyncIterator[tuple[str, list[Any]]]:
         )
 
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", response)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

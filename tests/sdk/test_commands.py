@@ -41,7 +41,7 @@ def blocking(agent: Agent, name: str, *, idempotent: bool = False) -> asyncio.Ev
     return begun
 
 
-async def test_command_is_told_step_by_step(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
+async def test_command_reports_each_step(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
     """Received once it is on disk, started with its handler, then its result."""
     agent = make_agent()
     counting(agent, "greet")
@@ -129,7 +129,6 @@ async def test_command_cut_off_by_a_crash_is_failed(
 async def test_idempotent_command_cut_off_by_a_crash_runs_again(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """Its author said that running it twice is the same as once."""
     order, first = command("sync"), make_agent()
     begun = blocking(first, "sync", idempotent=True)
     await first.start()
@@ -206,7 +205,6 @@ async def test_disabled_agent_begins_emergencies_only(
 
 
 async def test_expired_command_is_not_begun(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
-    """The plane has given it up already."""
     agent = make_agent()
     ran = counting(agent, "greet")
     late, good = command("greet", expires_in=-1), command("greet")
@@ -220,7 +218,6 @@ async def test_expired_command_is_not_begun(plane: ScriptedPlane, make_agent: Ma
 
 
 async def test_cancelled_command_is_not_begun(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
-    """What waits behind another command can still be taken back."""
     agent = make_agent()
     release, ran = asyncio.Event(), counting(agent, "greet")
 
@@ -272,10 +269,9 @@ async def test_failures_are_reported_with_their_reason(
     ]
 
 
-async def test_answer_that_cannot_be_sent_does_not_undo_the_command(
+async def test_unserializable_result_does_not_undo_the_command(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """The effect is there, so the result is a success that says what is missing."""
     agent = make_agent()
 
     @agent.command("dump")

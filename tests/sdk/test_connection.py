@@ -16,7 +16,7 @@ from tests.sdk.plane import ScriptedPlane, desired
 from tests.support.eventually import eventually
 
 
-async def test_agent_registers_once_and_says_hello(
+async def test_agent_registers_once_and_sends_hello(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
     """The first message names the instance, and the key travels as metadata."""
@@ -32,7 +32,6 @@ async def test_agent_registers_once_and_says_hello(
 async def test_heartbeats_follow_the_pace_of_the_plane(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """Each acknowledgement asks for the next heartbeat; they count from 1."""
     async with make_agent():
         beats = await eventually(lambda: len(plane.streams) and len(plane.stream.beats()) >= 3)
 
@@ -55,10 +54,9 @@ async def test_agent_comes_back_with_the_same_identity(
     assert len(plane.registrations) == 1
 
 
-async def test_plane_that_does_not_answer_is_left(
+async def test_agent_leaves_an_unresponsive_server(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """A stuck plane keeps its connections open; only its answers show that it lives."""
     plane.beating = False
     async with make_agent(silence_seconds=0.2) as agent:
         await agent.wait_for(connected=True)
@@ -70,7 +68,6 @@ async def test_plane_that_does_not_answer_is_left(
 
 
 async def test_reconnect_order_sets_the_slot(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
-    """A draining plane spreads its agents; it is obeyed instead of our own backoff."""
     async with make_agent() as agent:
         await agent.wait_for(connected=True)
         plane.stream.say(reconnect=pb.Reconnect(delay=Duration(nanos=200_000_000)))
@@ -84,7 +81,6 @@ async def test_reconnect_order_sets_the_slot(plane: ScriptedPlane, make_agent: M
 async def test_reports_survive_a_restart_while_the_plane_is_away(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """What was reported to nobody is sent by the next process on the same disk."""
     await plane.stop()
     async with make_agent() as first:
         first.usage("r1", prompt_tokens=1, completion_tokens=2)
@@ -192,7 +188,6 @@ async def test_replaced_session_stops_the_agent(
 
 
 async def test_replaced_agent_may_wait_instead(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
-    """With ``on_replaced="wait"`` it tries again, slowly."""
     async with make_agent(on_replaced="wait") as agent:
         await agent.wait_for(connected=True)
         plane.stream.end(grpc.StatusCode.ABORTED, "SESSION_REPLACED")
@@ -213,7 +208,6 @@ async def test_deleted_agent_does_not_register_again(
 async def test_refused_key_is_surfaced_and_tried_again(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """A suspended key may be activated again; until then the state says what is wrong."""
     plane.refuse = (grpc.StatusCode.PERMISSION_DENIED, "KEY_SUSPENDED")
     async with make_agent() as agent:
         await eventually(lambda: agent.connection_state == "refused")
@@ -224,10 +218,9 @@ async def test_refused_key_is_surfaced_and_tried_again(
         assert agent.last_error is None
 
 
-async def test_clean_stop_flushes_and_says_goodbye(
+async def test_clean_stop_flushes_and_sends_goodbye(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """What was recorded just before the stop arrives, and goodbye is the last word."""
     async with make_agent() as agent:
         await agent.wait_for(connected=True)
         agent.usage("last", prompt_tokens=1, completion_tokens=1)
@@ -236,7 +229,7 @@ async def test_clean_stop_flushes_and_says_goodbye(
     assert plane.stream.heard[-1].HasField("goodbye")
 
 
-async def test_abandoned_agent_says_nothing(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
+async def test_killed_agent_sends_no_goodbye(plane: ScriptedPlane, make_agent: MakeAgent) -> None:
     """A crash is silence."""
     agent = make_agent()
     await agent.start()
@@ -259,7 +252,6 @@ async def test_second_process_on_one_disk_is_refused(
 async def test_usage_is_cut_into_reports_that_fit_a_message(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """At most 1000 records and half a megabyte each."""
     async with make_agent() as agent:
         for number in range(2500):
             agent.usage(f"r{number}", prompt_tokens=1, completion_tokens=1)
@@ -276,7 +268,6 @@ async def test_usage_is_cut_into_reports_that_fit_a_message(
 async def test_roles_and_configurations_reach_the_hooks_once_each(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """A generation that is not newer changes nothing, whichever way it comes."""
     agent, roles, versions = make_agent(), [], []
 
     @agent.on_role_change
@@ -300,7 +291,6 @@ async def test_roles_and_configurations_reach_the_hooks_once_each(
 async def test_replica_is_ready_once_it_is_warm(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """The plane promotes what is ready, so ready comes after the warm-up."""
     plane.desired = desired("replica", replica_id="rep-1")
     agent, steps = make_agent(identity=identity("i-2", replica_id="rep-1")), []
 
@@ -320,7 +310,6 @@ async def test_replica_is_ready_once_it_is_warm(
 async def test_replica_that_cannot_warm_up_is_failed(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """The plane then launches another one."""
     plane.desired = desired("replica", replica_id="rep-1")
     agent = make_agent()
 
@@ -345,7 +334,6 @@ async def test_unknown_usage_field_is_refused_at_the_call(
 async def test_abandoned_connections_are_closed(
     plane: ScriptedPlane, make_agent: MakeAgent
 ) -> None:
-    """Also while the garbage collector does not run: there is one connection per stream."""
     gc.disable()
     try:
         async with chaos_proxy(("127.0.0.1", plane.port)) as proxy:

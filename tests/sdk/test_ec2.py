@@ -53,7 +53,6 @@ def spec(token: str, **fields: str) -> LaunchSpec:
 
 
 async def test_spot_instance_is_launched_where_it_was_ordered(provider: Ec2Provider) -> None:
-    """Zone, type, market and tags are what the order says."""
     instance_id = await provider.launch(spec("launch-1"))
 
     view = await provider.describe(instance_id)
@@ -92,7 +91,7 @@ async def test_unknown_instance_is_gone_already(provider: Ec2Provider) -> None:
     assert await provider.describe("i-0123456789abcdef0") is None
 
 
-async def test_refusal_by_the_cloud_says_why(endpoint: str) -> None:
+async def test_rejection_by_the_cloud_has_a_reason(endpoint: str) -> None:
     """The message ends up in the command's result."""
     settings = Ec2Settings("ami-1", subnets={"us-east-1b": "subnet-0dead"})
     wrong = Ec2Provider(connect(endpoint), settings)

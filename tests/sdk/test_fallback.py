@@ -115,9 +115,7 @@ async def running_agent(instance: SimulatedInstance) -> Agent:
     return instance.agent
 
 
-async def test_agent_without_streams_is_heard_by_rest_and_returns(
-    world: World, tmp_path: Path
-) -> None:
+async def test_agent_without_streams_uses_rest_and_returns(world: World, tmp_path: Path) -> None:
     """It registers, serves and reports as ever; the first accepted stream ends the polls."""
     world.proxy.cut()
     async with world.agent(tmp_path) as agent:
@@ -137,7 +135,6 @@ async def test_agent_without_streams_is_heard_by_rest_and_returns(
 async def test_every_kind_of_report_is_taken_by_rest(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """None waits for a stream, and none is refused."""
     world.proxy.cut()
     async with world.agent(tmp_path) as agent:
         await agent.wait_for(role="primary", connected=True)
@@ -183,7 +180,6 @@ async def test_switch_that_is_polled_is_carried_out_once(world: World, tmp_path:
 async def test_notice_of_an_agent_that_polls_promotes_its_replica(
     world: World, tmp_path: Path
 ) -> None:
-    """Neither the notice nor the new role waits for a stream."""
     async with simulated(tmp_path, world.proxy.address, world.tenant) as fleet:
         first = world.start(fleet)
         agent = await running_agent(first)
@@ -232,7 +228,6 @@ async def test_notice_does_not_wait_for_a_switch_that_is_carried_out(
 async def test_restart_in_the_middle_of_a_polled_command_does_not_repeat_it(
     world: World, tmp_path: Path
 ) -> None:
-    """The journal knows that it was begun, whichever way it came."""
     world.proxy.cut()
     runs: list[str] = []
 
@@ -263,7 +258,6 @@ async def test_restart_in_the_middle_of_a_polled_command_does_not_repeat_it(
 async def test_stream_that_is_cut_in_the_middle_of_a_command_loses_no_result(
     world: World, tmp_path: Path
 ) -> None:
-    """What a stream delivered is answered by REST, and not delivered by REST again."""
     runs: list[str] = []
     go_on = asyncio.Event()
     agent = world.agent(tmp_path)
@@ -288,8 +282,7 @@ async def test_stream_that_is_cut_in_the_middle_of_a_command_loses_no_result(
     assert runs == [order.id]
 
 
-async def test_agent_says_goodbye_by_rest(world: World, tmp_path: Path) -> None:
-    """It is offline at once, and what it had to say was said before."""
+async def test_agent_sends_goodbye_by_rest(world: World, tmp_path: Path) -> None:
     world.proxy.cut()
     async with world.agent(tmp_path) as agent:
         await agent.wait_for(role="primary", connected=True)
@@ -301,7 +294,6 @@ async def test_agent_says_goodbye_by_rest(world: World, tmp_path: Path) -> None:
 
 
 async def test_deleted_agent_that_polls_stops(world: World, tmp_path: Path) -> None:
-    """As it does on a stream: registering again would bring it back."""
     world.proxy.cut()
     async with world.agent(tmp_path) as agent:
         await agent.wait_for(role="primary", connected=True)
@@ -317,7 +309,6 @@ async def test_deleted_agent_that_polls_stops(world: World, tmp_path: Path) -> N
 async def test_key_that_the_plane_refuses_is_not_tried_by_rest(
     world: World, tmp_path: Path
 ) -> None:
-    """The plane's own word is the same whichever way it is asked."""
     async with world.agent(tmp_path, api_key="sp_nobody") as agent:
         await eventually(lambda: agent.connection_state == "refused")
         await eventually(lambda: world.proxy.passed > 4)
@@ -340,7 +331,6 @@ async def test_no_key_is_in_any_log(
 
 
 async def test_no_key_is_in_any_error() -> None:
-    """Not even one that no header can carry."""
     rest = Rest("http://127.0.0.1:9", "sp_secret\n", "i-1")
     with pytest.raises(RestUnavailable) as caught:
         await rest.call("GET", "/health")

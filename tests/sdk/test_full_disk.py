@@ -35,7 +35,6 @@ async def test_result_that_meets_a_full_disk_is_reported_once_there_is_room(
     make_agent: MakeAgent,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Also when the command has expired meanwhile: it took effect once."""
     agent = make_agent(state_dir=disk.directory)
     effects: list[str] = []
 

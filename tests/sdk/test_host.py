@@ -13,7 +13,6 @@ def write(proc: Path, idle: int, busy: int) -> None:
 
 
 def test_load_is_that_since_the_last_heartbeat(tmp_path: Path) -> None:
-    """Not the mean since the machine was started."""
     load = HostLoad(tmp_path)
     write(tmp_path, idle=100, busy=900)
     assert load() == Load(None, 75.0)
@@ -22,7 +21,7 @@ def test_load_is_that_since_the_last_heartbeat(tmp_path: Path) -> None:
     assert load() == Load(25.0, 75.0)
 
 
-def test_machine_that_does_not_tell_has_no_load(tmp_path: Path) -> None:
+def test_machine_without_proc_has_no_load(tmp_path: Path) -> None:
     """Heartbeats then go without it."""
     assert HostLoad(tmp_path)() == Load()
 

@@ -63,7 +63,6 @@ async def test_expired_token_is_renewed(service: MetadataService) -> None:
 
 
 async def test_absent_item_is_none(service: MetadataService) -> None:
-    """404 is how the service says that there is no notice."""
     assert await Imds(service.endpoint).get(ACTION) is None
 
 
@@ -81,16 +80,16 @@ async def test_machine_without_the_service_is_no_instance() -> None:
         await Imds("http://127.0.0.1:1").identity()
 
 
-async def test_notices_are_told_once_each(service: MetadataService) -> None:
+async def test_notices_are_yielded_once_each(service: MetadataService) -> None:
     """The service repeats them until the end; a new deadline is a new notice."""
     service.items[ADVICE] = '{"noticeTime": "2026-01-02T08:00:00Z"}'
-    told = ImdsNoticeSource(Imds(service.endpoint), period_seconds=0.01).notices()
+    reported = ImdsNoticeSource(Imds(service.endpoint), period_seconds=0.01).notices()
 
-    first = await anext(told)
+    first = await anext(reported)
     service.items[ACTION] = '{"action": "terminate", "time": "2026-01-02T08:22:00Z"}'
-    second = await anext(told)
+    second = await anext(reported)
     service.items[ACTION] = '{"action": "terminate", "time": "2026-01-02T08:23:00Z"}'
-    third = await anext(told)
+    third = await anext(reported)
 
     assert [n.kind for n in (first, second, third)] == ["rebalance", "termination", "termination"]
     assert second.deadline == DEADLINE
@@ -100,10 +99,10 @@ async def test_notices_are_told_once_each(service: MetadataService) -> None:
 async def test_watch_survives_an_outage_and_nonsense(service: MetadataService) -> None:
     """The service fails now and then; the notice after that still counts."""
     service.items[ACTION] = "not json"
-    told = ImdsNoticeSource(Imds(service.endpoint), period_seconds=0.01).notices()
+    reported = ImdsNoticeSource(Imds(service.endpoint), period_seconds=0.01).notices()
 
     async def first() -> CloudNotice:
-        return await anext(told)
+        return await anext(reported)
 
     import asyncio
 

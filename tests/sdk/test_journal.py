@@ -70,7 +70,6 @@ def test_result_and_its_report_are_one_commit(disk: Disk) -> None:
 
 
 def test_redelivery_after_the_result_sends_the_stored_one_again(disk: Disk) -> None:
-    """The plane may have lost the session, not the effect."""
     order = command("greet")
     disk.journal.receive(order)
     disk.journal.finish(CommandResult(command_id=order.command_id, success=True, message="once"))
@@ -115,7 +114,6 @@ def test_command_begun_before_a_restart_is_failed_unless_idempotent(disk: Disk) 
 
 
 def test_cancelled_command_cannot_be_started(disk: Disk) -> None:
-    """What is cancelled before it began stays undone, across a restart too."""
     order = command("greet")
     disk.journal.receive(order)
 

@@ -46,7 +46,6 @@ async def process(code: str, plane: ScriptedPlane, home: Path) -> AsyncIterator[
 
 
 async def test_agent_of_the_docstring_runs(plane: ScriptedPlane, tmp_path: Path) -> None:
-    """What a newcomer copies carries out a command and leaves in order."""
     text = (spotplane_agents.__doc__ or "").split("::\n", 1)[1].split("\nIt registers", 1)[0]
     async with process(textwrap.dedent(text), plane, tmp_path) as child:
         await eventually(lambda: plane.streams)
@@ -92,7 +91,6 @@ async def test_ec2_agent_finds_out_who_it_is(plane: ScriptedPlane, tmp_path: Pat
 
 
 async def test_simulated_agent_ends_on_sigterm(plane: ScriptedPlane, tmp_path: Path) -> None:
-    """For trying a plane out without a cloud."""
     options = f"server={plane.address!r}, provider='simulated', logical_agent_id='trial'"
     async with process(RUN.format(options=options), plane, tmp_path) as child:
         await eventually(lambda: plane.streams and plane.stream.heard)

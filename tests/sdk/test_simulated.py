@@ -42,11 +42,10 @@ async def started(cloud: SimulatedCloud, plane: ScriptedPlane) -> SimulatedInsta
 async def test_instance_registers_as_what_it_is(
     cloud: SimulatedCloud, plane: ScriptedPlane
 ) -> None:
-    """Type, zone and market reach the plane."""
     instance = await started(cloud, plane)
 
-    (said,) = plane.registrations
-    assert (said.instance_id, said.instance_type, said.az, said.mode) == (
+    (reply,) = plane.registrations
+    assert (reply.instance_id, reply.instance_type, reply.az, reply.mode) == (
         instance.instance_id,
         "g5.xlarge",
         "us-east-1a",
@@ -57,7 +56,6 @@ async def test_instance_registers_as_what_it_is(
 async def test_primary_reports_the_prices_of_its_region(
     cloud: SimulatedCloud, plane: ScriptedPlane
 ) -> None:
-    """All pools, not only its own: the plane chooses among them."""
     await started(cloud, plane)
 
     (report,) = await plane.wait_reports("prices")
@@ -69,7 +67,7 @@ async def test_primary_reports_the_prices_of_its_region(
     assert report.on_demand[0].price_nanousd_per_hour == 1000
 
 
-async def test_interrupted_instance_is_told_and_taken(
+async def test_interrupted_instance_gets_a_notice_and_stops(
     cloud: SimulatedCloud, plane: ScriptedPlane
 ) -> None:
     """A notice with the deadline first; at the deadline it is gone without a goodbye."""
@@ -100,9 +98,13 @@ async def test_replica_is_launched_once_however_often_it_is_ordered(
     (result,) = await plane.wait_reports("command_result")
     await eventually(lambda: len(plane.registrations) == 2)
 
-    told = plane.registrations[1]
-    assert result.result["instance_id"] == told.instance_id
-    assert (told.az, told.replica_id, told.logical_agent_id) == ("us-east-1b", "rep-1", "chat")
+    reported = plane.registrations[1]
+    assert result.result["instance_id"] == reported.instance_id
+    assert (reported.az, reported.replica_id, reported.logical_agent_id) == (
+        "us-east-1b",
+        "rep-1",
+        "chat",
+    )
     assert plane.reports("replica")[0].status == "syncing"
     assert len(cloud.instances) == 2
 
@@ -110,7 +112,6 @@ async def test_replica_is_launched_once_however_often_it_is_ordered(
 async def test_launch_without_capacity_fails_command_and_replica(
     cloud: SimulatedCloud, plane: ScriptedPlane
 ) -> None:
-    """The plane learns at once that it must look elsewhere."""
     await started(cloud, plane)
     cloud.unavailable_pools.add(POOL_B)
     parameters = {"replica_id": "rep-1", "pool_id": POOL_B}
@@ -142,7 +143,6 @@ async def test_terminate_ends_the_own_instance_in_order(
 async def test_old_instance_of_a_switch_ends_after_the_new_one_serves(
     cloud: SimulatedCloud, plane: ScriptedPlane
 ) -> None:
-    """Not before the plane says so, however long the new one takes."""
     instance = await started(cloud, plane)
     stream = plane.stream
     parameters = {"target_mode": "ondemand", "terminate_wait_seconds": 1}
@@ -170,7 +170,6 @@ async def test_crashed_instance_falls_silent(cloud: SimulatedCloud, plane: Scrip
 
 @given(seed=st.integers(0, 1 << 32), minutes=st.integers(0, 2000))
 def test_synthetic_prices_stay_between_nothing_and_on_demand(seed: int, minutes: int) -> None:
-    """And are the same for one seed."""
     full = {POOL_A: 1_006_000_000, POOL_B: 5}
     at = START + timedelta(minutes=minutes)
     one, two = (SyntheticMarket(full, start=START, seed=seed).prices(at) for _ in range(2))

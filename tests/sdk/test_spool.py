@@ -44,7 +44,6 @@ def names(spool: Spool, lane: int) -> list[str]:
 
 
 def test_reports_survive_the_process_in_their_order(tmp_path: Path) -> None:
-    """What was appended is there after a restart, oldest first."""
     first = State(tmp_path)
     for name in ("a", "b", "c"):
         Spool(first).append(usage(name))
@@ -67,7 +66,6 @@ def test_acknowledged_reports_are_gone_and_others_stay(state: State) -> None:
 
 
 def test_next_goes_on_after_what_was_sent(state: State) -> None:
-    """A session asks beyond its last report, so that nothing is sent twice in it."""
     spool = Spool(state)
     ids = [spool.append(usage(name)) for name in ("a", "b", "c")]
 
@@ -124,7 +122,7 @@ def test_bytes_are_bounded_too(state: State) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(kinds=st.lists(st.sampled_from(["usage", "prices", "command_result"]), max_size=40))
-def test_bound_holds_and_no_result_is_lost_whatever_comes(kinds: list[str]) -> None:
+def test_spool_is_bounded_and_loses_no_result(kinds: list[str]) -> None:
     """Count never passes twice the limit; results are all there; usage within the limit."""
     with TemporaryDirectory() as directory:
         state = State(Path(directory))
@@ -180,7 +178,6 @@ def test_copied_disk_keeps_usage_and_forgets_the_other_instance(state: State) ->
 
 
 def test_file_of_an_older_version_is_taken_over(tmp_path: Path) -> None:
-    """What waits there is sent as it is."""
     old = sqlite3.connect(tmp_path / FILE_NAME)
     old.execute(
         "CREATE TABLE report (id INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER NOT NULL,"

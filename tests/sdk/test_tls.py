@@ -41,7 +41,6 @@ def certificate() -> tuple[bytes, bytes]:
 
 
 async def test_agent_trusts_the_roots_it_is_given(make_agent: MakeAgent) -> None:
-    """And only those: another plane's certificate gets no key to see."""
     roots, key = certificate()
     others, _ = certificate()
     async with ScriptedPlane(grpc.ssl_server_credentials([(key, roots)])) as plane:
