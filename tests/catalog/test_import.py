@@ -27,7 +27,7 @@ async def test_shipped_catalogue_sells_every_type_in_all_its_providers_regions(
     catalog: Catalog,
 ) -> None:
     """17 regions, 11 types, 5 models."""
-    report = await _import(catalog, seed.shipped())
+    report = await _import(catalog, seed.load_bundled())
     assert report.created == {"regions": 17, "instance_types": 11, "associations": 58, "models": 5}
     types = await catalog.types.ListInstanceTypes(
         instance_type_pb2.ListInstanceTypesRequest(region="us-east-1"), metadata=ADMIN
@@ -55,7 +55,7 @@ async def test_shipped_catalogue_sells_every_type_in_all_its_providers_regions(
 
 async def test_importing_again_changes_nothing(catalog: Catalog) -> None:
     """Nor do two at a time; the trail is that of the first, by the system."""
-    reports = await asyncio.gather(*(_import(catalog, seed.shipped()) for _ in range(3)))
+    reports = await asyncio.gather(*(_import(catalog, seed.load_bundled()) for _ in range(3)))
     assert sum(r.created.total() for r in reports) == 91
     assert sum(r.updated.total() for r in reports) == 0
     audits, events = await catalog.trail()
@@ -66,14 +66,14 @@ async def test_importing_again_changes_nothing(catalog: Catalog) -> None:
 
 async def test_import_updates_what_it_names_and_leaves_the_rest(catalog: Catalog) -> None:
     """New prices append to history; an operator's own settings stay."""
-    await _import(catalog, seed.shipped())
+    await _import(catalog, seed.load_bundled())
     regions = await catalog.regions.ListRegions(
         region_pb2.ListRegionsRequest(provider="oci"), metadata=ADMIN
     )
     (ashburn,) = regions.data
     await catalog.change_region(ashburn.id, available=False, max_nodes=3)
 
-    changed = deepcopy(seed.shipped())
+    changed = deepcopy(seed.load_bundled())
     for region in changed["regions"]:
         if region["code"] == "us-ashburn-1":
             region["pricing_multiplier"] = 1.25
@@ -111,33 +111,33 @@ async def test_bad_document_is_refused_whole(
     catalog: Catalog, change: dict[str, Any], where: str
 ) -> None:
     """The message says where; nothing is stored."""
-    with pytest.raises(seed.BadDocument, match=where):
-        await _import(catalog, seed.shipped() | change)
+    with pytest.raises(seed.InvalidDocument, match=where):
+        await _import(catalog, seed.load_bundled() | change)
     assert await catalog.trail() == ([], [])
 
 
 @pytest.mark.parametrize("regions", [["in-mumbai"], ["nope"], "some", [1]])
 async def test_type_is_sold_in_its_providers_regions_only(catalog: Catalog, regions: Any) -> None:
     """Another provider's, unknown ones and nonsense are refused."""
-    document = deepcopy(seed.shipped())
+    document = deepcopy(seed.load_bundled())
     document["instance_types"][0]["regions"] = regions
-    with pytest.raises(seed.BadDocument, match=r"instance_types\[0\]\.regions"):
+    with pytest.raises(seed.InvalidDocument, match=r"instance_types\[0\]\.regions"):
         await _import(catalog, document)
     assert await catalog.trail() == ([], [])
 
 
 async def test_changed_hardware_is_refused(catalog: Catalog) -> None:
     """A type is what it is; another machine needs another name."""
-    await _import(catalog, seed.shipped())
-    document = deepcopy(seed.shipped())
+    await _import(catalog, seed.load_bundled())
+    document = deepcopy(seed.load_bundled())
     document["instance_types"][0]["vcpu_count"] = 5
-    with pytest.raises(seed.BadDocument, match="vcpu_count cannot be changed"):
+    with pytest.raises(seed.InvalidDocument, match="vcpu_count cannot be changed"):
         await _import(catalog, document)
 
 
 async def test_list_prices_are_a_catalogue_of_four_providers(catalog: Catalog) -> None:
     """Many regions and types, each type sold somewhere; the examples may come on top of them."""
-    document = seed.shipped(seed.LIST_PRICES)
+    document = seed.load_bundled(seed.LIST_PRICES)
     report = await _import(catalog, document)
     created = report.created
     assert created["regions"] >= 50
@@ -150,18 +150,18 @@ async def test_list_prices_are_a_catalogue_of_four_providers(catalog: Catalog) -
     again = await _import(catalog, document)
     assert (again.created.total(), again.updated.total()) == (0, 0)
 
-    await _import(catalog, seed.shipped())
+    await _import(catalog, seed.load_bundled())
     types = await catalog.types.ListInstanceTypes(
         instance_type_pb2.ListInstanceTypesRequest(region="eu-west"), metadata=ADMIN
     )
     prices = {t.instance_type: t.price_per_hour for t in types.data}
     assert prices["p5.48xlarge"] == 98.32
-    assert (await _import(catalog, seed.shipped())).updated.total() == 0
+    assert (await _import(catalog, seed.load_bundled())).updated.total() == 0
 
 
 async def test_spot_without_a_list_price_has_the_default(catalog: Catalog) -> None:
     """And what cannot be had as spot has none."""
-    await _import(catalog, seed.shipped(seed.LIST_PRICES))
+    await _import(catalog, seed.load_bundled(seed.LIST_PRICES))
     types = await catalog.types.ListInstanceTypes(
         instance_type_pb2.ListInstanceTypesRequest(), metadata=ADMIN
     )

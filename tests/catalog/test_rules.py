@@ -128,5 +128,5 @@ def test_repeated_availability_leaves_the_status_alone(
 
 def test_decimals_are_said_without_exponent_or_trailing_zeros() -> None:
     """The text that price history and audit rows hold."""
-    texts = [rules.plain(D(t)) for t in ("0.600000", "100", "1E-6", "0E-6", "-0.0")]
+    texts = [rules.to_json_value(D(t)) for t in ("0.600000", "100", "1E-6", "0E-6", "-0.0")]
     assert texts == ["0.6", "100", "0.000001", "0", "0"]

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from spotplane_server.kernel.db.database import ALL_TENANTS
 from spotplane_server.spending import store
-from spotplane_server.spending.store import Named
+from spotplane_server.spending.store import BudgetRef
 
 from tests.spending.world import World
 from tests.support.eventually import eventually
@@ -245,12 +245,12 @@ async def test_any_number_of_budgets_is_read_by_one_statement(world: World) -> N
         for key in (None, tenant.key_id)
     ]
     await world.spend(tenant, 9, key_id=tenant.key_id)
-    named = [Named(UUID(b.tenant_id), UUID(b.id)) for b in made]
+    named = [BudgetRef(UUID(b.tenant_id), UUID(b.id)) for b in made]
     ran: list[Any] = []
     async with world.plane.db.transaction(ALL_TENANTS) as conn:
-        await store.read(conn, named[:1], world.clock.now())  # learns types
+        await store.load_statuses(conn, named[:1], world.clock.now())  # learns types
         conn.add_query_logger(ran.append)
-        found = await store.read(conn, named, world.clock.now())
+        found = await store.load_statuses(conn, named, world.clock.now())
         conn.remove_query_logger(ran.append)
 
     assert [standing.spent_nanos for standing in found] == [9] * len(made)

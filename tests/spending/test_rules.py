@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spotplane_server.kernel.auth import policy
 from spotplane_server.spending import rules
-from spotplane_server.spending.rules import Plan, Standing
+from spotplane_server.spending.rules import BudgetPlan, BudgetStatus
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 DAY = (datetime(2026, 11, 28, tzinfo=UTC), datetime(2026, 11, 29, tzinfo=UTC))
 
 
-def standing(**members: Any) -> Standing:
+def standing(**members: Any) -> BudgetStatus:
     """A budget of 1000 nano-dollars a day, of which nothing is used."""
-    plain = Standing(
+    plain = BudgetStatus(
         uuid4(), uuid4(), None, "b", "day", 1000, [50, 80], False, NOW, NOW, *DAY, 0, [], None
     )
     return replace(plain, **members)
@@ -46,13 +46,13 @@ def _at(text: str) -> datetime:
 )
 def test_periods_are_calendar_periods_in_utc(now: str, period: Any, start: str, end: str) -> None:
     """Across months, years and leap days."""
-    assert rules.running(_at(now))[period] == (_at(start), _at(end))
+    assert rules.current_periods(_at(now))[period] == (_at(start), _at(end))
 
 
 @given(later=st.timedeltas(timedelta(0), timedelta(days=1000)))
 def test_periods_are_of_whole_days(later: timedelta) -> None:
     """What was spent is read from sums of days."""
-    for start, end in rules.running(NOW + later).values():
+    for start, end in rules.current_periods(NOW + later).values():
         assert start.time() == end.time() == time()
 
 
@@ -63,7 +63,7 @@ def test_periods_are_of_whole_days(later: timedelta) -> None:
 )
 def test_share_is_reached_exactly(limit: int, spent: int, share: int) -> None:
     """As whole numbers say, beyond what a double can tell apart; the limit is a share always."""
-    found = rules.reached(
+    found = rules.reached_thresholds(
         standing(limit_nanos=limit, spent_nanos=spent, alert_thresholds_pct=[share])
     )
 
@@ -74,38 +74,46 @@ def test_share_is_reached_exactly(limit: int, spent: int, share: int) -> None:
 @pytest.mark.parametrize(
     ("members", "plan", "state"),
     [
-        ({}, Plan((), False, False), "ok"),
-        ({"spent_nanos": 499}, Plan((), False, False), "ok"),
-        ({"spent_nanos": 500}, Plan((50,), False, False), "alerting"),
-        ({"spent_nanos": 500, "crossed": [50]}, Plan((), False, False), "alerting"),
-        ({"spent_nanos": 1200}, Plan((50, 80, 100), False, False), "exceeded"),
-        ({"spent_nanos": 999, "hard_stop": True}, Plan((50, 80), False, False), "alerting"),
-        ({"spent_nanos": 1000, "hard_stop": True}, Plan((50, 80, 100), False, True), "exceeded"),
+        ({}, BudgetPlan((), False, False), "ok"),
+        ({"spent_nanos": 499}, BudgetPlan((), False, False), "ok"),
+        ({"spent_nanos": 500}, BudgetPlan((50,), False, False), "alerting"),
+        ({"spent_nanos": 500, "crossed": [50]}, BudgetPlan((), False, False), "alerting"),
+        ({"spent_nanos": 1200}, BudgetPlan((50, 80, 100), False, False), "exceeded"),
+        ({"spent_nanos": 999, "hard_stop": True}, BudgetPlan((50, 80), False, False), "alerting"),
+        (
+            {"spent_nanos": 1000, "hard_stop": True},
+            BudgetPlan((50, 80, 100), False, True),
+            "exceeded",
+        ),
         (
             {"spent_nanos": 1000, "hard_stop": True, "crossed": [50, 80, 100]}
             | {"stopped_period": DAY[0]},
-            Plan((), False, False),
+            BudgetPlan((), False, False),
             "stopped",
         ),
         # Its period is over.
-        ({"hard_stop": True, "stopped_period": _at("2026-11-27")}, Plan((), True, False), "ok"),
+        (
+            {"hard_stop": True, "stopped_period": _at("2026-11-27")},
+            BudgetPlan((), True, False),
+            "ok",
+        ),
         # And the next one is used up already.
         (
             {"spent_nanos": 1000, "hard_stop": True, "crossed": [50, 80, 100]}
             | {"stopped_period": _at("2026-11-27")},
-            Plan((), True, True),
+            BudgetPlan((), True, True),
             "exceeded",
         ),
         # The hard stop was unset, or the limit raised.
         (
             {"spent_nanos": 1000, "crossed": [50, 80, 100], "stopped_period": DAY[0]},
-            Plan((), True, False),
+            BudgetPlan((), True, False),
             "stopped",
         ),
     ],
 )
 def test_standing_asks_for_what_was_not_done(
-    members: dict[str, Any], plan: Plan, state: str
+    members: dict[str, Any], plan: BudgetPlan, state: str
 ) -> None:
     """And for nothing once it was."""
     found = standing(**members)

@@ -27,8 +27,7 @@ def _tenants(plane: Plane) -> Any:
     return plane.stub(tenant_pb2_grpc.TenantServiceStub)
 
 
-async def test_a_name_is_taken_once_however_many_ask(plane: Plane) -> None:
-    """Whoever comes second sees the first."""
+async def test_concurrent_creations_with_one_name_have_one_winner(plane: Plane) -> None:
 
     async def create() -> grpc.StatusCode:
         call = _tenants(plane).CreateClient(pb.CreateClientRequest(name="Acme"), metadata=ADMIN)
@@ -39,7 +38,7 @@ async def test_a_name_is_taken_once_however_many_ask(plane: Plane) -> None:
     assert sorted(code.name for code in codes) == ["ALREADY_EXISTS"] * 5 + ["OK"]
 
 
-async def test_a_clients_story_is_told(plane: Plane) -> None:
+async def test_client_lifecycle_events_contain_no_token(plane: Plane) -> None:
     """Events of its making, its token and its end, without the token."""
     made = await _tenants(plane).CreateClient(pb.CreateClientRequest(name="Acme"), metadata=ADMIN)
     request = pb.RotateClientTokenRequest(tenant_id=made.id)
@@ -95,8 +94,7 @@ async def test_other_tenants_keep_their_fleets(plane: Plane) -> None:
         assert (await _rows(plane, "SELECT count(*) FROM agents WHERE deleted_at IS NULL"))[0][0]
 
 
-async def test_a_token_kept_for_the_operator_can_be_read_again(database_url: str) -> None:
-    """Encrypted, audited each time; whoever only reads the database has nothing."""
+async def test_stored_token_copy_can_be_revealed(database_url: str) -> None:
     key = secrets.token_bytes(32)
     async with running(database_url, token_escrow_key=key) as plane:
         made = await _tenants(plane).CreateClient(
@@ -119,7 +117,6 @@ async def test_a_token_kept_for_the_operator_can_be_read_again(database_url: str
 
 
 async def test_turning_copies_off_deletes_them(database_url: str) -> None:
-    """And the token is masked from then on."""
     async with running(database_url, token_escrow_key=secrets.token_bytes(32)) as plane:
         made = await _tenants(plane).CreateClient(
             pb.CreateClientRequest(name="Acme"), metadata=ADMIN
@@ -137,7 +134,6 @@ async def test_turning_copies_off_deletes_them(database_url: str) -> None:
 
 
 async def test_a_tenant_made_otherwise_gets_its_first_client_token(plane: Plane) -> None:
-    """Its other keys are left alone."""
     tenant = await plane.tenant()
     rotated = await _tenants(plane).RotateClientToken(
         pb.RotateClientTokenRequest(tenant_id=tenant.id), metadata=ADMIN
@@ -150,7 +146,6 @@ async def test_a_tenant_made_otherwise_gets_its_first_client_token(plane: Plane)
 
 
 async def test_a_suspended_tenants_token_is_not_renewed(plane: Plane) -> None:
-    """It could not be used."""
     made = await _tenants(plane).CreateClient(pb.CreateClientRequest(name="Acme"), metadata=ADMIN)
     await _tenants(plane).SuspendTenant(pb.SuspendTenantRequest(id=made.id), metadata=ADMIN)
     async with refused("TENANT_NOT_ACTIVE"):
@@ -171,4 +166,4 @@ async def test_a_suspended_tenants_token_is_not_renewed(plane: Plane) -> None:
 )
 def test_addresses_are_made_of_names(name: str, number: int, email: str) -> None:
     """Lower-case, blanks as `_`, and a number when the first choice is taken."""
-    assert rules.made_up_email(name, number) == email
+    assert rules.placeholder_email(name, number) == email

@@ -49,8 +49,7 @@ async def trail(plane: Plane, tenant: Tenant) -> list[asyncpg.Record]:
         await conn.close()
 
 
-async def test_a_budget_holds_from_the_next_call_on(plane: Plane) -> None:
-    """All keys of the environment draw on it, and it is audited and announced once."""
+async def test_a_limit_takes_effect_with_the_next_call(plane: Plane) -> None:
     tenant = await plane.tenant()
     environment = await production(plane, tenant)
     assert environment.requests_per_minute == 10_000
@@ -69,7 +68,7 @@ async def test_a_budget_holds_from_the_next_call_on(plane: Plane) -> None:
     assert announced["after"] == environment.id
 
 
-async def test_a_quota_is_taken_away_by_zero(plane: Plane) -> None:
+async def test_zero_removes_a_quota(plane: Plane) -> None:
     """An absent one stays."""
     tenant = await plane.tenant()
     named = {"id": tenant.id, "environment_id": (await production(plane, tenant)).id}
@@ -92,10 +91,9 @@ async def test_a_quota_is_taken_away_by_zero(plane: Plane) -> None:
         ("concurrency_limit", 1_000_001),
     ],
 )
-async def test_a_budget_out_of_range_is_refused_by_name(
+async def test_limit_out_of_range_is_rejected_by_field(
     plane: Plane, field: str, value: int
 ) -> None:
-    """And nothing is changed."""
     tenant = await plane.tenant()
     environment = await production(plane, tenant)
     named = {"id": tenant.id, "environment_id": environment.id}
@@ -106,8 +104,7 @@ async def test_a_budget_out_of_range_is_refused_by_name(
     assert not await trail(plane, tenant)
 
 
-async def test_what_is_not_there_is_said_so(plane: Plane) -> None:
-    """Also another tenant's environment; a deleted tenant's stays as it is."""
+async def test_unknown_tenant_and_environment_are_not_found(plane: Plane) -> None:
     one, two = await plane.tenant(), await plane.tenant()
     foreign = (await production(plane, two)).id
     own = (await production(plane, one)).id

@@ -97,7 +97,6 @@ async def test_rows_come_with_their_types_and_without_secrets(plane: Plane) -> N
 
 
 async def test_everything_is_of_one_instant(plane: Plane) -> None:
-    """What is written while the archive is read is not in any file of it."""
     tenant = await plane.tenant()
     await rows(plane, INSERT_USAGE, tenant.id, 20_000)
     parts = aiter(admin(plane)("ExportTenant", id=tenant.id))
@@ -170,7 +169,6 @@ async def test_suspended_and_deleted_tenants_are_exported_and_every_export_is_au
 async def test_an_export_that_fails_midway_is_broken_off_without_its_directory(
     plane: Plane,
 ) -> None:
-    """What arrived cannot be taken for the whole."""
     tenant = await plane.tenant()
     await rows(plane, INSERT_USAGE, tenant.id, 100_000)
     parts = aiter(admin(plane)("ExportTenant", id=tenant.id))
@@ -195,7 +193,6 @@ async def test_an_export_that_fails_midway_is_broken_off_without_its_directory(
 
 
 async def test_clients_that_leave_do_not_block_later_exports(plane: Plane) -> None:
-    """Their connections and places are free again."""
     tenant = await plane.tenant()
     await rows(plane, INSERT_USAGE, tenant.id, 50_000)
     started = datetime.now(UTC)

@@ -60,7 +60,6 @@ async def test_pages_by_token_by_offset_and_all_at_once_are_the_same_items(
 
 
 async def test_items_made_meanwhile_do_not_shift_pages_by_token(plane: Plane) -> None:
-    """Nothing is shown twice or missed."""
     api, fields = await filled(plane, "ListTenants")
     first = await api("ListTenants", limit=4, **fields)
     await api("CreateTenant", name="late", email=email())
@@ -129,8 +128,7 @@ async def test_a_flat_list_is_a_bare_array_with_the_total_beside_it(plane: Plane
     assert keys[0]["created_at"].endswith("Z")
 
 
-async def test_a_flat_list_comes_in_an_envelope_when_asked(plane: Plane) -> None:
-    """The same items, with the page beside them, and its token works."""
+async def test_a_flat_list_has_an_envelope_on_request(plane: Plane) -> None:
     api, fields = await filled(plane, "ListApiKeys")
     bare = orjson.loads((await api("ListApiKeysFlat", **fields)).data)
 
@@ -144,7 +142,6 @@ async def test_a_flat_list_comes_in_an_envelope_when_asked(plane: Plane) -> None
 
 
 async def test_keys_are_filtered_by_status(plane: Plane) -> None:
-    """And an unknown status is refused."""
     api, fields = await filled(plane, "ListTenantApiKeys")
     newest = (await api("ListTenantApiKeys", limit=1, **fields)).data[0]
     await api("RevokeApiKey", key_id=newest.id)

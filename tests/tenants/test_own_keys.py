@@ -21,7 +21,6 @@ MANAGED = {
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_key_manages_keys_of_roles_not_above_its_own(plane: Plane, role: str) -> None:
-    """Only admins make agent keys; refusals change nothing."""
     tenant = await plane.tenant()
     caller = holder(plane, (await plane.key(tenant.id, role=role, rate_limit_rpm=1000)).key)
 
@@ -47,7 +46,6 @@ async def test_reading_keys_is_for_people_and_not_for_agents(plane: Plane, role:
 
 
 async def test_an_own_key_is_made_in_the_callers_tenant(plane: Plane) -> None:
-    """It answers 201 with the secret, and the new key works."""
     tenant = await plane.tenant()
     call = holder(plane, tenant.key)("CreateOwnApiKey", name="ci", rate_limit=9)
 
@@ -60,7 +58,6 @@ async def test_an_own_key_is_made_in_the_callers_tenant(plane: Plane) -> None:
 
 @pytest.mark.parametrize("method", ["RevokeOwnApiKey", "RotateOwnApiKey"])
 async def test_another_tenants_key_is_simply_not_found(plane: Plane, method: str) -> None:
-    """As one that does not exist; a malformed id and a repeat say so."""
     one, two = await plane.tenant(), await plane.tenant()
     caller = holder(plane, one.key)
 
@@ -80,7 +77,6 @@ async def test_another_tenants_key_is_simply_not_found(plane: Plane, method: str
 async def test_a_tenant_sees_its_own_keys_and_puts_keys_into_its_own_environments(
     plane: Plane,
 ) -> None:
-    """Another tenant's environment is not found, and its keys are in no list."""
     one, two = await plane.tenant(), await plane.tenant()
     foreign = (await admin(plane)("ListTenantApiKeys", id=two.id)).data[0].environment_id
     caller = holder(plane, one.key)

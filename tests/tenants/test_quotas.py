@@ -116,7 +116,6 @@ async def test_concurrent_calls_do_not_pass_a_quota(
 
 
 async def test_a_full_tenant_may_rotate_a_key_that_ends_at_once(plane: Plane) -> None:
-    """With a grace both would live, which is one too many."""
     tenant = await plane.tenant()
     await rows(plane, FILL_KEYS, tenant.id, MAX_LIVE_KEYS - 1)
     api = admin(plane)

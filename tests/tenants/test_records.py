@@ -55,7 +55,6 @@ CHANGES = {
 async def test_a_change_leaves_one_audit_row_and_one_event_and_its_refusal_none(
     plane: Plane, method: str
 ) -> None:
-    """Both carry the call's id, name whose it is, and hold no secret."""
     tenant = await plane.tenant()
     if method.startswith("Activate"):
         await call(plane, method.replace("Activate", "Suspend"), tenant)
@@ -88,7 +87,7 @@ async def test_a_change_leaves_one_audit_row_and_one_event_and_its_refusal_none(
         assert await rows(plane, COUNT) == [after]
 
 
-async def test_events_of_a_tenants_state_say_what_the_contract_lists(plane: Plane) -> None:
+async def test_tenant_state_events_have_the_documented_fields(plane: Plane) -> None:
     """Counts of keys, the reason, and the state before."""
     api, tenant = admin(plane), await plane.tenant()
     spare = await plane.key(tenant.id)

@@ -63,10 +63,9 @@ async def test_each_suspension_remembers_its_own_keys(plane: Plane) -> None:
     assert await statuses(api, tenant.id) == {"main": "active", "spare": "suspended"}
 
 
-async def test_a_suspended_tenant_says_since_when_and_why_until_it_is_activated(
+async def test_suspended_tenant_shows_time_and_reason_until_activated(
     plane: Plane,
 ) -> None:
-    """The answers carry the tenant as it is now."""
     api, tenant = admin(plane), await plane.tenant()
 
     down = await api("SuspendTenant", id=tenant.id, reason="unpaid", notes="ticket 7")
@@ -85,7 +84,6 @@ async def test_a_suspended_tenant_says_since_when_and_why_until_it_is_activated(
 
 
 async def test_suspending_and_activating_are_refused_in_the_wrong_state(plane: Plane) -> None:
-    """Each with its own reason; texts have their limits."""
     api, tenant = admin(plane), await plane.tenant()
 
     async with refused("TENANT_ALREADY_ACTIVE"):
@@ -104,7 +102,7 @@ async def test_suspending_and_activating_are_refused_in_the_wrong_state(plane: P
         await api("ActivateTenant", id=tenant.id)
 
 
-async def test_under_a_suspended_tenant_no_key_is_made_or_woken(plane: Plane) -> None:
+async def test_suspended_tenant_cannot_create_or_activate_keys(plane: Plane) -> None:
     """Revoking still works."""
     api, tenant = admin(plane), await plane.tenant()
     await api("SuspendTenant", id=tenant.id)
@@ -118,9 +116,7 @@ async def test_under_a_suspended_tenant_no_key_is_made_or_woken(plane: Plane) ->
     assert (await api("RevokeApiKey", key_id=tenant.key_id)).status == "revoked"
 
 
-async def test_what_a_key_is_told_follows_the_documented_order(
-    plane: Plane, clock: FakeClock
-) -> None:
+async def test_key_errors_follow_the_documented_order(plane: Plane, clock: FakeClock) -> None:
     """Expired before suspended, the tenant before the environment before the key, revoked first."""
     api, tenant = admin(plane), await plane.tenant()
     soon = (clock.now() + timedelta(hours=1)).isoformat()
@@ -145,7 +141,6 @@ async def test_what_a_key_is_told_follows_the_documented_order(
 async def test_a_change_whose_audit_cannot_be_written_does_not_happen(
     plane: Plane, clock: FakeClock, method: str
 ) -> None:
-    """Without the row, no change, no event, no moved epoch, and no revoked key."""
     api, tenant = admin(plane), await plane.tenant()
     if method == "ActivateTenant":
         await api("SuspendTenant", id=tenant.id)

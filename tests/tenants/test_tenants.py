@@ -24,7 +24,6 @@ WITH_ID = (
 
 
 async def test_a_new_tenant_is_active_and_has_a_production_environment(plane: Plane) -> None:
-    """Creating answers 201, and the environment is in the configured region."""
     call = admin(plane)("CreateTenant", name="  Acme ", email=email(), metadata={"seats": 3})
 
     assert await http_status(call) == 201
@@ -51,12 +50,11 @@ async def test_a_new_tenant_is_active_and_has_a_production_environment(plane: Pl
 async def test_a_bad_new_tenant_is_refused_by_field(
     plane: Plane, fields: dict[str, Any], reason: str, field: str | None
 ) -> None:
-    """Nothing is trimmed to fit or dropped."""
     async with refused(reason, field=field):
         await admin(plane)("CreateTenant", **({"name": "A", "email": email()} | fields))
 
 
-async def test_an_email_is_taken_whatever_its_case_until_its_tenant_is_deleted(
+async def test_email_is_unique_ignoring_case_until_its_tenant_is_deleted(
     plane: Plane,
 ) -> None:
     """A deleted tenant never blocks a new sign-up."""
@@ -70,8 +68,7 @@ async def test_an_email_is_taken_whatever_its_case_until_its_tenant_is_deleted(
     assert (await api("CreateTenant", name="B", email=address)).id != first.id
 
 
-async def test_of_fifty_parallel_creates_with_one_email_one_wins(plane: Plane) -> None:
-    """The others are told EMAIL_TAKEN, and no call fails otherwise."""
+async def test_one_of_fifty_parallel_creates_with_one_email_wins(plane: Plane) -> None:
     address = email()
 
     outcomes = await asyncio.gather(
@@ -82,8 +79,7 @@ async def test_of_fifty_parallel_creates_with_one_email_one_wins(plane: Plane) -
     assert len(await rows(plane, "SELECT FROM tenants")) == 1
 
 
-async def test_of_fifty_parallel_resolves_exactly_one_is_new(plane: Plane) -> None:
-    """All get the same tenant."""
+async def test_exactly_one_of_fifty_parallel_resolves_is_new(plane: Plane) -> None:
     address = email()
 
     answers = await asyncio.gather(
@@ -95,7 +91,7 @@ async def test_of_fifty_parallel_resolves_exactly_one_is_new(plane: Plane) -> No
     assert len(await rows(plane, "SELECT FROM environments")) == 1
 
 
-async def test_resolving_says_201_for_a_new_tenant_and_200_for_a_known_one(plane: Plane) -> None:
+async def test_resolving_returns_201_for_a_new_tenant_and_200_for_a_known_one(plane: Plane) -> None:
     """The name of a new one comes from its e-mail, and a suspended one is found."""
     api = admin(plane)
 
@@ -110,7 +106,6 @@ async def test_resolving_says_201_for_a_new_tenant_and_200_for_a_known_one(plane
 
 
 async def test_resolving_never_returns_a_deleted_tenant(plane: Plane) -> None:
-    """Its e-mail gets a new one."""
     api, address = admin(plane), email()
     first = await api("ResolveTenant", email=address)
     await api("DeleteTenant", id=first.id)
@@ -123,9 +118,7 @@ async def test_resolving_never_returns_a_deleted_tenant(plane: Plane) -> None:
 
 
 @pytest.mark.parametrize("method", WITH_ID)
-async def test_an_id_that_is_none_and_one_that_is_unknown_are_told_apart(
-    plane: Plane, method: str
-) -> None:
+async def test_malformed_tenant_id_is_400_and_unknown_is_404(plane: Plane, method: str) -> None:
     """Malformed is 400, unknown is 404."""
     extra = {"name": "A"} if method == "UpdateTenant" else {}
     async with refused("INVALID_ID", field="id"):
@@ -134,7 +127,7 @@ async def test_an_id_that_is_none_and_one_that_is_unknown_are_told_apart(
         await admin(plane)(method, id=str(uuid4()), **extra)
 
 
-async def test_an_update_changes_what_is_present_and_nothing_else(plane: Plane) -> None:
+async def test_an_update_changes_present_fields_only(plane: Plane) -> None:
     """Objects are replaced whole."""
     api = admin(plane)
     made = await api("CreateTenant", name="A", email=email(), metadata={"a": 1, "b": 2})
@@ -147,7 +140,6 @@ async def test_an_update_changes_what_is_present_and_nothing_else(plane: Plane) 
 
 
 async def test_an_update_is_refused_without_fields_and_with_a_taken_email(plane: Plane) -> None:
-    """And so is one of a deleted tenant."""
     api = admin(plane)
     one = await api("CreateTenant", name="A", email=email())
     two = await api("CreateTenant", name="B", email=email())
@@ -164,7 +156,6 @@ async def test_an_update_is_refused_without_fields_and_with_a_taken_email(plane:
 
 
 async def test_a_deleted_tenant_stays_readable_and_its_keys_are_revoked(plane: Plane) -> None:
-    """Its keys are no longer known, and deleting it again is a conflict."""
     api, tenant = admin(plane), await plane.tenant()
     await holder(plane, tenant.key)("ListOwnApiKeys")
 
@@ -182,7 +173,7 @@ async def test_a_deleted_tenant_stays_readable_and_its_keys_are_revoked(plane: P
         await api("DeleteTenant", id=tenant.id)
 
 
-async def test_a_list_says_each_tenants_spend_and_keys(plane: Plane) -> None:
+async def test_list_includes_spend_and_key_count_of_each_tenant(plane: Plane) -> None:
     """Revoked keys do not count, spend is the exact sum, and each tenant has its own."""
     api = admin(plane)
     one, two = await plane.tenant(), await plane.tenant()
@@ -210,7 +201,6 @@ async def test_a_list_says_each_tenants_spend_and_keys(plane: Plane) -> None:
 
 
 async def test_a_list_filters_by_status_and_by_part_of_name_or_email(plane: Plane) -> None:
-    """Deleted tenants are in it unless the filter says otherwise; wildcards are just characters."""
     api = admin(plane)
     one = await api("CreateTenant", name="Blue 100%", email="first@example.com")
     two = await api("CreateTenant", name="Red", email="second@example.com")
@@ -229,7 +219,6 @@ async def test_a_list_filters_by_status_and_by_part_of_name_or_email(plane: Plan
 
 
 async def test_suspending_against_deleting_has_right_codes_only(plane: Plane) -> None:
-    """Of 50 parallel callers, one deletes, at most one suspends, and no call fails otherwise."""
     tenant = await plane.tenant()
 
     suspended = [outcome(admin(plane)("SuspendTenant", id=tenant.id)) for _ in range(25)]

@@ -1,1 +1,1 @@
-"""The catalogue: regions, instance types, where each is sold, and models with their prices."""
+"""Catalogue: regions, instance types, their availability per region, and models with prices."""

@@ -1,4 +1,4 @@
-"""Which instance types are sold in which regions, seen from either side."""
+"""Store of associations between instance types and regions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Final
 from spotplane_server.catalog.regions_store import RegionId
 from spotplane_server.kernel.db.database import Conn
 
-# By id, so that two callers never wait for each other; a region held so cannot be deleted.
-HOLD_REGIONS: Final = """
+# Ordered by id, so that callers cannot deadlock; a locked region cannot be deleted.
+LOCK_REGIONS_SHARED: Final = """
     SELECT id, code, provider
       FROM regions
      WHERE code = ANY($1::text[]) AND deleted_at IS NULL
@@ -33,7 +33,7 @@ LIST_ASSOCIATED: Final = """
      WHERE instance_type_id = $1
 """
 
-# A row that was only inserted has no xmax; rows go in by id, as every caller's do.
+# An inserted row has xmax 0. Rows are ordered by id, so that callers cannot deadlock.
 ASSOCIATE: Final = """
     INSERT INTO region_instance_availability AS a
            (region_id, instance_type_id, is_available, stock_status, updated_at)
@@ -57,7 +57,7 @@ LIST_OFFERS: Final = """
      ORDER BY t.gpu_model, t.gpu_count, t.id
 """
 
-LIST_PLACES: Final = """
+LIST_REGIONAL_OFFERS: Final = """
     SELECT r.code, r.name, r.country, r.city, r.cost_multiplier, a.is_available, a.stock_status
       FROM region_instance_availability a
       JOIN regions r ON r.id = a.region_id
@@ -67,7 +67,7 @@ LIST_PLACES: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class HeldRegion:
+class LockedRegion:
     """A region that cannot be deleted until the transaction ends."""
 
     id: RegionId
@@ -76,16 +76,16 @@ class HeldRegion:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """How many associations were new, and how many were there before."""
+class AssociationCounts:
+    """Numbers of inserted and updated associations."""
 
     inserted: int
     updated: int
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """How a type is offered in a region."""
+class OfferTerms:
+    """Availability of a type in a region."""
 
     is_available: bool
     stock_status: str
@@ -93,7 +93,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A type as one region offers it; prices are base prices."""
+    """A type offered in a region; prices are base prices."""
 
     id: int
     instance_type: str
@@ -111,8 +111,8 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A region as one type is offered in it."""
+class RegionalOffer:
+    """A region that offers a type."""
 
     code: str
     name: str
@@ -123,39 +123,39 @@ class Place:
     stock_status: str
 
 
-async def hold_regions(conn: Conn, codes: Collection[str]) -> dict[str, HeldRegion]:
-    """Read the regions there are among ``codes``, by code, and keep their deletion away."""
-    rows = await conn.fetch(HOLD_REGIONS, list(codes))
-    return {row["code"]: HeldRegion(**row) for row in rows}
+async def lock_regions_shared(conn: Conn, codes: Collection[str]) -> dict[str, LockedRegion]:
+    """Lock the existing regions among ``codes`` against deletion; return them by code."""
+    rows = await conn.fetch(LOCK_REGIONS_SHARED, list(codes))
+    return {row["code"]: LockedRegion(**row) for row in rows}
 
 
 async def list_region_codes(conn: Conn, provider: str) -> list[str]:
-    """Codes of a provider's regions."""
+    """List the codes of a provider's regions."""
     return [row["code"] for row in await conn.fetch(LIST_REGION_CODES, provider)]
 
 
-async def list_associated(conn: Conn, type_id: int) -> Mapping[RegionId, Terms]:
-    """Terms of a type's associations, by region."""
+async def list_associated(conn: Conn, type_id: int) -> Mapping[RegionId, OfferTerms]:
+    """Return the terms of a type's associations by region."""
     rows = await conn.fetch(LIST_ASSOCIATED, type_id)
-    return {row["region_id"]: Terms(row["is_available"], row["stock_status"]) for row in rows}
+    return {row["region_id"]: OfferTerms(row["is_available"], row["stock_status"]) for row in rows}
 
 
 async def associate(
-    conn: Conn, type_id: int, region_ids: Collection[RegionId], terms: Terms, now: datetime
-) -> Tally:
-    """Add the associations that are missing and update the others; region ids are distinct."""
+    conn: Conn, type_id: int, region_ids: Collection[RegionId], terms: OfferTerms, now: datetime
+) -> AssociationCounts:
+    """Insert missing associations and update the others; region ids are distinct."""
     rows = await conn.fetch(
         ASSOCIATE, list(region_ids), type_id, terms.is_available, terms.stock_status, now
     )
     inserted = sum(row["inserted"] for row in rows)
-    return Tally(inserted, len(rows) - inserted)
+    return AssociationCounts(inserted, len(rows) - inserted)
 
 
 async def list_offers(conn: Conn, region_id: RegionId) -> Sequence[Offer]:
-    """Available types associated with a region, by GPU model, GPU count and id."""
+    """List available types of a region, by GPU model, GPU count and id."""
     return [Offer(**row) for row in await conn.fetch(LIST_OFFERS, region_id)]
 
 
-async def list_places(conn: Conn, type_id: int) -> Sequence[Place]:
-    """Active regions associated with a type, by name and code."""
-    return [Place(**row) for row in await conn.fetch(LIST_PLACES, type_id)]
+async def list_regional_offers(conn: Conn, type_id: int) -> Sequence[RegionalOffer]:
+    """List active regions of a type, by name and code."""
+    return [RegionalOffer(**row) for row in await conn.fetch(LIST_REGIONAL_OFFERS, type_id)]

@@ -1,4 +1,4 @@
-"""Resources of the catalogue as messages."""
+"""Convert rows of the catalogue to messages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from spotplane.v1 import instance_type_pb2, model_pb2, region_pb2
 
 from spotplane_server.catalog import rules
-from spotplane_server.catalog.associations_store import Offer, Place
+from spotplane_server.catalog.associations_store import Offer, RegionalOffer
 from spotplane_server.catalog.instance_types_store import InstanceType
-from spotplane_server.catalog.model_queries import Launchable, Public, Served
+from spotplane_server.catalog.model_queries import LaunchableModel, PublicModel, ServedModel
 from spotplane_server.catalog.models_store import Model
 from spotplane_server.catalog.regions_store import Region
 from spotplane_server.kernel.api import wire
@@ -19,7 +19,7 @@ Availability = region_pb2.GetRegionAvailabilityResponse
 
 
 def region(row: Region) -> region_pb2.Region:
-    """A region."""
+    """Convert a region."""
     available = rules.is_available(row.status)
     return region_pb2.Region(
         id=str(row.id),
@@ -45,7 +45,7 @@ def region(row: Region) -> region_pb2.Region:
 def instance_type(
     row: InstanceType, *, offered: bool | None = None
 ) -> instance_type_pb2.InstanceType:
-    """An instance type; ``offered`` when a region of a list has its say."""
+    """Convert an instance type; ``offered`` is set in the list of one region."""
     return instance_type_pb2.InstanceType(
         id=row.id,
         provider=row.provider,
@@ -70,7 +70,7 @@ def instance_type(
 
 
 def model(row: Model) -> model_pb2.Model:
-    """A model."""
+    """Convert a model."""
     return model_pb2.Model(
         id=str(row.id),
         name=row.name,
@@ -90,8 +90,10 @@ def model(row: Model) -> model_pb2.Model:
     )
 
 
-def launchable_model(row: Launchable) -> model_pb2.ListLaunchableModelsResponse.LaunchableModel:
-    """A model of a launch form."""
+def launchable_model(
+    row: LaunchableModel,
+) -> model_pb2.ListLaunchableModelsResponse.LaunchableModel:
+    """Convert a model for the launch form."""
     return model_pb2.ListLaunchableModelsResponse.LaunchableModel(
         id=str(row.id),
         name=row.name,
@@ -104,8 +106,8 @@ def launchable_model(row: Launchable) -> model_pb2.ListLaunchableModelsResponse.
     )
 
 
-def public_model(row: Public) -> model_pb2.PublicModel:
-    """A model in the form of OpenAI's API."""
+def public_model(row: PublicModel) -> model_pb2.PublicModel:
+    """Convert a model to the format of OpenAI's API."""
     return model_pb2.PublicModel(
         id=row.name,
         object="model",
@@ -114,8 +116,8 @@ def public_model(row: Public) -> model_pb2.PublicModel:
     )
 
 
-def endpoint(row: Served) -> model_pb2.Endpoint:
-    """A model as it is served."""
+def endpoint(row: ServedModel) -> model_pb2.Endpoint:
+    """Convert a model with its serving nodes."""
     return model_pb2.Endpoint(
         model_id=str(row.id),
         model_name=row.name,
@@ -138,7 +140,7 @@ def endpoint(row: Served) -> model_pb2.Endpoint:
 
 
 def available_instance(offer: Offer, row: Region) -> Availability.AvailableInstance:
-    """A type as a region sells it."""
+    """Convert an instance type with its availability and price in a region."""
     spot = rules.regional_price(offer.spot_price_per_hour, row.cost_multiplier)
     return Availability.AvailableInstance(
         id=offer.id,
@@ -159,8 +161,8 @@ def available_instance(offer: Offer, row: Region) -> Availability.AvailableInsta
     )
 
 
-def pricing(row: InstanceType, places: Iterable[Place]) -> Pricing:
-    """A type's prices over the regions that sell it."""
+def pricing(row: InstanceType, places: Iterable[RegionalOffer]) -> Pricing:
+    """Convert a type's prices in all its regions."""
     priced = [(place, *_regional(row, place)) for place in places]
     return Pricing(
         instance_type_id=row.id,
@@ -195,7 +197,7 @@ def pricing(row: InstanceType, places: Iterable[Place]) -> Pricing:
     )
 
 
-def _regional(row: InstanceType, place: Place) -> tuple[rules.Price, rules.Price]:
+def _regional(row: InstanceType, place: RegionalOffer) -> tuple[rules.Price, rules.Price]:
     return (
         rules.regional_price(row.price_per_hour, place.cost_multiplier),
         rules.regional_price(row.spot_price_per_hour, place.cost_multiplier),

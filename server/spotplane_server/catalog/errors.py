@@ -1,4 +1,4 @@
-"""What callers of the catalogue may be refused for."""
+"""Errors of the catalogue."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InstanceTypeExists(AlreadyExists):
 
 
 class InstanceTypeInUse(Precondition):
-    """Live instances are of the type."""
+    """Live instances use the type."""
 
     reason = "INSTANCE_TYPE_IN_USE"
 

@@ -1,4 +1,4 @@
-"""InstanceTypeService."""
+"""InstanceTypeService: create, read, update, delete and associate instance types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spotplane_server.kernel.rpc.interceptor import Context
 
 
 class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
-    """Keeps the catalogue of instance types and where each is sold."""
+    """Handlers; the proto comments are their contract."""
 
     def __init__(self, db: Database, clock: Clock, tokens: paging.PageTokens) -> None:
         self._db = db
@@ -84,8 +84,8 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         type_id = _id(request.id)
         codes, terms = requests.region_codes(request), requests.terms(request)
         async with self._db.transaction(ALL_TENANTS) as conn:
-            present = _found(await store.hold_type(conn, type_id))
-            held = await associations_store.hold_regions(conn, set(codes))
+            present = _found(await store.lock_type_shared(conn, type_id))
+            held = await associations_store.lock_regions_shared(conn, set(codes))
             _check_codes(codes, held, present.provider)
             tally = await mutations.associate(
                 conn,
@@ -108,7 +108,7 @@ class InstanceTypeService(instance_type_pb2_grpc.InstanceTypeServiceServicer):
         type_id = _id(request.id)
         async with self._db.connection(ALL_TENANTS) as conn:
             present = _found(await store.find_type(conn, type_id))
-            places = await associations_store.list_places(conn, type_id)
+            places = await associations_store.list_regional_offers(conn, type_id)
         return convert.pricing(present, places)
 
     async def _list(self, request: pb.ListInstanceTypesRequest) -> pb.ListInstanceTypesResponse:
@@ -144,7 +144,7 @@ def _found(present: store.InstanceType | None) -> store.InstanceType:
 
 
 def _check_codes(
-    codes: Sequence[str], held: Mapping[str, associations_store.HeldRegion], provider: str
+    codes: Sequence[str], held: Mapping[str, associations_store.LockedRegion], provider: str
 ) -> None:
     faults = []
     for i, code in enumerate(codes):

@@ -1,4 +1,4 @@
-"""Rows of instance types, and what runs on them."""
+"""Store of instance types, with counts of their live instances."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ FIND_TYPE: Final = """
      WHERE id = $1 AND deleted_at IS NULL
 """
 
-# Not FOR UPDATE: launches hold the row with FOR KEY SHARE, and a change of price need not wait
-# for them.
+# Not FOR UPDATE: launches hold the row FOR KEY SHARE, and a price change must not wait for them.
 LOCK_TYPE: Final = """
     SELECT id, provider, instance_type, instance_name, vcpu_count, memory_gb, gpu_count,
            gpu_memory_gb, gpu_model, gpu_compute_capability, price_per_hour, spot_price_per_hour,
@@ -51,8 +50,7 @@ LOCK_TYPE_BY_NAME: Final = """
        FOR NO KEY UPDATE
 """
 
-# FOR UPDATE waits for every launch that holds the row, and holds up later ones, which then see it
-# deleted.
+# FOR UPDATE waits for launches that hold the row and blocks later ones, which then find it deleted.
 LOCK_TYPE_TO_DELETE: Final = """
     SELECT id, provider, instance_type, instance_name, vcpu_count, memory_gb, gpu_count,
            gpu_memory_gb, gpu_model, gpu_compute_capability, price_per_hour, spot_price_per_hour,
@@ -62,8 +60,8 @@ LOCK_TYPE_TO_DELETE: Final = """
        FOR UPDATE
 """
 
-# As a launch does: the type may change meanwhile, but not go.
-HOLD_TYPE: Final = """
+# The same lock as a launch: the type can be updated meanwhile, but not deleted.
+LOCK_TYPE_SHARED: Final = """
     SELECT id, provider, instance_type, instance_name, vcpu_count, memory_gb, gpu_count,
            gpu_memory_gb, gpu_model, gpu_compute_capability, price_per_hour, spot_price_per_hour,
            spot_price_defaulted, is_available, supports_spot, metadata, created_at, updated_at
@@ -135,7 +133,7 @@ COUNT_LIVE_OF_TYPE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class InstanceType:
-    """An instance type as stored, or to be stored with id 0."""
+    """An instance type; its id is 0 before it is stored."""
 
     id: int
     provider: str
@@ -159,14 +157,14 @@ class InstanceType:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A type in a list; ``offered`` also says whether the region of the list offers it."""
+    """A type in a list; ``offered`` is whether the region of the list offers it."""
 
     type: InstanceType
     offered: bool
 
 
 async def insert_type(conn: Conn, new: InstanceType) -> InstanceType:
-    """Store a new type; the database numbers it.
+    """Insert a type; the database assigns the id.
 
     Raises:
         asyncpg.UniqueViolationError: ``instance_types_name_key``: the provider has it already.
@@ -194,32 +192,32 @@ async def insert_type(conn: Conn, new: InstanceType) -> InstanceType:
 
 
 async def find_type(conn: Conn, type_id: int) -> InstanceType | None:
-    """Read a type that is not deleted."""
+    """Find a type that is not deleted."""
     return _found(await conn.fetchrow(FIND_TYPE, type_id))
 
 
 async def lock_type(conn: Conn, type_id: int) -> InstanceType | None:
-    """Read a type and keep other changes of it away until the transaction ends."""
+    """Lock a type against other updates until the transaction ends."""
     return _found(await conn.fetchrow(LOCK_TYPE, type_id))
 
 
 async def lock_type_by_name(conn: Conn, provider: str, name: str) -> InstanceType | None:
-    """Read a type by its provider's name and keep other changes of it away."""
+    """Lock a type by provider and name against other updates."""
     return _found(await conn.fetchrow(LOCK_TYPE_BY_NAME, provider, name))
 
 
 async def lock_type_to_delete(conn: Conn, type_id: int) -> InstanceType | None:
-    """Read a type and keep launches of it away as well."""
+    """Lock a type against updates and launches."""
     return _found(await conn.fetchrow(LOCK_TYPE_TO_DELETE, type_id))
 
 
-async def hold_type(conn: Conn, type_id: int) -> InstanceType | None:
-    """Read a type and keep its deletion away until the transaction ends."""
-    return _found(await conn.fetchrow(HOLD_TYPE, type_id))
+async def lock_type_shared(conn: Conn, type_id: int) -> InstanceType | None:
+    """Lock a type against deletion until the transaction ends."""
+    return _found(await conn.fetchrow(LOCK_TYPE_SHARED, type_id))
 
 
 async def update_type(conn: Conn, changed: InstanceType, now: datetime) -> InstanceType:
-    """Store the changeable members of a type that is locked."""
+    """Update the mutable fields of a locked type."""
     row = await conn.fetchrow(
         UPDATE_TYPE,
         changed.id,
@@ -243,7 +241,7 @@ async def delete_type(conn: Conn, type_id: int, now: datetime) -> None:
 async def list_types(
     conn: Conn, page: Page, *, provider: str | None, region: str | None, available: bool | None
 ) -> Slice[Listed]:
-    """A page of types by provider, name and id, one item too many when more follow."""
+    """List types by provider, name and id; one item more than the limit if more follow."""
     after = page.after or (None, None, None)
     rows = await conn.fetch(LIST_TYPES, provider, region, available, *after, page.limit + 1)
     total = await conn.fetchval(COUNT_TYPES, provider, region, available)
@@ -251,13 +249,13 @@ async def list_types(
 
 
 async def count_live(conn: Conn, type_id: int) -> int:
-    """Count the instances and nodes that keep a type from being deleted."""
+    """Count the live instances and nodes that prevent a deletion."""
     count: int = await conn.fetchval(COUNT_LIVE_OF_TYPE, type_id)
     return count
 
 
 def type_key(listed: Listed) -> Sequence[Any]:
-    """Where a type stands in its list."""
+    """Return the sort key of a type in its list."""
     return (listed.type.provider, listed.type.instance_name, listed.type.id)
 
 

@@ -1,4 +1,4 @@
-"""Models as they are looked for, launched and used."""
+"""Queries of models: search, launch form, public list and endpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spotplane_server.kernel.api.paging import Page, Slice
 from spotplane_server.kernel.db.database import Conn
 from spotplane_server.kernel.request_context import TenantId
 
-# Of metadata both what members are called and what they say, at any depth.
+# The text matches keys and values of metadata at any depth.
 SEARCH_MODELS: Final = """
     SELECT id, name, family, size, type, context_length, vram_required_gb, price_input_per_million,
            price_cached_input_per_million, price_output_per_million, tokens_per_second_capacity,
@@ -77,8 +77,8 @@ FIND_PUBLIC_MODEL: Final = """
      WHERE deleted_at IS NULL AND name = $1
 """
 
-# The operator's own nodes serve every tenant, a tenant's own serve itself. A capacity beyond the
-# range of its field is shown as the end of that range.
+# The operator's nodes serve every tenant, a tenant's nodes only that tenant. The capacity is capped
+# at the maximum of its field.
 LIST_ENDPOINTS: Final = """
     SELECT m.id, m.name, m.family, m.size, m.type, m.context_length, m.price_input_per_million,
            m.price_output_per_million, m.metadata, n.healthy_nodes, n.total_nodes,
@@ -100,8 +100,8 @@ LIST_ENDPOINTS: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """What is known of the models that are looked for; None where nothing is."""
+class ModelSearch:
+    """Criteria of a model search; None for any."""
 
     text: str | None
     families: list[str] | None
@@ -111,8 +111,8 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Launchable:
-    """A model, as far as whoever launches it needs to know."""
+class LaunchableModel:
+    """A model in the launch form."""
 
     id: ModelId
     name: str
@@ -125,16 +125,16 @@ class Launchable:
 
 
 @dataclass(frozen=True, slots=True)
-class Public:
-    """A model as whoever uses it knows it."""
+class PublicModel:
+    """A model in the public list."""
 
     name: str
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A model and what serves it to one tenant; prices are USD per million tokens."""
+class ServedModel:
+    """A model and its nodes for one tenant; prices are USD per million tokens."""
 
     id: ModelId
     name: str
@@ -150,8 +150,8 @@ class Served:
     capacity_tps: int
 
 
-async def search_models(conn: Conn, page: Page, search: Search) -> Slice[Model]:
-    """A page of models by name and id, one item too many when more follow."""
+async def search_models(conn: Conn, page: Page, search: ModelSearch) -> Slice[Model]:
+    """Search models, ordered by name and id; one item more than the limit if more follow."""
     wanted = (
         search.text,
         search.families,
@@ -165,28 +165,28 @@ async def search_models(conn: Conn, page: Page, search: Search) -> Slice[Model]:
     return Slice([Model(**row) for row in rows], total)
 
 
-async def list_launchable_models(conn: Conn) -> Sequence[Launchable]:
-    """Models that may be launched, by name."""
-    return [Launchable(**row) for row in await conn.fetch(LIST_LAUNCHABLE_MODELS)]
+async def list_launchable_models(conn: Conn) -> Sequence[LaunchableModel]:
+    """List models that can be launched, by name."""
+    return [LaunchableModel(**row) for row in await conn.fetch(LIST_LAUNCHABLE_MODELS)]
 
 
-async def list_public_models(conn: Conn) -> Sequence[Public]:
-    """All models by name."""
-    return [Public(**row) for row in await conn.fetch(LIST_PUBLIC_MODELS)]
+async def list_public_models(conn: Conn) -> Sequence[PublicModel]:
+    """List all models by name."""
+    return [PublicModel(**row) for row in await conn.fetch(LIST_PUBLIC_MODELS)]
 
 
-async def find_public_model(conn: Conn, name: str) -> Public | None:
-    """Read a model by its name."""
+async def find_public_model(conn: Conn, name: str) -> PublicModel | None:
+    """Find a model by its name."""
     row: Any = await conn.fetchrow(FIND_PUBLIC_MODEL, name)
-    return Public(**row) if row is not None else None
+    return PublicModel(**row) if row is not None else None
 
 
 async def list_endpoints(
     conn: Conn, tenant_id: TenantId | None, *, kind: str | None = None, name: str | None = None
-) -> Sequence[Served]:
-    """Models by name, with what serves each to a tenant; of one type or name where that is given.
+) -> Sequence[ServedModel]:
+    """List models by name with their nodes for a tenant, optionally of one type or name.
 
-    The connection sees every tenant.
+    The connection must see all tenants.
     """
     rows = await conn.fetch(LIST_ENDPOINTS, tenant_id, kind, name)
-    return [Served(**row) for row in rows]
+    return [ServedModel(**row) for row in rows]

@@ -1,4 +1,4 @@
-"""ModelService."""
+"""ModelService: create, read, update, delete and search models, and their endpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORDERS: Final = ("asc", "desc")
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
-    """Keeps the catalogue of models."""
+    """Handlers; the proto comments are their contract."""
 
     def __init__(self, db: Database, clock: Clock, tokens: paging.PageTokens) -> None:
         self._db = db
@@ -88,7 +88,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         apply = requests.changed_model(request)
         async with self._db.transaction(ALL_TENANTS) as conn:
             before = _found(await store.lock_model(conn, model_id))
-            # The time is taken under the lock, so that prices hold in the order they were stored.
+            # Read the time under the lock, so that price history is in the order of the updates.
             after = await mutations.update_model(
                 conn, request_context.current(), before, apply(before), self._clock.now()
             )

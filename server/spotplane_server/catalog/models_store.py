@@ -1,4 +1,4 @@
-"""Rows of models."""
+"""Store of models."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ FIND_MODEL: Final = """
      WHERE id = $1 AND deleted_at IS NULL
 """
 
-# Not FOR UPDATE: launches hold the row with FOR KEY SHARE, and a change of price need not wait
-# for them.
+# Not FOR UPDATE: launches hold the row FOR KEY SHARE, and a price change must not wait for them.
 LOCK_MODEL: Final = """
     SELECT id, name, family, size, type, context_length, vram_required_gb, price_input_per_million,
            price_cached_input_per_million, price_output_per_million, tokens_per_second_capacity,
@@ -52,8 +51,7 @@ LOCK_MODEL_BY_NAME: Final = """
        FOR NO KEY UPDATE
 """
 
-# FOR UPDATE waits for every launch that holds the row, and holds up later ones, which then see it
-# deleted.
+# FOR UPDATE waits for launches that hold the row and blocks later ones, which then find it deleted.
 LOCK_MODEL_TO_DELETE: Final = """
     SELECT id, name, family, size, type, context_length, vram_required_gb, price_input_per_million,
            price_cached_input_per_million, price_output_per_million, tokens_per_second_capacity,
@@ -87,7 +85,7 @@ COUNT_LIVE_OF_MODEL: Final = """
      WHERE model_id = $1 AND status NOT IN ('terminating', 'dead')
 """
 
-# One text key serves every order: instants and numbers are padded so that text sorts as they do.
+# One text key for every order: times and numbers are padded so that they sort as text.
 LIST_MODELS: Final = """
     SELECT id, name, family, size, type, context_length, vram_required_gb, price_input_per_million,
            price_cached_input_per_million, price_output_per_million, tokens_per_second_capacity,
@@ -133,7 +131,7 @@ COUNT_MODELS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as stored; prices are USD per million tokens."""
+    """A model; prices are USD per million tokens."""
 
     id: ModelId
     name: str
@@ -154,7 +152,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A model in a list, with the text it is sorted by."""
+    """A model in a list, with its sort key."""
 
     model: Model
     sort_key: str
@@ -162,7 +160,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which models are wanted; None for all."""
+    """Filters of a model list; None for all."""
 
     family: str | None
     type: str | None
@@ -173,7 +171,7 @@ class Filters:
 
 
 async def insert_model(conn: Conn, model: Model) -> Model:
-    """Store a new model.
+    """Insert a model.
 
     Raises:
         asyncpg.UniqueViolationError: ``models_name_key``: the name is taken.
@@ -199,27 +197,27 @@ async def insert_model(conn: Conn, model: Model) -> Model:
 
 
 async def find_model(conn: Conn, model_id: ModelId) -> Model | None:
-    """Read a model that is not deleted."""
+    """Find a model that is not deleted."""
     return _found(await conn.fetchrow(FIND_MODEL, model_id))
 
 
 async def lock_model(conn: Conn, model_id: ModelId) -> Model | None:
-    """Read a model and keep other changes of it away until the transaction ends."""
+    """Lock a model against other updates until the transaction ends."""
     return _found(await conn.fetchrow(LOCK_MODEL, model_id))
 
 
 async def lock_model_by_name(conn: Conn, name: str) -> Model | None:
-    """Read a model by its name and keep other changes of it away until the transaction ends."""
+    """Lock a model by name against other updates until the transaction ends."""
     return _found(await conn.fetchrow(LOCK_MODEL_BY_NAME, name))
 
 
 async def lock_model_to_delete(conn: Conn, model_id: ModelId) -> Model | None:
-    """Read a model and keep launches of it away as well."""
+    """Lock a model against updates and launches."""
     return _found(await conn.fetchrow(LOCK_MODEL_TO_DELETE, model_id))
 
 
 async def update_model(conn: Conn, model: Model, now: datetime) -> Model:
-    """Store a model that is locked.
+    """Update a locked model.
 
     Raises:
         asyncpg.UniqueViolationError: ``models_name_key``: the name is taken.
@@ -250,7 +248,7 @@ async def delete_model(conn: Conn, model_id: ModelId, now: datetime) -> None:
 
 
 async def count_live(conn: Conn, model_id: ModelId) -> int:
-    """Count the nodes that keep a model from being deleted."""
+    """Count the live nodes that prevent a deletion."""
     count: int = await conn.fetchval(COUNT_LIVE_OF_MODEL, model_id)
     return count
 
@@ -258,7 +256,7 @@ async def count_live(conn: Conn, model_id: ModelId) -> int:
 async def list_models(
     conn: Conn, page: Page, filters: Filters, *, sort_by: str, descending: bool
 ) -> Slice[Listed]:
-    """A page of models in the order asked for, then by id; one item too many when more follow."""
+    """List models in the requested order, then by id; one more than the limit if more follow."""
     wanted = (
         filters.family,
         filters.type,

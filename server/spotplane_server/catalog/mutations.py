@@ -1,4 +1,4 @@
-"""Changes of the catalogue, each with its price history, its audit row and its event."""
+"""Mutations of the catalogue, each with price history, audit row and event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spotplane_server.catalog import (
     regions_store,
     rules,
 )
-from spotplane_server.catalog.associations_store import HeldRegion, Tally, Terms
+from spotplane_server.catalog.associations_store import AssociationCounts, LockedRegion, OfferTerms
 from spotplane_server.catalog.errors import (
     InstanceTypeExists,
     InstanceTypeInUse,
@@ -43,7 +43,7 @@ class _Subject:
 
 
 async def create_region(conn: Conn, call: Call, region: Region, now: datetime) -> Region:
-    """Store a new region.
+    """Insert a region.
 
     Raises:
         RegionCodeTaken: Another region has the code.
@@ -59,7 +59,7 @@ async def create_region(conn: Conn, call: Call, region: Region, now: datetime) -
 async def update_region(
     conn: Conn, call: Call, before: Region, wanted: Region, now: datetime
 ) -> Region:
-    """Store a region that is locked as it is wanted."""
+    """Update a region locked by the caller."""
     after = await regions_store.update_region(conn, wanted, now)
     if after.cost_multiplier != before.cost_multiplier:
         await _region_prices(conn, after, now)
@@ -68,10 +68,10 @@ async def update_region(
 
 
 async def delete_region(conn: Conn, call: Call, region: Region, now: datetime) -> None:
-    """Delete a region that is locked against launches.
+    """Delete a region that the caller has locked against launches.
 
     Raises:
-        RegionInUse: Live instances are there.
+        RegionInUse: It has live instances.
     """
     live = await regions_store.count_live(conn, region.id)
     if live:
@@ -100,17 +100,17 @@ async def create_type(conn: Conn, call: Call, new: InstanceType, now: datetime) 
 async def update_type(
     conn: Conn, call: Call, before: InstanceType, wanted: InstanceType, now: datetime
 ) -> InstanceType:
-    """Store a type that is locked as it is wanted."""
+    """Update a type locked by the caller."""
     after = await instance_types_store.update_type(conn, wanted, now)
     await _updated(conn, call, _type(after), _members(before), _members(after), now)
     return after
 
 
 async def delete_type(conn: Conn, call: Call, present: InstanceType, now: datetime) -> None:
-    """Delete a type that is locked against launches.
+    """Delete a type that the caller has locked against launches.
 
     Raises:
-        InstanceTypeInUse: Live instances are of it.
+        InstanceTypeInUse: Live instances use it.
     """
     live = await instance_types_store.count_live(conn, present.id)
     if live:
@@ -125,11 +125,11 @@ async def associate(
     conn: Conn,
     call: Call,
     present: InstanceType,
-    regions: Sequence[HeldRegion],
-    terms: Terms,
+    regions: Sequence[LockedRegion],
+    terms: OfferTerms,
     now: datetime,
-) -> Tally:
-    """Offer a held type in held regions."""
+) -> AssociationCounts:
+    """Associate a locked type with locked regions."""
     ids = [region.id for region in regions]
     tally = await associations_store.associate(conn, present.id, ids, terms, now)
     subject = _type(present)
@@ -139,12 +139,14 @@ async def associate(
         "stock_status": terms.stock_status,
     }
     data = after | {"inserted": tally.inserted, "updated": tally.updated}
-    await _say(conn, call, subject, ("associate_regions", "regions_associated"), data, now, after)
+    await _record(
+        conn, call, subject, ("associate_regions", "regions_associated"), data, now, after
+    )
     return tally
 
 
 async def create_model(conn: Conn, call: Call, model: Model, now: datetime) -> Model:
-    """Store a new model.
+    """Insert a model.
 
     Raises:
         ModelNameTaken: Another model has the name.
@@ -159,7 +161,7 @@ async def create_model(conn: Conn, call: Call, model: Model, now: datetime) -> M
 async def update_model(
     conn: Conn, call: Call, before: Model, wanted: Model, now: datetime
 ) -> Model:
-    """Store a model that is locked as it is wanted.
+    """Update a model locked by the caller.
 
     Raises:
         ModelNameTaken: Another model has the name.
@@ -173,7 +175,7 @@ async def update_model(
 
 
 async def delete_model(conn: Conn, call: Call, model: Model, now: datetime) -> None:
-    """Delete a model that is locked against launches.
+    """Delete a model that the caller has locked against launches.
 
     Raises:
         ModelInUse: Live nodes serve it.
@@ -223,8 +225,8 @@ def _members(row: Region | InstanceType | Model) -> dict[str, Any]:
 async def _created(
     conn: Conn, call: Call, subject: _Subject, members: dict[str, Any], now: datetime
 ) -> None:
-    after = {name: rules.plain(value) for name, value in members.items()}
-    await _say(conn, call, subject, ("create", "created"), after, now, after)
+    after = {name: rules.to_json_value(value) for name, value in members.items()}
+    await _record(conn, call, subject, ("create", "created"), after, now, after)
 
 
 async def _updated(
@@ -235,19 +237,19 @@ async def _updated(
     after: dict[str, Any],
     now: datetime,
 ) -> None:
-    was, is_ = rules.difference(before, after)
+    was, is_ = rules.changed_fields(before, after)
     data = {"before": was, "after": is_}
-    await _say(conn, call, subject, ("update", "updated"), data, now, is_, was)
+    await _record(conn, call, subject, ("update", "updated"), data, now, is_, was)
 
 
 async def _deleted(
     conn: Conn, call: Call, subject: _Subject, before: dict[str, Any], now: datetime
 ) -> None:
     after = {"deleted_at": now.isoformat()}
-    await _say(conn, call, subject, ("delete", "deleted"), before | after, now, after, before)
+    await _record(conn, call, subject, ("delete", "deleted"), before | after, now, after, before)
 
 
-async def _say(
+async def _record(
     conn: Conn,
     call: Call,
     subject: _Subject,
@@ -257,7 +259,7 @@ async def _say(
     after: dict[str, Any],
     before: dict[str, Any] | None = None,
 ) -> None:
-    """Write the audit row and the event; ``verb`` is its imperative and what has happened."""
+    """Write the audit row and the event; ``verb`` is (audit action, event type)."""
     change = audit.Change(
         f"{subject.kind}.{verb[0]}", subject.kind, subject.id, before=before, after=after
     )

@@ -1,4 +1,4 @@
-"""From when on which prices held."""
+"""Store of price history."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uuid import UUID
 from spotplane_server.catalog import rules
 from spotplane_server.kernel.db.database import Conn
 
-# Always after the row that it follows: clocks of two servers differ, and the price stored last must
-# be the one that holds last. The caller holds the lock on what is priced.
+# Always later than the previous row: clocks of servers differ, and the last stored price must
+# be the valid one. The caller holds the lock of the model or region.
 APPEND_PRICES: Final = """
     INSERT INTO price_history (kind, ref_id, valid_from, prices)
     SELECT $1, $2, greatest($3, max(valid_from) + interval '1 microsecond'), $4
@@ -28,6 +28,6 @@ async def append_prices(
     prices: Mapping[str, Decimal],
     now: datetime,
 ) -> None:
-    """Remember prices from ``now`` on, as decimal text."""
-    texts = {name: rules.plain(price) for name, price in prices.items()}
+    """Append prices valid since ``now``, as decimal text."""
+    texts = {name: rules.to_json_value(price) for name, price in prices.items()}
     await conn.execute(APPEND_PRICES, kind, ref_id, now, texts)

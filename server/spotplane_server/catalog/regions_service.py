@@ -1,4 +1,4 @@
-"""RegionService."""
+"""RegionService: create, read, update and delete regions, and their availability."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spotplane_server.kernel.rpc.interceptor import Context
 
 
 class RegionService(region_pb2_grpc.RegionServiceServicer):
-    """Keeps the catalogue of regions."""
+    """Handlers; the proto comments are their contract."""
 
     def __init__(
         self, db: Database, clock: Clock, tokens: paging.PageTokens, config: ServerConfig
@@ -59,7 +59,7 @@ class RegionService(region_pb2_grpc.RegionServiceServicer):
         apply = requests.changed_region(request)
         async with self._db.transaction(ALL_TENANTS) as conn:
             before = _found(await store.lock_region(conn, region_id))
-            # The time is taken under the lock, so that prices hold in the order they were stored.
+            # Read the time under the lock, so that price history is in the order of the updates.
             after = await mutations.update_region(
                 conn, request_context.current(), before, apply(before), self._clock.now()
             )

@@ -1,4 +1,4 @@
-"""Rows of regions, and what runs in them."""
+"""Store of regions, with counts and launch times of their instances."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ FIND_REGION: Final = """
      WHERE id = $1 AND deleted_at IS NULL
 """
 
-# Not FOR UPDATE: launches hold the row with FOR KEY SHARE, and a change of price need not wait
-# for them.
+# Not FOR UPDATE: launches hold the row FOR KEY SHARE, and a price change must not wait for them.
 LOCK_REGION: Final = """
     SELECT id, code, name, provider, country, city, status, cost_multiplier, max_nodes, metadata,
            created_at, updated_at
@@ -47,8 +46,7 @@ LOCK_REGION_BY_CODE: Final = """
        FOR NO KEY UPDATE
 """
 
-# FOR UPDATE waits for every launch that holds the row, and holds up later ones, which then see it
-# deleted.
+# FOR UPDATE waits for launches that hold the row and blocks later ones, which then find it deleted.
 LOCK_REGION_TO_DELETE: Final = """
     SELECT id, code, name, provider, country, city, status, cost_multiplier, max_nodes, metadata,
            created_at, updated_at
@@ -92,7 +90,7 @@ COUNT_REGIONS: Final = """
        AND ($2::text IS NULL OR status = $2)
 """
 
-# A node is an instance that serves models: what holds of the one, holds of the other.
+# Nodes are instances that serve models, and count equally.
 COUNT_LIVE_IN_REGION: Final = """
     SELECT (SELECT count(*)
               FROM instances
@@ -102,7 +100,7 @@ COUNT_LIVE_IN_REGION: Final = """
              WHERE region_id = $1 AND status NOT IN ('terminating', 'dead'))
 """
 
-# A zombie has been replaced and waits for its end; it takes no room in the plan.
+# A zombie is replaced and waits for its termination; it does not count against the quota.
 COUNT_CURRENT_IN_REGION: Final = """
     SELECT (SELECT count(*)
               FROM instances
@@ -130,7 +128,7 @@ ESTIMATE_LAUNCH: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A region as stored; ``cost_multiplier`` is the factor on base prices."""
+    """A region; ``cost_multiplier`` is the factor on base prices."""
 
     id: RegionId
     code: str
@@ -148,14 +146,14 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class LaunchEstimate:
-    """How long launches took; ``median_seconds`` is None without samples."""
+    """Duration of launches; ``median_seconds`` is None without samples."""
 
     samples: int
     median_seconds: float | None
 
 
 async def insert_region(conn: Conn, region: Region) -> Region:
-    """Store a new region.
+    """Insert a region.
 
     Raises:
         asyncpg.UniqueViolationError: ``regions_code_key``: the code is taken.
@@ -178,27 +176,27 @@ async def insert_region(conn: Conn, region: Region) -> Region:
 
 
 async def find_region(conn: Conn, region_id: RegionId) -> Region | None:
-    """Read a region that is not deleted."""
+    """Find a region that is not deleted."""
     return _found(await conn.fetchrow(FIND_REGION, region_id))
 
 
 async def lock_region(conn: Conn, region_id: RegionId) -> Region | None:
-    """Read a region and keep other changes of it away until the transaction ends."""
+    """Lock a region against other updates until the transaction ends."""
     return _found(await conn.fetchrow(LOCK_REGION, region_id))
 
 
 async def lock_region_by_code(conn: Conn, code: str) -> Region | None:
-    """Read a region by its code and keep other changes of it away."""
+    """Lock a region by code against other updates."""
     return _found(await conn.fetchrow(LOCK_REGION_BY_CODE, code))
 
 
 async def lock_region_to_delete(conn: Conn, region_id: RegionId) -> Region | None:
-    """Read a region and keep launches into it away as well."""
+    """Lock a region against updates and launches."""
     return _found(await conn.fetchrow(LOCK_REGION_TO_DELETE, region_id))
 
 
 async def update_region(conn: Conn, region: Region, now: datetime) -> Region:
-    """Store the changeable members of a region that is locked."""
+    """Update the mutable fields of a locked region."""
     row = await conn.fetchrow(
         UPDATE_REGION,
         region.id,
@@ -220,7 +218,7 @@ async def delete_region(conn: Conn, region_id: RegionId, now: datetime) -> None:
 async def list_regions(
     conn: Conn, page: Page, *, provider: str | None, status: str | None
 ) -> Slice[Region]:
-    """A page of regions by provider, name and id, one item too many when more follow."""
+    """List regions by provider, name and id; one item more than the limit if more follow."""
     after = page.after or (None, None, None)
     rows = await conn.fetch(LIST_REGIONS, provider, status, *after, page.limit + 1)
     total = await conn.fetchval(COUNT_REGIONS, provider, status)
@@ -228,25 +226,25 @@ async def list_regions(
 
 
 async def count_live(conn: Conn, region_id: RegionId) -> int:
-    """Count the instances and nodes that keep a region from being deleted."""
+    """Count the live instances and nodes that prevent a deletion."""
     count: int = await conn.fetchval(COUNT_LIVE_IN_REGION, region_id)
     return count
 
 
 async def count_current(conn: Conn, region_id: RegionId) -> int:
-    """Count the instances and nodes that run or start."""
+    """Count running and starting instances and nodes."""
     count: int = await conn.fetchval(COUNT_CURRENT_IN_REGION, region_id)
     return count
 
 
 async def estimate_launch(conn: Conn, region_id: RegionId, since: datetime) -> LaunchEstimate:
-    """Median time from launch to readiness of the launches since an instant."""
+    """Return the median time from launch to readiness of launches since an instant."""
     row: Any = await conn.fetchrow(ESTIMATE_LAUNCH, region_id, since)
     return LaunchEstimate(**row)
 
 
 def region_key(region: Region) -> Sequence[Any]:
-    """Where a region stands in its list."""
+    """Return the sort key of a region in its list."""
     return (region.provider, region.name, region.id)
 
 

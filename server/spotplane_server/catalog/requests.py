@@ -1,4 +1,4 @@
-"""What requests of the catalogue say, held to the documented ranges."""
+"""Parse requests of the catalogue and check the documented ranges."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from google.protobuf.message import Message
 from spotplane.v1 import instance_type_pb2, model_pb2, region_pb2
 
 from spotplane_server.catalog import rules
-from spotplane_server.catalog.associations_store import Terms
+from spotplane_server.catalog.associations_store import OfferTerms
 from spotplane_server.catalog.instance_types_store import InstanceType
-from spotplane_server.catalog.model_queries import Search
+from spotplane_server.catalog.model_queries import ModelSearch
 from spotplane_server.catalog.models_store import Filters, Model, ModelId
 from spotplane_server.catalog.regions_store import Region, RegionId
 from spotplane_server.kernel.api import wire
@@ -39,7 +39,7 @@ _CODE: Final = re.compile(r"[a-z0-9-]+")
 
 
 def new_region(request: region_pb2.CreateRegionRequest, now: datetime) -> Region:
-    """Read a region to be created."""
+    """Parse a new region."""
     available = request.available if request.HasField("available") else True
     sent_multiplier = request.HasField("pricing_multiplier")
     return Region(
@@ -59,11 +59,11 @@ def new_region(request: region_pb2.CreateRegionRequest, now: datetime) -> Region
 
 
 def changed_region(request: region_pb2.UpdateRegionRequest) -> Callable[[Region], Region]:
-    """Read an update of a region.
+    """Parse an update of a region.
 
     Returns:
-        What applies it to the region as stored; it raises ``Semantic`` where an immutable member
-        differs, else ``Invalid`` (``NO_FIELDS``) when no other was sent.
+        A function that applies the update to the stored region. It raises ``Semantic`` if an
+        immutable field differs, ``Invalid`` (``NO_FIELDS``) if no mutable field is set.
     """
     sent = _sent(
         request,
@@ -97,7 +97,7 @@ def changed_region(request: region_pb2.UpdateRegionRequest) -> Callable[[Region]
 
 
 def new_type(request: instance_type_pb2.CreateInstanceTypeRequest, now: datetime) -> InstanceType:
-    """Read an instance type to be created."""
+    """Parse a new instance type."""
     name = wire.text(request.instance_type, "instance_type", maximum=100, required=True)
     on_demand = _price(request, "price_per_hour")
     spot = rules.spot_price(
@@ -132,11 +132,11 @@ def new_type(request: instance_type_pb2.CreateInstanceTypeRequest, now: datetime
 def changed_type(
     request: instance_type_pb2.UpdateInstanceTypeRequest, *, may_be_empty: bool = False
 ) -> Callable[[InstanceType], InstanceType]:
-    """Read an update of a type; ``may_be_empty`` when repeating what never changes is enough.
+    """Parse an update of a type; ``may_be_empty`` accepts requests with immutable fields only.
 
     Returns:
-        What applies it to the type as stored; it raises as that of `changed_region` does, and
-        ``Semantic`` when spot would cost more than on-demand.
+        A function that applies the update to the stored type. It raises as that of
+        `changed_region`, and ``Semantic`` if spot would cost more than on-demand.
     """
     sent = _sent(
         request,
@@ -171,7 +171,7 @@ def changed_type(
 
 
 def region_codes(request: instance_type_pb2.AssociateRegionsRequest) -> list[str]:
-    """Read the codes to associate, in the order sent, repeated ones included."""
+    """Parse the region codes to associate, in request order, including duplicates."""
     if not request.region_codes:
         raise wire.missing("region_codes")
     if len(request.region_codes) > MAX_REGION_CODES:
@@ -182,16 +182,16 @@ def region_codes(request: instance_type_pb2.AssociateRegionsRequest) -> list[str
     ]
 
 
-def terms(request: instance_type_pb2.AssociateRegionsRequest) -> Terms:
-    """Read how the type is to be offered."""
-    return Terms(
+def terms(request: instance_type_pb2.AssociateRegionsRequest) -> OfferTerms:
+    """Parse the terms of an association."""
+    return OfferTerms(
         request.is_available if request.HasField("is_available") else True,
         wire.optional_one_of(request, "stock_status", rules.STOCK_STATUSES) or "available",
     )
 
 
 def new_model(request: model_pb2.CreateModelRequest, now: datetime) -> Model:
-    """Read a model to be created."""
+    """Parse a new model."""
     return Model(
         id=ModelId(uuid4()),
         name=wire.text(request.name, "name", maximum=255, required=True),
@@ -214,7 +214,7 @@ def new_model(request: model_pb2.CreateModelRequest, now: datetime) -> Model:
 
 
 def merged_model(request: model_pb2.CreateModelRequest, before: Model) -> Model:
-    """Apply what was sent to a model that is there; what was not stays."""
+    """Apply the fields of a create request to an existing model; absent fields stay."""
     wanted = new_model(request, before.created_at)
     absent = [
         field.name
@@ -226,13 +226,13 @@ def merged_model(request: model_pb2.CreateModelRequest, before: Model) -> Model:
 
 
 def changed_model(request: model_pb2.UpdateModelRequest) -> Callable[[Model], Model]:
-    """Read an update of a model.
+    """Parse an update of a model.
 
     Returns:
-        What applies it to the model as stored.
+        A function that applies the update to the stored model.
 
     Raises:
-        Invalid: A member is at fault, or (``NO_FIELDS``) none was sent.
+        Invalid: A field is invalid, or (``NO_FIELDS``) none is set.
     """
     capacity = "tokens_per_second_capacity"
     readers: dict[str, Callable[[], Any]] = {
@@ -251,9 +251,9 @@ def changed_model(request: model_pb2.UpdateModelRequest) -> Callable[[Model], Mo
     return lambda before: replace(before, **changes)
 
 
-def model_search(request: model_pb2.SearchModelsRequest) -> Search:
-    """Read what is known of the models that are looked for."""
-    return Search(
+def model_search(request: model_pb2.SearchModelsRequest) -> ModelSearch:
+    """Parse the criteria of a model search."""
+    return ModelSearch(
         text=wire.optional_text(request, "q", maximum=255),
         families=wire.optional_list(
             request,
@@ -269,7 +269,7 @@ def model_search(request: model_pb2.SearchModelsRequest) -> Search:
 
 
 def model_filters(request: model_pb2.ListModelsRequest) -> Filters:
-    """Read which models are wanted."""
+    """Parse the filters of a model list."""
     return Filters(
         family=wire.optional_text(request, "family", maximum=100),
         type=wire.optional_one_of(request, "type", rules.MODEL_TYPES),
@@ -285,8 +285,7 @@ def _sent(request: Message, readers: Mapping[str, Callable[[], Any]]) -> dict[st
 
 
 def _some(sent: Mapping[str, T]) -> dict[str, T]:
-    # Asked only once the immutable members were seen to be right, so that a changed one is what
-    # its sender hears about.
+    # Called after the check of immutable fields, so that a changed one is reported first.
     if not sent:
         raise Invalid("no field to update", reason="NO_FIELDS")
     return dict(sent)

@@ -1,4 +1,4 @@
-"""Prices, places and states of the catalogue: pure decisions."""
+"""Pure rules of the catalogue: prices, locations and states."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_SPOT_SHARE: Final = Decimal("0.3")
 
 @dataclass(frozen=True, slots=True)
 class SpotPrice:
-    """A spot price, and whether it is our default rather than the operator's."""
+    """A spot price, and whether it is the default instead of the operator's."""
 
     price: Decimal | None
     defaulted: bool
@@ -31,7 +31,7 @@ class SpotPrice:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Lowest, highest and mean of some prices; all None when there are none."""
+    """Minimum, maximum and mean of prices; all None without prices."""
 
     low: float | None
     high: float | None
@@ -39,26 +39,26 @@ class Spread:
 
 
 def regional_price(base: Decimal | None, multiplier: Decimal) -> Decimal | None:
-    """Price in a region: base times multiplier, rounded half-even to 6 decimals."""
+    """Return the price in a region: base times multiplier, rounded half-even to 6 decimals."""
     if base is None:
         return None
     return (base * multiplier).quantize(PRICE_STEP, ROUND_HALF_EVEN)
 
 
 def default_spot(on_demand: Decimal) -> Decimal:
-    """0.3 times on-demand, rounded half-even to 6 decimals."""
+    """Return the default spot price: 0.3 times on-demand, rounded half-even to 6 decimals."""
     return (on_demand * DEFAULT_SPOT_SHARE).quantize(PRICE_STEP, ROUND_HALF_EVEN)
 
 
 def spot_savings_pct(on_demand: Decimal | None, spot: Decimal | None) -> float | None:
-    """How much cheaper spot is, in percent of on-demand; None when that cannot be said."""
+    """Return the savings of spot in percent of on-demand; None if a price is absent or zero."""
     if spot is None or not on_demand:
         return None
     return float((on_demand - spot) / on_demand * 100)
 
 
 def spread(prices: Iterable[Decimal | None]) -> Spread:
-    """Lowest, highest and arithmetic mean of the prices there are."""
+    """Return minimum, maximum and arithmetic mean of the prices that are not None."""
     known = [price for price in prices if price is not None]
     if not known:
         return Spread(None, None, None)
@@ -75,14 +75,14 @@ def spot_price(
 ) -> SpotPrice:
     """Choose a type's spot price after a change.
 
-    A price that was sent wins, except that 0 with spot support asks for the default. A defaulted
-    price follows on-demand until one is sent.
+    A price in the request has precedence, except that 0 with spot support selects the default. A
+    default price follows on-demand until a request sets one.
 
     Args:
-        on_demand: As it will be.
-        sent: Of this request, None when absent.
-        present: As stored; no price, not defaulted, for a new type.
-        supports_spot: As it will be.
+        on_demand: The price after the change.
+        sent: The price in the request; None if absent.
+        present: The stored price; no price, not defaulted, for a new type.
+        supports_spot: The value after the change.
 
     Raises:
         Semantic: Spot would cost more than on-demand.
@@ -93,23 +93,23 @@ def spot_price(
         return SpotPrice(default_spot(on_demand), defaulted=True)
     if price is not None and on_demand is not None and price > on_demand:
         raise Semantic(
-            f"spot price {plain(price)} exceeds on-demand price {plain(on_demand)}",
+            f"spot price {to_json_value(price)} exceeds on-demand price {to_json_value(on_demand)}",
             field="price_per_hour" if sent is None else "spot_price_per_hour",
-            spot_price=plain(price),
-            on_demand_price=plain(on_demand),
+            spot_price=to_json_value(price),
+            on_demand_price=to_json_value(on_demand),
         )
     return SpotPrice(price, defaulted=False)
 
 
 def location(city: str | None, country: str | None) -> str:
-    """``City, Country``, either of them, or empty."""
+    """Return ``City, Country``, either of them, or an empty text."""
     return ", ".join(part for part in (city, country) if part)
 
 
 def description(
     metadata: Mapping[str, Any], *, family: str, size: str | None, kind: str, context_length: int
 ) -> str:
-    """What to tell of a model: its metadata's own text, else ``Llama 8B, chat, 8192 tokens``."""
+    """Return a model's description from its metadata, else ``Llama 8B, chat, 8192 tokens``."""
     own = metadata.get("description")
     if isinstance(own, str) and own.strip():
         return own
@@ -117,30 +117,30 @@ def description(
 
 
 def is_available(status: str) -> bool:
-    """Whether a region with this status takes launches."""
+    """Return whether a region with this status accepts launches."""
     return status == "active"
 
 
 def status_after(present: str, available: bool) -> str:
-    """Choose a region's status; a repeated availability leaves maintenance and the like alone."""
+    """Return a region's new status; unchanged availability keeps statuses such as maintenance."""
     if available == is_available(present):
         return present
     return "active" if available else "offline"
 
 
-def plain(value: Any) -> Any:
-    """Say a value for JSON; decimals as text without exponent or trailing zeros."""
+def to_json_value(value: Any) -> Any:
+    """Convert a value for JSON; decimals become text without exponent or trailing zeros."""
     if isinstance(value, Decimal):
         return format(value.normalize() if value else Decimal(), "f")
     return value
 
 
-def difference(
+def changed_fields(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tell the members that changed, as they were and as they are."""
+    """Return the changed fields, before and after."""
     names = [name for name in after if before.get(name) != after[name]]
     return (
-        {name: plain(before.get(name)) for name in names},
-        {name: plain(after[name]) for name in names},
+        {name: to_json_value(before.get(name)) for name in names},
+        {name: to_json_value(after[name]) for name in names},
     )

@@ -1,11 +1,10 @@
-"""Importing a catalogue from a JSON document, and the two that ship with the package.
+"""Import of a catalogue from a JSON document, and the two bundled documents.
 
-What the document says is told in docs/operations.md. It is read whole before anything of it is
-stored, and stored whole or not at all. Regions are known by code, types by provider and
-instance_type, models by name. What is new is created; of what is there, the members that the
-document gives are updated and the others stay. Associations are only added: how much stock a
-region has is not the document's business. Nothing is ever deleted. Importing the same document
-again changes nothing.
+docs/operations.md specifies the format. The document is validated before anything is stored, and
+stored completely or not at all. Regions are identified by code, types by provider and
+instance_type, models by name. New resources are created; of existing ones, the fields in the
+document are updated and the others stay. Associations are only added; existing ones keep their
+stock. Nothing is deleted. Importing the same document again changes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from spotplane_server.catalog import (
     requests,
     rules,
 )
-from spotplane_server.catalog.associations_store import Terms
+from spotplane_server.catalog.associations_store import OfferTerms
 from spotplane_server.catalog.instance_types_store import InstanceType
 from spotplane_server.kernel import request_context
 from spotplane_server.kernel.db.database import Conn
@@ -48,35 +47,35 @@ _MEMBERS: Final = frozenset({"as_of", "source", "providers", "regions", "instanc
 _ORIGIN: Final = frozenset({"as_of", "source"})
 _IMPORTER: Final = Caller("system", "catalog-import", "catalog import")
 
-# Two imports at a time would each find a thing missing and create it; the second waits instead.
+# Concurrent imports would create the same resources twice; the second one waits.
 LOCK_IMPORT: Final = "SELECT pg_advisory_xact_lock(hashtextextended('catalog.import', 0))"
 
 
-class BadDocument(Invalid):
-    """A catalogue document cannot be imported; nothing of it was."""
+class InvalidDocument(Invalid):
+    """A catalogue document is invalid; nothing was imported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an import did, by ``regions``, ``instance_types``, ``associations`` and ``models``."""
+    """Counts of an import, by ``regions``, ``instance_types``, ``associations`` and ``models``."""
 
     created: Counter[str] = field(default_factory=Counter)
     updated: Counter[str] = field(default_factory=Counter)
     unchanged: Counter[str] = field(default_factory=Counter)
 
 
-def shipped(name: str = EXAMPLES) -> dict[str, Any]:
-    """Read a document that ships with the package: `EXAMPLES` or `LIST_PRICES`."""
+def load_bundled(name: str = EXAMPLES) -> dict[str, Any]:
+    """Load a bundled document: `EXAMPLES` or `LIST_PRICES`."""
     text = resources.files("spotplane_server.catalog").joinpath(name).read_bytes()
     document: dict[str, Any] = orjson.loads(text)
     return document
 
 
 async def import_catalog(conn: Conn, document: Mapping[str, Any], now: datetime) -> Report:
-    """Import a document, whole or not at all; the caller opens the transaction, over every tenant.
+    """Import a document completely or not at all; the caller opens the transaction.
 
     Raises:
-        BadDocument: The message says where it is at fault.
+        InvalidDocument: The message contains the position of the error.
     """
     regions, types, models = _read(document, now)
     call = Call("catalog.import", str(uuid4()), _IMPORTER)
@@ -100,7 +99,7 @@ Kind = Literal["regions", "instance_types", "models"]
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One member of one of the document's lists; ``regions`` are a type's."""
+    """An item of one of the document's lists; ``regions`` is set for types only."""
 
     kind: Kind
     index: int
@@ -108,7 +107,7 @@ class _Item:
     regions: Any = None
 
     def read(self, message: type[M]) -> M:
-        """Read it as a request."""
+        """Parse the item as a request."""
         try:
             return json_format.ParseDict(self.body, message())
         except json_format.ParseError as err:
@@ -118,14 +117,14 @@ class _Item:
 def _read(
     document: Mapping[str, Any], now: datetime
 ) -> tuple[list[_Item], list[_Item], list[_Item]]:
-    """Hold all of a document to its rules, as far as that can be done without the database.
+    """Validate a document as far as possible without the database.
 
     Raises:
-        BadDocument: The message says where it is at fault.
+        InvalidDocument: The message contains the position of the error.
     """
     unknown = sorted(document.keys() - _MEMBERS)
     if unknown:
-        raise BadDocument(f"unknown members: {', '.join(unknown)}")
+        raise InvalidDocument(f"unknown members: {', '.join(unknown)}")
     _check_origins(document)
     lists = tuple(_items(document, kind) for kind in ("regions", "instance_types", "models"))
     seen: dict[tuple[str, ...], str] = {}
@@ -140,7 +139,7 @@ def _read(
 
 
 def _key(item: _Item, now: datetime) -> tuple[str, ...]:
-    """Read an item as if it were new, and tell what it is known by."""
+    """Validate an item as a new resource and return its key."""
     if item.kind == "regions":
         return (requests.new_region(item.read(region_pb2.CreateRegionRequest), now).code,)
     if item.kind == "models":
@@ -157,26 +156,26 @@ def _key(item: _Item, now: datetime) -> tuple[str, ...]:
 def _check_origins(document: Mapping[str, Any]) -> None:
     providers = document.get("providers", {})
     if not isinstance(providers, dict):
-        raise BadDocument("providers must be an object")
+        raise InvalidDocument("providers must be an object")
     origins = {f"providers.{name}.": origin for name, origin in providers.items()}
     for name in providers.keys() - set(rules.PROVIDERS):
-        raise BadDocument(f"providers.{name}: must be one of {', '.join(rules.PROVIDERS)}")
+        raise InvalidDocument(f"providers.{name}: must be one of {', '.join(rules.PROVIDERS)}")
     origins[""] = {name: document[name] for name in _ORIGIN & document.keys()}
     for where, origin in origins.items():
         if not isinstance(origin, dict) or origin.keys() - _ORIGIN:
-            raise BadDocument(f"{where[:-1]} must be an object of as_of and source")
+            raise InvalidDocument(f"{where[:-1]} must be an object of as_of and source")
         if not isinstance(origin.get("source", ""), str):
-            raise BadDocument(f"{where}source must be a text")
+            raise InvalidDocument(f"{where}source must be a text")
         try:
             date.fromisoformat(origin.get("as_of", "2000-01-01"))
         except (TypeError, ValueError) as err:
-            raise BadDocument(f"{where}as_of must be a date, e.g. 2026-01-31") from err
+            raise InvalidDocument(f"{where}as_of must be a date, e.g. 2026-01-31") from err
 
 
 def _items(document: Mapping[str, Any], kind: Kind) -> list[_Item]:
     found = document.get(kind, [])
     if not isinstance(found, list) or not all(isinstance(body, dict) for body in found):
-        raise BadDocument(f"{kind} must be a list of objects")
+        raise InvalidDocument(f"{kind} must be a list of objects")
     if kind != "instance_types":
         return [_Item(kind, index, body) for index, body in enumerate(found)]
     return [
@@ -194,7 +193,7 @@ def _at(item: _Item) -> Iterator[None]:
     except DomainError as err:
         where = f"{item.kind}[{item.index}]"
         at_fault = ".".join([where, *(detail.field for detail in err.details[:1])])
-        raise BadDocument(f"{at_fault}: {err.message}", field=at_fault) from err
+        raise InvalidDocument(f"{at_fault}: {err.message}", field=at_fault) from err
 
 
 async def _region(conn: Conn, call: Call, item: _Item, report: Report, now: datetime) -> None:
@@ -235,7 +234,7 @@ async def _associate(
 ) -> None:
     if wanted == "all":
         wanted = await associations_store.list_region_codes(conn, present.provider)
-    held = await associations_store.hold_regions(conn, set(wanted))
+    held = await associations_store.lock_regions_shared(conn, set(wanted))
     wrong = [c for c in wanted if c not in held or held[c].provider != present.provider]
     if wrong:
         raise Semantic(f"not regions of {present.provider}: {', '.join(wrong)}", field="regions")
@@ -244,7 +243,7 @@ async def _associate(
     report.unchanged["associations"] += len(held) - len(missing)
     if missing:
         tally = await mutations.associate(
-            conn, call, present, missing, Terms(True, "available"), now
+            conn, call, present, missing, OfferTerms(True, "available"), now
         )
         report.created["associations"] += tally.inserted
 

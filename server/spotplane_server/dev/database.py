@@ -72,7 +72,7 @@ async def prepare(url: str) -> bool:
             async with db.transaction(ALL_TENANTS) as conn:
                 # What both name is as the examples say, of which the demo is made.
                 for name in (seed.LIST_PRICES, seed.EXAMPLES):
-                    await seed.import_catalog(conn, seed.shipped(name), now)
+                    await seed.import_catalog(conn, seed.load_bundled(name), now)
         finally:
             await db.close()
     return new

@@ -39,7 +39,7 @@ async def hold(conn: Conn, wanted: Registration) -> Place:
 async def _region(conn: Conn, provider: str, code: str | None) -> UUID | None:
     if code is None:
         return None
-    held = (await associations_store.hold_regions(conn, [code])).get(code)
+    held = (await associations_store.lock_regions_shared(conn, [code])).get(code)
     if held is None:
         raise Semantic(f"no region has the code {code}", field="region", region=code)
     # A machine of one's own may stand wherever; a cloud's stands in that cloud.

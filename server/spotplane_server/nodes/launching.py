@@ -76,7 +76,7 @@ async def order(conn: Conn, wanted: Order, *, default_max: int, now: datetime) -
         model.vram_required_gb, wanted.gpu, wanted.gpu_count, wanted.instance_type, wanted.spot
     )
     offer = instance_type_selection.choose(offers, need)
-    if await instance_types_store.hold_type(conn, offer.id) is None:
+    if await instance_types_store.lock_type_shared(conn, offer.id) is None:
         raise Semantic(f"{offer.instance_type} was deleted", field="instance_type")
     node = await store.insert_launch(
         conn,

@@ -1,1 +1,1 @@
-"""Spend budgets: limits of what is used in a period, what is told of them, and hard stops."""
+"""Spend budgets: limits on spend per period, alerts, and hard stops."""

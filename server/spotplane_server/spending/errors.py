@@ -1,4 +1,4 @@
-"""What budgets refuse, by reason."""
+"""Errors of budgets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BudgetNotFound(NotFound):
 
 
 class TooManyBudgets(Precondition):
-    """The tenant has as many budgets as it may."""
+    """The tenant has reached its maximum number of budgets."""
 
     reason = "BUDGET_LIMIT"
 

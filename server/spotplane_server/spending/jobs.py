@@ -1,4 +1,4 @@
-"""Looking at every budget."""
+"""Background job that evaluates every budget."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from spotplane_server.kernel.db.database import (
 )
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.spending import enforcement, rules, store
-from spotplane_server.spending.store import Named
+from spotplane_server.spending.store import BudgetRef
 
 BATCH: Final = 500
-_FIRST: Final = Named(UUID(int=0), UUID(int=0))
+_FIRST: Final = BudgetRef(UUID(int=0), UUID(int=0))
 
 
 class BudgetsJob:
-    """Tells of what was reached, stops whom a budget stops, and lets go on whose period is over.
+    """Publishes reached thresholds, and begins and ends hard stops.
 
-    What is to be done is decided by what is stored, and done under the budget's lock: a run that
-    is repeated, or meets another one, finds nothing left.
+    The plan follows from stored state and is applied under the budget's lock, so that repeated and
+    concurrent runs have no further effect.
     """
 
     name = "budgets"
@@ -34,23 +34,23 @@ class BudgetsJob:
         self._db = db
 
     async def run_once(self, now: datetime) -> int:
-        """Look at all of them; answer how many things were told of, stopped or let go on."""
+        """Evaluate all budgets; return the number of events."""
         done, after = 0, _FIRST
         while True:
             async with self._db.connection(ALL_TENANTS) as conn:
-                batch = await store.following(conn, after, limit=BATCH)
-                found = await store.read(conn, batch, now) if batch else []
-            for standing in found:
-                if rules.plan(standing):
-                    done += await self._act(Named(standing.tenant_id, standing.id), now)
+                batch = await store.list_after(conn, after, limit=BATCH)
+                found = await store.load_statuses(conn, batch, now) if batch else []
+            for budget in found:
+                if rules.plan(budget):
+                    done += await self._act(BudgetRef(budget.tenant_id, budget.id), now)
             if len(batch) < BATCH:
                 return done
             after = batch[-1]
 
-    async def _act(self, named: Named, now: datetime) -> int:
+    async def _act(self, named: BudgetRef, now: datetime) -> int:
         async def once() -> int:
             async with self._db.transaction(TenantId(named.tenant_id)) as conn:
-                standing = await store.lock(conn, named, now)
-                return 0 if standing is None else await enforcement.act(conn, standing, now)
+                budget = await store.lock(conn, named, now)
+                return 0 if budget is None else await enforcement.apply_plan(conn, budget, now)
 
         return await retry_on_serialization_failure(once)

@@ -1,4 +1,4 @@
-"""Builds the feature."""
+"""Assembly of the feature: its services and jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the settings of budgets."""
+"""Parse requests of BudgetService."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from spotplane_server.kernel.api import wire
 from spotplane_server.kernel.errors import Invalid
 from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.spending import rules
-from spotplane_server.spending.rules import Standing
-from spotplane_server.spending.store import Draft, Named
+from spotplane_server.spending.rules import BudgetStatus
+from spotplane_server.spending.store import BudgetRef, Draft
 
 MAX_NAME: Final = 255
 _NANOS: Final = 10**9
@@ -24,17 +24,17 @@ _CHANGEABLE: Final = ("name", "limit_usd", "limit_nanos", "alert_thresholds_pct"
 
 
 def tenant_id(request: Any) -> TenantId:
-    """The tenant that an administrator names."""
+    """Return the tenant of an administrator's request."""
     return TenantId(wire.uuid(request.tenant_id, "tenant_id", "tenant ID"))
 
 
-def named(request: Any) -> Named:
-    """The budget that an administrator names."""
-    return Named(tenant_id(request), wire.uuid(request.id, "id", "budget ID"))
+def named(request: Any) -> BudgetRef:
+    """Return the budget of an administrator's request."""
+    return BudgetRef(tenant_id(request), wire.uuid(request.id, "id", "budget ID"))
 
 
 def new(request: pb.CreateBudgetRequest) -> Draft:
-    """Read a new budget.
+    """Parse a new budget.
 
     Raises:
         Invalid: A setting is missing or out of its range.
@@ -56,12 +56,12 @@ def new(request: pb.CreateBudgetRequest) -> Draft:
     )
 
 
-def changed(request: pb.UpdateBudgetRequest, present: Standing) -> Draft:
-    """Read what is to change of a budget; all of its settings as they shall be.
+def changed(request: pb.UpdateBudgetRequest, present: BudgetStatus) -> Draft:
+    """Parse an update; return all settings of the budget after it.
 
     Raises:
-        Invalid: Nothing is given, or a setting is out of its range.
-        Semantic: Its period or its key would change.
+        Invalid: No field is set, or a setting is out of range.
+        Semantic: The period or the key would change.
     """
     given = {field.name for field, _ in request.ListFields()}
     if not given & set(_CHANGEABLE):
@@ -89,7 +89,7 @@ def changed(request: pb.UpdateBudgetRequest, present: Standing) -> Draft:
 
 
 def _limit(request: _Settings) -> int | None:
-    """The limit in nano-dollars, exactly; None when it was not sent."""
+    """Return the exact limit in nano-dollars; None if absent."""
     if request.HasField("limit_nanos"):
         if request.HasField("limit_usd"):
             raise Invalid("limit_usd and limit_nanos exclude each other", field="limit_nanos")

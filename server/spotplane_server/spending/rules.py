@@ -1,4 +1,4 @@
-"""Pure rules of spend budgets: periods, shares, what is to be told and whom to stop."""
+"""Pure rules of spend budgets: periods, thresholds, alerts and hard stops."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ DEFAULT_THRESHOLDS: Final = (50, 80, 100)
 MAX_THRESHOLDS: Final = 10
 MAX_THRESHOLD_PCT: Final = 1000
 MAX_LIMIT_NANOS: Final = 10**18
-# Of one tenant; all of them are looked at every few seconds.
+# Per tenant; every budget is evaluated every few seconds.
 MAX_BUDGETS: Final = 100
-# The limit itself is told of whatever else is.
+# Reaching the limit is always published, whether or not it is a configured threshold.
 LIMIT_PCT: Final = 100
 _RESOLUTION: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A budget, and how spending stands in its running period.
+class BudgetStatus:
+    """A budget with its spend in the current period.
 
     Attributes:
-        api_key_id: The one key that is covered; None for the tenant's whole usage.
-        period_start: Of the running period; of ``total`` the first instant there is.
-        period_end: Not included; of ``total`` the last instant there is.
-        spent_nanos: Used in the period.
-        crossed: Shares that were told of in the period.
-        stopped_period: Start of the period in which a stop began that is still kept; None for none.
+        api_key_id: The only key that counts; None for all usage of the tenant.
+        period_start: Start of the current period; the minimum instant for ``total``.
+        period_end: Exclusive; the maximum instant for ``total``.
+        spent_nanos: Spend in the current period.
+        crossed: Thresholds, in percent, already published in the period.
+        stopped_period: Start of the period in which the stored stop began; None without a stop.
     """
 
     tenant_id: UUID
@@ -59,37 +59,37 @@ class Standing:
 
     @property
     def endless(self) -> bool:
-        """Whether its period never ends."""
+        """Whether the period never ends."""
         return self.period == "total"
 
     @property
     def spent_pct(self) -> float:
-        """Share of the limit that is used."""
+        """Spend in percent of the limit."""
         return self.spent_nanos / self.limit_nanos * 100
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it stops its keys in the running period."""
+        """Whether the budget blocks its keys in the current period."""
         return self.stopped_period == self.period_start
 
     @property
     def state(self) -> State:
-        """The worst that holds."""
+        """The most severe state that applies."""
         if self.is_stopped:
             return "stopped"
         if self.spent_nanos >= self.limit_nanos:
             return "exceeded"
-        return "alerting" if reached(self) else "ok"
+        return "alerting" if reached_thresholds(self) else "ok"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done about a budget.
+class BudgetPlan:
+    """Actions that a budget requires now.
 
     Attributes:
-        crossed: Shares to tell of, ascending.
-        ends: Whether its stop ends.
-        begins: Whether a stop begins; when both, the stop of an earlier period ends first.
+        crossed: Thresholds to publish, ascending.
+        ends: Whether the stop ends.
+        begins: Whether a stop begins; if both, the stop of the earlier period ends first.
     """
 
     crossed: tuple[int, ...]
@@ -100,8 +100,8 @@ class Plan:
         return bool(self.crossed) or self.ends or self.begins
 
 
-def running(now: datetime) -> Mapping[Period, tuple[datetime, datetime]]:
-    """Each period's start, and its end, which is not included: calendar periods in UTC."""
+def current_periods(now: datetime) -> Mapping[Period, tuple[datetime, datetime]]:
+    """Return start and exclusive end of each current calendar period in UTC."""
     found: dict[Period, tuple[datetime, datetime]] = {
         "total": (time_ranges.FIRST, time_ranges.LAST)
     }
@@ -112,43 +112,43 @@ def running(now: datetime) -> Mapping[Period, tuple[datetime, datetime]]:
     return found
 
 
-def reached(standing: Standing) -> set[int]:
-    """Shares to tell of that are reached, the limit among them; exact."""
-    used = standing.spent_nanos * 100
-    shares = {*standing.alert_thresholds_pct, LIMIT_PCT}
-    return {share for share in shares if used >= standing.limit_nanos * share}
+def reached_thresholds(budget: BudgetStatus) -> set[int]:
+    """Return the thresholds that spend has reached, including the limit; exact."""
+    used = budget.spent_nanos * 100
+    shares = {*budget.alert_thresholds_pct, LIMIT_PCT}
+    return {share for share in shares if used >= budget.limit_nanos * share}
 
 
-def plan(standing: Standing) -> Plan:
-    """Decide what a budget's standing asks for; nothing once all of it has been done."""
-    wanted = standing.hard_stop and standing.spent_nanos >= standing.limit_nanos
-    kept = standing.stopped_period is not None
-    return Plan(
-        tuple(sorted(reached(standing) - set(standing.crossed))),
-        ends=kept and not (wanted and standing.is_stopped),
-        begins=wanted and not standing.is_stopped,
+def plan(budget: BudgetStatus) -> BudgetPlan:
+    """Decide which actions a budget requires; an empty plan once all are done."""
+    must_stop = budget.hard_stop and budget.spent_nanos >= budget.limit_nanos
+    has_stop = budget.stopped_period is not None
+    return BudgetPlan(
+        tuple(sorted(reached_thresholds(budget) - set(budget.crossed))),
+        ends=has_stop and not (must_stop and budget.is_stopped),
+        begins=must_stop and not budget.is_stopped,
     )
 
 
-def projected_nanos(standing: Standing, now: datetime) -> int | None:
-    """What will be used at the period's end if it goes on like this, half to even.
+def projected_nanos(budget: BudgetStatus, now: datetime) -> int | None:
+    """Extrapolate the spend linearly to the period's end, rounded half to even.
 
-    None for a period without an end.
+    Returns None for a period without an end.
     """
-    if standing.endless:
+    if budget.endless:
         return None
-    elapsed = (now - standing.period_start) // _RESOLUTION
-    whole = (standing.period_end - standing.period_start) // _RESOLUTION
+    elapsed = (now - budget.period_start) // _RESOLUTION
+    whole = (budget.period_end - budget.period_start) // _RESOLUTION
     if elapsed <= 0:
-        return standing.spent_nanos
-    return round(Fraction(standing.spent_nanos * whole, elapsed))
+        return budget.spent_nanos
+    return round(Fraction(budget.spent_nanos * whole, elapsed))
 
 
 def thresholds(given: list[int]) -> list[int]:
-    """Shares in order, each once."""
+    """Return thresholds sorted and without duplicates."""
     return sorted(set(given))
 
 
 def period(text: str) -> Period:
-    """A period by its name, which was checked."""
+    """Narrow a validated name to `Period`."""
     return cast("Period", text)

@@ -1,4 +1,4 @@
-"""BudgetService."""
+"""BudgetService: create, read, update and delete spend budgets."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.spending import enforcement, requests, rules, store
 from spotplane_server.spending.errors import BudgetNotFound, TooManyBudgets
-from spotplane_server.spending.rules import Standing
-from spotplane_server.spending.store import Draft, Named
+from spotplane_server.spending.rules import BudgetStatus
+from spotplane_server.spending.store import BudgetRef, Draft
 from spotplane_server.tenants import keys_store
 from spotplane_server.tenants import rules as tenant_rules
 from spotplane_server.tenants import store as tenants_store
@@ -30,7 +30,7 @@ _NANOS: Final = 10**9
 
 
 class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
-    """Keeps spend budgets."""
+    """Handlers; the proto comments are their contract."""
 
     def __init__(self, db: Database, clock: Clock, tokens: PageTokens) -> None:
         self._db = db
@@ -42,10 +42,10 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         async with self._db.transaction(TenantId(draft.tenant_id)) as conn:
             await _check_room(conn, draft)
             await store.insert(conn, draft, now)
-            change = _change("create", draft, after=_shown(draft))
-            standing = await self._settle(conn, draft, change, now)
+            change = _change("create", draft, after=_audit_fields(draft))
+            budget = await self._apply(conn, draft, change, now)
         request_context.created()
-        return _message(standing, now)
+        return _message(budget, now)
 
     async def ListBudgets(
         self, request: pb.ListBudgetsRequest, context: Context
@@ -61,7 +61,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.Budget:
         named, now = requests.named(request), self._clock.now()
         async with self._db.connection(TenantId(named.tenant_id)) as conn:
-            found = await store.read(conn, [named], now)
+            found = await store.load_statuses(conn, [named], now)
         if not found:
             raise BudgetNotFound(named.id)
         return _message(found[0], now)
@@ -72,7 +72,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
             present = await _locked(conn, named, now)
             draft = requests.changed(request, present)
             await store.update(conn, draft, now)
-            before, after = _shown(_settings(present)), _shown(draft)
+            before, after = _audit_fields(_draft(present)), _audit_fields(draft)
             fields = [name for name in after if after[name] != before[name]]
             change = _change(
                 "update",
@@ -80,8 +80,8 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
                 before={name: before[name] for name in fields},
                 after={name: after[name] for name in fields},
             )
-            standing = await self._settle(conn, draft, change, now)
-        return _message(standing, now)
+            budget = await self._apply(conn, draft, change, now)
+        return _message(budget, now)
 
     async def DeleteBudget(
         self, request: pb.DeleteBudgetRequest, context: Context
@@ -89,22 +89,22 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         named, now = requests.named(request), self._clock.now()
         async with self._db.transaction(TenantId(named.tenant_id)) as conn:
             present = await _locked(conn, named, now)
-            await enforcement.let_go(conn, present, now)
+            await enforcement.release_stop(conn, present, now)
             await store.delete(conn, named)
-            settings = _settings(present)
-            change = _change("delete", settings, before=_shown(settings))
+            settings = _draft(present)
+            change = _change("delete", settings, before=_audit_fields(settings))
             await audit.record(conn, request_context.current(), change, now)
         return pb.DeleteBudgetResponse(status="deleted", message="budget deleted")
 
-    async def _settle(
+    async def _apply(
         self, conn: Conn, draft: Draft, change: audit.Change, now: datetime
-    ) -> Standing:
-        """Let new settings hold at once; the budget as it then is."""
+    ) -> BudgetStatus:
+        """Apply new settings immediately; return the resulting status."""
         await audit.record(conn, request_context.current(), change, now)
-        named = Named(draft.tenant_id, draft.id)
-        standing = await _locked(conn, named, now)
-        await store.forget_crossings(conn, standing, rules.reached(standing))
-        await enforcement.act(conn, standing, now)
+        named = BudgetRef(draft.tenant_id, draft.id)
+        budget = await _locked(conn, named, now)
+        await store.delete_crossings(conn, budget, rules.reached_thresholds(budget))
+        await enforcement.apply_plan(conn, budget, now)
         return await _locked(conn, named, now)
 
     async def _page(self, request: Any, tenant_id: TenantId) -> dict[str, Any]:
@@ -120,9 +120,9 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         async with self._db.connection(tenant_id) as conn:
             await tenants_store.get_tenant(conn, tenant_id)
             found = await store.list_page(conn, tenant_id, key_id, page)
-            standings = {row.id: row for row in await store.read(conn, found.items, now)}
-        # One that was deleted in between is not shown.
-        items = [standings[named.id] for named in found.items if named.id in standings]
+            statuses = {row.id: row for row in await store.load_statuses(conn, found.items, now)}
+        # A budget that was deleted in between is omitted.
+        items = [statuses[named.id] for named in found.items if named.id in statuses]
         data, pagination = paging.answer(
             page, paging.Slice(items, found.total), self._tokens, lambda b: (b.created_at, b.id)
         )
@@ -130,12 +130,12 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
 
 
 async def _check_room(conn: Conn, draft: Draft) -> None:
-    """Hold the tenant, and the key that is to be covered, while the budget is made."""
+    """Check the quota; lock the tenant and the budget's key until the budget is created."""
     tenant = await tenants_store.lock_tenant(conn, draft.tenant_id)
     if tenant is None:
         raise TenantNotFound(draft.tenant_id)
     tenant_rules.check_not_deleted(tenant.status)
-    # Locked, or it might be rotated meanwhile to a key that nothing covers.
+    # Without the lock, a concurrent rotation could create a key that no budget covers.
     key_id = draft.api_key_id
     if key_id and await keys_store.lock_key(conn, key_id, draft.tenant_id) is None:
         raise ApiKeyNotFound(key_id)
@@ -143,27 +143,27 @@ async def _check_room(conn: Conn, draft: Draft) -> None:
         raise TooManyBudgets(rules.MAX_BUDGETS)
 
 
-async def _locked(conn: Conn, named: Named, now: datetime) -> Standing:
-    standing = await store.lock(conn, named, now)
-    if standing is None:
+async def _locked(conn: Conn, named: BudgetRef, now: datetime) -> BudgetStatus:
+    budget = await store.lock(conn, named, now)
+    if budget is None:
         raise BudgetNotFound(named.id)
-    return standing
+    return budget
 
 
-def _settings(standing: Standing) -> Draft:
+def _draft(budget: BudgetStatus) -> Draft:
     return Draft(
-        standing.tenant_id,
-        standing.id,
-        standing.api_key_id,
-        standing.period,
-        standing.name,
-        standing.limit_nanos,
-        standing.alert_thresholds_pct,
-        standing.hard_stop,
+        budget.tenant_id,
+        budget.id,
+        budget.api_key_id,
+        budget.period,
+        budget.name,
+        budget.limit_nanos,
+        budget.alert_thresholds_pct,
+        budget.hard_stop,
     )
 
 
-def _shown(draft: Draft) -> dict[str, Any]:
+def _audit_fields(draft: Draft) -> dict[str, Any]:
     return {
         "name": draft.name,
         "api_key_id": draft.api_key_id,
@@ -186,28 +186,28 @@ def _change(
     )
 
 
-def _message(standing: Standing, now: datetime) -> pb.Budget:
-    projected = rules.projected_nanos(standing, now)
+def _message(budget: BudgetStatus, now: datetime) -> pb.Budget:
+    projected = rules.projected_nanos(budget, now)
     return pb.Budget(
-        id=str(standing.id),
-        tenant_id=str(standing.tenant_id),
-        api_key_id=_text(standing.api_key_id),
-        name=standing.name,
-        period=standing.period,
-        limit_usd=standing.limit_nanos / _NANOS,
-        limit_nanos=standing.limit_nanos,
-        alert_thresholds_pct=standing.alert_thresholds_pct,
-        hard_stop=standing.hard_stop,
-        spent_usd=standing.spent_nanos / _NANOS,
-        spent_nanos=standing.spent_nanos,
-        spent_pct=standing.spent_pct,
-        period_start=None if standing.endless else wire.timestamp(standing.period_start),
-        period_end=None if standing.endless else wire.timestamp(standing.period_end),
-        state=standing.state,
+        id=str(budget.id),
+        tenant_id=str(budget.tenant_id),
+        api_key_id=_text(budget.api_key_id),
+        name=budget.name,
+        period=budget.period,
+        limit_usd=budget.limit_nanos / _NANOS,
+        limit_nanos=budget.limit_nanos,
+        alert_thresholds_pct=budget.alert_thresholds_pct,
+        hard_stop=budget.hard_stop,
+        spent_usd=budget.spent_nanos / _NANOS,
+        spent_nanos=budget.spent_nanos,
+        spent_pct=budget.spent_pct,
+        period_start=None if budget.endless else wire.timestamp(budget.period_start),
+        period_end=None if budget.endless else wire.timestamp(budget.period_end),
+        state=budget.state,
         projected_usd=None if projected is None else projected / _NANOS,
         projected_nanos=projected,
-        created_at=wire.timestamp(standing.created_at),
-        updated_at=wire.timestamp(standing.updated_at),
+        created_at=wire.timestamp(budget.created_at),
+        updated_at=wire.timestamp(budget.updated_at),
     )
 
 

@@ -1,4 +1,4 @@
-"""Budgets, what was told of them, and stops in the database."""
+"""Store of budgets, published thresholds and stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import UUID
 from spotplane_server.kernel.api.paging import Page, Slice
 from spotplane_server.kernel.db.database import Conn
 from spotplane_server.spending import rules
-from spotplane_server.spending.rules import Standing
+from spotplane_server.spending.rules import BudgetStatus
 
 INSERT_BUDGET: Final = """
     INSERT INTO spend_budgets (tenant_id, id, api_key_id, name, period, limit_nanos,
@@ -19,7 +19,7 @@ INSERT_BUDGET: Final = """
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
 """
 
-# A key, and all that it has been rotated to; what comes later is added by a trigger.
+# A key and all its successors so far; a trigger adds later ones.
 COVER_KEYS: Final = """
     WITH RECURSIVE line (id, replaced_by) AS (
         SELECT id, replaced_by
@@ -51,7 +51,7 @@ UPDATE_BUDGET: Final = """
 
 DELETE_BUDGET: Final = "DELETE FROM spend_budgets WHERE tenant_id = $1 AND id = $2"
 
-# The count is of the same snapshot as the page, and is there for an empty page too.
+# The count is from the same snapshot as the page, and is returned for an empty page too.
 LIST_BUDGETS: Final = """
     SELECT c.total, b.id
       FROM (SELECT count(*) AS total
@@ -78,9 +78,9 @@ NEXT_BUDGETS: Final = """
      LIMIT $3
 """
 
-# Days hold what a tenant used, and in a cut what each key did: every period begins and ends at
-# midnight, UTC. Both are exact and written in the transaction of the records.
-READ_STANDINGS: Final = """
+# Every period begins and ends at midnight UTC, so that daily rollups, per tenant and per key, are
+# sufficient. They are exact and written in the transaction of the records.
+LOAD_STATUSES: Final = """
     SELECT b.tenant_id, b.id, b.api_key_id, b.name, b.period, b.limit_nanos,
            b.alert_thresholds_pct, b.hard_stop, b.created_at, b.updated_at,
            p.starts_at AS period_start, p.ends_at AS period_end,
@@ -114,7 +114,7 @@ READ_STANDINGS: Final = """
      ORDER BY b.created_at DESC, b.id
 """
 
-# What is new of it is answered; the rest was told before.
+# Returns only the new ones; the others were published before.
 INSERT_CROSSINGS: Final = """
     INSERT INTO spend_budget_crossings (tenant_id, budget_id, period_start, threshold_pct,
                                         limit_nanos, spent_nanos, crossed_at)
@@ -124,7 +124,7 @@ INSERT_CROSSINGS: Final = """
     RETURNING threshold_pct
 """
 
-FORGET_CROSSINGS: Final = """
+DELETE_CROSSINGS: Final = """
     DELETE FROM spend_budget_crossings
      WHERE tenant_id = $1 AND budget_id = $2 AND period_start = $3
        AND NOT threshold_pct = ANY ($4::int[])
@@ -140,7 +140,7 @@ DELETE_STOP: Final = "DELETE FROM spend_stops WHERE tenant_id = $1 AND budget_id
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A budget's settings; the last four can change."""
+    """Settings of a budget; the last four are mutable."""
 
     tenant_id: UUID
     id: UUID
@@ -153,15 +153,15 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """Which budget."""
+class BudgetRef:
+    """Identifies a budget."""
 
     tenant_id: UUID
     id: UUID
 
 
 async def insert(conn: Conn, draft: Draft, now: datetime) -> None:
-    """Create a budget; one of a key covers whatever that has been rotated to."""
+    """Create a budget; a key's budget also covers the successors of the key."""
     await conn.execute(
         INSERT_BUDGET,
         draft.tenant_id,
@@ -179,20 +179,20 @@ async def insert(conn: Conn, draft: Draft, now: datetime) -> None:
 
 
 async def count(conn: Conn, tenant_id: UUID) -> int:
-    """How many budgets a tenant has."""
+    """Count the budgets of a tenant."""
     found: int = await conn.fetchval(COUNT_BUDGETS, tenant_id)
     return found
 
 
-async def lock(conn: Conn, named: Named, now: datetime) -> Standing | None:
-    """A budget as it stands, which nobody else changes or acts upon until the transaction ends."""
+async def lock(conn: Conn, named: BudgetRef, now: datetime) -> BudgetStatus | None:
+    """Lock a budget until the transaction ends and return its status."""
     if await conn.fetchval(LOCK_BUDGET, named.tenant_id, named.id) is None:
         return None
-    return (await read(conn, [named], now))[0]
+    return (await load_statuses(conn, [named], now))[0]
 
 
 async def update(conn: Conn, draft: Draft, now: datetime) -> None:
-    """Change what can change of a budget."""
+    """Update the mutable settings of a budget."""
     await conn.execute(
         UPDATE_BUDGET,
         draft.tenant_id,
@@ -205,79 +205,79 @@ async def update(conn: Conn, draft: Draft, now: datetime) -> None:
     )
 
 
-async def delete(conn: Conn, named: Named) -> None:
-    """Forget a budget with all that hangs on it."""
+async def delete(conn: Conn, named: BudgetRef) -> None:
+    """Delete a budget and its dependent rows."""
     await conn.execute(DELETE_BUDGET, named.tenant_id, named.id)
 
 
 async def list_page(
     conn: Conn, tenant_id: UUID, api_key_id: UUID | None, page: Page
-) -> Slice[Named]:
-    """A tenant's budgets, newest first; at most one more than the page's limit."""
+) -> Slice[BudgetRef]:
+    """List a tenant's budgets, newest first; at most one more than the page's limit."""
     rows = await conn.fetch(
         LIST_BUDGETS, tenant_id, api_key_id, *page.after_instant(), page.limit + 1, page.offset
     )
-    found = [Named(tenant_id, row["id"]) for row in rows if row["id"] is not None]
+    found = [BudgetRef(tenant_id, row["id"]) for row in rows if row["id"] is not None]
     return Slice(found, rows[0]["total"])
 
 
-async def following(conn: Conn, after: Named, *, limit: int) -> Sequence[Named]:
-    """Budgets of tenants that are not deleted, all of them, in the order of their ids."""
+async def list_after(conn: Conn, after: BudgetRef, *, limit: int) -> Sequence[BudgetRef]:
+    """List budgets of tenants that are not deleted, ordered by id, after the given one."""
     rows = await conn.fetch(NEXT_BUDGETS, after.tenant_id, after.id, limit)
-    return [Named(**row) for row in rows]
+    return [BudgetRef(**row) for row in rows]
 
 
-async def read(conn: Conn, wanted: Sequence[Named], now: datetime) -> list[Standing]:
-    """How budgets stand, newest first; what is gone is left out. One statement for them all."""
-    periods = rules.running(now)
+async def load_statuses(conn: Conn, refs: Sequence[BudgetRef], now: datetime) -> list[BudgetStatus]:
+    """Load the status of budgets in one statement, newest first; missing budgets are omitted."""
+    periods = rules.current_periods(now)
     rows = await conn.fetch(
-        READ_STANDINGS,
-        [named.tenant_id for named in wanted],
-        [named.id for named in wanted],
+        LOAD_STATUSES,
+        [named.tenant_id for named in refs],
+        [named.id for named in refs],
         list(periods),
         [start for start, _ in periods.values()],
         [end for _, end in periods.values()],
     )
-    return [Standing(**row) for row in rows]
+    return [BudgetStatus(**row) for row in rows]
 
 
 async def record_crossings(
-    conn: Conn, standing: Standing, shares: Sequence[int], now: datetime
+    conn: Conn, budget: BudgetStatus, shares: Sequence[int], now: datetime
 ) -> list[int]:
-    """Remember that shares are told of; those that were not before, ascending."""
+    """Record published thresholds; return those that are new, ascending."""
     rows = await conn.fetch(
         INSERT_CROSSINGS,
-        standing.tenant_id,
-        standing.id,
-        standing.period_start,
+        budget.tenant_id,
+        budget.id,
+        budget.period_start,
         list(shares),
-        standing.limit_nanos,
-        standing.spent_nanos,
+        budget.limit_nanos,
+        budget.spent_nanos,
         now,
     )
     return sorted(row["threshold_pct"] for row in rows)
 
 
-async def forget_crossings(conn: Conn, standing: Standing, kept: set[int]) -> None:
-    """Forget what was told of in the running period, but for the shares given."""
+async def delete_crossings(conn: Conn, budget: BudgetStatus, kept: set[int]) -> None:
+    """Delete the thresholds recorded in the current period, except the given ones."""
     await conn.execute(
-        FORGET_CROSSINGS, standing.tenant_id, standing.id, standing.period_start, list(kept)
+        DELETE_CROSSINGS, budget.tenant_id, budget.id, budget.period_start, list(kept)
     )
 
 
-async def insert_stop(conn: Conn, standing: Standing, now: datetime) -> None:
-    """Stop the budget's keys until its period ends."""
+async def insert_stop(conn: Conn, budget: BudgetStatus, now: datetime) -> None:
+    """Block the budget's keys until its period ends."""
     await conn.execute(
         INSERT_STOP,
-        standing.tenant_id,
-        standing.id,
-        standing.api_key_id is not None,
-        standing.period_start,
-        None if standing.endless else standing.period_end,
+        budget.tenant_id,
+        budget.id,
+        budget.api_key_id is not None,
+        budget.period_start,
+        None if budget.endless else budget.period_end,
         now,
     )
 
 
-async def delete_stop(conn: Conn, standing: Standing) -> None:
-    """Let the budget's keys go on."""
-    await conn.execute(DELETE_STOP, standing.tenant_id, standing.id)
+async def delete_stop(conn: Conn, budget: BudgetStatus) -> None:
+    """Unblock the budget's keys."""
+    await conn.execute(DELETE_STOP, budget.tenant_id, budget.id)

@@ -1,1 +1,1 @@
-"""Tenants and their API keys."""
+"""Tenants, environments and API keys."""

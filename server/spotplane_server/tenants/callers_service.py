@@ -1,4 +1,4 @@
-"""CallerService."""
+"""CallerService: identity of the caller, tickets, and service information."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGE: Final = "/spotplane.v1."
 
 
 class CallerService(caller_pb2_grpc.CallerServiceServicer):
-    """Callers, about themselves."""
+    """Handlers; the proto comments are their contract."""
 
     def __init__(self, db: Database, clock: Clock, tickets: Tickets) -> None:
         self._db = db
@@ -49,11 +49,11 @@ class CallerService(caller_pb2_grpc.CallerServiceServicer):
         self, request: pb.MintTicketRequest, context: Context
     ) -> pb.MintTicketResponse:
         call, now = request_context.current(), self._clock.now()
-        asked = wire.text(request.path, "path", maximum=MAX_PATH, required=True)
-        path = ticket_paths.checked(call.caller, asked)
-        named = ticket_paths.named_tenants(path)
+        requested = wire.text(request.path, "path", maximum=MAX_PATH, required=True)
+        path = ticket_paths.validate_path(call.caller, requested)
+        tenant_ids = ticket_paths.tenant_ids_in(path)
         async with self._db.transaction(call.caller.tenant_id or ALL_TENANTS) as conn:
-            for tenant_id in named:
+            for tenant_id in tenant_ids:
                 await tenant_scope.check_tenant_exists(conn, TenantId(tenant_id))
             ticket = await self._tickets.mint(
                 conn, call.caller, call.credential_hash, path, now=now

@@ -1,4 +1,4 @@
-"""The client half of TenantService: one name, one token."""
+"""TenantService, clients: create, rotate and reveal the client token."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from spotplane_server.tenants.store import MAX_NAME, Tenant
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What clients and their tokens are made with.
+    """Defaults for new clients and their tokens.
 
     Attributes:
-        region_code: Of a new tenant's first environment.
-        rpm: Requests a minute of a token outside the fleet's own routes.
-        concurrency: Of a token, the same way.
-        box: Seals the copies of tokens; None keeps none.
+        region_code: Region of a new tenant's first environment.
+        rpm: Requests per minute of a token, except on agent routes.
+        concurrency: Concurrent requests of a token, except on agent routes.
+        box: Encrypts copies of tokens; None disables copies.
     """
 
     region_code: str
@@ -38,7 +38,7 @@ class ClientSettings:
 
 
 class ClientsService(tenant_pb2_grpc.TenantServiceServicer):
-    """Clients, for administrators."""
+    """Handlers for administrators; the proto comments are their contract."""
 
     _db: Database
     _clock: Clock
@@ -52,7 +52,7 @@ class ClientsService(tenant_pb2_grpc.TenantServiceServicer):
         now, settings = self._clock.now(), self._clients
         async with self._db.transaction(ALL_TENANTS) as conn:
             tenant = await clients.insert(conn, name, email, now=now)
-            await tenant_setup.furnish(conn, tenant, settings.region_code)
+            await tenant_setup.create_default_environment(conn, tenant, settings.region_code)
             issued = await clients.issue_token(
                 conn,
                 tenant.id,
@@ -61,7 +61,7 @@ class ClientsService(tenant_pb2_grpc.TenantServiceServicer):
                 box=settings.box,
                 now=now,
             )
-            await clients.told(
+            await clients.append_event(
                 conn,
                 tenant.id,
                 "client.created",
@@ -95,9 +95,9 @@ class ClientsService(tenant_pb2_grpc.TenantServiceServicer):
                 now=now,
             )
             data = {"name": tenant.name, "grace_seconds": grace or 0}
-            await clients.told(conn, tenant_id, "token.regenerated", data, now=now)
+            await clients.append_event(conn, tenant_id, "token.regenerated", data, now=now)
         return pb.RotateClientTokenResponse(
-            token=issued.secret, message=rules.what_became_of_the_old_token(grace or 0)
+            token=issued.secret, message=rules.rotation_message(grace or 0)
         )
 
     async def RevealClientToken(

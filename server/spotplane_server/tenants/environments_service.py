@@ -1,4 +1,4 @@
-"""The part of TenantService that is about environments and their budgets."""
+"""TenantService, environments: list, read, and update rate limits and quotas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spotplane_server.tenants.errors import EnvironmentNotFound, TenantNotFound
 
 
 class EnvironmentsService(tenant_pb2_grpc.TenantServiceServicer):
-    """Environments, for administrators."""
+    """Handlers for administrators; the proto comments are their contract."""
 
     _db: Database
     _clock: Clock
@@ -70,8 +70,8 @@ class EnvironmentsService(tenant_pb2_grpc.TenantServiceServicer):
             if before is None:
                 raise EnvironmentNotFound(environment_id)
             after = replace(before, **changed)
-            await environments_store.update_budgets(conn, after)
-            await events.environment_changed(
+            await environments_store.update_limits(conn, after)
+            await events.record_environment_change(
                 conn,
                 tenant_id,
                 environment_id,
@@ -93,7 +93,7 @@ def _environment_id(request: Any) -> UUID:
 
 def _changes(request: pb.UpdateEnvironmentRequest) -> dict[str, Any]:
     def quota(field: str, maximum: int) -> int | None:
-        # 0 is said for "no quota", since an absent field stays as it is.
+        # 0 removes the quota; an absent field leaves it unchanged.
         return wire.integer(getattr(request, field), field, 0, maximum) or None
 
     found: dict[str, Any] = wire.changes(

@@ -1,4 +1,4 @@
-"""Environments and their budgets in the database."""
+"""Store of environments and their rate limits and quotas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import asyncpg
 from spotplane_server.kernel.api.paging import Page, Slice
 from spotplane_server.kernel.db.database import Conn
 
-# The count is of the same snapshot as the page, and is there for an empty page too.
+# The count is from the same snapshot as the page, and is returned for an empty page too.
 LIST_ENVIRONMENTS: Final = """
     SELECT c.total, v.tenant_id, v.id, v.name, v.region_code, v.key_label, v.status,
            v.requests_per_minute, v.quota_tokens_per_minute, v.quota_tokens_per_day,
@@ -46,7 +46,7 @@ LOCK_ENVIRONMENT: Final = """
        FOR NO KEY UPDATE
 """
 
-UPDATE_BUDGETS: Final = """
+UPDATE_LIMITS: Final = """
     UPDATE environments
        SET requests_per_minute = $3, quota_tokens_per_minute = $4, quota_tokens_per_day = $5,
            concurrency_limit = $6
@@ -57,7 +57,7 @@ UPDATE_BUDGETS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """An environment's row; a budget that is None does not apply."""
+    """An environment; a limit of None does not apply."""
 
     tenant_id: UUID
     id: UUID
@@ -73,7 +73,7 @@ class Environment:
 
 
 async def list_environments(conn: Conn, page: Page, tenant_id: UUID) -> Slice[Environment]:
-    """Environments of a page, newest first."""
+    """List environments, newest first."""
     created_at, environment_id = page.after_instant()
     rows = await conn.fetch(
         LIST_ENVIRONMENTS, tenant_id, created_at, environment_id, page.limit + 1, page.offset
@@ -88,15 +88,15 @@ async def find_environment(conn: Conn, tenant_id: UUID, environment_id: UUID) ->
 
 
 async def lock_environment(conn: Conn, tenant_id: UUID, environment_id: UUID) -> Environment | None:
-    """Read an environment and keep others from changing it until the transaction ends."""
+    """Lock an environment until the transaction ends."""
     row = await conn.fetchrow(LOCK_ENVIRONMENT, tenant_id, environment_id)
     return None if row is None else _environment(row)
 
 
-async def update_budgets(conn: Conn, environment: Environment) -> None:
-    """Write the budgets of an environment that the caller has locked."""
+async def update_limits(conn: Conn, environment: Environment) -> None:
+    """Update the limits of an environment locked by the caller."""
     await conn.execute(
-        UPDATE_BUDGETS,
+        UPDATE_LIMITS,
         environment.tenant_id,
         environment.id,
         environment.requests_per_minute,

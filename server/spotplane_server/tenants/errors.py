@@ -1,4 +1,4 @@
-"""What tenants and keys refuse, by reason."""
+"""Errors of tenants, environments and keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TenantNotFound = tenant_scope.TenantNotFound
 
 
 class ApiKeyNotFound(NotFound):
-    """There is no such key, or it is another tenant's."""
+    """The key does not exist or belongs to another tenant."""
 
     reason = "API_KEY_NOT_FOUND"
 
@@ -92,7 +92,7 @@ class TenantNotActive(Precondition):
 
 
 class NoActiveEnvironment(Precondition):
-    """There is no active environment to put the key in."""
+    """The tenant has no active environment for the key."""
 
     reason = "NO_ACTIVE_ENVIRONMENT"
 

@@ -1,4 +1,4 @@
-"""The audit row and the event of one change, both in its transaction."""
+"""Audit rows and events of tenants, keys and environments, in the transaction of the change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spotplane_server.kernel.db.database import Conn
 log = structlog.get_logger(__name__)
 
 
-async def tenant_changed(
+async def record_tenant_change(
     conn: Conn,
     tenant_id: UUID,
     verb: tuple[str, str],
@@ -29,11 +29,11 @@ async def tenant_changed(
 
     Args:
         conn: In the change's transaction.
-        tenant_id: Of the tenant.
-        verb: As the audit and as the event say it, e.g. ``("suspend", "suspended")``.
-        before: Changed members as they were.
-        after: Changed members as they are.
-        data: Members of the event.
+        tenant_id: The tenant.
+        verb: The audit action and the event type, e.g. ``("suspend", "suspended")``.
+        before: Changed fields before.
+        after: Changed fields after.
+        data: Fields of the event.
         now: When.
     """
     change = audit.Change(
@@ -42,7 +42,7 @@ async def tenant_changed(
     await _record(conn, change, events.Event(f"tenant.{verb[1]}", str(tenant_id), data), now)
 
 
-async def key_changed(
+async def record_key_change(
     conn: Conn,
     tenant_id: UUID,
     key_id: UUID,
@@ -53,7 +53,7 @@ async def key_changed(
     data: dict[str, Any],
     now: datetime,
 ) -> None:
-    """Record a change of a key; arguments as for `tenant_changed`, and no secret in any of them."""
+    """Record a change of a key, without secrets; arguments as for `record_tenant_change`."""
     change = audit.Change(
         f"api_key.{verb[0]}", "api_key", str(key_id), tenant_id, before=before, after=after
     )
@@ -61,7 +61,7 @@ async def key_changed(
     await _record(conn, change, events.Event(f"apikey.{verb[1]}", str(key_id), data), now)
 
 
-async def environment_changed(
+async def record_environment_change(
     conn: Conn,
     tenant_id: UUID,
     environment_id: UUID,
@@ -70,7 +70,7 @@ async def environment_changed(
     after: dict[str, Any],
     now: datetime,
 ) -> None:
-    """Record a change of an environment, which is news of its tenant."""
+    """Record a change of an environment as an event of its tenant."""
     change = audit.Change(
         "environment.update",
         "environment",

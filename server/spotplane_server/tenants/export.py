@@ -1,4 +1,4 @@
-"""Everything of one tenant as a ZIP archive, streamed from one snapshot in constant memory."""
+"""Export of a tenant as a ZIP archive, streamed from one snapshot in constant memory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from spotplane_server.tenants import store
 
 BATCH_ROWS: Final = 500
 CHUNK_BYTES: Final = 64 * 1024
-# Each holds a connection as long as its client takes; the rest of the pool stays for all others.
+# Each export holds a connection until its client has read it; the others stay available.
 MAX_AT_ONCE: Final = 2
 
-# One fetch of a batch may have to look through a large table first, and the archive is read at the
-# pace of whoever downloads it. The transaction writes nothing, so it keeps nobody waiting.
+# One fetch may scan a large table first, and the client's download speed limits the transfer. The
+# transaction writes nothing, so that it blocks no other.
 FETCH_SECONDS: Final = 300.0
 SET_TIMEOUTS: Final = """
     SELECT set_config(name, '5min', true)
@@ -93,7 +93,7 @@ EXPORT_OUTBOX_EVENTS: Final = """
      WHERE tenant_id = $1
 """
 
-# Nodes, and the fleet's instances as the list of nodes shows them, with what only they have.
+# Nodes, and instances of agents in the form of nodes with their additional columns.
 EXPORT_NODES: Final = """
     SELECT n.tenant_id, n.id, n.cluster_name, n.kind, n.provider, n.region, n.instance_type,
            n.model, n.endpoint_url, n.internal_ip, n.gpu_type, n.vram_total_gb, n.spot_instance,
@@ -123,7 +123,7 @@ _Format = Callable[[Sequence[str], Sequence[Any]], bytes]
 
 
 class Exporter:
-    """Streams archives, a few at a time."""
+    """Streams archives, with a limit on concurrent exports."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -134,7 +134,8 @@ class Exporter:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the archive's bytes.
 
-        A failure leaves the archive without its directory, so that nobody takes it for whole.
+        After a failure the archive has no central directory, so that clients
+        detect that it is incomplete.
 
         Raises:
             TenantNotFound: There is no such tenant.
@@ -173,7 +174,7 @@ class Exporter:
 
 
 class _Sink:
-    """A file that can only be written, and is emptied as it fills."""
+    """Write-only file that buffers the archive until `take`."""
 
     def __init__(self) -> None:
         self.pending = bytearray()
@@ -183,10 +184,10 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: there is no buffer below."""
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is no open file."""
 
     def take(self) -> bytes:
         taken, self.pending = bytes(self.pending), bytearray()
@@ -196,7 +197,7 @@ class _Sink:
 async def _blocks(
     conn: Conn, statement: str, tenant_id: TenantId, form: str
 ) -> AsyncIterator[tuple[int, bytes]]:
-    """A file's content in blocks, each with the number of rows in it."""
+    """Yield a file's content in blocks with their number of rows."""
     prepared = await conn.prepare(statement)
     columns = [attribute.name for attribute in prepared.get_attributes()]
     write = _FORMATS[form]
@@ -208,7 +209,7 @@ async def _blocks(
 
 
 def _ndjson_line(columns: Sequence[str], values: Sequence[Any]) -> bytes:
-    # Exact prices are shown as text; a JSON number could not be relied upon to keep them.
+    # Exact prices are text, because JSON numbers may lose precision.
     return orjson.dumps(
         dict(zip(columns, values, strict=True)),
         default=str,

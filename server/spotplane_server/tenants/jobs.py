@@ -1,4 +1,4 @@
-"""Background work of tenants and keys."""
+"""Background jobs: last use of keys, metrics, and retention of token copies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from spotplane_server.tenants import clients_store, keys_store, store
 
 
 class LastUsedJob:
-    """Writes down when keys were last used: seldom and in one statement, never in their requests.
+    """Stores the times of last use of keys periodically in one statement, outside of requests.
 
-    Every process runs it for the uses that it has seen.
+    Every process runs it for its own requests.
     """
 
     name = "api_key_last_used"
@@ -27,19 +27,19 @@ class LastUsedJob:
         self._pending: dict[UUID, datetime] = {}
 
     async def run_once(self, now: datetime) -> int:
-        """Write what was seen since the last run that succeeded; answer how many keys that were."""
+        """Store uses since the last successful run; return the number of keys."""
         used, self._pending = self._pending | self._auth.take_used(), {}
         if not used:
             return 0
         try:
             async with self._db.connection(ALL_TENANTS) as conn:
-                return await keys_store.touch_keys(conn, used)
+                return await keys_store.update_last_used(conn, used)
         except BaseException:
             self._pending = used | self._pending
             raise
 
 
-class FiguresJob:
+class TenantMetricsJob:
     """Counts tenants and keys for the metrics of this process."""
 
     name = "tenant-figures"
@@ -50,7 +50,7 @@ class FiguresJob:
         self._db = db
 
     async def run_once(self, now: datetime) -> int:
-        """Count; nothing is done that would be worth a line in the log."""
+        """Update the metrics; return 0, so that the run is not logged."""
         async with self._db.connection(ALL_TENANTS) as conn:
             counts = await store.count_by_status(conn)
         for kind, gauge in (("tenant", metrics.TENANTS), ("api_key", metrics.API_KEYS)):
@@ -61,11 +61,11 @@ class FiguresJob:
 
 
 class EscrowJob:
-    """Forgets copies of tokens: of dead ones, and all of them once the operator wants none.
+    """Deletes copies of revoked and expired tokens, or all copies if they are disabled.
 
     Args:
-        db: Where they are.
-        keeps: Whether copies are kept.
+        db: The database.
+        keeps: Whether copies are enabled.
     """
 
     name = "token_escrow"
@@ -77,8 +77,8 @@ class EscrowJob:
         self._keeps = keeps
 
     async def run_once(self, now: datetime) -> int:
-        """Forget; answer how many."""
+        """Delete copies; return how many."""
         async with self._db.connection(ALL_TENANTS) as conn:
             if not self._keeps:
-                return await clients_store.drop_copies(conn)
-            return await clients_store.drop_dead_copies(conn, now=now)
+                return await clients_store.delete_copies(conn)
+            return await clients_store.delete_expired_copies(conn, now=now)

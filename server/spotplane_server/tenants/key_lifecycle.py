@@ -1,4 +1,4 @@
-"""Making keys and changing one, inside the caller's transaction: alike for both kinds of caller."""
+"""Lifecycle of API keys, in the caller's transaction: create, rotate, revoke, suspend, activate."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from spotplane_server.kernel.db.database import Conn
 from spotplane_server.tenants import errors, events, keys_store, rules
 from spotplane_server.tenants.keys_store import Draft, Key
 
-# Of the checksum, which says which secret it is and nothing of its random part.
+# Length of the suffix: part of the checksum, which reveals nothing about the random part.
 SUFFIX_LENGTH: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
-    """A key and its secret, which exists nowhere else."""
+class IssuedKey:
+    """A new key and its secret, which is not stored."""
 
     key: Key
     secret: str
@@ -28,38 +28,38 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A successor, and when the old key dies."""
+    """The successor of a key, and the expiry of the old key."""
 
-    successor: Issued
+    successor: IssuedKey
     old: Key
     old_expires_at: datetime
 
 
 async def create(
     conn: Conn, tenant_id: UUID, environment_id: UUID | None, draft: Draft, *, now: datetime
-) -> Issued:
+) -> IssuedKey:
     """Create a key in an environment, by default in the tenant's ``production``.
 
     Raises:
-        TenantNotFound, TenantNotActive, EnvironmentNotFound, NoActiveEnvironment: There is no
-            place for it.
-        QuotaExceeded: The tenant has as many keys as it may.
+        TenantNotFound, TenantNotActive, EnvironmentNotFound, NoActiveEnvironment: The tenant
+            or environment is absent or inactive.
+        QuotaExceeded: The tenant has reached its maximum number of keys.
     """
-    status = await keys_store.share_tenant(conn, tenant_id)
+    status = await keys_store.lock_tenant_shared(conn, tenant_id)
     if status is None:
         raise errors.TenantNotFound(tenant_id)
     rules.check_can_hold_keys(status)
-    found = await keys_store.share_environment(
+    found = await keys_store.lock_environment_shared(
         conn, tenant_id, environment_id, rules.DEFAULT_ENVIRONMENT
     )
     if found is None and environment_id is not None:
         raise errors.EnvironmentNotFound(environment_id)
     if found is None or found.status != "active":
         raise errors.NoActiveEnvironment
-    await _admit(conn, tenant_id, now)
+    await _check_quota(conn, tenant_id, now)
     issued = await _issue(conn, tenant_id, found.id, found.key_label, draft, now=now)
-    shown = _shown(issued.key)
-    await events.key_changed(
+    shown = _audit_fields(issued.key)
+    await events.record_key_change(
         conn,
         tenant_id,
         issued.key.id,
@@ -81,11 +81,11 @@ async def rotate(
     now: datetime,
     is_client_token: bool = False,
 ) -> Rotation:
-    """Create the successor of a key that the caller has locked.
+    """Create the successor of a key locked by the caller.
 
     Raises:
         KeyRevoked, KeyNotActive: The key is not active, or has a successor already.
-        QuotaExceeded: Until the grace ends, it would be one key too many.
+        QuotaExceeded: Both keys together would exceed the quota during the grace period.
     """
     rules.check_can_rotate(key.status, key.replaced_by)
     draft = Draft(
@@ -99,17 +99,17 @@ async def rotate(
         key.id,
         is_client_token,
     )
-    home = await keys_store.share_environment(
+    home = await keys_store.lock_environment_shared(
         conn, key.tenant_id, key.environment_id, rules.DEFAULT_ENVIRONMENT
     )
     if home is None:
         raise errors.EnvironmentNotFound(key.environment_id)
-    ends = rules.retires_at(key.expires_at, now, grace_seconds)
+    ends = rules.old_key_expires_at(key.expires_at, now, grace_seconds)
     if ends > now:
-        await _admit(conn, key.tenant_id, now)
+        await _check_quota(conn, key.tenant_id, now)
     issued = await _issue(conn, key.tenant_id, home.id, home.key_label, draft, now=now)
     await keys_store.retire_key(conn, key, expires_at=ends, replaced_by=issued.key.id, now=now)
-    await events.key_changed(
+    await events.record_key_change(
         conn,
         key.tenant_id,
         key.id,
@@ -124,10 +124,10 @@ async def rotate(
 
 
 async def revoke(conn: Conn, key: Key, *, now: datetime) -> None:
-    """Revoke a key that the caller has locked.
+    """Revoke a key locked by the caller.
 
     Raises:
-        KeyRevoked: It is already.
+        KeyRevoked: It is revoked already.
     """
     rules.check_not_revoked(key.status)
     await set_status(conn, key, "revoked", ("revoke", "revoked"), reason=None, now=now)
@@ -142,24 +142,24 @@ async def set_status(
     reason: str | None,
     now: datetime,
 ) -> Key:
-    """Set the status of a key that the caller has locked and may change so."""
+    """Set the status of a key locked by the caller; the caller has checked the transition."""
     after = await keys_store.set_key_status(conn, key, status, now=now)
-    told = {} if reason is None else {"reason": reason}
-    await events.key_changed(
+    reason_field = {} if reason is None else {"reason": reason}
+    await events.record_key_change(
         conn,
         key.tenant_id,
         key.id,
         verb,
         before={"status": key.status},
-        after={"status": status, **told},
-        data={"previous_status": key.status, **told},
+        after={"status": status, **reason_field},
+        data={"previous_status": key.status, **reason_field},
         now=now,
     )
     await bump_epoch(conn)
     return after
 
 
-async def _admit(conn: Conn, tenant_id: UUID, now: datetime) -> None:
+async def _check_quota(conn: Conn, tenant_id: UUID, now: datetime) -> None:
     await quotas.admit(
         conn,
         tenant_id,
@@ -171,7 +171,7 @@ async def _admit(conn: Conn, tenant_id: UUID, now: datetime) -> None:
 
 async def _issue(
     conn: Conn, tenant_id: UUID, environment_id: UUID, label: str, draft: Draft, *, now: datetime
-) -> Issued:
+) -> IssuedKey:
     secret = secrets.issue(label)
     key = await keys_store.insert_key(
         conn,
@@ -184,10 +184,10 @@ async def _issue(
         key_suffix=secret.secret[-SUFFIX_LENGTH:],
         now=now,
     )
-    return Issued(key, secret.secret)
+    return IssuedKey(key, secret.secret)
 
 
-def _shown(key: Key) -> dict[str, object]:
+def _audit_fields(key: Key) -> dict[str, object]:
     return {
         "name": key.name,
         "role": key.role,

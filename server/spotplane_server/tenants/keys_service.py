@@ -1,4 +1,4 @@
-"""ApiKeyService."""
+"""ApiKeyService: keys, for administrators and for tenants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spotplane_server.kernel.request_context import TenantId
 from spotplane_server.kernel.rpc.interceptor import Context
 from spotplane_server.tenants import events, key_lifecycle, keys_store, rules, store
 from spotplane_server.tenants.errors import ApiKeyNotFound
-from spotplane_server.tenants.key_lifecycle import Issued, Rotation
+from spotplane_server.tenants.key_lifecycle import IssuedKey, Rotation
 from spotplane_server.tenants.keys_store import Draft, Key
 
 MAX_NAME: Final = 255
@@ -30,18 +30,18 @@ MAX_REASON: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
-    """Limits of a key for which none were asked."""
+class KeyDefaults:
+    """Default limits of a new key."""
 
     rate_limit_rpm: int
     concurrency_limit: int
 
 
 class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
-    """Keys, for administrators and for tenants' own keys."""
+    """Handlers; the proto comments are their contract."""
 
     def __init__(
-        self, db: Database, clock: Clock, tokens: PageTokens, *, defaults: Defaults
+        self, db: Database, clock: Clock, tokens: PageTokens, *, defaults: KeyDefaults
     ) -> None:
         self._db = db
         self._clock = clock
@@ -91,7 +91,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
             before, _ = await _locked(conn, key_id, None)
             rules.check_not_revoked(before.status)
             after = await keys_store.update_key(conn, replace(before, **changed), now=now)
-            await events.key_changed(
+            await events.record_key_change(
                 conn,
                 before.tenant_id,
                 key_id,
@@ -101,7 +101,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
                 data={"changed": sorted(changed)},
                 now=now,
             )
-            if rules.touches_rights(changed):
+            if rules.affects_authorization(changed):
                 await bump_epoch(conn)
         return pb.ApiKey(**_fields(after))
 
@@ -198,7 +198,7 @@ class ApiKeyService(api_key_pb2_grpc.ApiKeyServiceServicer):
         filters = {"tenant_id": tenant_id, "status": status}
         page = paging.read(request, self._tokens, default=default, maximum=maximum, filters=filters)
         async with self._db.connection(tenant_id) as conn:
-            # Whoever calls with a tenant's key has been proven to have a tenant.
+            # The authenticator guarantees that a tenant's key has a tenant.
             own = request_context.current().caller.tenant_id == tenant_id
             if not own:
                 await store.get_tenant(conn, tenant_id)
@@ -228,7 +228,7 @@ def _key_id(request: Any) -> UUID:
 
 
 def _check_may_manage(role: str) -> None:
-    """Hold a tenant's key to its role; administrators may manage all keys."""
+    """Check that the caller's role may manage keys of the role; administrators may manage all."""
     caller = request_context.current().caller
     if caller.kind != "admin":
         rules.check_may_manage(caller.role, role)
@@ -262,7 +262,7 @@ def _changes(request: pb.UpdateApiKeyRequest, now: datetime) -> dict[str, Any]:
     return found
 
 
-def _issued(issued: Issued, rotation: Rotation | None = None) -> pb.IssuedApiKey:
+def _issued(issued: IssuedKey, rotation: Rotation | None = None) -> pb.IssuedApiKey:
     message = pb.IssuedApiKey(**_fields(issued.key), key=issued.secret)
     if rotation is not None:
         message.old_key_id = str(rotation.old.id)

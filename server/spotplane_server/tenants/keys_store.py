@@ -1,4 +1,4 @@
-"""API keys in the database."""
+"""Store of API keys."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import asyncpg
 from spotplane_server.kernel.api.paging import Page, Slice
 from spotplane_server.kernel.db.database import Conn
 
-# A share lock on the tenant comes before any lock on its keys, as suspension and deletion do it:
-# whoever changes a key and whoever changes its tenant wait for each other and cannot deadlock.
-SHARE_TENANT: Final = "SELECT status FROM tenants WHERE id = $1 FOR SHARE"
+# The tenant is locked (shared) before its keys, in the same order as suspension and deletion, so
+# that changes of keys and of their tenant cannot deadlock.
+LOCK_TENANT_SHARED: Final = "SELECT status FROM tenants WHERE id = $1 FOR SHARE"
 
-SHARE_TENANT_OF_KEY: Final = """
+LOCK_TENANT_OF_KEY_SHARED: Final = """
     SELECT t.status
       FROM tenants t
      WHERE t.id = (SELECT tenant_id
@@ -36,7 +36,7 @@ LOCK_KEY: Final = """
        FOR NO KEY UPDATE
 """
 
-SHARE_ENVIRONMENT: Final = """
+LOCK_ENVIRONMENT_SHARED: Final = """
     SELECT id, key_label, status
       FROM environments
      WHERE tenant_id = $1
@@ -73,7 +73,7 @@ UPDATE_KEY: Final = """
               last_used_at, expires_at, created_at, updated_at
 """
 
-# Whoever sets one key's status makes it the key's own: no suspension of the tenant holds it then.
+# Setting a key's status detaches it from a suspension of the tenant.
 SET_KEY_STATUS: Final = """
     UPDATE api_keys
        SET status = $3, suspension_id = NULL, updated_at = $4,
@@ -114,7 +114,7 @@ REVOKE_KEYS: Final = """
        AND status <> 'revoked'
 """
 
-# The count is of the same snapshot as the page, and is there for an empty page too.
+# The count is from the same snapshot as the page, and is returned for an empty page too.
 LIST_KEYS: Final = """
     SELECT c.total, k.tenant_id, k.id, k.environment_id, k.key_prefix, k.name, k.description,
            k.role, k.rate_limit_rpm, k.rate_limit_tpm, k.concurrency_limit, k.status,
@@ -137,8 +137,8 @@ LIST_KEYS: Final = """
      ORDER BY k.created_at DESC, k.id
 """
 
-# Two servers may have seen the same key; the later use stands.
-TOUCH_KEYS: Final = """
+# Several servers may have seen the same key; the latest use wins.
+UPDATE_LAST_USED: Final = """
     UPDATE api_keys k
        SET last_used_at = u.used_at
       FROM unnest($1::uuid[], $2::timestamptz[]) AS u (id, used_at)
@@ -149,7 +149,7 @@ TOUCH_KEYS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key's row, without its hash."""
+    """An API key without its hash."""
 
     tenant_id: UUID
     id: UUID
@@ -173,7 +173,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A key to be."""
+    """A key to be created."""
 
     name: str
     description: str | None
@@ -188,43 +188,43 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a key needs to know of its environment."""
+    """The properties of an environment that a new key needs."""
 
     id: UUID
     key_label: str
     status: str
 
 
-async def share_tenant(conn: Conn, tenant_id: UUID) -> str | None:
-    """A tenant's status, which stays until the transaction ends; None for no such tenant."""
-    status: str | None = await conn.fetchval(SHARE_TENANT, tenant_id)
+async def lock_tenant_shared(conn: Conn, tenant_id: UUID) -> str | None:
+    """Lock a tenant (shared) until the transaction ends; return its status, None if absent."""
+    status: str | None = await conn.fetchval(LOCK_TENANT_SHARED, tenant_id)
     return status
 
 
 async def lock_key(conn: Conn, key_id: UUID, owner: UUID | None) -> tuple[Key, str] | None:
-    """A key and its tenant's status, both of which stay until the transaction ends.
+    """Lock a key and its tenant until the transaction ends; return the key and the tenant's status.
 
     Args:
         conn: In a transaction.
-        key_id: Of the key.
-        owner: Whose key it must be; None for anybody's.
+        key_id: The key.
+        owner: The required tenant; None for any.
     """
-    tenant_status = await conn.fetchval(SHARE_TENANT_OF_KEY, key_id, owner)
+    tenant_status = await conn.fetchval(LOCK_TENANT_OF_KEY_SHARED, key_id, owner)
     if tenant_status is None:
         return None
     return _key(await conn.fetchrow(LOCK_KEY, key_id)), tenant_status
 
 
-async def share_environment(
+async def lock_environment_shared(
     conn: Conn, tenant_id: UUID, environment_id: UUID | None, default: str
 ) -> Environment | None:
-    """An environment of a tenant by id, or by name when no id is given."""
-    row = await conn.fetchrow(SHARE_ENVIRONMENT, tenant_id, environment_id, default)
+    """Lock an environment (shared) by id, or by name if no id is given."""
+    row = await conn.fetchrow(LOCK_ENVIRONMENT_SHARED, tenant_id, environment_id, default)
     return None if row is None else Environment(**row)
 
 
 async def count_live(conn: Conn, tenant_id: UUID, *, now: datetime) -> int:
-    """How many of a tenant's keys are neither revoked nor expired."""
+    """Count a tenant's keys that are neither revoked nor expired."""
     count: int = await conn.fetchval(COUNT_LIVE_KEYS, tenant_id, now)
     return count
 
@@ -265,7 +265,7 @@ async def insert_key(
 
 
 async def update_key(conn: Conn, key: Key, *, now: datetime) -> Key:
-    """Write name, description, role, limits and expiry of a key that the caller has locked."""
+    """Update name, description, role, limits and expiry of a key locked by the caller."""
     row = await conn.fetchrow(
         UPDATE_KEY,
         key.tenant_id,
@@ -283,34 +283,34 @@ async def update_key(conn: Conn, key: Key, *, now: datetime) -> Key:
 
 
 async def set_key_status(conn: Conn, key: Key, status: str, *, now: datetime) -> Key:
-    """Set the status of a key that the caller has locked."""
+    """Set the status of a key locked by the caller."""
     return _key(await conn.fetchrow(SET_KEY_STATUS, key.tenant_id, key.id, status, now))
 
 
 async def retire_key(
     conn: Conn, key: Key, *, expires_at: datetime, replaced_by: UUID, now: datetime
 ) -> None:
-    """Let a key that the caller has locked die in favour of its successor."""
+    """Record the successor and the expiry of a key locked by the caller."""
     await conn.execute(RETIRE_KEY, key.tenant_id, key.id, expires_at, replaced_by, now)
 
 
 async def suspend_keys(conn: Conn, tenant_id: UUID, suspension_id: UUID, *, now: datetime) -> int:
-    """Suspend a tenant's active keys under its suspension; answer how many."""
+    """Suspend a tenant's active keys under its suspension; return how many."""
     return _count(await conn.execute(SUSPEND_KEYS, tenant_id, suspension_id, now))
 
 
 async def restore_keys(conn: Conn, tenant_id: UUID, suspension_id: UUID, *, now: datetime) -> int:
-    """Activate exactly the keys that this suspension holds; answer how many."""
+    """Activate the keys that were suspended by this suspension; return how many."""
     return _count(await conn.execute(RESTORE_KEYS, tenant_id, suspension_id, now))
 
 
 async def revoke_keys(conn: Conn, tenant_id: UUID, *, now: datetime) -> int:
-    """Revoke all of a tenant's keys; answer how many were not revoked yet."""
+    """Revoke all of a tenant's keys; return how many were not revoked before."""
     return _count(await conn.execute(REVOKE_KEYS, tenant_id, now))
 
 
 async def list_keys(conn: Conn, page: Page, tenant_id: UUID, *, status: str | None) -> Slice[Key]:
-    """A tenant's keys of a page, newest first."""
+    """List a tenant's keys, newest first."""
     created_at, key_id = page.after_instant()
     rows = await conn.fetch(
         LIST_KEYS, tenant_id, status, created_at, key_id, page.limit + 1, page.offset
@@ -318,9 +318,9 @@ async def list_keys(conn: Conn, page: Page, tenant_id: UUID, *, status: str | No
     return Slice([_key(row) for row in rows if row["id"] is not None], rows[0]["total"])
 
 
-async def touch_keys(conn: Conn, used: Mapping[UUID, datetime]) -> int:
-    """Write last uses, unless later ones are known; answer how many were written."""
-    tag = await conn.execute(TOUCH_KEYS, list(used), list(used.values()))
+async def update_last_used(conn: Conn, used: Mapping[UUID, datetime]) -> int:
+    """Update the times of last use, unless later ones are stored; return how many changed."""
+    tag = await conn.execute(UPDATE_LAST_USED, list(used), list(used.values()))
     return _count(tag)
 
 

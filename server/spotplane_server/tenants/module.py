@@ -1,4 +1,4 @@
-"""Builds the feature."""
+"""Assembly of the feature: its services and jobs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from spotplane_server.kernel.rpc import idempotency
 from spotplane_server.tenants.callers_service import CallerService
 from spotplane_server.tenants.clients_service import ClientSettings
 from spotplane_server.tenants.export import Exporter
-from spotplane_server.tenants.jobs import EscrowJob, FiguresJob, LastUsedJob
-from spotplane_server.tenants.keys_service import ApiKeyService, Defaults
+from spotplane_server.tenants.jobs import EscrowJob, LastUsedJob, TenantMetricsJob
+from spotplane_server.tenants.keys_service import ApiKeyService, KeyDefaults
 from spotplane_server.tenants.service import TenantService
 
 
@@ -27,7 +27,7 @@ def assemble(kernel: AppContext) -> FeatureModule:
     )
     tenants = TenantService(*common, Exporter(kernel.db), settings=settings)
     keys = ApiKeyService(
-        *common, defaults=Defaults(config.key_default_rpm, config.key_default_concurrency)
+        *common, defaults=KeyDefaults(config.key_default_rpm, config.key_default_concurrency)
     )
     callers = CallerService(kernel.db, kernel.clock, kernel.tickets)
     return FeatureModule(
@@ -38,7 +38,7 @@ def assemble(kernel: AppContext) -> FeatureModule:
         ],
         jobs=[
             LastUsedJob(kernel.db, kernel.auth),
-            FiguresJob(kernel.db),
+            TenantMetricsJob(kernel.db),
             EscrowJob(kernel.db, keeps=box is not None),
         ],
         retention=[

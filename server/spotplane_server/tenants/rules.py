@@ -1,4 +1,4 @@
-"""Pure decisions about tenants and keys."""
+"""Pure rules of tenants and keys: limits and state transitions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ DEFAULT_TIER: Final = "serverless"
 DEFAULT_ROLE: Final[Role] = "developer"
 DEFAULT_ENVIRONMENT: Final = "production"
 
-# Per tenant, neither revoked nor expired: as many as one page of the list shows.
+# Per tenant, neither revoked nor expired; equals the maximum page size of the list.
 MAX_LIVE_KEYS: Final = 1000
 MAX_RPM: Final = 1_000_000
 MAX_TPM: Final = 2**31 - 1
 MAX_CONCURRENCY: Final = 10_000
-# Of an environment, which has many keys.
+# Maximum limits of an environment, which has many keys.
 MAX_ENVIRONMENT_RPM: Final = 10_000_000
 MAX_TPD: Final = 10**15
 MAX_ENVIRONMENT_CONCURRENCY: Final = 1_000_000
 DEFAULT_GRACE_SECONDS: Final = 86_400
 MAX_GRACE_SECONDS: Final = 604_800
-# Of a client token.
+# Maximum grace period of a client token.
 MAX_CLIENT_GRACE_SECONDS: Final = 86_400
 MAX_LOCAL: Final = 200
 
@@ -40,24 +40,24 @@ _MANAGED: Final[dict[Role | None, frozenset[str]]] = {
     "developer": frozenset({"read_only", "developer"}),
     "admin": frozenset(ROLES),
 }
-# Whoever calls with the key may do less, or other things, after one of these changes.
+# Changes of these fields affect authorization and so invalidate cached credentials.
 _RIGHTS: Final = frozenset(
     {"role", "rate_limit_rpm", "rate_limit_tpm", "concurrency_limit", "expires_at"}
 )
 
 
 def check_not_deleted(status: str) -> None:
-    """Let a tenant be changed unless it is deleted.
+    """Check that a tenant can be changed.
 
     Raises:
-        TenantDeleted: It is.
+        TenantDeleted: It is deleted.
     """
     if status == "deleted":
         raise errors.TenantDeleted
 
 
 def check_can_suspend(status: str) -> None:
-    """Let an active tenant be suspended.
+    """Check that a tenant can be suspended.
 
     Raises:
         TenantDeleted, TenantAlreadySuspended: It is not active.
@@ -68,7 +68,7 @@ def check_can_suspend(status: str) -> None:
 
 
 def check_can_activate(status: str) -> None:
-    """Let a suspended tenant be activated.
+    """Check that a tenant can be activated.
 
     Raises:
         TenantDeleted, TenantAlreadyActive: It is not suspended.
@@ -79,7 +79,7 @@ def check_can_activate(status: str) -> None:
 
 
 def check_can_hold_keys(tenant_status: str) -> None:
-    """Let only an active tenant get or regain keys.
+    """Check that keys of a tenant can be created or activated.
 
     Raises:
         TenantNotActive: It is suspended or deleted.
@@ -89,20 +89,20 @@ def check_can_hold_keys(tenant_status: str) -> None:
 
 
 def check_not_revoked(status: str) -> None:
-    """Let a key be changed unless it is revoked.
+    """Check that a key can be changed.
 
     Raises:
-        KeyRevoked: It is.
+        KeyRevoked: It is revoked.
     """
     if status == "revoked":
         raise errors.KeyRevoked
 
 
 def check_can_suspend_key(status: str, suspension_id: UUID | None) -> None:
-    """Let a key be suspended on its own, also one that only its tenant's suspension holds.
+    """Check that a key can be suspended by itself, even if its tenant's suspension suspended it.
 
     Raises:
-        KeyRevoked, KeyAlreadySuspended: It cannot be.
+        KeyRevoked, KeyAlreadySuspended: The state forbids it.
     """
     check_not_revoked(status)
     if status == "suspended" and suspension_id is None:
@@ -110,10 +110,10 @@ def check_can_suspend_key(status: str, suspension_id: UUID | None) -> None:
 
 
 def check_can_activate_key(status: str, tenant_status: str) -> None:
-    """Let a suspended key of an active tenant be activated.
+    """Check that a key can be activated.
 
     Raises:
-        KeyRevoked, TenantNotActive, KeyAlreadyActive: It cannot be.
+        KeyRevoked, TenantNotActive, KeyAlreadyActive: The state forbids it.
     """
     check_not_revoked(status)
     check_can_hold_keys(tenant_status)
@@ -122,10 +122,10 @@ def check_can_activate_key(status: str, tenant_status: str) -> None:
 
 
 def check_can_rotate(status: str, replaced_by: UUID | None) -> None:
-    """Let only an active key have a successor, and only one.
+    """Check that a key can be rotated: it is active and has no successor.
 
     Raises:
-        KeyRevoked, KeyNotActive: It is not active, or was rotated already.
+        KeyRevoked, KeyNotActive: It is not active or has a successor.
     """
     check_not_revoked(status)
     if status != "active":
@@ -135,7 +135,7 @@ def check_can_rotate(status: str, replaced_by: UUID | None) -> None:
 
 
 def check_may_manage(caller: Role | None, target: str) -> None:
-    """Let a tenant's key manage keys of roles that it may hand out.
+    """Check that a tenant's key may manage keys of a role.
 
     Raises:
         RoleForbidden: The target's role is above the caller's, or is ``agent`` and the caller's
@@ -147,40 +147,40 @@ def check_may_manage(caller: Role | None, target: str) -> None:
         )
 
 
-def retires_at(expires_at: datetime | None, now: datetime, grace_seconds: int) -> datetime:
-    """When a rotated key dies: after the grace, never later than it would have anyway."""
+def old_key_expires_at(expires_at: datetime | None, now: datetime, grace_seconds: int) -> datetime:
+    """Return the expiry of a rotated key: the end of the grace period, at most its own expiry."""
     end = now + timedelta(seconds=grace_seconds)
     return end if expires_at is None else min(expires_at, end)
 
 
-def touches_rights(changed: Iterable[str]) -> bool:
-    """Whether a change of these fields of a key must take effect at once everywhere."""
+def affects_authorization(changed: Iterable[str]) -> bool:
+    """Return whether a change of these fields must take effect immediately on all servers."""
     return not _RIGHTS.isdisjoint(changed)
 
 
-def made_up_email(name: str, number: int) -> str:
-    """An address for a tenant of whom only the name is known; nothing is ever sent there.
+def placeholder_email(name: str, number: int) -> str:
+    """Return a placeholder address for a tenant without one; no mail is sent to it.
 
     Args:
-        name: The tenant's.
-        number: 1 for the first choice; above, the number tells it from those that are taken.
+        name: The tenant's name.
+        number: 1 for the first choice; higher numbers are appended if it is taken.
     """
     local = re.sub(r"\s", "_", name.strip().lower()).replace("@", "")[:MAX_LOCAL] or "client"
     return f"{local}{number if number > 1 else ''}@example.com"
 
 
-def what_became_of_the_old_token(grace_seconds: int) -> str:
-    """What a rotation tells a person."""
+def rotation_message(grace_seconds: int) -> str:
+    """Return the human-readable message of a rotation."""
     if not grace_seconds:
         return "token regenerated; the old one is not valid any more"
     return f"token regenerated; the old one stays valid for {grace_seconds} s"
 
 
-def masked(prefix: str, suffix: str | None) -> str:
-    """What may be shown of a secret: its first 6 and last 4 characters."""
+def mask_secret(prefix: str, suffix: str | None) -> str:
+    """Mask a secret except its first 6 and last 4 characters."""
     return f"{prefix[:6]}…{suffix or ''}"
 
 
 def name_from_email(email: str) -> str:
-    """A name for a tenant of whom only the e-mail is known."""
+    """Derive a tenant's name from its e-mail."""
     return email.rpartition("@")[0][:255]

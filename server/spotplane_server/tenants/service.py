@@ -1,4 +1,4 @@
-"""TenantService."""
+"""TenantService: create, read, update, suspend, delete and export tenants."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from spotplane_server.tenants.clients_service import ClientSettings, ClientsServ
 from spotplane_server.tenants.environments_service import EnvironmentsService
 from spotplane_server.tenants.errors import TenantNotFound
 from spotplane_server.tenants.export import Exporter
-from spotplane_server.tenants.store import MAX_NAME, Draft, Tenant, Totals
+from spotplane_server.tenants.store import MAX_NAME, Tenant, TenantDraft, Totals
 
 MAX_REASON: Final = 500
 MAX_NOTES: Final = 2000
-# A tenant may be deleted between looking for its e-mail and taking it, but not for ever.
+# A tenant can be deleted between the search and the insert; the number of retries is limited.
 MAX_RESOLVE_ATTEMPTS: Final = 5
 
 _COLUMNS: Final = {"tier": "billing_plan"}
 
 
 class TenantService(ClientsService, EnvironmentsService):
-    """Tenants, for administrators.
+    """Handlers for administrators; the proto comments are their contract.
 
     Args:
         db: The database.
-        clock: The time.
-        tokens: Of pages.
-        exporter: Makes archives.
-        settings: What clients are made with.
+        clock: Source of the current time.
+        tokens: Encrypts page tokens.
+        exporter: Builds archives.
+        settings: Defaults of new clients.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TenantService(ClientsService, EnvironmentsService):
         self._clients = settings
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Context) -> pb.Tenant:
-        draft = Draft(
+        draft = TenantDraft(
             uuid4(),
             wire.text(request.name, "name", maximum=MAX_NAME, required=True),
             wire.email(request.email),
@@ -80,7 +80,7 @@ class TenantService(ClientsService, EnvironmentsService):
         )
         async with self._db.transaction(TenantId(draft.id)) as conn:
             tenant = await store.insert_tenant(conn, draft, now=self._clock.now())
-            await tenant_setup.furnish(conn, tenant, self._clients.region_code)
+            await tenant_setup.create_default_environment(conn, tenant, self._clients.region_code)
         request_context.created()
         return _message(tenant, Totals())
 
@@ -89,16 +89,18 @@ class TenantService(ClientsService, EnvironmentsService):
     ) -> pb.ResolveTenantResponse:
         email = wire.email(request.email)
         name = wire.optional_text(request, "name", maximum=MAX_NAME)
-        draft = Draft(
+        draft = TenantDraft(
             uuid4(), name or rules.name_from_email(email), email, rules.DEFAULT_TIER, {}, {}
         )
         async with self._db.transaction(ALL_TENANTS) as conn:
             for _ in range(MAX_RESOLVE_ATTEMPTS):
                 if (found := await store.find_by_email(conn, email)) is not None:
                     return pb.ResolveTenantResponse(id=str(found[0]), status=found[1])
-                tenant = await store.offer_tenant(conn, draft, now=self._clock.now())
+                tenant = await store.try_insert_tenant(conn, draft, now=self._clock.now())
                 if tenant is not None:
-                    await tenant_setup.furnish(conn, tenant, self._clients.region_code)
+                    await tenant_setup.create_default_environment(
+                        conn, tenant, self._clients.region_code
+                    )
                     break
             else:
                 raise Conflict("the tenant of this e-mail changes too often; retry")
@@ -139,7 +141,7 @@ class TenantService(ClientsService, EnvironmentsService):
             before = await _locked(conn, tenant_id)
             rules.check_not_deleted(before.status)
             after = await store.update_tenant(conn, replace(before, **changed), now=now)
-            await events.tenant_changed(
+            await events.record_tenant_change(
                 conn,
                 tenant_id,
                 ("update", "updated"),
@@ -159,8 +161,10 @@ class TenantService(ClientsService, EnvironmentsService):
             rules.check_not_deleted(tenant.status)
             await store.mark_deleted(conn, tenant_id, now=now)
             keys = await keys_store.revoke_keys(conn, tenant_id, now=now)
-            await clients.told(conn, tenant_id, "client.deleted", {"name": tenant.name}, now=now)
-            await events.tenant_changed(
+            await clients.append_event(
+                conn, tenant_id, "client.deleted", {"name": tenant.name}, now=now
+            )
+            await events.record_tenant_change(
                 conn,
                 tenant_id,
                 ("delete", "deleted"),
@@ -214,7 +218,7 @@ class TenantService(ClientsService, EnvironmentsService):
         request_context.answer_headers(
             {"content-disposition": f'attachment; filename="tenant-{tenant_id}.zip"'}
         )
-        # Closed with this generator, so that a client that leaves frees the connection at once.
+        # Closed with this generator, so that a disconnect frees the connection immediately.
         async with aclosing(self._exporter.archive(tenant_id, form, self._clock.now())) as chunks:
             async for chunk in chunks:
                 yield httpbody_pb2.HttpBody(content_type="application/zip", data=chunk)

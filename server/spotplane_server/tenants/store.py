@@ -1,4 +1,4 @@
-"""Tenants and their environments in the database."""
+"""Store of tenants."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ INSERT_TENANT: Final = """
               suspension_reason, suspension_notes, suspended_at, created_at, updated_at, deleted_at
 """
 
-# Waits for whoever is just inserting the same e-mail, and then stays silent about it.
-OFFER_TENANT: Final = """
+# Waits for a concurrent insert of the same e-mail, then inserts nothing.
+TRY_INSERT_TENANT: Final = """
     INSERT INTO tenants (id, name, email, billing_plan, metadata, region_preferences, created_at,
                          updated_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
@@ -53,7 +53,7 @@ GET_TENANT: Final = """
      WHERE id = $1
 """
 
-# The advisory lock keeps `claims.hold_tenant` from being granted ahead of this one.
+# The advisory lock prevents `tenant_scope.hold_tenant` from overtaking this lock.
 LOCK_TENANT: Final = """
     WITH turn AS MATERIALIZED (
         SELECT pg_advisory_xact_lock(hashtextextended($1::uuid::text, 0)))
@@ -99,7 +99,7 @@ MARK_DELETED: Final = """
      WHERE id = $1
 """
 
-# The count is of the same snapshot as the page, and is there for an empty page too.
+# The count is from the same snapshot as the page, and is returned for an empty page too.
 LIST_TENANTS: Final = """
     SELECT c.total, t.id, t.name, t.email, t.status, t.billing_plan, t.metadata,
            t.region_preferences, t.suspension_id, t.suspension_reason, t.suspension_notes,
@@ -147,7 +147,7 @@ COUNT_BY_STATUS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant's row."""
+    """A tenant."""
 
     id: UUID
     name: str
@@ -166,8 +166,8 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """A tenant to be."""
+class TenantDraft:
+    """A tenant to be created."""
 
     id: UUID
     name: str
@@ -179,25 +179,25 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What is counted about a tenant elsewhere."""
+    """Number of keys and total spend of a tenant."""
 
     keys: int = 0
     spend_nanos: int = 0
 
 
-async def insert_tenant(conn: Conn, draft: Draft, *, now: datetime) -> Tenant:
+async def insert_tenant(conn: Conn, draft: TenantDraft, *, now: datetime) -> Tenant:
     """Create a tenant.
 
     Raises:
-        EmailTaken: Another one that is not deleted has the e-mail.
+        EmailTaken: Another tenant that is not deleted has the e-mail.
     """
     with constraints(tenants_email_key=EmailTaken()):
         return _tenant(await conn.fetchrow(INSERT_TENANT, *_values(draft), now))
 
 
-async def offer_tenant(conn: Conn, draft: Draft, *, now: datetime) -> Tenant | None:
-    """Create a tenant, unless another one that is not deleted has the e-mail."""
-    row = await conn.fetchrow(OFFER_TENANT, *_values(draft), now)
+async def try_insert_tenant(conn: Conn, draft: TenantDraft, *, now: datetime) -> Tenant | None:
+    """Create a tenant; return None if another tenant that is not deleted has the e-mail."""
+    row = await conn.fetchrow(TRY_INSERT_TENANT, *_values(draft), now)
     return None if row is None else _tenant(row)
 
 
@@ -209,7 +209,7 @@ async def insert_environment(
 
 
 async def find_by_email(conn: Conn, email: str) -> tuple[UUID, str] | None:
-    """Id and status of the tenant with this e-mail that is not deleted."""
+    """Find id and status of the tenant with this e-mail that is not deleted."""
     row = await conn.fetchrow(FIND_BY_EMAIL, email)
     return None if row is None else (row["id"], row["status"])
 
@@ -223,7 +223,7 @@ async def count_by_status(conn: Conn) -> dict[str, dict[str, int]]:
 
 
 async def get_tenant(conn: Conn, tenant_id: UUID) -> Tenant:
-    """Read a tenant, a deleted one too.
+    """Return a tenant, also if deleted.
 
     Raises:
         TenantNotFound: There is no such tenant.
@@ -235,13 +235,13 @@ async def get_tenant(conn: Conn, tenant_id: UUID) -> Tenant:
 
 
 async def lock_tenant(conn: Conn, tenant_id: UUID) -> Tenant | None:
-    """Read a tenant and keep others from changing it, or its keys, until the transaction ends."""
+    """Lock a tenant and its keys until the transaction ends."""
     row = await conn.fetchrow(LOCK_TENANT, tenant_id)
     return None if row is None else _tenant(row)
 
 
 async def update_tenant(conn: Conn, tenant: Tenant, *, now: datetime) -> Tenant:
-    """Write name, e-mail, plan, metadata and preferences.
+    """Update name, e-mail, plan, metadata and preferences.
 
     Raises:
         EmailTaken: Another tenant that is not deleted has the e-mail.
@@ -270,26 +270,26 @@ async def mark_suspended(
     notes: str | None,
     now: datetime,
 ) -> Tenant:
-    """Suspend a tenant that the caller has locked."""
+    """Suspend a tenant locked by the caller."""
     return _tenant(
         await conn.fetchrow(MARK_SUSPENDED, tenant_id, suspension_id, reason, notes, now)
     )
 
 
 async def mark_active(conn: Conn, tenant_id: UUID, *, notes: str | None, now: datetime) -> Tenant:
-    """End the suspension of a tenant that the caller has locked."""
+    """End the suspension of a tenant locked by the caller."""
     return _tenant(await conn.fetchrow(MARK_ACTIVE, tenant_id, notes, now))
 
 
 async def mark_deleted(conn: Conn, tenant_id: UUID, *, now: datetime) -> None:
-    """Delete a tenant that the caller has locked."""
+    """Mark a tenant locked by the caller as deleted."""
     await conn.execute(MARK_DELETED, tenant_id, now)
 
 
 async def list_tenants(
     conn: Conn, page: Page, *, status: str | None, search: str | None
 ) -> Slice[Tenant]:
-    """Tenants of a page, newest first."""
+    """List tenants, newest first."""
     created_at, tenant_id = page.after_instant()
     rows = await conn.fetch(
         LIST_TENANTS, status, search, created_at, tenant_id, page.limit + 1, page.offset
@@ -298,12 +298,12 @@ async def list_tenants(
 
 
 async def sum_totals(conn: Conn, tenant_ids: Sequence[UUID]) -> dict[UUID, Totals]:
-    """Keys that are not revoked, and spend, of each tenant."""
+    """Return the number of unrevoked keys and the spend of each tenant."""
     rows = await conn.fetch(SUM_TOTALS, list(tenant_ids))
     return {row["id"]: Totals(row["keys"], row["spend_nanos"]) for row in rows}
 
 
-def _values(draft: Draft) -> tuple[Any, ...]:
+def _values(draft: TenantDraft) -> tuple[Any, ...]:
     return (
         draft.id,
         draft.name,

@@ -1,7 +1,7 @@
-"""Suspending and activating a tenant: the one path, whatever the cause.
+"""Suspension and activation of tenants and their keys.
 
-A suspension has an id, kept on the tenant and on exactly the keys that it took from active. Ending
-it restores those keys and no others, so a key that an operator suspended stays suspended.
+A suspension has an id, stored with the tenant and with the keys that it suspended. Activation
+restores only those keys, so that a key that an operator suspended stays suspended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spotplane_server.tenants.store import Tenant
 async def suspend(
     conn: Conn, tenant: Tenant, *, reason: str | None, notes: str | None, now: datetime
 ) -> Tenant:
-    """Suspend a tenant that the caller has locked, and its active keys.
+    """Suspend a tenant locked by the caller, and its active keys.
 
     Raises:
         TenantDeleted, TenantAlreadySuspended: It is not active.
@@ -29,7 +29,7 @@ async def suspend(
         conn, tenant.id, suspension_id, reason=reason, notes=notes, now=now
     )
     keys = await keys_store.suspend_keys(conn, tenant.id, suspension_id, now=now)
-    await events.tenant_changed(
+    await events.record_tenant_change(
         conn,
         tenant.id,
         ("suspend", "suspended"),
@@ -43,7 +43,7 @@ async def suspend(
 
 
 async def activate(conn: Conn, tenant: Tenant, *, notes: str | None, now: datetime) -> Tenant:
-    """Activate a tenant that the caller has locked, and the keys that its suspension holds.
+    """Activate a tenant locked by the caller, and the keys of its suspension.
 
     Raises:
         TenantDeleted, TenantAlreadyActive: It is not suspended.
@@ -53,7 +53,7 @@ async def activate(conn: Conn, tenant: Tenant, *, notes: str | None, now: dateti
     keys = 0
     if tenant.suspension_id is not None:
         keys = await keys_store.restore_keys(conn, tenant.id, tenant.suspension_id, now=now)
-    await events.tenant_changed(
+    await events.record_tenant_change(
         conn,
         tenant.id,
         ("activate", "activated"),

@@ -1,4 +1,4 @@
-"""What every new tenant has from the start."""
+"""Default resources of a new tenant."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from spotplane_server.tenants import events, rules, store
 from spotplane_server.tenants.store import Tenant
 
 
-async def furnish(conn: Conn, tenant: Tenant, region_code: str) -> None:
-    """Give a new tenant its first environment, and record that it is there."""
+async def create_default_environment(conn: Conn, tenant: Tenant, region_code: str) -> None:
+    """Create the first environment of a new tenant and record the tenant's creation."""
     await store.insert_environment(
         conn,
         tenant.id,
@@ -25,7 +25,7 @@ async def furnish(conn: Conn, tenant: Tenant, region_code: str) -> None:
         "status": tenant.status,
         "tier": tenant.billing_plan,
     }
-    await events.tenant_changed(
+    await events.record_tenant_change(
         conn,
         tenant.id,
         ("create", "created"),

@@ -145,7 +145,7 @@ def import_(
         fail("give a file or --list-prices, not both", status=MISUSED)
     try:
         shipped = seed.LIST_PRICES if list_prices else seed.EXAMPLES
-        document = json.loads(file.read_bytes()) if file else seed.shipped(shipped)
+        document = json.loads(file.read_bytes()) if file else seed.load_bundled(shipped)
     except (OSError, ValueError) as err:
         fail(f"{file}: {err}", status=MISUSED)
     if not isinstance(document, dict):
@@ -175,5 +175,5 @@ async def _import(context: typer.Context, document: dict[str, Any]) -> Report:
         try:
             async with db.transaction(ALL_TENANTS) as conn:
                 return await seed.import_catalog(conn, document, now)
-        except seed.BadDocument as err:
+        except seed.InvalidDocument as err:
             fail(err.message)
