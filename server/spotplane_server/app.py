@@ -1,4 +1,4 @@
-"""The composition root: builds everything by plain calls, starts it, and stops it in order."""
+"""Composition root: builds, starts and stops all components in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What works, told by `grpc.health.v1.Health` and by metrics."""
+"""Readiness: reported by `grpc.health.v1.Health` and by metrics."""
 
 from __future__ import annotations
 

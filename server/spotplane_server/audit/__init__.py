@@ -1,4 +1,4 @@
-"""Who changed what: append-only rows in the transaction of the change."""
+"""Audit log: append-only rows, written in the transaction of the change."""
 
 from spotplane_server.audit.store import Change, record
 from spotplane_server.audit.system import (

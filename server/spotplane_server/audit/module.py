@@ -1,4 +1,4 @@
-"""Builds the feature."""
+"""Feature module of the audit log."""
 
 from __future__ import annotations
 

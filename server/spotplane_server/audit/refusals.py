@@ -1,4 +1,4 @@
-"""Keeping what callers tried and may not do."""
+"""Audit entries of denied calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AuditService: reading the trail."""
+"""AuditService: lists audit entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audit rows."""
+"""Audit log rows: insert and list."""
 
 from __future__ import annotations
 

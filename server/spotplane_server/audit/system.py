@@ -1,4 +1,4 @@
-"""What is changed without a call: by settings, or by hand on the database's own machine."""
+"""Audit entries of changes made by settings or directly on the database host."""
 
 from __future__ import annotations
 

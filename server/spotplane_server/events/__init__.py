@@ -1,4 +1,4 @@
-"""What happened: a transactional outbox, read in commit order."""
+"""Events: a transactional outbox, read in commit order."""
 
 from spotplane_server.events.store import Event, append, append_many
 

@@ -1,4 +1,4 @@
-"""One reader of the outbox for all listeners of a process.
+"""Event dispatcher: one outbox reader for all subscribers of a process.
 
 However many listen, the outbox is read once and each row handed to those that may see it. A
 listener joins at a known place in the order, so that what it replays from the database and what it

@@ -1,4 +1,4 @@
-"""Telling tenants of budgets that fill up."""
+"""Publishes events when a tenant approaches a rate limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EventService: watching the outbox in commit order."""
+"""EventService: streams the outbox in commit order."""
 
 from __future__ import annotations
 

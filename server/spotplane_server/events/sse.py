@@ -1,4 +1,4 @@
-"""What dashboards see live of the events: their names and members, and ids that only rise."""
+"""Server-sent events for dashboards: names, fields and increasing ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outbox rows, and reading them without ever skipping one."""
+"""Outbox rows: insert, and read in commit order without gaps."""
 
 from __future__ import annotations
 

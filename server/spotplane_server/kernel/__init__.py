@@ -1,1 +1,1 @@
-"""What every feature stands on: database, errors, callers, jobs, clock, paging, wire formats."""
+"""Foundation of all features: database, errors, callers, jobs, clock, paging, wire formats."""

@@ -1,4 +1,4 @@
-"""Tasks that have an owner and end with its block."""
+"""Background tasks: owned by a block, and cancelled and awaited at its end."""
 
 from __future__ import annotations
 

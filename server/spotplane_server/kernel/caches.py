@@ -1,4 +1,4 @@
-"""Keeping results for a while, within bounds, and working each out once for all who wait for it."""
+"""Bounded TTL caches and single-flight loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time as an argument: the plane's clock follows PostgreSQL's."""
+"""Clocks: time as an argument, synchronized with PostgreSQL."""
 
 from __future__ import annotations
 

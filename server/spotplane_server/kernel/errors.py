@@ -1,4 +1,4 @@
-"""Errors that callers may see, and their one translation to `google.rpc.Status`.
+"""Errors visible to callers, and their translation to `google.rpc.Status`.
 
 Features raise what happened; nothing but this module and the middleware knows status codes.
 """

@@ -1,4 +1,4 @@
-"""Puts together what stands before every method."""
+"""Builds the interceptor and its dependencies."""
 
 from __future__ import annotations
 

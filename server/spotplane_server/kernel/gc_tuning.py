@@ -1,4 +1,4 @@
-"""Keeps the pauses of Python's garbage collector short while thousands of streams are open.
+"""Garbage collector tuning: keeps pauses short with thousands of open streams.
 
 A full collection looks at every object: half a second for the objects of 5,000 streams, in which
 no call is served. So the survivors of a full collection are frozen, i.e. left out of later ones, as

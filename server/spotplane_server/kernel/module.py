@@ -1,4 +1,4 @@
-"""What features are built from, and what they give to the process that runs them."""
+"""Feature modules: the dependencies of a feature and its contributions to the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who calls, and under which id: the context of one RPC."""
+"""Request context: the caller and the request id of one RPC."""
 
 from __future__ import annotations
 

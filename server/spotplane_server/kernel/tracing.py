@@ -1,4 +1,4 @@
-"""Traces: a span for each RPC and below it one for each statement, sent to a collector by OTLP.
+"""Tracing: a span per RPC and per SQL statement, exported over OTLP.
 
 Imported only where a collector is named, so that nobody else pays: no call has a span then, and no
 connection tells of its statements. Samplers, headers and certificates are set by the variables of

@@ -1,4 +1,4 @@
-"""Flat lists: messages as JSON of our own printing, so that every door shows the same bytes.
+"""HTTP bodies: serializes lists to JSON, byte-identical over every protocol.
 
 Proto names, every field, 64-bit integers as numbers, null for absent optionals, instants as
 RFC 3339 with `Z`.

@@ -1,4 +1,4 @@
-"""Pages of lists: by offset, or by a signed token that continues after the last key."""
+"""Paging of lists: by offset, or by a signed token that continues after the last key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tenant a request is about, and whether that tenant exists.
+"""Tenant scope: determines the tenant of a request and checks that it exists.
 
 A caller may name a tenant; for tenant and agent credentials the name must be the credential's own.
 """

@@ -1,4 +1,4 @@
-"""Spans of time that requests ask for."""
+"""Time ranges in requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading request fields and writing answer fields; every refusal names its field."""
+"""Parses request fields and formats response fields; every error names its field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proving who calls, linearizably and without a look-up for each call.
+"""Authenticator: verifies credentials linearizably, without a query per call.
 
 A credential once looked up stays in memory, but counts only while `auth_epoch`, read after the
 request arrived, is the epoch it was looked up under. Every change that takes a right away bumps

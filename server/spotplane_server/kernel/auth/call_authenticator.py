@@ -1,4 +1,4 @@
-"""What a call carries to prove its caller, and the proof."""
+"""Call authentication: extracts the credential of a call and verifies it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a call comes from."""
+"""Client addresses: determines the origin of a call."""
 
 from __future__ import annotations
 

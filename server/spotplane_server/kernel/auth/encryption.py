@@ -1,4 +1,4 @@
-"""Keeping a secret where others may read: AES-256-GCM."""
+"""Encryption of stored secrets with AES-256-GCM."""
 
 from __future__ import annotations
 

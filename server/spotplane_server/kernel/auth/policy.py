@@ -1,4 +1,4 @@
-"""Who may call what: the one table, and denial for all that is not in it."""
+"""Access policy: the permitted callers of each method; everything else is denied."""
 
 from __future__ import annotations
 

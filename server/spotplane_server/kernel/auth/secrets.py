@@ -1,4 +1,4 @@
-"""Secrets of ours: random, prefixed, checksummed, and stored as hashes only."""
+"""Secrets: random, prefixed, checksummed, and stored as hashes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes that take tickets, each with the RPC and the tenant that a ticket for it opens."""
+"""Routes that accept tickets, each with its RPC and tenant."""
 
 from __future__ import annotations
 

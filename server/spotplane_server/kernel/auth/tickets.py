@@ -1,4 +1,4 @@
-"""Credentials for one use of one path, for browsers that can send no headers.
+"""Tickets: single-use credentials for one path, for browsers that cannot send headers.
 
 A ticket is signed, so that a made-up one costs no look-up, and is a row, so that it works once on
 whatever server. It stands for the credential that minted it and dies with that.

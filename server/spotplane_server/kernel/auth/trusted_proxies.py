@@ -1,4 +1,4 @@
-"""Our own proxies, the bridge and Envoy: only what they add to a call is believed.
+"""Trusted proxies: accepts forwarded metadata only from the bridge and Envoy.
 
 A peer in a trusted network may name its client (`X-Forwarded-For`) and send internal metadata
 (`x-spotplane-*`). From other peers both are ignored.

@@ -1,4 +1,4 @@
-"""What must be in the database before the first call: shared secrets, the first administrator."""
+"""Database bootstrap: shared secrets and the first administrator."""
 
 from __future__ import annotations
 

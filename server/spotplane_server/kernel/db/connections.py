@@ -1,4 +1,4 @@
-"""Opens connections to PostgreSQL on which no wait is unbounded.
+"""Opens connections to PostgreSQL with a timeout on every wait.
 
 Three clocks bound a wait: PostgreSQL's limits on statements, locks and transactions, so that a
 server that was paused or cut off holds nothing for long; the client's limit on an answer; and TCP's

@@ -1,4 +1,4 @@
-"""Bringing a database to this version, under a lock, and refusing one that is newer."""
+"""Migrations: applied under a lock; a newer database is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Monthly partitions, made ahead and dropped by retention.
+"""Monthly partitions, created ahead and dropped by retention.
 
 The plain role may not create tables, so both go through functions of the schema's owner that accept
 only the tables they were written for.

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, lent by scope.
+"""Connection pool for PostgreSQL with scoped connections.
 
 Our own and not asyncpg's, because lending by that one costs as much as a small query, and it knows
 no scopes: it hands out whichever connection came back last, and changing a scope is a round trip.

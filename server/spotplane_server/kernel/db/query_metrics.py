@@ -1,4 +1,4 @@
-"""How long statements take, each by the name of the constant that holds it."""
+"""Query metrics: statement durations by the name of the SQL constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quotas: how many of a resource a tenant may have."""
+"""Quotas: the maximum number of resources of a tenant."""
 
 from __future__ import annotations
 

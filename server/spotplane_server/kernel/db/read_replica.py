@@ -1,4 +1,4 @@
-"""A read replica: help that may be late or away, so that nothing rests on it."""
+"""Read replica: optional, and may lag or be unavailable."""
 
 from __future__ import annotations
 

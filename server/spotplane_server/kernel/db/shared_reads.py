@@ -1,4 +1,4 @@
-"""Database reads that are shared by all requests that wait for them."""
+"""Shared reads: concurrent requests share one database query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of connections, and the end of a transaction whose connection may be dead."""
+"""Connection errors, and ending a transaction on a possibly broken connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One transaction for all database work of a call, committed together with the call's answer.
+"""Unit of work: one transaction per call, committed together with the stored response.
 
 A call under an idempotency key runs in a unit of work. `Database.transaction` and `Database.write`
 join it instead of committing on their own, so the row that records the call's completion commits

@@ -1,4 +1,4 @@
-"""Work of once a day: due from its hour on, until it has been done for that day.
+"""Daily jobs: due from a fixed hour until they are done for that day.
 
 A process that was down at the hour does it when it is back. Whoever dies in the middle has not done
 it, so the work must be safe to do again.

@@ -1,4 +1,4 @@
-"""Leases: which process does a singleton's work, with a token that fences the one before."""
+"""Leases: elect one process per singleton job, with a fencing token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wake-ups between parts and processes: coalesced hints that something may have changed.
+"""Notifications between features and processes: coalesced hints that something may have changed.
 
 Within the process a hint is a callback at once. To the other processes it goes by one NOTIFY per
 few milliseconds on a connection of its own, never in a request's transaction, where it would

@@ -1,4 +1,4 @@
-"""Passing hints on, gathered so that work does not begin for each."""
+"""Batches notifications so that not every one starts a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forgetting what has been kept long enough, daily at 02:00 UTC.
+"""Retention: deletes expired rows, daily at 02:00 UTC.
 
 A feature says in its ``FeatureModule`` what of its own is to be forgotten:
 ``Parts(…, retention=[Rule("decisions", "decided_at", timedelta(days=30))])``. Tables partitioned by

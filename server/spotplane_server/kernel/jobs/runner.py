@@ -1,4 +1,4 @@
-"""Background jobs: run by timer and by signal, whole, anywhere, after any crash."""
+"""Background jobs: idempotent, run by timer and by notification, on any server."""
 
 from __future__ import annotations
 

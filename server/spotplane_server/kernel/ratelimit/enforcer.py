@@ -1,4 +1,4 @@
-"""Letting proven calls in as far as their budgets reach."""
+"""Enforces rate limits on authenticated calls."""
 
 from __future__ import annotations
 

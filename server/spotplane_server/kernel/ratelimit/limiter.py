@@ -1,4 +1,4 @@
-"""Rate limits of calls: windows and permits, all checked in order before any is charged.
+"""Rate limiter: windows and permits, all checked in order before any is charged.
 
 `LocalRateLimiter` keeps them in this process; `redis_limiter` keeps them for all servers.
 """

@@ -1,4 +1,4 @@
-"""Which budgets a call draws on, in the order in which they are checked."""
+"""Rate limit policy: the limits that apply to a call, in checking order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Redis or Valkey that all servers share: one client a process, never waited for long.
+"""Redis client: one per process, with short timeouts.
 
 What is kept there may be lost at any time: it is rebuilt or runs out. Whoever asks decides what an
 absent Redis means: a budget refuses with 503, a cache reads its source.

@@ -1,4 +1,4 @@
-"""Budgets that all servers share, kept in Redis by one script.
+"""Redis rate limiter: counters shared by all servers, updated by one script.
 
 What asks at the same time is asked in one command, so a busy server pays for the trip once and not
 for each call. Nothing is lent to servers in advance: a key's five concurrent calls cannot be cut in

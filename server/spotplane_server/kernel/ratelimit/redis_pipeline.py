@@ -1,4 +1,4 @@
-"""One connection to Redis on which every command is written at once and answered in its order.
+"""Redis connection that pipelines all commands and matches replies by order.
 
 A pool lends a connection until the answer is there, so what is sent by one task may overtake what
 another sent before. Here a command that was sent has been sent: whoever is told of it afterwards,

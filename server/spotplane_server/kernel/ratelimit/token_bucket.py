@@ -1,4 +1,4 @@
-"""A rate limit of one source of messages, where a window for each would take too much memory."""
+"""Token bucket: limits one message source in constant memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns an exception into the status, the message and the trailers that a caller gets."""
+"""Turns an exception into the status, message and trailers of the response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Idempotency keys: a keyed call takes effect once, and its repeats receive the first answer.
+"""Idempotency keys: a keyed call takes effect once, and its repeats receive the first response.
 
 A key is claimed by an attempt in a transaction of its own. The answer is stored by the transaction
 that holds the effects of the call (`unit_of_work`), and only while the attempt still holds the

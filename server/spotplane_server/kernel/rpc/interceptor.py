@@ -1,4 +1,4 @@
-"""The one interceptor: correlation, authentication, policy, budgets, errors, metrics, log line.
+"""Server interceptor: correlation, authentication, policy, rate limits, errors, metrics, log line.
 
 One and not five, because each interceptor costs every call. Metrics wrap errors, so that the code
 counted is the code sent.

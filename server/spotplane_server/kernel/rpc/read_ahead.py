@@ -1,4 +1,4 @@
-"""Reading ahead on a stream: what came in while its reader was busy is handed over together."""
+"""Reads ahead on a stream and returns the buffered messages as one batch."""
 
 from __future__ import annotations
 

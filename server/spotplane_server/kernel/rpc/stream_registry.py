@@ -1,4 +1,4 @@
-"""Registry of open streams: limits their number, ends those that are stuck or lost their right."""
+"""Registry of open streams: limits their number, ends stuck and unauthorized ones."""
 
 from __future__ import annotations
 
