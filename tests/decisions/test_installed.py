@@ -16,13 +16,13 @@ from tests.decisions.markets import NOW, TYPE, pool, snapshot
 from tests.support.plane import config, running
 
 CODE = """
-from spotplane_server.decisions import places
+from spotplane_server.decisions import candidates
 
 class Engine:
     name, version, hedges = "ours", "7", False
 
     def decide(self, snapshot):
-        return places.switch(snapshot, snapshot.pools[-1], 0.9, "last", "savings")
+        return candidates.switch(snapshot, snapshot.pools[-1], 0.9, "last", "savings")
 
 def broken():
     raise RuntimeError("no licence")

@@ -30,7 +30,7 @@ RECORDS = 5
 WITHIN_SECONDS = 15
 LOCK_AGENT = "SELECT id FROM agents FOR UPDATE"
 # A batch of usage holds the sums of its hour when it comes to those of its day.
-LOCK_SUMS = "SELECT FROM usage_rollup_daily FOR UPDATE"
+LOCK_SUMS = "SELECT FROM usage_rollups WHERE rollup = 'day' FOR UPDATE"
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 HELD = """
     SELECT count(*)
@@ -38,7 +38,7 @@ HELD = """
      WHERE datname = current_database() AND application_name = 'spotplane'
        AND state = 'idle in transaction'
 """
-SUMS = "SELECT coalesce(sum(requests), 0) FROM usage_rollup_daily"
+SUMS = "SELECT coalesce(sum(requests), 0) FROM usage_rollups WHERE rollup = 'day'"
 
 
 @dataclass
