@@ -135,8 +135,9 @@ async def _settle(
     """Wait until everything that was accepted is finished; what is not in time."""
 
     async def settled() -> bool:
-        unfinished = await checks.count_open(conn, running)
-        return unfinished == 0 and not await checks.missing_usage(conn, running, load.ledger)
+        if any(checks.disconnected_agents(running)) or await checks.count_open(conn, running):
+            return False
+        return not await checks.missing_usage(conn, running, load.ledger)
 
     with suppress(TimeoutError):
         await until(settled, SETTLE_SECONDS, "everything is finished")

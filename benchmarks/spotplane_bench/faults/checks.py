@@ -96,7 +96,7 @@ async def violations(
     ]
     noticed = [instance_id for ids in site.noticed.values() for instance_id in ids]
     found += check_failovers(await conn.fetch(FAILOVERS), noticed)
-    found += _disconnected(site)
+    found += disconnected_agents(site)
     async with grpc.aio.insecure_channel(site.servers[0].target) as channel:
         statuses = {row["id"]: row["status"] for row in commands}
         found += await _api(channel, site, ledger, statuses)
@@ -164,7 +164,8 @@ def check_failovers(rows: list[Any], noticed: list[str]) -> Iterator[str]:
             yield f"a notice to {instance_id} led to {announced[instance_id]} failovers"
 
 
-def _disconnected(site: Site) -> Iterator[str]:
+def disconnected_agents(site: Site) -> Iterator[str]:
+    """Describe each agent of a running instance that has no connection."""
     for one in site.cloud.instances.values():
         agent = one.agent
         if one.state != "running" or agent is None or one.deadline is not None:
