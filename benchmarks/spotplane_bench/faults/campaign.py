@@ -135,14 +135,13 @@ async def _settle(
     """Wait until everything that was accepted is finished; what is not in time."""
 
     async def settled() -> bool:
-        if any(checks.disconnected_agents(running)) or await checks.count_open(conn, running):
+        if any(checks.disconnected_agents(running)) or await checks.list_open(conn, running):
             return False
         return not await checks.missing_usage(conn, running, load.ledger)
 
     with suppress(TimeoutError):
         await until(settled, SETTLE_SECONDS, "everything is finished")
-    unfinished = await checks.count_open(conn, running)
-    return [f"{unfinished} commands and failovers are not finished"] if unfinished else []
+    return await checks.list_open(conn, running)
 
 
 def summary(reports: list[Report]) -> dict[str, int]:

@@ -36,11 +36,17 @@ PRIMARIES: Final = """
 FAILOVERS: Final = """
     SELECT instance_id, kind, status FROM failovers
 """
-OPEN: Final = """
-    SELECT (SELECT count(*) FROM agent_commands
-             WHERE name = 'count' AND status IN ('pending', 'leased', 'executing')
-               AND instance_id = ANY($1))
-         + (SELECT count(*) FROM failovers WHERE status IN ('detected', 'handling'))
+LIST_OPEN: Final = """
+    SELECT format('command %s on %s is %s since %s, expires %s', id, instance_id, status,
+                  coalesce(started_at, received_at, leased_at, created_at), expires_at)
+      FROM agent_commands
+     WHERE name = 'count' AND status IN ('pending', 'leased', 'executing')
+       AND instance_id = ANY($1)
+    UNION ALL
+    SELECT format('failover %s (%s of %s) is %s with %s since %s: %s', id, kind, instance_id,
+                  status, action, detected_at, message)
+      FROM failovers
+     WHERE status IN ('detected', 'handling')
 """
 # A handler that was running when its agent was killed is reported failed.
 _ONE_EFFECT: Final = {"completed": (1, 1), "failed": (0, 1)}
@@ -49,10 +55,9 @@ _NO_EFFECT: Final = (0, 0)
 _READ: Final = 100
 
 
-async def count_open(conn: asyncpg.Connection[asyncpg.Record], site: Site) -> int:
-    """Commands of living instances, and failovers, that are not finished."""
-    found: int = await conn.fetchval(OPEN, sorted(_living(site)))
-    return found
+async def list_open(conn: asyncpg.Connection[asyncpg.Record], site: Site) -> list[str]:
+    """Describe commands of living instances, and failovers, that are not finished."""
+    return [row[0] for row in await conn.fetch(LIST_OPEN, sorted(_living(site)))]
 
 
 def _living(site: Site) -> set[str]:
