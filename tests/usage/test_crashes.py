@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
+import pytest
 from spotplane_server.kernel.db import AWAY, Database
+from spotplane_server.kernel.transactions import TransactionLost
 from spotplane_server.usage import mending, totals
 from spotplane_server.usage.ingest import ingest
 from spotplane_server.usage.mending import Wrong
@@ -112,14 +114,8 @@ async def test_kill_9_of_the_database_loses_nothing_acknowledged(
         await ingest(db, owner.id, None, batch(3), NOW)
     witness = await asyncpg.connect(database_url)
     async with crashing(database_url, None) as (db, crash):
-        try:
-            async with db.transaction(owner.id) as conn:
-                await conn.execute(SPOIL, owner.id)
-                os.kill(crash.backend, signal.SIGKILL)
-                await conn.execute(SPOIL, owner.id)
-            raise AssertionError("it must have died")
-        except AWAY:
-            pass
+        with pytest.raises(TransactionLost):
+            await _spoil(db, owner, crash.backend)
 
     # Until all were cut off a new connection may still be had, which dies with the others.
     await eventually(witness.is_closed)
@@ -132,6 +128,14 @@ async def test_kill_9_of_the_database_loses_nothing_acknowledged(
             assert (await ingest(db, owner.id, None, batch(3), NOW)).duplicates == 3
     finally:
         await found.close()
+
+
+async def _spoil(db: Database, owner: Owner, backend: int) -> None:
+    """Kill the database between two statements of a transaction."""
+    async with db.transaction(owner.id) as conn:
+        await conn.execute(SPOIL, owner.id)
+        os.kill(backend, signal.SIGKILL)
+        await conn.execute(SPOIL, owner.id)
 
 
 async def _connected(url: str) -> Any:
