@@ -19,6 +19,8 @@ HINTS: Final = typing.get_type_hints(ServerConfig)
 # A text of each type that can be read, and one that cannot; any text is a text.
 GOOD: Final[dict[Any, tuple[str, object]]] = {int: ("7", 7), bool: ("true", True), str: ("x", "x")}
 BAD: Final[dict[Any, str]] = {int: "many", bool: "perhaps"}
+# A clock may be behind as well as ahead.
+SIGNED: Final = {"clock_offset_seconds"}
 DATABASE: Final = {"SPOTPLANE_DATABASE_URL": "postgresql://db"}
 
 
@@ -81,11 +83,18 @@ def test_everything_wrong_is_said_at_once_by_its_variable() -> None:
     assert len(said) == len(wrong) + 1
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if HINTS[name] is int])
+@pytest.mark.parametrize(
+    "name", [name for name in FIELDS if HINTS[name] is int and name not in SIGNED]
+)
 def test_no_number_is_negative(name: str) -> None:
     """Said by name, before it does harm."""
     with pytest.raises(ConfigError, match=variable(name)):
         config.load(DATABASE | {variable(name): "-1"})
+
+
+@pytest.mark.parametrize("name", sorted(SIGNED))
+def test_signed_number_may_be_negative(name: str) -> None:
+    assert getattr(config.load(DATABASE | {variable(name): "-1"}), name) == -1
 
 
 @pytest.mark.parametrize(
