@@ -13,6 +13,7 @@ from spotplane_server.kernel.errors import DomainError
 from spotplane_server.kernel.idempotency import Repeats
 from spotplane_server.kernel.limits import Limiter
 from spotplane_server.kernel.message_limits import MIB
+from spotplane_server.kernel.messages import READ_SECONDS
 from spotplane_server.kernel.middleware import Gate
 from spotplane_server.kernel.parts import Kernel
 from spotplane_server.kernel.streams import StreamLimits
@@ -36,6 +37,7 @@ def build(
     refused: Callable[[Call, DomainError], Awaitable[None]],
     tell: Callable[[Sequence[Reached]], Awaitable[None]],
     traces: Traces | None,
+    read_seconds: float = READ_SECONDS,
 ) -> Front:
     """Build the gate.
 
@@ -44,6 +46,7 @@ def build(
         refused: Told of callers that may not call, or that failed to prove themselves.
         tell: Told of budgets that fill up.
         traces: Collects spans.
+        read_seconds: How long the request of a call that has one may take to arrive.
     """
     config, clock, own = kernel.config, kernel.clock, Limiter()
     prover = Prover(
@@ -67,6 +70,7 @@ def build(
             config.subscriptions_per_credential, config.subscriptions_per_tenant
         ),
         stall_seconds=config.stream_stall_seconds,
+        read_seconds=read_seconds,
         traces=traces,
     )
     return Front(gate, admission, repeats)

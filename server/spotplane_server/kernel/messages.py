@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 
 from spotplane_server.kernel import message_limits, wire_scan
-from spotplane_server.kernel.errors import Invalid, PayloadTooLarge, Violation
+from spotplane_server.kernel.errors import DeadlineExceeded, Invalid, PayloadTooLarge, Violation
 
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
+
+# How long the request of a call that has one may take to arrive, as long as a body at the edge and
+# at the bridge. Without it such a call holds its place in the caller's limits until it is reset.
+READ_SECONDS: Final = 30.0
 
 
 class InvalidMessage(Invalid):
@@ -32,14 +36,20 @@ class RequestReader:
         method: As in `/package.Service/Method`.
         deserialize: Parses a message.
         largest: Largest message of any method in bytes.
+        read_seconds: How long the request of a call that has one may take to arrive.
     """
 
     def __init__(
-        self, method: str, deserialize: Callable[[bytes], Any] | None, largest: int
+        self,
+        method: str,
+        deserialize: Callable[[bytes], Any] | None,
+        largest: int,
+        read_seconds: float = READ_SECONDS,
     ) -> None:
         limit = message_limits.of(method)
         self._size = min(limit.size, largest)
         self._memory = limit.memory
+        self._read_seconds = read_seconds
         self._deserialize = deserialize or bytes
         self._shape = _shape_of(method)
 
@@ -47,9 +57,16 @@ class RequestReader:
         """The request of a call that has one.
 
         Raises:
+            DeadlineExceeded: It did not arrive in time.
             InvalidMessage, PayloadTooLarge: There is none within the limits.
         """
-        data = await context.read()
+        try:
+            # The read is cancelled and lost then, so the call must end: a further read would miss
+            # the message.
+            async with asyncio.timeout(self._read_seconds):
+                data = await context.read()
+        except TimeoutError:
+            raise DeadlineExceeded("the request did not arrive in time") from None
         if data is _EOF:
             raise InvalidMessage
         return await self._parse(data)

@@ -63,6 +63,7 @@ class Gate(grpc.aio.ServerInterceptor):
         largest_message: Largest request of any method in bytes.
         subscriptions: Limits of open streams of events.
         stall_seconds: How long a caller may take to accept a response of a stream.
+        read_seconds: How long the request of a call that has one may take to arrive.
         traces: Collects spans.
     """
 
@@ -78,6 +79,7 @@ class Gate(grpc.aio.ServerInterceptor):
         largest_message: int,
         subscriptions: StreamLimits,
         stall_seconds: float,
+        read_seconds: float = messages.READ_SECONDS,
         traces: Traces | None = None,
     ) -> None:
         self._prover = prover
@@ -89,6 +91,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._traces = traces
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._stall_seconds = stall_seconds
+        self._read_seconds = read_seconds
         self._streams = OpenStreams(prover.auth, clock, subscriptions)
 
     async def intercept_service(
@@ -116,7 +119,9 @@ class Gate(grpc.aio.ServerInterceptor):
         There gRPC reads no message before it is asked to, so what a caller without a right sends
         stays in the flow control window. The wire format is the same.
         """
-        reader = messages.RequestReader(method, inner.request_deserializer, self._largest_message)
+        reader = messages.RequestReader(
+            method, inner.request_deserializer, self._largest_message, self._read_seconds
+        )
         write = _as_written(inner.response_serializer)
         if inner.response_streaming:
             behaviour = inner.stream_stream if inner.request_streaming else inner.unary_stream
