@@ -28,6 +28,7 @@ from spotplane_bridge.listener import Runner
 from spotplane_bridge.metrics import Metrics
 from spotplane_bridge.ops import Health, ops_endpoints
 from spotplane_bridge.routes import Router, load_routes
+from spotplane_bridge.tasks import BackgroundTaskEnded, background_task
 from spotplane_bridge.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ log = structlog.get_logger("spotplane_bridge")
 GATEWAY: Final = web.AppKey("gateway", Gateway)
 HEALTH: Final = web.AppKey("health", Health)
 METRICS: Final = web.AppKey("metrics", Metrics)
+# Set when a background task has ended, without which the bridge must not go on.
+FAILED: Final = web.AppKey("failed", asyncio.Event)
 
 # Longer than Envoy keeps an idle connection to us, so that it never writes into one we just closed.
 _KEEPALIVE_S: Final = 75.0
@@ -66,6 +69,7 @@ def create_app(config: BridgeConfig) -> web.Application:
         router.add("GET", endpoint.template, endpoint)
     methods = registry.rpcs()
     event_streams: set[Any] = set()
+    failed = asyncio.Event()
     for of_field in declared:
         router.add(
             of_field.method,
@@ -81,18 +85,18 @@ def create_app(config: BridgeConfig) -> web.Application:
             call.cancel()
 
     async def connected(_app: web.Application) -> AsyncIterator[None]:
-        watching = [asyncio.create_task(health.watch()), asyncio.create_task(upstream.watch())]
-        yield
-        for task in watching:
-            task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
+        async with (
+            background_task(health.watch(), "health", failed.set),
+            background_task(upstream.watch(), "upstream", failed.set),
+        ):
+            yield
         await upstream.close()
         bodies.close()
         if traces is not None:
             await traces.close()
 
     app = web.Application()
-    app[GATEWAY], app[HEALTH], app[METRICS] = gateway, health, metrics
+    app[GATEWAY], app[HEALTH], app[METRICS], app[FAILED] = gateway, health, metrics, failed
     app.cleanup_ctx.append(connected)
     app.on_shutdown.append(end_event_streams)
     return app
@@ -137,7 +141,11 @@ async def running(config: BridgeConfig, app: web.Application | None = None) -> A
 
 
 async def serve(config: BridgeConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the notice at once."""
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the notice at once.
+
+    Raises:
+        BackgroundTaskEnded: The bridge stopped because it could not go on.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def stopping() -> None:
@@ -155,19 +163,31 @@ async def serve(config: BridgeConfig) -> None:
         # otherwise traverse it, which holds the event loop for 25 ms.
         gc.collect()
         gc.freeze()
-        await stop.wait()
+        await _first_of(stop, app[FAILED])
         log.info("bridge_draining")
         app[HEALTH].draining = True
         # Load balancers see 503 of `/ready` and send their next requests elsewhere.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), config.drain_notice_s)
     log.info("bridge_stopped")
+    if app[FAILED].is_set():
+        raise BackgroundTaskEnded
 
 
 def run(config: BridgeConfig) -> None:
     """Run a bridge process until it is told to stop."""
     logs.configure(config.log_level)
     uvloop.run(serve(config))
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -99,7 +99,7 @@ class Upstream:
     async def watch(self) -> None:
         """Check the health of each of several servers until cancelled."""
         if len(self._servers) == 1:
-            return
+            await asyncio.Event().wait()
         async with asyncio.TaskGroup() as group:
             for server in self._servers:
                 group.create_task(server.watch())
