@@ -137,6 +137,14 @@ def test_nothing_to_be_had_means_on_demand() -> None:
         assert (decision.action, decision.target_mode) == ("emergency", "ondemand")
 
 
+def test_lost_instance_is_replaced_in_its_pool_when_that_is_still_the_best() -> None:
+    pools = [pool("eu-1a", None), pool("eu-1b", 6.85), pool("us-2a", None, available=False)]
+
+    decision = decide(pools, OLD, pool_id="t.eu-1b", serving=False)
+
+    assert (decision.action, decision.target_pool_id) == ("emergency", "t.eu-1b")
+
+
 def test_unknown_price_moves_nothing() -> None:
     """As long as it is that of the current pool."""
     assert decide([pool("eu-1a", None), *ALL[1:]], OLD).action == "stay"

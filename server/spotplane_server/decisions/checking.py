@@ -65,7 +65,8 @@ def _target(answer: Decision, snapshot: Snapshot) -> None:
     elif answer.target_pool_id is not None:
         raise EngineFault("on demand has no pool")
     same = answer.target_mode == snapshot.mode and answer.target_pool_id == here
-    if same:
+    # With nothing serving, the same pool means a new instance in it.
+    if same and snapshot.serving:
         raise EngineFault("switches to where the service is")
 
 
