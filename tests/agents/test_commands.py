@@ -27,6 +27,15 @@ async def story(calls: Calls, command: agent_pb2.Command) -> list[str]:
     return [step.kind for step in told.history]
 
 
+async def until_started(calls: Calls, command: agent_pb2.Command) -> None:
+    """Wait until the server has stored that the handler runs."""
+
+    async def started() -> bool:
+        return "started" in await story(calls, command)
+
+    await eventually(started)
+
+
 async def cancel(calls: Calls, command: agent_pb2.Command, **more: Any) -> agent_pb2.Command:
     """Cancel a command."""
     cancelled: agent_pb2.Command = await calls.agents.CancelCommand(
@@ -103,7 +112,7 @@ async def test_command_that_the_agent_works_on_does_not_come_again(
     agent_id, stream = await hand.start("i-1")
     issued = await calls.issue(agent_id, "greet")
     await work(stream)
-    await stream.beat()  # behind the steps, so they have been taken
+    await until_started(calls, issued)
     await stream.vanish()
 
     again = await hand.connect(agent_id, "i-1", open_command_ids=[issued.id])
@@ -209,7 +218,7 @@ async def test_late_result_of_a_cancelled_command_is_told_once(hand: Hand, calls
     agent_id, stream = await hand.start("i-1")
     issued = await calls.issue(agent_id, "greet")
     await work(stream)
-    await stream.beat()  # behind the steps, so they have been taken
+    await until_started(calls, issued)
     await cancel(calls, issued)
     assert (await stream.hear("command_cancel")).command_id == issued.id
 
