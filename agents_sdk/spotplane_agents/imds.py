@@ -182,7 +182,7 @@ async def _read_response(reader: asyncio.StreamReader) -> _Response:
     if "content-length" in fields:
         length = int(fields["content-length"])
         if length > MAX_BODY_BYTES:
-            raise ValueError(f"an response of {length} bytes")
+            raise ValueError(f"a response of {length} bytes")
         body = await reader.readexactly(length)
     else:
         body = await reader.read()
