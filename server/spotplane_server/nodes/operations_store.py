@@ -142,7 +142,7 @@ FIND_LAUNCH: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What decides about an operation; ``retry_on_serialization_failure`` counts its leases."""
+    """What decides about an operation; ``attempt`` counts its leases."""
 
     id: UUID
     node_id: UUID
