@@ -1,1 +1,1 @@
-"""Tests, one folder per feature, and the promises the whole repository keeps."""
+"""Tests, one folder per feature, and the invariants of the whole repository."""
